@@ -1,0 +1,95 @@
+// Operations on elements: GELU, sums, dropout, AdamW.
+
+namespace npgpt {
+namespace NPGPT_ISA {
+
+static void gelu_forward(float* y, const float* x, Index n) {
+    Index i = 0;
+    for (; i + VLEN <= n; i += VLEN) store(y + i, vgelu(load(x + i)));
+    if (i < n) store_part(y + i, vgelu(load_part(x + i, n - i)), n - i);
+}
+
+static void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
+    Index i = 0;
+    for (; i + VLEN <= n; i += VLEN) store(dx + i, load(dy + i) * vgelu_slope(load(x + i)));
+    if (i < n) store_part(dx + i, load_part(dy + i, n - i) * vgelu_slope(load_part(x + i, n - i)), n - i);
+}
+
+static void add(float* y, const float* x, Index n) {
+    for (Index i = 0; i < n; i++) y[i] += x[i];
+}
+
+static void sum(float* y, const float* a, const float* b, Index n) {
+    for (Index i = 0; i < n; i++) y[i] = a[i] + b[i];
+}
+
+static void sum_rows(float* db, const float* dy, Index ld, Index rows, Index n) {
+    constexpr Index BLOCK = 64;  // rows: a short sum first, so that a long one keeps its precision
+    for (Index begin = 0; begin < rows; begin += BLOCK) {
+        const Index end = begin + BLOCK < rows ? begin + BLOCK : rows;
+        Index j = 0;
+        for (; j + 4 * VLEN <= n; j += 4 * VLEN) {
+            Vec acc[4] = {};
+            for (Index i = begin; i < end; i++)
+#pragma GCC unroll 4
+                for (int q = 0; q < 4; q++) acc[q] += load(dy + i * ld + j + q * VLEN);
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; q++) store(db + j + q * VLEN, load(db + j + q * VLEN) + acc[q]);
+        }
+        for (; j < n; j++) {
+            float acc = 0;
+            for (Index i = begin; i < end; i++) acc += dy[i * ld + j];
+            db[j] += acc;
+        }
+    }
+}
+
+// Philox 4x32-10 (Salmon et al. 2011): four words for (counter, key)
+NPGPT_INLINE void philox4x32(uint32_t c[4], uint32_t k0, uint32_t k1) {
+    for (int round = 0; round < 10; round++) {
+        uint64_t product0 = uint64_t(c[0]) * 0xD2511F53u, product1 = uint64_t(c[2]) * 0xCD9E8D57u;
+        c[0] = uint32_t(product1 >> 32) ^ c[1] ^ k0;
+        c[2] = uint32_t(product0 >> 32) ^ c[3] ^ k1;
+        c[1] = uint32_t(product1);
+        c[3] = uint32_t(product0);
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
+static void dropout(float* y, const float* x, const uint32_t* key, uint32_t sample, uint32_t threshold, float scale,
+                    Index begin, Index end) {
+    for (Index group = begin / 4; group * 4 < end; group++) {
+        uint32_t c[4] = {uint32_t(group), sample, key[2], key[3]};
+        philox4x32(c, key[0], key[1]);
+        for (Index lane = 0; lane < 4; lane++) {
+            Index i = group * 4 + lane;
+            if (i >= begin && i < end) y[i] = c[lane] >= threshold ? x[i] * scale : x[i] * 0.0f;
+        }
+    }
+}
+
+static double square_sum(const float* g, Index n) {
+    double lane[8] = {};  // eight running sums: short dependency chains, one fixed order
+    Index i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (Index q = 0; q < 8; q++) lane[q] += double(g[i + q]) * double(g[i + q]);
+    for (; i < n; i++) lane[0] += double(g[i]) * double(g[i]);
+    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+}
+
+static void adamw(float* p, float* g, float* m, float* v, Index n, const AdamW& s) {
+    const float rate = s.lr / s.correction1, inverse = 1 / s.sqrt_correction2, keep = 1 - s.decay;
+    for (Index i = 0; i < n; i++) {
+        float gi = g[i] * s.grad_scale;
+        float mi = m[i] + (1 - s.beta1) * (gi - m[i]);
+        float vi = v[i] + (1 - s.beta2) * (gi * gi - v[i]);
+        p[i] = p[i] * keep - rate * mi / (__builtin_sqrtf(vi) * inverse + s.eps);
+        m[i] = mi;
+        v[i] = vi;
+        g[i] = 0;
+    }
+}
+
+}  // namespace NPGPT_ISA
+}  // namespace npgpt

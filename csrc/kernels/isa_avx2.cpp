@@ -1,0 +1,12 @@
+// AVX2 and FMA (Haswell, Zen and later). Compiled with -mavx2 -mfma: nothing in here may run before dispatch.cpp has asked the CPU.
+#include "kernels.h"
+
+#define NPGPT_ISA avx2
+#define NPGPT_ISA_NAME "avx2"
+#define NPGPT_VLEN 8
+#include "simd.h"
+#include "matmul.inl"
+#include "attention.inl"
+#include "rows.inl"
+#include "elements.inl"
+#include "table.inl"

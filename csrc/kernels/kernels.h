@@ -1,0 +1,86 @@
+// The contract of the arithmetic kernels: one table of function pointers, filled once per instruction set.
+//
+// A kernel is a pure function of its arguments: raw pointers and sizes, no allocation, no threads, no I/O, no
+// exceptions. Each works on a range that the caller chose, and its result for an element never depends on how
+// the ranges were cut: that is what makes results the same on any number of threads.
+//
+// Dimensions: B batch, T time, C channels, V vocabulary, H heads, D = C / H; M N K in matmul only. Arrays are
+// dense and row-major unless a stride is given; strides count floats. Argument order: outputs, inputs,
+// parameters, sizes, scalars. The NumPy reference of every op, with formulas and sources, is npgpt/engine/ops.py.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace npgpt {
+
+using Index = std::ptrdiff_t;
+
+// What is done to a matmul's result on its way to memory. Null pointers mean "not this".
+struct Epilogue {
+    const float* bias = nullptr;       // (N): added to each row
+    const float* residual = nullptr;   // (M,N) with stride ldc: added
+    float* gelu_input = nullptr;       // (M,N) with stride ldc: receives h; the result becomes gelu(h)
+    const float* gelu_slope = nullptr; // (M,N) with stride ldc: the result is multiplied by gelu'(of this)
+};
+
+struct AdamW {
+    float lr, beta1, beta2, eps, decay;         // decay = lr * weight_decay
+    float correction1, sqrt_correction2;        // 1 - beta1^step, sqrt(1 - beta2^step)
+    float grad_scale;                           // clipping
+};
+
+struct Kernels {
+    const char* name;
+    int tile_m, tile_n;  // the matmul tile: rows of A and columns of B that one panel holds
+
+    // ---- matmul: C = A B in blocks of packed panels (the driver is parallel/matmul.cpp)
+    // a (M,K) by strides -> panels (ceil(M / tile_m), K, tile_m)
+    void (*pack_a)(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K);
+    // b (K,N) by strides -> panels (ceil(N / tile_n), K, tile_n), columns past N zero
+    void (*pack_b)(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N);
+    // c (M,N) with stride ldc = or += panels_a panels_b. a_panel_stride and b_panel_stride: floats from a panel to the next.
+    // epilogue may be null; its pointers belong to c's first element.
+    void (*matmul_block)(float* c, Index ldc, const float* a_panels, Index a_panel_stride, const float* b_panels,
+                         Index b_panel_stride, Index M, Index N, Index K, bool accumulate, const Epilogue* epilogue);
+
+    // ---- attention of one head: q, k, v are its columns of a row of qkv, `stride` floats from one time to the next
+    Index (*attention_scratch)(Index T, Index D);  // floats of work space that either direction needs
+    // out (T,D) with stride out_stride; lse (T); first_key (T) or null
+    void (*attention_forward)(float* out, float* lse, float* scratch, const float* q, const float* k, const float* v,
+                              const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale);
+    void (*attention_backward)(float* dq, float* dk, float* dv, float* scratch, const float* dout, const float* q,
+                               const float* k, const float* v, const float* out, const float* lse,
+                               const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale);
+
+    // ---- rows: each (rows,C)
+    void (*layernorm_forward)(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b,
+                              Index rows, Index C, float eps);
+    // dw, db (C) are overwritten with the sums over these rows (db may be null); residual may be null; dx may be residual
+    void (*layernorm_backward)(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
+                               const float* rstd, const float* w, const float* residual, Index rows, Index C);
+    void (*softmax_forward)(float* y, const float* x, Index rows, Index N);
+    void (*softmax_backward)(float* dx, const float* dy, const float* y, Index rows, Index N);
+    // logits (rows,V) become dlogits = (softmax - one-hot) * grad_scale, rows with a target below 0 become 0; losses (rows)
+    void (*cross_entropy)(float* logits, float* losses, const int32_t* targets, Index rows, Index V, float grad_scale);
+
+    // ---- elements
+    void (*gelu_forward)(float* y, const float* x, Index n);
+    void (*gelu_backward)(float* dx, const float* dy, const float* x, Index n);
+    void (*add)(float* y, const float* x, Index n);                       // y += x
+    void (*sum)(float* y, const float* a, const float* b, Index n);       // y = a + b
+    // db (n) += the sum over rows of dy (rows,n) with stride ld: in blocks of 64 rows, in order
+    void (*sum_rows)(float* db, const float* dy, Index ld, Index rows, Index n);
+    // y = x * mask for elements [begin, end) of one sample; key = seed, step, layer, place (ops.py, philox4x32)
+    void (*dropout)(float* y, const float* x, const uint32_t* key, uint32_t sample, uint32_t threshold, float scale,
+                    Index begin, Index end);
+    double (*square_sum)(const float* g, Index n);
+    // p, g, m, v (n): one update in place, g zeroed
+    void (*adamw)(float* p, float* g, float* m, float* v, Index n, const AdamW& settings);
+};
+
+// All tables compiled in that this CPU can run, plainest first; count receives how many.
+const Kernels* const* available_kernels(int* count);
+// By name ("baseline", "avx2", ...; "auto" is the best); null if unknown or not for this CPU.
+const Kernels* find_kernels(const char* name);
+
+}  // namespace npgpt

@@ -1,0 +1,229 @@
+// C = A B by outer products: a tile of C, MR rows by NR = 2 VLEN columns, stays in registers while k runs.
+// Twelve accumulators hide the FMA latency (4 cycles, 2 a cycle); per k the tile reads 2 vectors of B and broadcasts MR floats of A.
+
+namespace npgpt {
+namespace NPGPT_ISA {
+
+constexpr Index MR = 6;
+constexpr Index NR = 2 * VLEN;
+
+// One element vector of the result on its way to memory. `at` is its offset from c's first element, `column` its column.
+NPGPT_INLINE Vec finish(Vec x, const Epilogue& e, Index at, Index column) {
+    if (e.bias) x += load(e.bias + column);
+    if (e.residual) x += load(e.residual + at);
+    if (e.gelu_input) {
+        store(e.gelu_input + at, x);
+        x = vgelu(x);
+    }
+    if (e.gelu_slope) x *= vgelu_slope(load(e.gelu_slope + at));
+    return x;
+}
+NPGPT_INLINE float finish(float x, const Epilogue& e, Index at, Index column) {
+    if (e.bias) x += e.bias[column];
+    if (e.residual) x += e.residual[at];
+    if (e.gelu_input) {
+        e.gelu_input[at] = x;
+        x = vgelu(set1(x))[0];
+    }
+    if (e.gelu_slope) x *= vgelu_slope(set1(e.gelu_slope[at]))[0];
+    return x;
+}
+
+// acc (ROWS,NR) = sum over k of a[r * row_stride + k * k_stride] * b[k * b_stride + j]. Every loop over accumulators is
+// unrolled by pragma: one that is not would put the array into memory and cost a factor of five.
+template <int ROWS>
+NPGPT_INLINE void outer_products(Vec acc[][2], const float* a, Index row_stride, Index k_stride, const float* b,
+                                 Index b_stride, Index K) {
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = Vec{};
+#pragma GCC unroll 4
+    for (Index k = 0; k < K; k++) {
+        Vec b0 = load(b), b1 = load(b + VLEN);
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++) {
+            Vec a_rk = set1(a[r * row_stride]);
+            acc[r][0] = fma(a_rk, b0, acc[r][0]);
+            acc[r][1] = fma(a_rk, b1, acc[r][1]);
+        }
+        a += k_stride;
+        b += b_stride;
+    }
+}
+
+// One tile: c (ROWS, columns <= NR) = or += a b, then the epilogue. row0, column0: where the tile lies in C.
+template <int ROWS>
+static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_stride, const float* b, Index b_stride,
+                 Index K, Index columns, bool accumulate, const Epilogue* epilogue, Index row0, Index column0) {
+    Vec acc[ROWS][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++) {
+        __builtin_prefetch(c + r * ldc);
+        __builtin_prefetch(c + r * ldc + NR - 1);
+    }
+    outer_products<ROWS>(acc, a, row_stride, k_stride, b, b_stride, K);
+    if (columns == NR) {
+        if (accumulate) {
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; r++) {
+                acc[r][0] += load(c + r * ldc);
+                acc[r][1] += load(c + r * ldc + VLEN);
+            }
+        }
+        if (epilogue) {
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; r++) {
+                Index at = (row0 + r) * ldc + column0;
+                acc[r][0] = finish(acc[r][0], *epilogue, at, column0);
+                acc[r][1] = finish(acc[r][1], *epilogue, at + VLEN, column0 + VLEN);
+            }
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++) {
+            store(c + r * ldc, acc[r][0]);
+            store(c + r * ldc + VLEN, acc[r][1]);
+        }
+    } else {
+        float edge[ROWS * NR];
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++) {
+            store(edge + r * NR, acc[r][0]);
+            store(edge + r * NR + VLEN, acc[r][1]);
+        }
+        for (int r = 0; r < ROWS; r++)
+            for (Index j = 0; j < columns; j++) {
+                float x = edge[r * NR + j];
+                if (accumulate) x += c[r * ldc + j];
+                if (epilogue) x = finish(x, *epilogue, (row0 + r) * ldc + column0 + j, column0 + j);
+                c[r * ldc + j] = x;
+            }
+    }
+}
+
+using Tile = void (*)(float*, Index, const float*, Index, Index, const float*, Index, Index, Index, bool,
+                      const Epilogue*, Index, Index);
+static constexpr Tile tiles[MR + 1] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
+
+// c (M,N) = or += a b, a by strides, b in panels: the general form that attention uses on its small blocks.
+NPGPT_INLINE void small_matmul(float* c, Index ldc, const float* a, Index row_stride, Index k_stride,
+                               const float* b_panels, Index b_panel_stride, Index M, Index N, Index K,
+                               bool accumulate) {
+    for (Index j = 0; j < N; j += NR) {
+        Index columns = N - j < NR ? N - j : NR;
+        for (Index i = 0; i < M; i += MR) {
+            Index rows = M - i < MR ? M - i : MR;
+            tiles[rows](c + i * ldc + j, ldc, a + i * row_stride, row_stride, k_stride,
+                        b_panels + j / NR * b_panel_stride, NR, K, columns, accumulate, nullptr, 0, 0);
+        }
+    }
+}
+
+static void matmul_block(float* c, Index ldc, const float* a_panels, Index a_panel_stride, const float* b_panels,
+                         Index b_panel_stride, Index M, Index N, Index K, bool accumulate, const Epilogue* epilogue) {
+    for (Index j = 0; j < N; j += NR) {  // one panel of B stays in L1 while A's panels stream past it
+        const float* b = b_panels + j / NR * b_panel_stride;
+        Index columns = N - j < NR ? N - j : NR;
+        for (Index i = 0; i < M; i += MR) {
+            Index rows = M - i < MR ? M - i : MR;
+            const float* a = a_panels + i / MR * a_panel_stride;
+            float* c_ij = c + i * ldc + j;
+            if (rows == MR)  // constant strides: the full tile is where the time goes
+                tile<MR>(c_ij, ldc, a, 1, MR, b, NR, K, columns, accumulate, epilogue, i, j);
+            else
+                tiles[rows](c_ij, ldc, a, 1, MR, b, NR, K, columns, accumulate, epilogue, i, j);
+        }
+    }
+}
+
+// (VLEN,VLEN) floats from rows of `stride` to columns: to[j * to_stride + i] = from[i * stride + j]
+NPGPT_INLINE void transpose_square(float* to, Index to_stride, const float* from, Index stride) {
+#if NPGPT_VLEN == 8
+    __m256 r[8], s[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)  // the 128-bit halves of rows i and i + 4 side by side
+        r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + (i % 4) * stride + (i / 4) * 4)),
+                                    _mm_loadu_ps(from + (i % 4 + 4) * stride + (i / 4) * 4), 1);
+#pragma GCC unroll 2
+    for (int h = 0; h < 8; h += 4) {
+        s[0] = _mm256_unpacklo_ps(r[h], r[h + 1]);
+        s[1] = _mm256_unpackhi_ps(r[h], r[h + 1]);
+        s[2] = _mm256_unpacklo_ps(r[h + 2], r[h + 3]);
+        s[3] = _mm256_unpackhi_ps(r[h + 2], r[h + 3]);
+        _mm256_storeu_ps(to + (h + 0) * to_stride, _mm256_shuffle_ps(s[0], s[2], 0x44));
+        _mm256_storeu_ps(to + (h + 1) * to_stride, _mm256_shuffle_ps(s[0], s[2], 0xee));
+        _mm256_storeu_ps(to + (h + 2) * to_stride, _mm256_shuffle_ps(s[1], s[3], 0x44));
+        _mm256_storeu_ps(to + (h + 3) * to_stride, _mm256_shuffle_ps(s[1], s[3], 0xee));
+    }
+#else
+    for (Index i = 0; i < VLEN; i++)
+        for (Index j = 0; j < VLEN; j++) to[j * to_stride + i] = from[i * stride + j];
+#endif
+}
+
+static void pack_b(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N) {
+    for (Index j = 0; j < N; j += NR, panels += K * NR, b += NR * column_stride) {
+        Index columns = N - j < NR ? N - j : NR;
+        Index k = 0;
+        if (columns == NR && column_stride == 1) {
+            for (; k < K; k++) {
+                store(panels + k * NR, load(b + k * k_stride));
+                store(panels + k * NR + VLEN, load(b + k * k_stride + VLEN));
+            }
+        } else if (columns == NR && k_stride == 1) {
+            for (; k + VLEN <= K; k += VLEN)
+                for (Index half = 0; half < NR; half += VLEN)
+                    transpose_square(panels + k * NR + half, NR, b + half * column_stride + k, column_stride);
+        }
+        for (; k < K; k++)
+            for (Index c = 0; c < NR; c++)
+                panels[k * NR + c] = c < columns ? b[k * k_stride + c * column_stride] : 0.0f;
+    }
+}
+
+static void pack_a(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K) {
+    for (Index i = 0; i < M; i += MR, panels += K * MR, a += MR * row_stride) {
+        Index rows = M - i < MR ? M - i : MR;
+        Index k = 0;
+        if (rows == MR && row_stride == 1) {
+            // A transposed: six neighbours at each k. Eight are moved while eight may be read and written.
+            for (; VLEN == 8 && k + 2 <= K && i + 8 <= M; k++)
+                store(panels + k * MR, load(a + k * k_stride));
+            for (; k < K; k++)
+                for (Index r = 0; r < MR; r++) panels[k * MR + r] = a[k * k_stride + r];
+        } else if (rows == MR && k_stride == 1) {
+#if NPGPT_VLEN == 8
+            // six rows, eight k at a time: transposed in registers; each column is stored as eight floats, of which the
+            // last two are overwritten by the next column (so the very last columns go the plain way)
+            const float* last = a + 5 * row_stride;
+            for (; k + 9 <= K; k += 8) {
+                __m256 r[8], s[4];
+                const float* row[8] = {a, a + row_stride, a + 2 * row_stride, a + 3 * row_stride,
+                                       a + 4 * row_stride, last, last, last};
+#pragma GCC unroll 8
+                for (int q = 0; q < 8; q++)
+                    r[q] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[q % 4] + k + (q / 4) * 4)),
+                                                _mm_loadu_ps(row[q % 4 + 4] + k + (q / 4) * 4), 1);
+                float* to = panels + k * MR;
+#pragma GCC unroll 2
+                for (int h = 0; h < 8; h += 4) {
+                    s[0] = _mm256_unpacklo_ps(r[h], r[h + 1]);
+                    s[1] = _mm256_unpackhi_ps(r[h], r[h + 1]);
+                    s[2] = _mm256_unpacklo_ps(r[h + 2], r[h + 3]);
+                    s[3] = _mm256_unpackhi_ps(r[h + 2], r[h + 3]);
+                    _mm256_storeu_ps(to + (h + 0) * MR, _mm256_shuffle_ps(s[0], s[2], 0x44));
+                    _mm256_storeu_ps(to + (h + 1) * MR, _mm256_shuffle_ps(s[0], s[2], 0xee));
+                    _mm256_storeu_ps(to + (h + 2) * MR, _mm256_shuffle_ps(s[1], s[3], 0x44));
+                    _mm256_storeu_ps(to + (h + 3) * MR, _mm256_shuffle_ps(s[1], s[3], 0xee));
+                }
+            }
+#endif
+            for (; k < K; k++)
+                for (Index r = 0; r < MR; r++) panels[k * MR + r] = a[r * row_stride + k];
+        } else {
+            for (; k < K; k++)
+                for (Index r = 0; r < MR; r++) panels[k * MR + r] = r < rows ? a[r * row_stride + k * k_stride] : 0.0f;
+        }
+    }
+}
+
+}  // namespace NPGPT_ISA
+}  // namespace npgpt

@@ -1,0 +1,186 @@
+#include "ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "../memory/blocks.h"
+#include "../threads/pool.h"
+
+namespace npgpt {
+namespace {
+
+const Kernels* active = find_kernels("auto");
+
+constexpr Index PIECE = 16384;    // floats a piece of elementwise work should have: 64 kB
+constexpr Index SUM_ROWS = 64;    // rows summed in one go before they join the total
+constexpr Index SUM_FLOATS = 4096;  // floats of the gradient norm summed in one go
+
+// body(begin, end) over [0, n) in pieces of `size`
+template <class Body>
+void in_pieces(Index n, Index size, Body&& body) {
+    parallel_for((n + size - 1) / size, [&](Index i, int) { body(i * size, std::min(n, (i + 1) * size)); });
+}
+
+Index rows_per_piece(Index C) { return std::max<Index>(1, PIECE / std::max<Index>(1, C)); }
+
+// db (N) += the column sums of dy (M,N)
+void sum_rows(float* db, const float* dy, Index M, Index N) {
+    in_pieces(N, 64, [&](Index begin, Index end) { active->sum_rows(db + begin, dy + begin, N, M, end - begin); });
+}
+
+}  // namespace
+
+const Kernels& active_kernels() { return *active; }
+void set_active_kernels(const Kernels* kernels) { active = kernels; }
+
+void embedding_forward(float* x, const int32_t* ids, const int32_t* positions, const float* wte, const float* wpe,
+                       Index rows, Index C) {
+    in_pieces(rows, rows_per_piece(C), [&](Index begin, Index end) {
+        for (Index i = begin; i < end; i++)
+            active->sum(x + i * C, wte + Index(ids[i]) * C, wpe + Index(positions[i]) * C, C);
+    });
+}
+
+void embedding_backward(float* dwte, float* dwpe, const float* dx, const int32_t* ids, const int32_t* positions,
+                        Index rows, Index C) {
+    // forward: x = wte[ids] + wpe[positions]. A row of dwte may be hit by any token: pieces are channels, tokens in order.
+    in_pieces(C, 32, [&](Index begin, Index end) {
+        for (Index i = 0; i < rows; i++) {
+            active->add(dwte + Index(ids[i]) * C + begin, dx + i * C + begin, end - begin);
+            active->add(dwpe + Index(positions[i]) * C + begin, dx + i * C + begin, end - begin);
+        }
+    });
+}
+
+void layernorm_forward(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b, Index rows,
+                       Index C, float eps) {
+    in_pieces(rows, rows_per_piece(C), [&](Index begin, Index end) {
+        active->layernorm_forward(y + begin * C, mean + begin, rstd + begin, x + begin * C, w, b, end - begin, C, eps);
+    });
+}
+
+void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
+                        const float* rstd, const float* w, const float* residual, Index rows, Index C) {
+    const Index blocks = (rows + SUM_ROWS - 1) / SUM_ROWS;
+    Block partial(2 * blocks * C);  // dw and db of each block of rows
+    in_pieces(rows, SUM_ROWS, [&](Index begin, Index end) {
+        float* dw_block = partial.data + begin / SUM_ROWS * 2 * C;
+        active->layernorm_backward(dx + begin * C, dw_block, db ? dw_block + C : nullptr, dy + begin * C,
+                                   x + begin * C, mean + begin, rstd + begin, w,
+                                   residual ? residual + begin * C : nullptr, end - begin, C);
+    });
+    for (Index block = 0; block < blocks; block++) {
+        active->add(dw, partial.data + block * 2 * C, C);
+        if (db) active->add(db, partial.data + block * 2 * C + C, C);
+    }
+}
+
+void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w,
+                     const float* gelu_input, Index M, Index N, Index K) {
+    // forward: y = x w + b
+    Epilogue slope;
+    slope.gelu_slope = gelu_input;
+    matmul(dx, K, {dy, N, 1}, {w, 1, N}, M, K, N, false, gelu_input ? &slope : nullptr);
+    matmul(dw, N, {x, 1, K}, {dy, N, 1}, K, N, M, true);
+    if (db) sum_rows(db, dy, M, N);
+}
+
+void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,
+                       Index H, float scale) {
+    const Index D = C / H, space = active->attention_scratch(T, D);
+    Block scratch(num_threads() * space);
+    parallel_for(B * H, [&](Index item, int worker) {
+        const Index b = item / H, h = item % H;
+        const float* q = qkv + b * T * 3 * C + h * D;
+        active->attention_forward(out + b * T * C + h * D, lse + item * T, scratch.data + worker * space, q, q + C,
+                                  q + 2 * C, first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
+    });
+}
+
+void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
+                        const int32_t* first_key, Index B, Index T, Index C, Index H, float scale) {
+    const Index D = C / H, space = active->attention_scratch(T, D);
+    Block scratch(num_threads() * space);
+    parallel_for(B * H, [&](Index item, int worker) {
+        const Index b = item / H, h = item % H, at = b * T * 3 * C + h * D;
+        const float* q = qkv + at;
+        float* dq = dqkv + at;
+        active->attention_backward(dq, dq + C, dq + 2 * C, scratch.data + worker * space, dout + b * T * C + h * D, q,
+                                   q + C, q + 2 * C, out + b * T * C + h * D, lse + item * T,
+                                   first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
+    });
+}
+
+void softmax_forward(float* y, const float* x, Index rows, Index N) {
+    in_pieces(rows, rows_per_piece(N), [&](Index begin, Index end) {
+        active->softmax_forward(y + begin * N, x + begin * N, end - begin, N);
+    });
+}
+
+void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N) {
+    in_pieces(rows, rows_per_piece(N), [&](Index begin, Index end) {
+        active->softmax_backward(dx + begin * N, dy + begin * N, y + begin * N, end - begin, N);
+    });
+}
+
+double cross_entropy(float* logits, const int32_t* targets, Index rows, Index V) {
+    const Index counted = std::count_if(targets, targets + rows, [](int32_t t) { return t >= 0; });
+    const float grad_scale = 1.0f / std::max<Index>(1, counted);
+    Block losses(rows);
+    in_pieces(rows, rows_per_piece(V), [&](Index begin, Index end) {
+        active->cross_entropy(logits + begin * V, losses.data + begin, targets + begin, end - begin, V, grad_scale);
+    });
+    double total = 0;
+    for (Index i = 0; i < rows; i++) total += losses.data[i];
+    return total / std::max<Index>(1, counted);
+}
+
+void gelu_forward(float* y, const float* x, Index n) {
+    in_pieces(n, PIECE, [&](Index begin, Index end) { active->gelu_forward(y + begin, x + begin, end - begin); });
+}
+
+void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
+    in_pieces(n, PIECE, [&](Index begin, Index end) {
+        active->gelu_backward(dx + begin, dy + begin, x + begin, end - begin);
+    });
+}
+
+void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size) {
+    const uint32_t threshold = uint32_t(p * 4294967296.0);
+    const float scale = float(1 / (1 - p));
+    const Index pieces = (size + PIECE - 1) / PIECE;
+    parallel_for(B * pieces, [&](Index item, int) {
+        const Index sample = item / pieces, begin = item % pieces * PIECE;
+        active->dropout(y + sample * size, x + sample * size, key, first_sample + uint32_t(sample), threshold, scale,
+                        begin, std::min(size, begin + PIECE));
+    });
+}
+
+double global_norm(const float* g, Index n) {
+    std::vector<double> partial((n + SUM_FLOATS - 1) / SUM_FLOATS);
+    // 16 blocks to a piece: a block alone is too little work to hand out
+    in_pieces(n, 16 * SUM_FLOATS, [&](Index begin, Index end) {
+        for (Index i = begin; i < end; i += SUM_FLOATS)
+            partial[i / SUM_FLOATS] = active->square_sum(g + i, std::min(SUM_FLOATS, end - i));
+    });
+    double total = 0;
+    for (double part : partial) total += part;
+    return std::sqrt(total);
+}
+
+void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, const AdamW& settings) {
+    AdamW plain = settings;
+    plain.decay = 0;
+    auto update = [&](Index begin, Index end, const AdamW& s) {
+        if (begin < end) active->adamw(p + begin, g + begin, m + begin, v + begin, end - begin, s);
+    };
+    in_pieces(n, 4 * PIECE, [&](Index begin, Index end) {
+        const Index border = std::clamp(n_decay, begin, end);
+        update(begin, border, settings);
+        update(border, end, plain);
+    });
+}
+
+}  // namespace npgpt

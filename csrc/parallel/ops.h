@@ -1,0 +1,50 @@
+// The ops of a GPT on whole arrays: each cut into pieces for the pool and given to the kernels.
+//
+// How the work is cut may depend on the number of threads; a sum's order never does. Sums over tokens (bias and
+// layernorm gradients, the gradient norm) run in blocks of fixed size that are added in order; everything else is a sum
+// inside one piece. So the same call gives the same bits on any number of threads.
+//
+// Knows kernels/, threads/ and memory/; knows nothing of Python, files or models. Dimensions as in kernels.h.
+#pragma once
+#include "../kernels/kernels.h"
+
+namespace npgpt {
+
+const Kernels& active_kernels();
+void set_active_kernels(const Kernels* kernels);
+
+// A matrix by strides, in floats: element (i,j) lies at data[i * row + j * column].
+struct View {
+    const float* data;
+    Index row, column;
+};
+
+// c (M,N) with stride ldc = or += a (M,K) b (K,N), then the epilogue
+void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
+            const Epilogue* epilogue = nullptr);
+
+void embedding_forward(float* x, const int32_t* ids, const int32_t* positions, const float* wte, const float* wpe,
+                       Index rows, Index C);
+void embedding_backward(float* dwte, float* dwpe, const float* dx, const int32_t* ids, const int32_t* positions,
+                        Index rows, Index C);
+void layernorm_forward(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b, Index rows,
+                       Index C, float eps);
+void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
+                        const float* rstd, const float* w, const float* residual, Index rows, Index C);
+void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w,
+                     const float* gelu_input, Index M, Index N, Index K);
+void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,
+                       Index H, float scale);
+void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
+                        const int32_t* first_key, Index B, Index T, Index C, Index H, float scale);
+void softmax_forward(float* y, const float* x, Index rows, Index N);
+void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N);
+// logits (rows,V) become dlogits; returns the mean loss
+double cross_entropy(float* logits, const int32_t* targets, Index rows, Index V);
+void gelu_forward(float* y, const float* x, Index n);
+void gelu_backward(float* dx, const float* dy, const float* x, Index n);
+void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size);
+double global_norm(const float* g, Index n);
+void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, const AdamW& settings);
+
+}  // namespace npgpt

@@ -1,0 +1,244 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <new>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace npgpt {
+namespace {
+
+// ---- how many CPUs
+
+double read_quota(const std::string& path) {  // cgroup v2 cpu.max: "max 100000" or "50000 100000"
+    std::ifstream file(path);
+    std::string quota;
+    double period = 0;
+    if (!(file >> quota >> period) || quota == "max" || period <= 0) return INFINITY;
+    return std::atof(quota.c_str()) / period;
+}
+
+double read_quota_v1(const std::string& folder) {
+    std::ifstream quota_file(folder + "/cpu.cfs_quota_us"), period_file(folder + "/cpu.cfs_period_us");
+    double quota = 0, period = 0;
+    if (!(quota_file >> quota) || !(period_file >> period) || quota <= 0 || period <= 0) return INFINITY;
+    return quota / period;
+}
+
+double cgroup_quota() {
+    // every ancestor's quota binds: walk from this process's group up to the mount point
+    double quota = std::fmin(read_quota("/sys/fs/cgroup/cpu.max"), read_quota_v1("/sys/fs/cgroup/cpu"));
+    std::ifstream groups("/proc/self/cgroup");
+    for (std::string line; std::getline(groups, line);) {  // "0::/path" or "4:cpu,cpuacct:/path"
+        const size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (first == std::string::npos || second == std::string::npos) continue;
+        const std::string controllers = line.substr(first + 1, second - first - 1);
+        std::string path = line.substr(second + 1);
+        while (path.size() > 1) {
+            if (controllers.empty()) quota = std::fmin(quota, read_quota("/sys/fs/cgroup" + path + "/cpu.max"));
+            if (controllers.find("cpu") != std::string::npos)
+                quota = std::fmin(quota, read_quota_v1("/sys/fs/cgroup/cpu" + path));
+            path.resize(path.rfind('/'));
+        }
+    }
+    return quota;
+}
+
+// ---- the floating-point mode
+
+// Adam's second moments decay into denormals, which cost a hundred cycles each: flush them inside jobs.
+struct FlushDenormals {
+#if defined(__x86_64__)
+    unsigned saved = _mm_getcsr();
+    FlushDenormals() { _mm_setcsr(saved | 0x8040); }  // FTZ and DAZ
+    ~FlushDenormals() { _mm_setcsr(saved); }
+#elif defined(__aarch64__)
+    unsigned long saved;
+    FlushDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(saved));
+        asm volatile("msr fpcr, %0" ::"r"(saved | (1ul << 24)));
+    }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved)); }
+#endif
+};
+
+inline void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// ---- the pool
+
+class Pool {
+  public:
+    explicit Pool(int threads) { start(threads); }
+
+    int size() const { return int(workers.size()) + 1; }
+
+    void resize(int threads) {
+        std::lock_guard<std::mutex> one_job(job_mutex);
+        stop();
+        start(threads);
+    }
+
+    void run(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context) {
+        FlushDenormals flush;
+        std::unique_lock<std::mutex> one_job(job_mutex, std::defer_lock);
+        if (count <= 1 || inside_job || workers.empty() || !one_job.try_lock()) {
+            for (std::ptrdiff_t i = 0; i < count; i++) body(context, i, 0);
+            return;
+        }
+        job_body = body;
+        job_context = context;
+        job_count = count;
+        next.store(0, std::memory_order_relaxed);
+        busy.store(int(workers.size()), std::memory_order_relaxed);
+        announce();
+        inside_job = true;
+        take_items(0);
+        inside_job = false;
+        // Workers that are still in an item finish it soon: spin, but give the CPU away if this lasts
+        // (a machine with other work on it may have taken a worker off its core).
+        for (int i = 0; busy.load(std::memory_order_acquire) != 0; i++) {
+            if (i < SPINS)
+                pause();
+            else
+                sched_yield();
+        }
+    }
+
+  private:
+    static constexpr int SPINS = 4000;  // about 40 microseconds: longer than Python needs from one op to the next
+
+    void announce() {
+        {
+            std::lock_guard<std::mutex> lock(sleep_mutex);  // a worker about to sleep sees the new epoch
+            epoch.fetch_add(1, std::memory_order_release);
+        }
+        if (sleepers.load(std::memory_order_acquire) > 0) wake.notify_all();
+    }
+
+    void take_items(int worker) {
+        for (;;) {
+            const std::ptrdiff_t i = next.fetch_add(1, std::memory_order_relaxed);
+            if (i >= job_count) return;
+            job_body(job_context, i, worker);
+        }
+    }
+
+    void work(int worker, unsigned seen) {
+        FlushDenormals flush;
+        inside_job = true;
+        for (;;) {
+            for (int i = 0; i < SPINS && epoch.load(std::memory_order_acquire) == seen; i++) pause();
+            if (epoch.load(std::memory_order_acquire) == seen) {
+                std::unique_lock<std::mutex> lock(sleep_mutex);
+                sleepers.fetch_add(1);
+                wake.wait(lock, [&] { return epoch.load(std::memory_order_acquire) != seen; });
+                sleepers.fetch_sub(1);
+            }
+            seen++;
+            if (stopping) return;
+            take_items(worker);
+            busy.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+    void start(int threads) {
+        stopping = false;
+        const unsigned now = epoch.load();
+        for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
+    }
+
+    void stop() {
+        stopping = true;
+        announce();
+        for (std::thread& worker : workers) worker.join();
+        workers.clear();
+    }
+
+    static thread_local bool inside_job;
+
+    std::vector<std::thread> workers;
+    std::mutex job_mutex;  // one job at a time
+    void (*job_body)(void*, std::ptrdiff_t, int) = nullptr;
+    void* job_context = nullptr;
+    std::ptrdiff_t job_count = 0;
+    bool stopping = false;
+    alignas(128) std::atomic<std::ptrdiff_t> next{0};  // each on cache lines of its own
+    alignas(128) std::atomic<int> busy{0};
+    alignas(128) std::atomic<unsigned> epoch{0};
+    std::atomic<int> sleepers{0};
+    std::mutex sleep_mutex;
+    std::condition_variable wake;
+};
+
+thread_local bool Pool::inside_job = false;
+
+// The pool is never destroyed: at exit its workers sleep in a wait that nothing touches any more.
+std::mutex create_mutex;
+std::atomic<Pool*> pool{nullptr};
+int wanted_threads = 0;
+
+Pool& the_pool() {
+    Pool* existing = pool.load(std::memory_order_acquire);
+    if (existing) return *existing;
+    std::lock_guard<std::mutex> lock(create_mutex);
+    if (!pool.load()) {
+        // A forked child has none of its parent's threads: forget the parent's pool, make another when needed.
+        static const int registered =
+            pthread_atfork([] { create_mutex.lock(); }, [] { create_mutex.unlock(); },
+                           [] {
+                               pool.store(nullptr);
+                               new (&create_mutex) std::mutex();
+                           });
+        (void)registered;
+        if (!wanted_threads) wanted_threads = usable_cpus();
+        pool.store(new Pool(wanted_threads), std::memory_order_release);
+    }
+    return *pool.load();
+}
+
+}  // namespace
+
+int usable_cpus() {
+    cpu_set_t set;
+    int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : int(sysconf(_SC_NPROCESSORS_ONLN));
+    const double quota = cgroup_quota();
+    if (quota < cpus) cpus = int(std::ceil(quota));
+    return cpus < 1 ? 1 : cpus;
+}
+
+int num_threads() { return the_pool().size(); }
+
+void set_num_threads(int n) {
+    Pool& p = the_pool();
+    wanted_threads = n;
+    if (n != p.size()) p.resize(n);
+}
+
+void run_parallel(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context) {
+    the_pool().run(count, body, context);
+}
+
+}  // namespace npgpt

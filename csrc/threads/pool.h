@@ -1,0 +1,31 @@
+// The one thread pool of a process. Workers are made at first use, spin briefly for the next job and then sleep.
+// No OpenMP: nothing here clashes with another library's runtime, and a forked child gets a pool of its own.
+#pragma once
+#include <cstddef>
+#include <type_traits>
+
+namespace npgpt {
+
+// The CPUs that this process may use: its affinity mask, cut to the cgroup's CPU quota (v2 or v1), at least 1.
+int usable_cpus();
+
+int num_threads();
+void set_num_threads(int n);  // n >= 1; waits for a running job
+
+// Calls body(context, i, worker) once for each i in [0, count), on any thread, in any order; returns when all are done.
+// worker is below num_threads() and tells apart the threads of this job: an index for work space. body must not throw.
+// A call from inside a job, or while another thread's job runs, does its work on the calling thread alone.
+// Denormal floats count as zero while body runs; the caller's floating-point mode is restored.
+void run_parallel(std::ptrdiff_t count, void (*body)(void* context, std::ptrdiff_t i, int worker), void* context);
+
+template <class Body>
+void parallel_for(std::ptrdiff_t count, Body&& body) {
+    run_parallel(
+        count,
+        [](void* context, std::ptrdiff_t i, int worker) {
+            (*static_cast<std::remove_reference_t<Body>*>(context))(i, worker);
+        },
+        &body);
+}
+
+}  // namespace npgpt

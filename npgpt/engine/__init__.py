@@ -1,0 +1,1 @@
+"""The mathematics: ops, the choice of kernels, the model and its optimizers."""

@@ -1,0 +1,323 @@
+"""Every operation of a GPT in plain NumPy, forward and hand-written backward side by side.
+
+This file is the specification of the compiled kernels (csrc/), their fallback and their oracle.
+It works in float32 and float64; it is written to be read, not to be fast.
+
+Dimensions: B batch, T time, C channels, V vocabulary, H heads, D = C // H, P positions; M N K in matmul only.
+Rules:      y is the forward result and dy the gradient of the loss with respect to it.
+            Gradients of parameters (dw, db, dwte ...) are added to; gradients of activations are returned.
+            What a backward needs from its forward is returned by the forward under its own name.
+"""
+
+import numpy as np
+
+empty = np.empty  # where op results live; the compiled kernels bring an allocator of their own
+
+
+# ---------------------------------------------------------------------------- embedding
+
+
+def embedding_forward(ids, positions, wte, wpe):
+    """x = wte[ids] + wpe[positions].  ids, positions (B,T); wte (V,C); wpe (P,C) -> x (B,T,C)."""
+    return wte[ids] + wpe[positions]
+
+
+def embedding_backward(dx, ids, positions, dwte, dwpe):
+    """dx (B,T,C) -> adds to dwte (V,C), dwpe (P,C)."""
+    # forward: x = wte[ids] + wpe[positions]; a row used twice receives both gradients
+    np.add.at(dwte, ids, dx)
+    np.add.at(dwpe, positions, dx)
+
+
+# ---------------------------------------------------------------------------- layernorm
+
+
+def layernorm_forward(x, w, b, eps):
+    """y = (x - mean) * rstd * w + b over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    x (...,C); w, b (C,), b may be None -> y (...,C), mean (...,), rstd = 1 / sqrt(var + eps) (...,).
+    """
+    mean = x.mean(axis=-1)
+    centred = x - mean[..., None]
+    rstd = 1 / np.sqrt(np.mean(centred * centred, axis=-1) + x.dtype.type(eps))
+    y = centred * rstd[..., None] * w
+    return (y if b is None else y + b), mean, rstd
+
+
+def layernorm_backward(dy, x, mean, rstd, w, dw, db=None, residual=None):
+    """dy, x (...,C); mean, rstd (...,) -> dx (...,C); adds to dw, db (C,).
+
+    residual (...,C): the gradient that reaches x past the norm; it is added to dx.
+    """
+    norm = (x - mean[..., None]) * rstd[..., None]  # (...,C), recomputed rather than stored
+    rows = tuple(range(x.ndim - 1))
+    # forward: y = norm * w + b
+    dw += np.sum(dy * norm, axis=rows)
+    if db is not None:
+        db += np.sum(dy, axis=rows)
+    dnorm = dy * w
+    # forward: norm = (x - mean) * rstd, where both mean and rstd depend on x
+    dx = dnorm - dnorm.mean(axis=-1, keepdims=True)
+    dx -= norm * np.mean(dnorm * norm, axis=-1, keepdims=True)
+    dx *= rstd[..., None]
+    return dx if residual is None else dx + residual
+
+
+# ---------------------------------------------------------------------------- matmul, linear
+
+
+def matmul(a, b, out=None, trans_a=False, trans_b=False, accumulate=False):
+    """out = op(a) @ op(b), or out += with accumulate.  op(a) (M,K), op(b) (K,N) -> out (M,N)."""
+    product = (a.T if trans_a else a) @ (b.T if trans_b else b)
+    if out is None:
+        return product
+    if accumulate:
+        out += product
+    else:
+        out[...] = product
+    return out
+
+
+def linear_forward(x, w, b=None, residual=None):
+    """y = x @ w + b + residual.  x (...,K); w (K,N); b (N,); residual (...,N) -> y (...,N)."""
+    y = x @ w
+    if b is not None:
+        y += b
+    if residual is not None:
+        y += residual
+    return y
+
+
+def linear_backward(dy, x, w, dw, db=None, gelu_input=None):
+    """dy (...,N), x (...,K) -> dx (...,K); adds to dw (K,N), db (N,).  (A residual's gradient is dy.)
+
+    gelu_input (...,K): where x was gelu(gelu_input), the gradient of gelu_input is returned instead of dx.
+    """
+    K, N = w.shape
+    # forward: y = x @ w + b
+    dw += x.reshape(-1, K).T @ dy.reshape(-1, N)
+    if db is not None:
+        db += dy.reshape(-1, N).sum(axis=0)
+    dx = dy @ w.T
+    return dx if gelu_input is None else gelu_backward(dx, gelu_input)
+
+
+def linear_gelu_forward(x, w, b=None):
+    """h = x @ w + b, y = gelu(h).  x (...,K); w (K,N) -> y, h (...,N).
+
+    Its backward is that of the linear which reads y, with gelu_input=h, and then its own linear_backward.
+    """
+    h = linear_forward(x, w, b)
+    return gelu_forward(h), h
+
+
+# ---------------------------------------------------------------------------- gelu
+
+GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
+GELU_CUBE = 0.044715
+
+
+def gelu_forward(x):
+    """y = x/2 (1 + tanh(z)), z = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's form (arXiv:1606.08415)."""
+    s, _ = _gelu_gate(x)
+    return x * s
+
+
+def gelu_backward(dy, x):
+    """dy, x of one shape -> dx."""
+    s, z = _gelu_gate(x)
+    # forward: y = x * s(2z), and ds/dx = 2 s (1 - s) dz/dx
+    dz = GELU_SCALE * (1 + 3 * GELU_CUBE * x * x)
+    with np.errstate(over="ignore", invalid="ignore"):  # far from zero s (1 - s) is 0 and z' is large
+        slope = np.where(np.abs(z) > 40, 0, 2 * x * s * (1 - s) * dz)
+    return dy * (s + slope)
+
+
+def _gelu_gate(x):
+    """s = (1 + tanh z) / 2 = sigmoid(2z): one exponential instead of a tanh, and exact far out."""
+    with np.errstate(over="ignore"):
+        z = GELU_SCALE * (x + GELU_CUBE * x * x * x)
+        return 1 / (1 + np.exp(-2 * z)), z
+
+
+# ---------------------------------------------------------------------------- softmax
+
+
+def softmax_forward(x):
+    """y = exp(x) / sum(exp(x)) over the last axis; a row of -inf alone gives NaN."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))  # the shift changes nothing but the range
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def softmax_backward(dy, y):
+    """dy, y (...,N) -> dx = y * (dy - sum(dy * y))."""
+    return y * (dy - np.sum(dy * y, axis=-1, keepdims=True))
+
+
+# ---------------------------------------------------------------------------- attention
+
+
+def attention_forward(qkv, n_head, scale, first_key=None):
+    """Causal self-attention of all heads (Vaswani et al. 2017, arXiv:1706.03762).
+
+    qkv (B,T,3C): queries, keys and values side by side; first_key (B,T) integers, None = 0:
+    query t sees the keys first_key[b,t] .. t.  scale multiplies the scores: 1/sqrt(D) in GPT-2.
+    -> out (B,T,C), lse (B,H,T): log of each softmax's denominator, all that the backward keeps.
+    """
+    B, T, C3 = qkv.shape
+    q, k, v = _split_heads(qkv, n_head)  # (B,H,T,D) each
+    scores = _masked_scores(q, k, scale, first_key)  # (B,H,T,T)
+    top = scores.max(axis=-1)
+    lse = top + np.log(np.sum(np.exp(scores - top[..., None]), axis=-1))
+    att = np.exp(scores - lse[..., None])
+    out = (att @ v).transpose(0, 2, 1, 3).reshape(B, T, C3 // 3)
+    return out, lse
+
+
+def attention_backward(dout, qkv, out, lse, n_head, scale, first_key=None):
+    """dout, out (B,T,C), qkv (B,T,3C), lse (B,H,T) -> dqkv (B,T,3C).
+
+    The attention matrix is recomputed from lse, so that no forward has to store (B,H,T,T)
+    (Dao et al. 2022, arXiv:2205.14135).
+    """
+    B, T, C3 = qkv.shape
+    D = C3 // 3 // n_head
+    q, k, v = _split_heads(qkv, n_head)
+    dout_h = dout.reshape(B, T, n_head, D).transpose(0, 2, 1, 3)  # (B,H,T,D)
+    out_h = out.reshape(B, T, n_head, D).transpose(0, 2, 1, 3)
+    att = np.exp(_masked_scores(q, k, scale, first_key) - lse[..., None])  # (B,H,T,T)
+    # forward: out = att @ v
+    dv = att.transpose(0, 1, 3, 2) @ dout_h
+    datt = dout_h @ v.transpose(0, 1, 3, 2)
+    # forward: att = softmax(scores); sum(datt * att) over keys is sum(dout * out) over channels
+    dscores = att * (datt - np.sum(dout_h * out_h, axis=-1, keepdims=True))
+    # forward: scores = scale * q @ k.T
+    dq = scale * (dscores @ k)
+    dk = scale * (dscores.transpose(0, 1, 3, 2) @ q)
+    dqkv = np.stack([dq, dk, dv])  # (3,B,H,T,D)
+    return np.ascontiguousarray(dqkv.transpose(1, 3, 0, 2, 4).reshape(B, T, C3))
+
+
+def _split_heads(qkv, n_head):
+    B, T, C3 = qkv.shape
+    return qkv.reshape(B, T, 3, n_head, C3 // 3 // n_head).transpose(2, 0, 3, 1, 4)  # (3,B,H,T,D)
+
+
+def _masked_scores(q, k, scale, first_key):
+    T = q.shape[2]
+    t, s = np.arange(T)[:, None], np.arange(T)[None, :]
+    seen = s <= t  # (T,T): query t, key s
+    if first_key is not None:
+        seen = (seen & (s >= first_key[:, :, None]))[:, None]  # (B,1,T,T)
+    scores = q.dtype.type(scale) * (q @ k.transpose(0, 1, 3, 2))
+    return np.where(seen, scores, -np.inf).astype(q.dtype, copy=False)
+
+
+# ---------------------------------------------------------------------------- head and loss
+
+
+def head_cross_entropy_forward(x, wte, targets):
+    """Tied head and mean cross-entropy in nats: logits = x @ wte.T, loss = mean(lse - logits[target]).
+
+    x (B,T,C); wte (V,C); targets (B,T), those below 0 do not count
+    -> loss (float, 0 if none counts), dlogits (B*T,V): the gradient of the loss, rows that do not count 0.
+    """
+    V, C = wte.shape
+    targets = targets.reshape(-1)
+    rows = np.arange(len(targets))
+    counted = targets >= 0
+    n = max(int(counted.sum()), 1)
+    logits = x.reshape(-1, C) @ wte.T  # (B*T,V)
+    top = logits.max(axis=-1)
+    lse = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
+    losses = np.where(counted, lse - logits[rows, targets], 0)
+    # d lse / d logits = softmax, d logits[target] / d logits = one-hot
+    dlogits = np.exp(logits - lse[:, None])
+    dlogits[rows, targets] -= 1
+    dlogits *= (counted / n).astype(x.dtype)[:, None]
+    return float(losses.sum(dtype=np.float64) / n), dlogits
+
+
+def head_cross_entropy_backward(dlogits, x, wte, dwte):
+    """dlogits (B*T,V), x (B,T,C) -> dx (B,T,C); adds to dwte (V,C)."""
+    # forward: logits = x @ wte.T
+    dwte += dlogits.T @ x.reshape(-1, x.shape[-1])
+    return (dlogits @ wte).reshape(x.shape)
+
+
+# ---------------------------------------------------------------------------- dropout
+
+
+def dropout_forward(x, p, key, first_sample=0):
+    """Zeroes each element with probability p, multiplies the others by 1 / (1 - p).
+
+    key = (seed, step, layer, place).  The mask of element i of sample b depends on key, first_sample + b
+    and i alone, not on threads, ranks or the order of calls.  x (B,...) -> y.
+    """
+    return x * _dropout_mask(x.shape, p, key, first_sample).astype(x.dtype)
+
+
+def dropout_backward(dy, p, key, first_sample=0):
+    """dy -> dx: the same mask again."""
+    # forward: y = x * mask
+    return dropout_forward(dy, p, key, first_sample)
+
+
+def _dropout_mask(shape, p, key, first_sample):
+    seed, step, layer, place = key
+    B, size = shape[0], int(np.prod(shape[1:], dtype=np.int64))
+    group = np.arange((size + 3) // 4, dtype=np.uint64)[None, :]  # each call yields four words
+    sample = np.arange(first_sample, first_sample + B, dtype=np.uint64)[:, None]
+    words = philox4x32((group, sample, layer, place), (seed, step))  # 4 x (B, size/4)
+    words = np.stack(np.broadcast_arrays(*words), axis=-1).reshape(B, -1)[:, :size]
+    keep = words >= dropout_threshold(p)
+    return (keep / (1 - p)).reshape(shape)
+
+
+def dropout_threshold(p):
+    """A 32-bit word below this drops its element."""
+    return int(p * 2.0**32)
+
+
+def philox4x32(counter, key):
+    """Philox 4x32-10, a counter-based generator: 4 words and a key of 2 -> 4 random words (uint64 arrays
+    holding 32 bits).  Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011)."""
+    low = np.uint64(0xFFFFFFFF)
+    shift = np.uint64(32)
+    c0, c1, c2, c3 = (np.asarray(c, dtype=np.uint64) & low for c in counter)
+    k0, k1 = (int(k) & 0xFFFFFFFF for k in key)
+    for _ in range(10):
+        product0 = c0 * np.uint64(0xD2511F53)
+        product1 = c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (
+            (product1 >> shift) ^ c1 ^ np.uint64(k0),
+            product1 & low,
+            (product0 >> shift) ^ c3 ^ np.uint64(k1),
+            product0 & low,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return c0, c1, c2, c3
+
+
+# ---------------------------------------------------------------------------- optimizer
+
+
+def global_norm(g):
+    """Euclidean norm of the 1-D array g, summed in float64."""
+    return float(np.sqrt(np.sum(np.square(g, dtype=np.float64))))
+
+
+def adamw_step(p, g, m, v, n_decay, lr, beta1, beta2, eps, weight_decay, step, grad_scale):
+    """One AdamW update (Loshchilov, Hutter 2019, arXiv:1711.05101), in place; g is zeroed.
+
+    p, g, m, v: 1-D, of one length.  The first n_decay parameters are decayed.  step counts from 1.
+    g is multiplied by grad_scale first: that is where clipping happens.
+    """
+    g *= p.dtype.type(grad_scale)
+    m += (1 - beta1) * (g - m)
+    v += (1 - beta2) * (g * g - v)
+    p[:n_decay] *= 1 - lr * weight_decay
+    # bias correction: m / (1 - beta1^step) over sqrt(v / (1 - beta2^step))
+    rate = lr / (1 - beta1**step)
+    p -= rate * m / (np.sqrt(v) / np.sqrt(1 - beta2**step) + eps)
+    g[...] = 0
