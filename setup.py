@@ -1,4 +1,4 @@
-"""Builds npgpt._kernels: every source of csrc/ once, with the instruction set of isa_NAME.cpp set for that file alone."""
+"""Builds npgpt._kernels from csrc/; the instruction set of isa_NAME.cpp is set for that file alone."""
 
 import os
 import re
@@ -12,7 +12,7 @@ VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/__init__.py").read_text
 SOURCES = sorted(str(p) for p in Path("csrc").glob("*/*.cpp"))  # sorted: builds are reproducible
 HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc").glob(pattern))
 
-# -ffp-contract=off: a*b+c is rounded as it is written, so that results do not depend on what a compiler fuses.
+# -ffp-contract=off: a*b+c is rounded as it is written; results do not depend on what a compiler fuses.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 ISA_FLAGS = {"avx2": ["-mavx2", "-mfma"]}
 REQUIRED = os.environ.get("NPGPT_REQUIRE_KERNELS", "0") not in ("", "0")

@@ -9,4 +9,5 @@
 #include "attention.inl"
 #include "rows.inl"
 #include "elements.inl"
+#include "probe.inl"
 #include "table.inl"

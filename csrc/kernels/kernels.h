@@ -76,6 +76,10 @@ struct Kernels {
     double (*square_sum)(const float* g, Index n);
     // p, g, m, v (n): one update in place, g zeroed
     void (*adamw)(float* p, float* g, float* m, float* v, Index n, const AdamW& settings);
+
+    // ---- the machine's own limits, for benchmarks
+    double (*probe_flops)(Index rounds, float* sink);  // returns the flops done
+    float (*probe_read)(const float* x, Index n);
 };
 
 // All tables compiled in that this CPU can run, plainest first; count receives how many.

@@ -27,6 +27,8 @@ const Kernels kernels = {
     dropout,
     square_sum,
     adamw,
+    probe_flops,
+    probe_read,
 };
 
 }  // namespace NPGPT_ISA

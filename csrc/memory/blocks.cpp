@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
@@ -12,10 +13,12 @@ namespace npgpt {
 namespace {
 
 constexpr std::size_t HUGE_PAGE = std::size_t(2) << 20;
-constexpr std::size_t KEEP_SIZES = 64;  // distinct sizes kept: a stream of odd sizes must not hoard memory
 
+// Blocks in use and kept together stay within a quarter above the most that was ever in use at once: what one shape of
+// batch left behind makes room for the next.
 std::mutex mutex;
 std::map<std::size_t, std::vector<float*>> kept;  // bytes -> free blocks of that size
+std::size_t bytes_used = 0, bytes_kept = 0, most_used = 0;
 
 std::size_t bytes_of(std::size_t floats) {
     const std::size_t unit = floats * sizeof(float) >= HUGE_PAGE ? 65536 : 64;
@@ -23,47 +26,54 @@ std::size_t bytes_of(std::size_t floats) {
 }
 
 float* allocate(std::size_t bytes) {
-    const std::size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
     void* block = nullptr;
-    if (posix_memalign(&block, alignment, bytes) != 0) throw std::bad_alloc();
+    if (posix_memalign(&block, bytes >= HUGE_PAGE ? HUGE_PAGE : 64, bytes) != 0) throw std::bad_alloc();
     if (bytes >= HUGE_PAGE) madvise(block, bytes, MADV_HUGEPAGE);
     return static_cast<float*>(block);
+}
+
+void free_largest() {
+    auto last = std::prev(kept.end());
+    free(last->second.back());
+    bytes_kept -= last->first;
+    last->second.pop_back();
+    if (last->second.empty()) kept.erase(last);
 }
 
 }  // namespace
 
 float* take_block(std::size_t floats) {
+    if (floats > std::size_t(-1) / 2 / sizeof(float)) throw std::bad_alloc();
     const std::size_t bytes = bytes_of(floats);
-    if (bytes < floats) throw std::bad_alloc();  // the size overflowed
-    {
-        std::lock_guard<std::mutex> lock(mutex);
-        auto found = kept.find(bytes);
-        if (found != kept.end() && !found->second.empty()) {
-            float* block = found->second.back();  // the one freed last is the one still in cache
-            found->second.pop_back();
-            return block;
-        }
+    std::lock_guard<std::mutex> lock(mutex);
+    float* block = nullptr;
+    auto found = kept.find(bytes);
+    if (found != kept.end()) {
+        block = found->second.back();  // the one freed last is the one still in cache
+        found->second.pop_back();
+        if (found->second.empty()) kept.erase(found);
+        bytes_kept -= bytes;
+    } else {
+        while (bytes_kept && bytes_used + bytes_kept + bytes > most_used + most_used / 4) free_largest();
+        block = allocate(bytes);
     }
-    return allocate(bytes);
+    bytes_used += bytes;
+    if (bytes_used > most_used) most_used = bytes_used;
+    return block;
 }
 
 void give_block(float* block, std::size_t floats) {
     const std::size_t bytes = bytes_of(floats);
-    {
-        std::lock_guard<std::mutex> lock(mutex);
-        if (kept.count(bytes) || kept.size() < KEEP_SIZES) {
-            kept[bytes].push_back(block);
-            return;
-        }
-    }
-    free(block);
+    std::lock_guard<std::mutex> lock(mutex);
+    kept[bytes].push_back(block);
+    bytes_used -= bytes;
+    bytes_kept += bytes;
 }
 
 void release_blocks() {
     std::lock_guard<std::mutex> lock(mutex);
-    for (auto& size : kept)
-        for (float* block : size.second) free(block);
-    kept.clear();
+    while (bytes_kept) free_largest();
+    most_used = bytes_used;
 }
 
 }  // namespace npgpt

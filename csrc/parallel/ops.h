@@ -47,4 +47,8 @@ void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sampl
 double global_norm(const float* g, Index n);
 void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, const AdamW& settings);
 
+// What this machine can do at most just now, on all threads: GFLOP/s of multiply-adds, GB/s read from memory.
+double peak_gflops(double seconds);
+double read_bandwidth(double seconds);
+
 }  // namespace npgpt

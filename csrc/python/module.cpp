@@ -393,6 +393,11 @@ void py_set_num_threads(int n) {
     set_num_threads(n);
 }
 
+double py_probe(double (*probe)(double), double seconds) {
+    Free free;
+    return probe(seconds);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_kernels, m) {
@@ -424,5 +429,7 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("name", [] { return std::string(active_kernels().name); }, "The kernels in use.");
     m.def("num_threads", num_threads);
     m.def("set_num_threads", py_set_num_threads);
+    m.def("peak_gflops", [](double s) { return py_probe(peak_gflops, s); }, "Multiply-adds of this machine, GFLOP/s.");
+    m.def("read_bandwidth", [](double s) { return py_probe(read_bandwidth, s); }, "Reads from memory, GB/s.");
     m.def("usable_cpus", usable_cpus, "CPUs this process may use: affinity and cgroup quota.");
 }

@@ -1,8 +1,8 @@
-"""Which implementation runs each op: the compiled kernels or the NumPy reference. The only importer of _kernels.
+"""Which implementation runs each op, the compiled kernels or the NumPy reference: the one importer of _kernels.
 
-The choice is made once, at import, and can be seen (`describe()`) and forced: NPGPT_KERNELS=auto|numpy|baseline|avx2.
-A forced choice that this machine lacks is an error; only `auto` may fall back, and says so in one line on stderr.
-`CompiledOps` has the functions of ops.py for float32; float64 exists in the reference alone.
+The choice is made once, at import; describe() shows it and NPGPT_KERNELS=auto|numpy|baseline|avx2 forces
+it. A forced choice that this machine lacks is an error; only `auto` may fall back, and says so in one line
+on stderr. `CompiledOps` has the functions of ops.py for float32; float64 exists in the reference alone.
 """
 
 import os
@@ -75,7 +75,7 @@ def _choose(choice):
 
 
 def ops_for(dtype):
-    """The namespace of ops for arrays of this dtype: the compiled kernels for float32 where they are in use."""
+    """The ops for arrays of this dtype: the compiled kernels for float32 where they are in use."""
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"ops_for: dtype must be float32 or float64, got {dtype}")
@@ -117,7 +117,7 @@ _empty = _kernels.empty if _kernels else lambda shape: np.empty(shape, np.float3
 
 
 # ---------------------------------------------------------------------------- the compiled ops
-# The kernels write into arrays that they are given. Here those arrays are made; ops.py says what each op computes.
+# The kernels write into arrays that they are given; here those are made. ops.py says what each op computes.
 
 
 def _embedding_forward(ids, positions, wte, wpe):

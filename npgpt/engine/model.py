@@ -1,8 +1,8 @@
 """A GPT-2 in one file: pre-LayerNorm blocks, learned positions, output head tied to the embedding.
 
-Forward and backward are written out: each line of backward quotes the forward line that it differentiates. The
-arithmetic is in the ops (ops.py says what each computes; kernels.py chooses who runs it). Token ids in, numbers out:
-this file knows nothing of text.
+Forward and backward are written out: each line of backward quotes the forward line that it differentiates.
+The arithmetic is in the ops (ops.py says what each computes; kernels.py chooses who runs it). Token ids in,
+numbers out: this file knows nothing of text.
 
 Dimensions: B batch, T time, C = n_embd, V = vocab_size, L = n_layer, H = n_head, D = C // H.
 """
@@ -45,9 +45,7 @@ class GPTConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
         if not self.layer_norm_epsilon > 0:
-            raise ValueError(
-                f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}"
-            )
+            raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
 
 
 def parameter_shapes(config):
@@ -93,8 +91,8 @@ class KVCache:
 class GPT:
     """The model: weights, forward, backward.
 
-    params and grads map GPT-2's parameter names to views of flat_params and flat_grads. Weights change only through an
-    optimizer or by hand followed by touch().
+    params and grads map GPT-2's parameter names to views of flat_params and flat_grads. Weights change only
+    through an optimizer or by hand followed by touch().
     """
 
     def __init__(self, config, seed=0, dtype=np.float32):
@@ -175,13 +173,15 @@ class GPT:
         return ops.matmul(x.reshape(B * T, C), self.params["wte.weight"], trans_b=True).reshape(B, T, -1)
 
     def _blocks(self, ops, ids, caches=None):
-        """ids (B,T) -> x (B,T,C) after the final layernorm. With `caches`, what backward needs is appended to it."""
+        """ids (B,T) -> x (B,T,C) after the final layernorm. What backward needs is appended to `caches`."""
         config, training = self.config, caches is not None
         H, eps = config.n_head, config.layer_norm_epsilon
         scale = 1 / sqrt(config.n_embd // H)
         positions = np.ascontiguousarray(np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape))
 
-        x = ops.embedding_forward(ids, positions, self.params["wte.weight"], self.params["wpe.weight"])  # (B,T,C)
+        wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
+
+        x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
         x = self._dropout(ops, x, 0, EMBEDDING, training)
         for layer, p in enumerate(self._layers(self.params)):
             a, mean_1, rstd_1 = ops.layernorm_forward(x, p.ln_1.weight, p.ln_1.bias, eps)
@@ -201,7 +201,7 @@ class GPT:
         return y
 
     def _branch(self, ops, y, proj, x, layer, place, training):
-        """x + dropout(y @ proj): the end of a layer's branch. Without dropout the sum is part of the product."""
+        """x + dropout(y @ proj), the end of a layer's branch. Without dropout the product does the sum."""
         if not (training and self.config.dropout):
             return ops.linear_forward(y, proj.weight, proj.bias, residual=x)
         return x + self._dropout(ops, ops.linear_forward(y, proj.weight, proj.bias), layer, place, training)
@@ -267,13 +267,11 @@ class GPT:
         """An empty KVCache with room for `length` positions (default and at most block_size)."""
         length = self.config.block_size if length is None else length
         if not 1 <= length <= self.config.block_size:
-            raise ValueError(
-                f"new_cache: length must be in [1, {self.config.block_size}], got {length}"
-            )
+            raise ValueError(f"new_cache: length must be in [1, {self.config.block_size}], got {length}")
         return KVCache(self.config, batch_size, length, self.dtype)
 
     def decode(self, ids, cache):
-        """ids (B,t): the tokens after those in the cache -> logits (B,V) of what follows the last. Fills the cache."""
+        """ids (B,t), which follow what is in the cache -> logits (B,V) of what comes next. Fills the cache."""
         B, t = np.shape(ids) if np.ndim(ids) == 2 else (0, 0)
         ids = self._check_ids("decode", ids)
         if B != cache.keys.shape[1]:
@@ -290,7 +288,9 @@ class GPT:
         # query t sees the keys 0..t; the scores' mask is needed for a prefill alone
         hidden = np.arange(end) > np.arange(start, end)[:, None] if t > 1 else None  # (t,end)
 
-        x = ops.embedding_forward(ids, positions, self.params["wte.weight"], self.params["wpe.weight"])  # (B,t,C)
+        wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
+
+        x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,t,C)
         for layer, p in enumerate(self._layers(self.params)):
             a, _, _ = ops.layernorm_forward(x, p.ln_1.weight, p.ln_1.bias, eps)
             qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,t,3C)
@@ -302,24 +302,25 @@ class GPT:
                 scores[:, :, hidden] = -np.inf
             att = ops.softmax_forward(scores)
             out = (att @ values[:, :, :end]).transpose(0, 2, 1, 3).reshape(B, t, C)
-            x = ops.linear_forward(np.ascontiguousarray(out), p.attn_proj.weight, p.attn_proj.bias, residual=x)
+            out = np.ascontiguousarray(out)
+            x = ops.linear_forward(out, p.attn_proj.weight, p.attn_proj.bias, residual=x)
             m, _, _ = ops.layernorm_forward(x, p.ln_2.weight, p.ln_2.bias, eps)
             act, _ = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)
             x = ops.linear_forward(act, p.mlp_proj.weight, p.mlp_proj.bias, residual=x)
         cache.length = end
         last = np.ascontiguousarray(x[:, -1])  # (B,C)
         y, _, _ = ops.layernorm_forward(last, self.params["ln_f.weight"], self.params.get("ln_f.bias"), eps)
-        return ops.matmul(y, self.params["wte.weight"], trans_b=True)
+        return ops.matmul(y, wte, trans_b=True)
 
     # ------------------------------------------------------------------------ cost
 
     def flops_per_token(self, time):
-        """Multiplies and adds of one training step per token at context `time`; causal attention counted once."""
+        """Flops of one training step per token at context `time`; causal attention counted once."""
         L, C, V = self.config.n_layer, self.config.n_embd, self.config.vocab_size
         return 72 * L * C * C + 6 * C * V + 7 * L * C * (time + 1)
 
     def training_bytes(self, batch, time):
-        """Resident bytes of a training step: weights, gradients, two moments, and what forward keeps for backward."""
+        """Bytes of a training step: weights, gradients, two moments, and what forward keeps for backward."""
         L, H, C, V = (getattr(self.config, n) for n in ("n_layer", "n_head", "n_embd", "vocab_size"))
         rows = batch * time
         kept = L * rows * (16 * C + H + 4) + rows * (3 * C + V)
@@ -334,7 +335,8 @@ class GPT:
             h = f"h.{layer}."
 
             def pair(name, h=h):
-                return SimpleNamespace(weight=tensors[f"{h}{name}.weight"], bias=tensors.get(f"{h}{name}.bias"))
+                w, b = tensors[f"{h}{name}.weight"], tensors.get(f"{h}{name}.bias")
+                return SimpleNamespace(weight=w, bias=b)
 
             yield SimpleNamespace(
                 ln_1=pair("ln_1"),

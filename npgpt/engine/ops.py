@@ -222,7 +222,7 @@ def head_cross_entropy_forward(x, wte, targets):
     x (B,T,C); wte (V,C); targets (B,T), those below 0 do not count
     -> loss (float, 0 if none counts), dlogits (B*T,V): the gradient of the loss, rows that do not count 0.
     """
-    V, C = wte.shape
+    C = wte.shape[1]
     targets = targets.reshape(-1)
     rows = np.arange(len(targets))
     counted = targets >= 0

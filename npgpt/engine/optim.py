@@ -29,8 +29,8 @@ class AdamW:
     def step(self, max_grad_norm=None):
         """Updates the weights, zeroes the gradients -> the gradients' norm before clipping.
 
-        Where the norm exceeds max_grad_norm, the gradients are scaled down to it. A norm that is not finite changes
-        nothing but the gradients: they are zeroed, the weights and moments stay as they were.
+        Where the norm exceeds max_grad_norm, the gradients are scaled down to it. A norm that is not finite
+        changes nothing but the gradients: they are zeroed, the weights and moments stay as they were.
         """
         ops, model = kernels.ops_for(self.model.dtype), self.model
         norm = ops.global_norm(model.flat_grads)
