@@ -1,5 +1,6 @@
 #include "blocks.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -19,6 +20,10 @@ constexpr std::size_t HUGE_PAGE = std::size_t(2) << 20;
 std::mutex mutex;
 std::map<std::size_t, std::vector<float*>> kept;  // bytes -> free blocks of that size
 std::size_t bytes_used = 0, bytes_kept = 0, most_used = 0;
+
+// A fork in the middle of a take must not leave the child a lock that nobody will open.
+[[maybe_unused]] const int fork_handlers =
+    pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
 
 std::size_t bytes_of(std::size_t floats) {
     const std::size_t unit = floats * sizeof(float) >= HUGE_PAGE ? 65536 : 64;

@@ -37,7 +37,16 @@ Epilogue shifted(const Epilogue& e, Index at, Index column) {
 
 void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
             const Epilogue* epilogue) {
+    if (M == 0 || N == 0) return;
     const Kernels& kernels = active_kernels();
+    if (K == 0) {  // an empty sum
+        for (Index i = 0; i < M; i++) {
+            if (!accumulate) std::fill_n(c + i * ldc, N, 0.0f);
+            const Epilogue here = epilogue ? shifted(*epilogue, i * ldc, 0) : Epilogue{};
+            kernels.matmul_block(c + i * ldc, ldc, c, 0, c, 0, 1, N, 0, true, &here);
+        }
+        return;
+    }
     const Index MR = kernels.tile_m, NR = kernels.tile_n;
     const Index kc = k_block(K);
     const Index b_panels = (N + NR - 1) / NR;
@@ -58,9 +67,6 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
         else
             parallel_for(count, body);
     };
-
-    if (K == 0 && !accumulate)  // an empty sum
-        for (Index i = 0; i < M; i++) std::fill(c + i * ldc, c + i * ldc + N, 0.0f);
 
     for (Index m0 = 0; m0 < M; m0 += chunk_rows)
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
@@ -117,11 +123,6 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
                     }
                 }
             });
-        }
-    if (K == 0 && epilogue)
-        for (Index i = 0; i < M; i++) {
-            Epilogue here = shifted(*epilogue, i * ldc, 0);
-            kernels.matmul_block(c + i * ldc, ldc, c, 0, c, 0, 1, N, 0, true, &here);
         }
 }
 

@@ -1,7 +1,8 @@
 // The only file that knows Python: check the arguments, release the GIL, call, return.
 //
-// Outputs come first. Every array must be a C-contiguous float32 (ids: int32) ndarray of the right shape; anything else is
-// refused by name, and nothing is ever copied or converted. Leading dimensions are free: (...,C) means any number of rows.
+// Each op has the signature of its reference in npgpt/engine/ops.py and returns new arrays from the block store. Every
+// argument must be a C-contiguous float32 (ids: int32) ndarray of the right shape; anything else is refused by name, and
+// nothing is ever copied or converted. Leading dimensions are free: (...,C) means any number of rows.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -18,6 +19,7 @@
 
 namespace py = pybind11;
 using namespace npgpt;
+using namespace py::literals;
 using Optional = std::optional<py::array>;
 
 namespace {
@@ -105,10 +107,33 @@ Index rows_of(const std::vector<Index>& shape) {
     for (size_t i = 0; i + 1 < shape.size(); i++) rows *= shape[i];
     return rows;
 }
+std::vector<Index> without_last(const std::vector<Index>& shape) { return {shape.begin(), shape.end() - 1}; }
 std::vector<Index> with_last(std::vector<Index> shape, Index last) {
     shape.back() = last;
     return shape;
 }
+
+// A new array of the block store, and where its floats are.
+struct New {
+    explicit New(const std::vector<Index>& shape) : array(make(shape)), data(array.mutable_data()) {}
+    static py::array_t<float> make(const std::vector<Index>& shape) {
+        size_t floats = 1;
+        for (Index n : shape) floats *= size_t(n);
+        struct Kept {
+            float* block;
+            size_t floats;
+        };
+        Kept* kept = new Kept{take_block(floats), floats};
+        py::capsule owner(kept, [](void* p) {
+            Kept* k = static_cast<Kept*>(p);
+            give_block(k->block, k->floats);
+            delete k;
+        });
+        return py::array_t<float>(shape, kept->block, owner);
+    }
+    py::array_t<float> array;
+    float* data;
+};
 
 struct Free {  // the GIL, for the length of a scope
     py::gil_scoped_release release;
@@ -116,8 +141,8 @@ struct Free {  // the GIL, for the length of a scope
 
 // ---- ops, in the order of npgpt/engine/ops.py, which documents them
 
-void py_embedding_forward(py::array x, const py::array& ids, const py::array& positions, const py::array& wte,
-                          const py::array& wpe) {
+py::array py_embedding_forward(const py::array& ids, const py::array& positions, const py::array& wte,
+                               const py::array& wpe) {
     const char* f = "embedding_forward";
     check_ndim({f, "wte"}, wte, 2), check_ndim({f, "wpe"}, wpe, 2);
     const Index C = wte.shape(1);
@@ -126,9 +151,12 @@ void py_embedding_forward(py::array x, const py::array& ids, const py::array& po
     const float *w = input({f, "wte"}, wte, {wte.shape(0), C}), *p = input({f, "wpe"}, wpe, {wpe.shape(0), C});
     const int32_t* i = ids_input({f, "ids"}, ids, shape, 0, wte.shape(0));
     const int32_t* t = ids_input({f, "positions"}, positions, shape, 0, wpe.shape(0));
-    float* out = output({f, "x"}, x, x_shape);
-    Free free;
-    embedding_forward(out, i, t, w, p, rows_of(x_shape), C);
+    New x(x_shape);
+    {
+        Free free;
+        embedding_forward(x.data, i, t, w, p, rows_of(x_shape), C);
+    }
+    return x.array;
 }
 
 void py_embedding_backward(const py::array& dx, const py::array& ids, const py::array& positions, py::array dwte,
@@ -146,185 +174,264 @@ void py_embedding_backward(const py::array& dx, const py::array& ids, const py::
     embedding_backward(w, p, d, i, t, rows_of(x_shape), C);
 }
 
-void py_layernorm_forward(py::array y, py::array mean, py::array rstd, const py::array& x, const py::array& w,
-                          const Optional& b, float eps) {
+py::tuple py_layernorm_forward(const py::array& x, const py::array& w, const Optional& b, float eps) {
     const char* f = "layernorm_forward";
-    const auto shape = rows_shape({f, "x"}, x);
-    const std::vector<Index> lead(shape.begin(), shape.end() - 1);
+    const auto shape = rows_shape({f, "x"}, x), lead = without_last(shape);
     const Index C = shape.back();
     const float *px = input({f, "x"}, x, shape), *pw = input({f, "w"}, w, {C}), *pb = input({f, "b"}, b, {C});
-    float *py_ = output({f, "y"}, y, shape), *pm = output({f, "mean"}, mean, lead),
-          *pr = output({f, "rstd"}, rstd, lead);
-    Free free;
-    layernorm_forward(py_, pm, pr, px, pw, pb, rows_of(shape), C, eps);
+    New y(shape), mean(lead), rstd(lead);
+    {
+        Free free;
+        layernorm_forward(y.data, mean.data, rstd.data, px, pw, pb, rows_of(shape), C, eps);
+    }
+    return py::make_tuple(y.array, mean.array, rstd.array);
 }
 
-void py_layernorm_backward(py::array dx, const py::array& dy, const py::array& x, const py::array& mean,
-                           const py::array& rstd, const py::array& w, py::array dw, Optional db,
-                           const Optional& residual) {
+py::array py_layernorm_backward(const py::array& dy, const py::array& x, const py::array& mean, const py::array& rstd,
+                                const py::array& w, py::array dw, Optional db, const Optional& residual) {
     const char* f = "layernorm_backward";
-    const auto shape = rows_shape({f, "x"}, x);
-    const std::vector<Index> lead(shape.begin(), shape.end() - 1);
+    const auto shape = rows_shape({f, "x"}, x), lead = without_last(shape);
     const Index C = shape.back();
     const float *pdy = input({f, "dy"}, dy, shape), *px = input({f, "x"}, x, shape),
                 *pm = input({f, "mean"}, mean, lead), *pr = input({f, "rstd"}, rstd, lead),
                 *pw = input({f, "w"}, w, {C}), *pres = input({f, "residual"}, residual, shape);
-    float *pdw = output({f, "dw"}, dw, {C}), *pdb = output({f, "db"}, db, {C}), *pdx = output({f, "dx"}, dx, shape);
-    Free free;
-    layernorm_backward(pdx, pdw, pdb, pdy, px, pm, pr, pw, pres, rows_of(shape), C);
+    float *pdw = output({f, "dw"}, dw, {C}), *pdb = output({f, "db"}, db, {C});
+    New dx(shape);
+    {
+        Free free;
+        layernorm_backward(dx.data, pdw, pdb, pdy, px, pm, pr, pw, pres, rows_of(shape), C);
+    }
+    return dx.array;
 }
 
-void py_matmul(py::array out, const py::array& a, const py::array& b, bool trans_a, bool trans_b, bool accumulate) {
+py::array py_matmul(const py::array& a, const py::array& b, Optional out, bool trans_a, bool trans_b,
+                    bool accumulate) {
     const char* f = "matmul";
     check_ndim({f, "a"}, a, 2), check_ndim({f, "b"}, b, 2);
     const Index M = a.shape(trans_a), K = a.shape(!trans_a), N = b.shape(!trans_b);
     const float* pa = input({f, "a"}, a, shape_of(a));
     const float* pb = input({f, "b"}, b, trans_b ? std::vector<Index>{N, K} : std::vector<Index>{K, N});
-    float* po = output({f, "out"}, out, {M, N});
-    Free free;
-    matmul(po, N, trans_a ? View{pa, 1, M} : View{pa, K, 1}, trans_b ? View{pb, 1, K} : View{pb, N, 1}, M, N, K,
-           accumulate);
+    if (!out) {
+        if (accumulate) Argument{f, "out"}.wrong_value("an array to accumulate into", "None");
+        out = New({M, N}).array;
+    }
+    float* po = output({f, "out"}, *out, {M, N});
+    {
+        Free free;
+        matmul(po, N, trans_a ? View{pa, 1, M} : View{pa, K, 1}, trans_b ? View{pb, 1, K} : View{pb, N, 1}, M, N, K,
+               accumulate);
+    }
+    return *out;
 }
 
-void py_linear_forward(py::array y, Optional h, const py::array& x, const py::array& w, const Optional& b,
-                       const Optional& residual) {
-    const char* f = h ? "linear_gelu_forward" : "linear_forward";
-    check_ndim({f, "w"}, w, 2);
-    const Index K = w.shape(0), N = w.shape(1);
-    const auto shape = rows_shape({f, "x"}, x), y_shape = with_last(shape, N);
-    const float* px = input({f, "x"}, x, with_last(shape, K));
-    const float* pw = input({f, "w"}, w, {K, N});
+struct Linear {  // x (...,K) w (K,N), checked
+    Linear(const char* f, const py::array& x, const py::array& w) {
+        check_ndim({f, "w"}, w, 2);
+        K = w.shape(0), N = w.shape(1);
+        x_shape = with_last(rows_shape({f, "x"}, x), K), y_shape = with_last(x_shape, N);
+        this->x = input({f, "x"}, x, x_shape), this->w = input({f, "w"}, w, {K, N});
+    }
+    Index K, N;
+    std::vector<Index> x_shape, y_shape;
+    const float *x, *w;
+};
+
+py::array py_linear_forward(const py::array& x, const py::array& w, const Optional& b, const Optional& residual) {
+    const char* f = "linear_forward";
+    const Linear l(f, x, w);
     Epilogue epilogue;
-    epilogue.bias = input({f, "b"}, b, {N});
-    epilogue.residual = input({f, "residual"}, residual, y_shape);
-    epilogue.gelu_input = output({f, "h"}, h, y_shape);
-    float* out = output({f, "y"}, y, y_shape);
-    Free free;
-    matmul(out, N, {px, K, 1}, {pw, N, 1}, rows_of(shape), N, K, false, &epilogue);
+    epilogue.bias = input({f, "b"}, b, {l.N});
+    epilogue.residual = input({f, "residual"}, residual, l.y_shape);
+    New y(l.y_shape);
+    {
+        Free free;
+        matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue);
+    }
+    return y.array;
 }
 
-void py_linear_backward(py::array dx, const py::array& dy, const py::array& x, const py::array& w, py::array dw,
-                        Optional db, const Optional& gelu_input) {
+py::tuple py_linear_gelu_forward(const py::array& x, const py::array& w, const Optional& b) {
+    const char* f = "linear_gelu_forward";
+    const Linear l(f, x, w);
+    Epilogue epilogue;
+    epilogue.bias = input({f, "b"}, b, {l.N});
+    New y(l.y_shape), h(l.y_shape);
+    epilogue.gelu_input = h.data;
+    {
+        Free free;
+        matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue);
+    }
+    return py::make_tuple(y.array, h.array);
+}
+
+py::array py_linear_backward(const py::array& dy, const py::array& x, const py::array& w, py::array dw, Optional db,
+                             const Optional& gelu_input) {
     const char* f = "linear_backward";
-    check_ndim({f, "w"}, w, 2);
-    const Index K = w.shape(0), N = w.shape(1);
-    const auto shape = rows_shape({f, "x"}, x);
-    const float *pdy = input({f, "dy"}, dy, with_last(shape, N)), *px = input({f, "x"}, x, with_last(shape, K)),
-                *pw = input({f, "w"}, w, {K, N}), *ph = input({f, "gelu_input"}, gelu_input, with_last(shape, K));
-    float *pdw = output({f, "dw"}, dw, {K, N}), *pdb = output({f, "db"}, db, {N}),
-          *pdx = output({f, "dx"}, dx, with_last(shape, K));
-    Free free;
-    linear_backward(pdx, pdw, pdb, pdy, px, pw, ph, rows_of(shape), N, K);
+    const Linear l(f, x, w);
+    const float *pdy = input({f, "dy"}, dy, l.y_shape), *ph = input({f, "gelu_input"}, gelu_input, l.x_shape);
+    float *pdw = output({f, "dw"}, dw, {l.K, l.N}), *pdb = output({f, "db"}, db, {l.N});
+    New dx(l.x_shape);
+    {
+        Free free;
+        linear_backward(dx.data, pdw, pdb, pdy, l.x, l.w, ph, rows_of(l.x_shape), l.N, l.K);
+    }
+    return dx.array;
 }
 
-void py_gelu_forward(py::array y, const py::array& x) {
-    const char* f = "gelu_forward";
-    const float* px = input({f, "x"}, x, shape_of(x));
-    float* out = output({f, "y"}, y, shape_of(x));
+py::array py_gelu_forward(const py::array& x) {
+    const float* px = input({"gelu_forward", "x"}, x, shape_of(x));
+    New y(shape_of(x));
     const Index n = x.size();
-    Free free;
-    gelu_forward(out, px, n);
+    {
+        Free free;
+        gelu_forward(y.data, px, n);
+    }
+    return y.array;
 }
 
-void py_gelu_backward(py::array dx, const py::array& dy, const py::array& x) {
+py::array py_gelu_backward(const py::array& dy, const py::array& x) {
     const char* f = "gelu_backward";
     const float *pdy = input({f, "dy"}, dy, shape_of(x)), *px = input({f, "x"}, x, shape_of(x));
-    float* out = output({f, "dx"}, dx, shape_of(x));
+    New dx(shape_of(x));
     const Index n = x.size();
-    Free free;
-    gelu_backward(out, pdy, px, n);
+    {
+        Free free;
+        gelu_backward(dx.data, pdy, px, n);
+    }
+    return dx.array;
 }
 
-void py_softmax_forward(py::array y, const py::array& x) {
+py::array py_softmax_forward(const py::array& x) {
     const char* f = "softmax_forward";
     const auto shape = rows_shape({f, "x"}, x);
     const float* px = input({f, "x"}, x, shape);
-    float* out = output({f, "y"}, y, shape);
-    Free free;
-    softmax_forward(out, px, rows_of(shape), shape.back());
+    New y(shape);
+    {
+        Free free;
+        softmax_forward(y.data, px, rows_of(shape), shape.back());
+    }
+    return y.array;
 }
 
-void py_softmax_backward(py::array dx, const py::array& dy, const py::array& y) {
+py::array py_softmax_backward(const py::array& dy, const py::array& y) {
     const char* f = "softmax_backward";
     const auto shape = rows_shape({f, "y"}, y);
     const float *pdy = input({f, "dy"}, dy, shape), *py_ = input({f, "y"}, y, shape);
-    float* out = output({f, "dx"}, dx, shape);
-    Free free;
-    softmax_backward(out, pdy, py_, rows_of(shape), shape.back());
+    New dx(shape);
+    {
+        Free free;
+        softmax_backward(dx.data, pdy, py_, rows_of(shape), shape.back());
+    }
+    return dx.array;
 }
 
-struct AttentionShape {
+struct Attention {  // qkv (B,T,3C) and what goes with it, checked
+    Attention(const char* f, const py::array& qkv, Index n_head, float scale, const Optional& first_key) {
+        check_ndim({f, "qkv"}, qkv, 3);
+        B = qkv.shape(0), T = qkv.shape(1), H = n_head;
+        const Index C3 = qkv.shape(2);
+        if (C3 % 3) Argument{f, "qkv"}.wrong_value("of shape (B, T, 3C)", shape_text(shape_of(qkv)));
+        C = C3 / 3;
+        if (H < 1 || C % H)
+            Argument{f, "n_head"}.wrong_value("a divisor of " + std::to_string(C) + " channels", std::to_string(H));
+        if (!(scale > 0)) Argument{f, "scale"}.wrong_value("positive", std::to_string(scale));
+        data = input({f, "qkv"}, qkv, {B, T, C3});
+        if (!first_key) return;
+        keys = ids_input({f, "first_key"}, *first_key, {B, T}, 0, T);
+        for (Index i = 0; i < B * T; i++)
+            if (keys[i] > i % T)
+                Argument{f, "first_key"}.wrong_value("at most its own time " + std::to_string(i % T),
+                                                     std::to_string(keys[i]));
+    }
     Index B, T, C, H;
+    const float* data;
+    const int32_t* keys = nullptr;
 };
-AttentionShape attention_shape(const char* f, const py::array& qkv, Index n_head, float scale) {
-    check_ndim({f, "qkv"}, qkv, 3);
-    const Index C3 = qkv.shape(2);
-    if (n_head < 1 || C3 % (3 * n_head))
-        Argument{f, "n_head"}.wrong_value("a divisor of the channels " + std::to_string(C3 / 3), std::to_string(n_head));
-    if (!(scale > 0)) Argument{f, "scale"}.wrong_value("positive", std::to_string(scale));
-    return {qkv.shape(0), qkv.shape(1), C3 / 3, n_head};
-}
-const int32_t* first_key_input(const char* f, const Optional& first_key, const AttentionShape& s) {
-    if (!first_key) return nullptr;
-    const int32_t* keys = ids_input({f, "first_key"}, *first_key, {s.B, s.T}, 0, s.T);
-    for (Index i = 0; i < s.B * s.T; i++)
-        if (keys[i] > i % s.T)
-            Argument{f, "first_key"}.wrong_value("at most its own time " + std::to_string(i % s.T),
-                                                 std::to_string(keys[i]));
-    return keys;
+
+py::tuple py_attention_forward(const py::array& qkv, Index n_head, float scale, const Optional& first_key) {
+    const Attention a("attention_forward", qkv, n_head, scale, first_key);
+    New out({a.B, a.T, a.C}), lse({a.B, a.H, a.T});
+    {
+        Free free;
+        attention_forward(out.data, lse.data, a.data, a.keys, a.B, a.T, a.C, a.H, scale);
+    }
+    return py::make_tuple(out.array, lse.array);
 }
 
-void py_attention_forward(py::array out, py::array lse, const py::array& qkv, Index n_head, float scale,
-                          const Optional& first_key) {
-    const char* f = "attention_forward";
-    const AttentionShape s = attention_shape(f, qkv, n_head, scale);
-    const float* p = input({f, "qkv"}, qkv, {s.B, s.T, 3 * s.C});
-    const int32_t* keys = first_key_input(f, first_key, s);
-    float *po = output({f, "out"}, out, {s.B, s.T, s.C}), *pl = output({f, "lse"}, lse, {s.B, s.H, s.T});
-    Free free;
-    attention_forward(po, pl, p, keys, s.B, s.T, s.C, s.H, scale);
-}
-
-void py_attention_backward(py::array dqkv, const py::array& dout, const py::array& qkv, const py::array& out,
-                           const py::array& lse, Index n_head, float scale, const Optional& first_key) {
+py::array py_attention_backward(const py::array& dout, const py::array& qkv, const py::array& out,
+                                const py::array& lse, Index n_head, float scale, const Optional& first_key) {
     const char* f = "attention_backward";
-    const AttentionShape s = attention_shape(f, qkv, n_head, scale);
-    const float *pd = input({f, "dout"}, dout, {s.B, s.T, s.C}), *p = input({f, "qkv"}, qkv, {s.B, s.T, 3 * s.C}),
-                *po = input({f, "out"}, out, {s.B, s.T, s.C}), *pl = input({f, "lse"}, lse, {s.B, s.H, s.T});
-    const int32_t* keys = first_key_input(f, first_key, s);
-    float* result = output({f, "dqkv"}, dqkv, {s.B, s.T, 3 * s.C});
-    Free free;
-    attention_backward(result, pd, p, po, pl, keys, s.B, s.T, s.C, s.H, scale);
+    const Attention a(f, qkv, n_head, scale, first_key);
+    const float *pd = input({f, "dout"}, dout, {a.B, a.T, a.C}), *po = input({f, "out"}, out, {a.B, a.T, a.C}),
+                *pl = input({f, "lse"}, lse, {a.B, a.H, a.T});
+    New dqkv({a.B, a.T, 3 * a.C});
+    {
+        Free free;
+        attention_backward(dqkv.data, pd, a.data, po, pl, a.keys, a.B, a.T, a.C, a.H, scale);
+    }
+    return dqkv.array;
 }
 
-double py_head_cross_entropy_forward(py::array dlogits, const py::array& x, const py::array& wte,
-                                     const py::array& targets) {
+py::tuple py_head_cross_entropy_forward(const py::array& x, const py::array& wte, const py::array& targets) {
     const char* f = "head_cross_entropy_forward";
     check_ndim({f, "wte"}, wte, 2);
     const Index V = wte.shape(0), C = wte.shape(1);
-    const auto shape = rows_shape({f, "x"}, x);
+    const auto shape = with_last(rows_shape({f, "x"}, x), C);
     const Index rows = rows_of(shape);
-    const float *px = input({f, "x"}, x, with_last(shape, C)), *pw = input({f, "wte"}, wte, {V, C});
-    const int32_t* pt = ids_input({f, "targets"}, targets, {shape.begin(), shape.end() - 1}, INT32_MIN, V);
-    float* logits = output({f, "dlogits"}, dlogits, {rows, V});
-    Free free;
-    matmul(logits, V, {px, C, 1}, {pw, 1, C}, rows, V, C, false);
-    return cross_entropy(logits, pt, rows, V);
+    const float *px = input({f, "x"}, x, shape), *pw = input({f, "wte"}, wte, {V, C});
+    const int32_t* pt = ids_input({f, "targets"}, targets, without_last(shape), INT32_MIN, V);
+    New dlogits({rows, V});
+    double loss;
+    {
+        Free free;
+        matmul(dlogits.data, V, {px, C, 1}, {pw, 1, C}, rows, V, C, false);
+        loss = cross_entropy(dlogits.data, pt, rows, V);
+    }
+    return py::make_tuple(loss, dlogits.array);
 }
 
-void py_dropout(py::array y, const py::array& x, double p, const py::tuple& key, uint32_t first_sample) {
-    const char* f = "dropout_forward";
-    const auto shape = rows_shape({f, "x"}, x);
+py::array py_head_cross_entropy_backward(const py::array& dlogits, const py::array& x, const py::array& wte,
+                                         py::array dwte) {
+    const char* f = "head_cross_entropy_backward";
+    check_ndim({f, "wte"}, wte, 2);
+    const Index V = wte.shape(0), C = wte.shape(1);
+    const auto shape = with_last(rows_shape({f, "x"}, x), C);
+    const Index rows = rows_of(shape);
+    const float *pd = input({f, "dlogits"}, dlogits, {rows, V}), *px = input({f, "x"}, x, shape),
+                *pw = input({f, "wte"}, wte, {V, C});
+    float* pdw = output({f, "dwte"}, dwte, {V, C});
+    New dx(shape);
+    {
+        Free free;
+        // forward: logits = x wte^T
+        matmul(dx.data, C, {pd, V, 1}, {pw, C, 1}, rows, C, V, false);
+        matmul(pdw, C, {pd, 1, V}, {px, C, 1}, V, C, rows, true);
+    }
+    return dx.array;
+}
+
+py::array dropout_by(const char* f, const char* name, const py::array& x, double p, const py::tuple& key,
+                     uint32_t first_sample) {
+    const auto shape = rows_shape({f, name}, x);
     if (!(p >= 0 && p < 1)) Argument{f, "p"}.wrong_value("in [0, 1)", std::to_string(p));
     if (key.size() != 4) Argument{f, "key"}.wrong_value("(seed, step, layer, place)", std::string(py::str(key)));
     uint32_t words[4];
     for (int i = 0; i < 4; i++)  // like the reference: the low 32 bits
         words[i] = py::cast<uint32_t>(py::int_(key[i]) & py::int_(0xFFFFFFFFu));
-    const float* px = input({f, "x"}, x, shape);
-    float* out = output({f, "y"}, y, shape);
+    const float* px = input({f, name}, x, shape);
+    New y(shape);
     const Index B = shape[0], size = B ? x.size() / B : 0;
-    Free free;
-    dropout(out, px, words, first_sample, p, B, size);
+    {
+        Free free;
+        dropout(y.data, px, words, first_sample, p, B, size);
+    }
+    return y.array;
+}
+py::array py_dropout_forward(const py::array& x, double p, const py::tuple& key, uint32_t first_sample) {
+    return dropout_by("dropout_forward", "x", x, p, key, first_sample);
+}
+py::array py_dropout_backward(const py::array& dy, double p, const py::tuple& key, uint32_t first_sample) {
+    return dropout_by("dropout_backward", "dy", dy, p, key, first_sample);
 }
 
 double py_global_norm(const py::array& g) {
@@ -355,22 +462,9 @@ void py_adamw_step(py::array p, py::array g, py::array m, py::array v, Index n_d
 // ---- memory, threads, choice of kernels
 
 py::array py_empty(const std::vector<Index>& shape) {
-    size_t floats = 1;
-    for (Index n : shape) {
+    for (Index n : shape)
         if (n < 0) Argument{"empty", "shape"}.wrong_value("non-negative", shape_text(shape));
-        floats *= size_t(n);
-    }
-    struct Kept {
-        float* block;
-        size_t floats;
-    };
-    Kept* kept = new Kept{take_block(floats), floats};
-    py::capsule owner(kept, [](void* p) {
-        Kept* k = static_cast<Kept*>(p);
-        give_block(k->block, k->floats);
-        delete k;
-    });
-    return py::array_t<float>(shape, kept->block, owner);
+    return New(shape).array;
 }
 
 std::vector<std::string> py_available() {
@@ -401,26 +495,35 @@ double py_probe(double (*probe)(double), double seconds) {
 }  // namespace
 
 PYBIND11_MODULE(_kernels, m) {
-    m.doc() = "Compiled kernels. The ops are those of npgpt.engine.ops, outputs first; npgpt.engine.kernels calls them.";
+    m.doc() = "The ops of npgpt.engine.ops, compiled, for float32; npgpt.engine.kernels chooses between the two.";
     m.attr("__version__") = NPGPT_VERSION;
+    const py::none none;
 
-    m.def("embedding_forward", py_embedding_forward);
-    m.def("embedding_backward", py_embedding_backward);
-    m.def("layernorm_forward", py_layernorm_forward);
-    m.def("layernorm_backward", py_layernorm_backward);
-    m.def("matmul", py_matmul);
-    m.def("linear_forward", py_linear_forward);
-    m.def("linear_backward", py_linear_backward);
-    m.def("gelu_forward", py_gelu_forward);
-    m.def("gelu_backward", py_gelu_backward);
-    m.def("softmax_forward", py_softmax_forward);
-    m.def("softmax_backward", py_softmax_backward);
-    m.def("attention_forward", py_attention_forward);
-    m.def("attention_backward", py_attention_backward);
-    m.def("head_cross_entropy_forward", py_head_cross_entropy_forward);
-    m.def("dropout", py_dropout);
-    m.def("global_norm", py_global_norm);
-    m.def("adamw_step", py_adamw_step);
+    m.def("embedding_forward", py_embedding_forward, "ids"_a, "positions"_a, "wte"_a, "wpe"_a);
+    m.def("embedding_backward", py_embedding_backward, "dx"_a, "ids"_a, "positions"_a, "dwte"_a, "dwpe"_a);
+    m.def("layernorm_forward", py_layernorm_forward, "x"_a, "w"_a, "b"_a, "eps"_a);
+    m.def("layernorm_backward", py_layernorm_backward, "dy"_a, "x"_a, "mean"_a, "rstd"_a, "w"_a, "dw"_a,
+          "db"_a = none, "residual"_a = none);
+    m.def("matmul", py_matmul, "a"_a, "b"_a, "out"_a = none, "trans_a"_a = false, "trans_b"_a = false,
+          "accumulate"_a = false);
+    m.def("linear_forward", py_linear_forward, "x"_a, "w"_a, "b"_a = none, "residual"_a = none);
+    m.def("linear_gelu_forward", py_linear_gelu_forward, "x"_a, "w"_a, "b"_a = none);
+    m.def("linear_backward", py_linear_backward, "dy"_a, "x"_a, "w"_a, "dw"_a, "db"_a = none,
+          "gelu_input"_a = none);
+    m.def("gelu_forward", py_gelu_forward, "x"_a);
+    m.def("gelu_backward", py_gelu_backward, "dy"_a, "x"_a);
+    m.def("softmax_forward", py_softmax_forward, "x"_a);
+    m.def("softmax_backward", py_softmax_backward, "dy"_a, "y"_a);
+    m.def("attention_forward", py_attention_forward, "qkv"_a, "n_head"_a, "scale"_a, "first_key"_a = none);
+    m.def("attention_backward", py_attention_backward, "dout"_a, "qkv"_a, "out"_a, "lse"_a, "n_head"_a, "scale"_a,
+          "first_key"_a = none);
+    m.def("head_cross_entropy_forward", py_head_cross_entropy_forward, "x"_a, "wte"_a, "targets"_a);
+    m.def("head_cross_entropy_backward", py_head_cross_entropy_backward, "dlogits"_a, "x"_a, "wte"_a, "dwte"_a);
+    m.def("dropout_forward", py_dropout_forward, "x"_a, "p"_a, "key"_a, "first_sample"_a = 0);
+    m.def("dropout_backward", py_dropout_backward, "dy"_a, "p"_a, "key"_a, "first_sample"_a = 0);
+    m.def("global_norm", py_global_norm, "g"_a);
+    m.def("adamw_step", py_adamw_step, "p"_a, "g"_a, "m"_a, "v"_a, "n_decay"_a, "lr"_a, "beta1"_a, "beta2"_a,
+          "eps"_a, "weight_decay"_a, "step"_a, "grad_scale"_a);
 
     m.def("empty", py_empty, "An uninitialised float32 array from the block store.");
     m.def("release_blocks", release_blocks, "Hands the memory kept for reuse back to the system.");

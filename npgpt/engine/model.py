@@ -271,7 +271,7 @@ class GPT:
         return KVCache(self.config, batch_size, length, self.dtype)
 
     def decode(self, ids, cache):
-        """ids (B,t), which follow what is in the cache -> logits (B,V) of what comes next. Fills the cache."""
+        """ids (B,t), which follow the cache's -> logits (B,V) of what comes next. Fills the cache."""
         B, t = np.shape(ids) if np.ndim(ids) == 2 else (0, 0)
         ids = self._check_ids("decode", ids)
         if B != cache.keys.shape[1]:
@@ -366,7 +366,7 @@ class GPT:
             raise ValueError(
                 f"{function}: targets must be below {self.config.vocab_size}, got {targets.max()}"
             )
-        return np.ascontiguousarray(targets, dtype=np.int32)
+        return np.ascontiguousarray(np.maximum(targets, -1), dtype=np.int32)
 
 
 def _views(flat, shapes):

@@ -11,9 +11,6 @@ Rules:      y is the forward result and dy the gradient of the loss with respect
 
 import numpy as np
 
-empty = np.empty  # where op results live; the compiled kernels bring an allocator of their own
-
-
 # ---------------------------------------------------------------------------- embedding
 
 
@@ -168,8 +165,10 @@ def attention_forward(qkv, n_head, scale, first_key=None):
     q, k, v = _split_heads(qkv, n_head)  # (B,H,T,D) each
     scores = _masked_scores(q, k, scale, first_key)  # (B,H,T,T)
     top = scores.max(axis=-1)
-    lse = top + np.log(np.sum(np.exp(scores - top[..., None]), axis=-1))
-    att = np.exp(scores - lse[..., None])
+    exps = np.exp(scores - top[..., None])
+    total = exps.sum(axis=-1)  # (B,H,T)
+    lse = top + np.log(total)
+    att = exps / total[..., None]
     out = (att @ v).transpose(0, 2, 1, 3).reshape(B, T, C3 // 3)
     return out, lse
 
@@ -230,10 +229,11 @@ def head_cross_entropy_forward(x, wte, targets):
     logits = x.reshape(-1, C) @ wte.T  # (B*T,V)
     top = logits.max(axis=-1)
     lse = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
-    losses = np.where(counted, lse - logits[rows, targets], 0)
+    picked = np.maximum(targets, 0)  # any row will do where nothing counts
+    losses = np.where(counted, lse - logits[rows, picked], 0)
     # d lse / d logits = softmax, d logits[target] / d logits = one-hot
     dlogits = np.exp(logits - lse[:, None])
-    dlogits[rows, targets] -= 1
+    dlogits[rows, picked] -= 1
     dlogits *= (counted / n).astype(x.dtype)[:, None]
     return float(losses.sum(dtype=np.float64) / n), dlogits
 

@@ -1,0 +1,1 @@
+"""What npgpt is measured against, and how. See README.md here."""

@@ -1,0 +1,116 @@
+"""npgpt beside what a user would pick instead, on this machine, in one run.
+
+    python -m benchmarks.compare [--case NAME ...] [--peer NAME ...] [--rounds N] [--json]
+
+The contenders take turns, A B C A B C, so that a slow minute hits all alike; medians are compared. The
+machine's own limit is measured between the turns. PyTorch comes with `pip install -e ".[parity]"`; --peer picks
+contenders.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from statistics import median
+
+from benchmarks.cases import CASES
+from benchmarks.peers import PEERS
+from npgpt.engine import kernels
+
+
+class Contender:
+    def __init__(self, peer, case):
+        command = [sys.executable, "-m", "benchmarks.peers", peer, case]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds, self.rss = [], 0
+        self.run(2, keep=False)  # memory, caches, compilation
+
+    def run(self, steps, keep=True):
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(self.process.args)} ended")
+        answer = json.loads(answer)
+        if keep:
+            self.seconds += answer["seconds"]
+        self.rss = answer["rss"]
+        return median(answer["seconds"])
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(name, peers, rounds):
+    case = CASES[name]
+    contenders = {peer: Contender(peer, name) for peer in peers}
+    once = contenders["npgpt"].run(2, keep=False)
+    steps = max(1, min(50, round(0.5 / once)))  # about half a second a turn
+    peaks = []
+    for _ in range(rounds):
+        for contender in contenders.values():
+            peaks.append(kernels.peak_gflops(0.1))
+            contender.run(steps)
+    peak = median(peaks)
+    rows = {}
+    for peer, contender in contenders.items():
+        contender.close()
+        ms = 1e3 * median(contender.seconds)
+        rows[peer] = {
+            "ms": ms,
+            "gflops": case.gflops / ms * 1e3,
+            "share_of_peak": case.gflops / ms * 1e3 / peak,
+            "peak_rss_mb": contender.rss / 1e6,
+        }
+    ours = rows["npgpt"]["ms"]
+    for row in rows.values():
+        row["ratio"] = row["ms"] / ours
+    return {"case": name, "peak_gflops": peak, "rows": rows}
+
+
+def machine_line():
+    cpu = (
+        next((line for line in open("/proc/cpuinfo") if line.startswith("model name")), ":?")
+        .split(":")[1]
+        .strip()
+    )
+    versions = []
+    for package in ("numpy", "torch"):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return f"{cpu}, {kernels.describe()}, Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--case", action="append", choices=CASES, help="default: all")
+    parser.add_argument("--peer", action="append", choices=PEERS, help="beside npgpt; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default 5)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
+    args = parser.parse_args()
+    peers = ["npgpt", *(p for p in (args.peer or PEERS) if p != "npgpt")]
+
+    results = {"machine": machine_line(), "cases": []}
+    print(results["machine"])
+    for name in args.case or CASES:
+        result = compare(name, peers, args.rounds)
+        results["cases"].append(result)
+        print(f"\n{name}: {CASES[name].gflops:.2f} GFLOP a step, peak {result['peak_gflops']:.0f} GFLOP/s")
+        print(f"{'':32}{'ms':>9}{'GFLOP/s':>9}{'of peak':>9}{'MB':>8}{'theirs / ours':>15}")
+        for peer, row in result["rows"].items():
+            print(
+                f"{peer:32}{row['ms']:9.1f}{row['gflops']:9.1f}{row['share_of_peak']:9.0%}"
+                f"{row['peak_rss_mb']:8.0f}{row['ratio']:15.2f}",
+                flush=True,
+            )
+    if args.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""One contender in a process of its own, driven by compare.py.
+
+`python -m benchmarks.peers NAME CASE` reads numbers of steps from stdin and answers each with one JSON line
+{"seconds": [per step], "rss": peak bytes}. An idle contender waits in read(): its threads disturb nobody.
+
+Every contender does the same step: forward, mean cross-entropy, backward, clip to norm 1, AdamW; float32.
+"""
+
+import json
+import math
+import resource
+import sys
+import time
+
+import numpy as np
+
+from benchmarks.cases import CASES
+
+LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1
+
+
+def npgpt_step(case, choice="auto"):
+    from npgpt.engine import kernels
+    from npgpt.engine.model import GPT, GPTConfig
+    from npgpt.engine.optim import AdamW
+
+    kernels._choose(choice)
+    config = GPTConfig(case.n_layer, case.n_head, case.n_embd, case.block_size, case.vocab_size)
+    model = GPT(config)
+    optimizer = AdamW(model, lr=LR, betas=BETAS, weight_decay=DECAY)
+
+    def step(x, y):
+        loss = model.forward(x, targets=y)
+        model.backward()
+        optimizer.step(max_grad_norm=1.0)
+        return loss
+
+    return step
+
+
+def torch_step(case, compiled=False, fused=False):
+    """GPT-2 as a PyTorch user writes it: fused attention, tied head, decay on matrices only."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    C, H = case.n_embd, case.n_head
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ln_1, self.ln_2 = nn.LayerNorm(C), nn.LayerNorm(C)
+            self.c_attn, self.attn_proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
+            self.c_fc, self.mlp_proj = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
+
+        def forward(self, x):
+            B, T, _ = x.shape
+            heads = self.c_attn(self.ln_1(x)).view(B, T, 3, H, C // H).permute(2, 0, 3, 1, 4)
+            out = F.scaled_dot_product_attention(*heads, is_causal=True)
+            x = x + self.attn_proj(out.transpose(1, 2).reshape(B, T, C))
+            return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+
+    class GPT2(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.wpe = nn.Embedding(case.vocab_size, C), nn.Embedding(case.block_size, C)
+            self.blocks = nn.ModuleList(Block() for _ in range(case.n_layer))
+            self.ln_f = nn.LayerNorm(C)
+            nn.init.normal_(self.wte.weight, std=0.02)
+
+        def forward(self, x, y):
+            h = self.wte(x) + self.wpe(torch.arange(x.shape[1]))
+            for block in self.blocks:
+                h = block(h)
+            logits = self.ln_f(h) @ self.wte.weight.T
+            return F.cross_entropy(logits.view(-1, case.vocab_size), y.view(-1))
+
+    model = GPT2()
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": DECAY},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=fused)
+    run = torch.compile(model) if compiled else model
+
+    def step(x, y):
+        loss = run(torch.from_numpy(x), torch.from_numpy(y))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+PEERS = {
+    "npgpt": npgpt_step,
+    "npgpt on NumPy": lambda case: npgpt_step(case, "numpy"),
+    "PyTorch": torch_step,
+    "PyTorch, fused AdamW": lambda case: torch_step(case, fused=True),
+    "PyTorch, compiled, fused AdamW": lambda case: torch_step(case, compiled=True, fused=True),
+}
+
+
+def main():
+    name, case = sys.argv[1], CASES[sys.argv[2]]
+    step = PEERS[name](case)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, case.vocab_size, (case.batch, case.time))
+    y = rng.integers(0, case.vocab_size, (case.batch, case.time))
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            loss = step(x, y)
+            seconds.append(time.perf_counter() - start)
+            assert math.isfinite(loss)
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "rss": rss, "loss": loss}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
