@@ -38,10 +38,11 @@ struct Kernels {
     void (*pack_a)(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K);
     // b (K,N) by strides -> panels (ceil(N / tile_n), K, tile_n), columns past N zero
     void (*pack_b)(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N);
-    // c (M,N) with stride ldc = or += panels_a panels_b. a_panel_stride and b_panel_stride: floats from a panel to the next.
-    // epilogue may be null; its pointers belong to c's first element.
-    void (*matmul_block)(float* c, Index ldc, const float* a_panels, Index a_panel_stride, const float* b_panels,
-                         Index b_panel_stride, Index M, Index N, Index K, bool accumulate, const Epilogue* epilogue);
+    // c (M,N) with stride ldc = or += a b. b is packed, its panels (K, tile_n) follow each other. a is packed as well
+    // (a_row_stride 1), or lies as a matrix with rows of stride a_row_stride. epilogue may be null; its pointers belong to
+    // c's first element.
+    void (*matmul_block)(float* c, Index ldc, const float* a, Index a_row_stride, const float* b_panels, Index M, Index N,
+                         Index K, bool accumulate, const Epilogue* epilogue);
 
     // ---- attention of one head: q, k, v are its columns of a row of qkv, `stride` floats from one time to the next
     Index (*attention_scratch)(Index T, Index D);  // floats of work space that either direction needs

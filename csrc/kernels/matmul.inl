@@ -103,33 +103,23 @@ using Tile = void (*)(float*, Index, const float*, Index, Index, const float*, I
                       const Epilogue*, Index, Index);
 static constexpr Tile tiles[MR + 1] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
 
-// c (M,N) = or += a b, a by strides, b in panels: the general form that attention uses on its small blocks.
-NPGPT_INLINE void small_matmul(float* c, Index ldc, const float* a, Index row_stride, Index k_stride,
-                               const float* b_panels, Index b_panel_stride, Index M, Index N, Index K,
-                               bool accumulate) {
-    for (Index j = 0; j < N; j += NR) {
-        Index columns = N - j < NR ? N - j : NR;
-        for (Index i = 0; i < M; i += MR) {
-            Index rows = M - i < MR ? M - i : MR;
-            tiles[rows](c + i * ldc + j, ldc, a + i * row_stride, row_stride, k_stride,
-                        b_panels + j / NR * b_panel_stride, NR, K, columns, accumulate, nullptr, 0, 0);
-        }
-    }
-}
-
-static void matmul_block(float* c, Index ldc, const float* a_panels, Index a_panel_stride, const float* b_panels,
-                         Index b_panel_stride, Index M, Index N, Index K, bool accumulate, const Epilogue* epilogue) {
-    for (Index j = 0; j < N; j += NR) {  // one panel of B stays in L1 while A's panels stream past it
-        const float* b = b_panels + j / NR * b_panel_stride;
-        Index columns = N - j < NR ? N - j : NR;
-        for (Index i = 0; i < M; i += MR) {
-            Index rows = M - i < MR ? M - i : MR;
-            const float* a = a_panels + i / MR * a_panel_stride;
+static void matmul_block(float* c, Index ldc, const float* a, Index a_row_stride, const float* b_panels, Index M,
+                         Index N, Index K, bool accumulate, const Epilogue* epilogue) {
+    const bool packed = a_row_stride == 1;
+    const Index k_stride = packed ? MR : 1, panel_stride = packed ? K * MR : MR * a_row_stride;
+    for (Index j = 0; j < N; j += NR, b_panels += K * NR) {  // one panel of B stays in L1 while A streams past it
+        const Index columns = N - j < NR ? N - j : NR;
+        const float* a_panel = a;
+        for (Index i = 0; i < M; i += MR, a_panel += panel_stride) {
+            const Index rows = M - i < MR ? M - i : MR;
             float* c_ij = c + i * ldc + j;
-            if (rows == MR)  // constant strides: the full tile is where the time goes
-                tile<MR>(c_ij, ldc, a, 1, MR, b, NR, K, columns, accumulate, epilogue, i, j);
+            if (rows == MR && packed)  // constant strides
+                tile<MR>(c_ij, ldc, a_panel, 1, MR, b_panels, NR, K, columns, accumulate, epilogue, i, j);
+            else if (rows == MR)
+                tile<MR>(c_ij, ldc, a_panel, a_row_stride, 1, b_panels, NR, K, columns, accumulate, epilogue, i, j);
             else
-                tiles[rows](c_ij, ldc, a, 1, MR, b, NR, K, columns, accumulate, epilogue, i, j);
+                tiles[rows](c_ij, ldc, a_panel, a_row_stride, k_stride, b_panels, NR, K, columns, accumulate, epilogue,
+                            i, j);
         }
     }
 }

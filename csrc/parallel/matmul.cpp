@@ -1,9 +1,9 @@
 // The matmul of the whole engine: forward, input gradient and weight gradient are this one product with other strides.
 //
 // After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): K is cut so that a panel of B
-// stays in L1, a block of A in L2. A is packed first, by all threads, into a buffer that they share; then strips of C's
-// columns are handed out, and who takes a strip packs its part of B on the way, so that a weight matrix is read once
-// from memory and needs no packed copy between steps. A small B is packed beforehand as well.
+// stays in L1 and a block of A in L2. B is packed into panels: a small one beforehand for everybody, a large one strip by
+// strip by whoever multiplies the strip, so that a weight matrix is read once from memory and needs no packed copy
+// between steps. A is packed first, by all threads, unless the product is too small for that to pay.
 #include <algorithm>
 
 #include "../memory/blocks.h"
@@ -18,6 +18,7 @@ constexpr Index SHARED_A = Index(1) << 20;  // floats of A packed at a time: 4 M
 constexpr Index SHARED_B = Index(1) << 18;  // a B of up to 1 MB is packed once for everybody
 constexpr Index ROWS = 192;               // rows of A that meet a strip of B in L2
 constexpr Index STRIP_PANELS = 4;         // panels of B in a strip
+constexpr Index SMALL = 128;              // N or K up to this: reading A in place costs less than packing it
 constexpr Index MIN_WORK = 1 << 16;       // multiply-adds: below this a second thread does not pay
 
 Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
@@ -43,7 +44,7 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
         for (Index i = 0; i < M; i++) {
             if (!accumulate) std::fill_n(c + i * ldc, N, 0.0f);
             const Epilogue here = epilogue ? shifted(*epilogue, i * ldc, 0) : Epilogue{};
-            kernels.matmul_block(c + i * ldc, ldc, c, 0, c, 0, 1, N, 0, true, &here);
+            kernels.matmul_block(c + i * ldc, ldc, c, 1, c, 1, N, 0, true, &here);
         }
         return;
     }
@@ -51,22 +52,22 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
     const Index kc = k_block(K);
     const Index b_panels = (N + NR - 1) / NR;
     const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
+    const bool pack_a = a.column != 1 || (N > SMALL && K > SMALL);
     const bool share_b = K * b_panels * NR <= SHARED_B && M > MR;
     const bool alone = M * N * K < MIN_WORK;
     const Index workers = alone ? 1 : num_threads();
-
-    // A is taken in chunks: so many rows, and so many blocks of K, that a chunk fits SHARED_A
-    const Index chunk_rows = std::min(round_up(M, MR), round_up(Index(1024), ROWS));
-    const Index chunk_k = std::max(kc, SHARED_A / chunk_rows / kc * kc);
-    const Index span = std::min(K, chunk_k);
-    Block a_block(chunk_rows * span);
-    Block b_block(share_b ? K * b_panels * NR : workers * kc * STRIP_PANELS * NR);
     auto run = [&](Index count, auto&& body) {
         if (alone)
             for (Index i = 0; i < count; i++) body(i, 0);
         else
             parallel_for(count, body);
     };
+
+    // A packed A is taken in chunks: so many rows, and so many blocks of K, that a chunk fits SHARED_A
+    const Index chunk_rows = pack_a ? std::min(round_up(M, MR), round_up(Index(1024), ROWS)) : M;
+    const Index chunk_k = pack_a ? std::max(kc, SHARED_A / chunk_rows / kc * kc) : round_up(K, kc);
+    Block a_block(pack_a ? chunk_rows * std::min(K, chunk_k) : 0);
+    Block b_block(share_b ? K * b_panels * NR : workers * kc * STRIP_PANELS * NR);
 
     for (Index m0 = 0; m0 < M; m0 += chunk_rows)
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
@@ -76,9 +77,9 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
 
             // 1. pack: groups of A's panels, and B's panels where they are shared
             constexpr Index GROUP = 8;
-            const Index groups = (padded_rows / MR + GROUP - 1) / GROUP;
-            const bool pack_shared_b = share_b && m0 == 0;
-            run(k_blocks * (groups + (pack_shared_b ? b_panels : 0)), [&](Index item, int) {
+            const Index groups = pack_a ? (padded_rows / MR + GROUP - 1) / GROUP : 0;
+            const Index shared_panels = share_b && m0 == 0 ? b_panels : 0;
+            run(k_blocks * (groups + shared_panels), [&](Index item, int) {
                 const Index k = item % k_blocks * kc, kn = std::min(kc, depth - k), part = item / k_blocks;
                 if (part < groups) {
                     const Index row = part * GROUP * MR;
@@ -117,9 +118,11 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
                         const Index at = (m0 + row) * ldc + column;
                         Epilogue here;
                         if (epilogue && last) here = shifted(*epilogue, at, column);
-                        kernels.matmul_block(c + at, ldc, a_block.data + k * padded_rows + row * kn, MR * kn, b_strip,
-                                             NR * kn, std::min(ROWS, row_end - row), columns, kn,
-                                             accumulate || k0 + k > 0, epilogue && last ? &here : nullptr);
+                        const float* a_rows = pack_a ? a_block.data + k * padded_rows + row * kn
+                                                     : a.data + (m0 + row) * a.row + k0 + k;
+                        kernels.matmul_block(c + at, ldc, a_rows, pack_a ? 1 : a.row, b_strip,
+                                             std::min(ROWS, row_end - row), columns, kn, accumulate || k0 + k > 0,
+                                             epilogue && last ? &here : nullptr);
                     }
                 }
             });
