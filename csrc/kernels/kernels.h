@@ -39,7 +39,7 @@ struct Kernels {
     // b (K,N) by strides -> panels (ceil(N / tile_n), K, tile_n), columns past N zero
     void (*pack_b)(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N);
     // c (M,N) with stride ldc = or += a b. b is packed, its panels (K, tile_n) follow each other. a is packed as well
-    // (a_row_stride 1), or lies as a matrix with rows of stride a_row_stride. epilogue may be null; its pointers belong to
+    // (a_row_stride 0), or lies as a matrix with rows of stride a_row_stride. epilogue may be null; its pointers belong to
     // c's first element.
     void (*matmul_block)(float* c, Index ldc, const float* a, Index a_row_stride, const float* b_panels, Index M, Index N,
                          Index K, bool accumulate, const Epilogue* epilogue);

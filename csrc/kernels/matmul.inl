@@ -105,8 +105,9 @@ static constexpr Tile tiles[MR + 1] = {nullptr, tile<1>, tile<2>, tile<3>, tile<
 
 static void matmul_block(float* c, Index ldc, const float* a, Index a_row_stride, const float* b_panels, Index M,
                          Index N, Index K, bool accumulate, const Epilogue* epilogue) {
-    const bool packed = a_row_stride == 1;
+    const bool packed = a_row_stride == 0;
     const Index k_stride = packed ? MR : 1, panel_stride = packed ? K * MR : MR * a_row_stride;
+    if (packed) a_row_stride = 1;
     for (Index j = 0; j < N; j += NR, b_panels += K * NR) {  // one panel of B stays in L1 while A streams past it
         const Index columns = N - j < NR ? N - j : NR;
         const float* a_panel = a;

@@ -44,7 +44,7 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
         for (Index i = 0; i < M; i++) {
             if (!accumulate) std::fill_n(c + i * ldc, N, 0.0f);
             const Epilogue here = epilogue ? shifted(*epilogue, i * ldc, 0) : Epilogue{};
-            kernels.matmul_block(c + i * ldc, ldc, c, 1, c, 1, N, 0, true, &here);
+            kernels.matmul_block(c + i * ldc, ldc, c, 0, c, 1, N, 0, true, &here);
         }
         return;
     }
@@ -55,12 +55,12 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
     const bool pack_a = a.column != 1 || (N > SMALL && K > SMALL);
     const bool share_b = K * b_panels * NR <= SHARED_B && M > MR;
     const bool alone = M * N * K < MIN_WORK;
-    const Index workers = alone ? 1 : num_threads();
+    const int workers = alone ? 1 : num_threads();
     auto run = [&](Index count, auto&& body) {
         if (alone)
             for (Index i = 0; i < count; i++) body(i, 0);
         else
-            parallel_for(count, body);
+            parallel_for(count, body, workers);
     };
 
     // A packed A is taken in chunks: so many rows, and so many blocks of K, that a chunk fits SHARED_A
@@ -99,9 +99,10 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
             const Index block_rows = round_up((rows + row_blocks - 1) / row_blocks, MR);
             row_blocks = (rows + block_rows - 1) / block_rows;
             run(strips * row_blocks, [&](Index item, int worker) {
-                const Index column = item / row_blocks * STRIP_PANELS * NR;
+                // rows outermost: a worker's share of the items is a range of tokens, the same in one op after another
+                const Index column = item % strips * STRIP_PANELS * NR;
                 const Index columns = std::min(STRIP_PANELS * NR, N - column);
-                const Index row_begin = item % row_blocks * block_rows;
+                const Index row_begin = item / strips * block_rows;
                 const Index row_end = std::min(rows, row_begin + block_rows);
                 for (Index k = 0; k < depth; k += kc) {
                     const Index kn = std::min(kc, depth - k);
@@ -120,7 +121,7 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
                         if (epilogue && last) here = shifted(*epilogue, at, column);
                         const float* a_rows = pack_a ? a_block.data + k * padded_rows + row * kn
                                                      : a.data + (m0 + row) * a.row + k0 + k;
-                        kernels.matmul_block(c + at, ldc, a_rows, pack_a ? 1 : a.row, b_strip,
+                        kernels.matmul_block(c + at, ldc, a_rows, pack_a ? 0 : a.row, b_strip,
                                              std::min(ROWS, row_end - row), columns, kn, accumulate || k0 + k > 0,
                                              epilogue && last ? &here : nullptr);
                     }

@@ -90,19 +90,21 @@ void linear_backward(float* dx, float* dw, float* db, const float* dy, const flo
 void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,
                        Index H, float scale) {
     const Index D = C / H, space = active->attention_scratch(T, D);
-    Block scratch(num_threads() * space);
+    const int workers = num_threads();
+    Block scratch(workers * space);
     parallel_for(B * H, [&](Index item, int worker) {
         const Index b = item / H, h = item % H;
         const float* q = qkv + b * T * 3 * C + h * D;
         active->attention_forward(out + b * T * C + h * D, lse + item * T, scratch.data + worker * space, q, q + C,
                                   q + 2 * C, first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
-    });
+    }, workers);
 }
 
 void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
                         const int32_t* first_key, Index B, Index T, Index C, Index H, float scale) {
     const Index D = C / H, space = active->attention_scratch(T, D);
-    Block scratch(num_threads() * space);
+    const int workers = num_threads();
+    Block scratch(workers * space);
     parallel_for(B * H, [&](Index item, int worker) {
         const Index b = item / H, h = item % H, at = b * T * 3 * C + h * D;
         const float* q = qkv + at;
@@ -110,7 +112,7 @@ void attention_backward(float* dqkv, const float* dout, const float* qkv, const 
         active->attention_backward(dq, dq + C, dq + 2 * C, scratch.data + worker * space, dout + b * T * C + h * D, q,
                                    q + C, q + 2 * C, out + b * T * C + h * D, lse + item * T,
                                    first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
-    });
+    }, workers);
 }
 
 void softmax_forward(float* y, const float* x, Index rows, Index N) {

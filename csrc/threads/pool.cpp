@@ -101,17 +101,20 @@ class Pool {
         start(threads);
     }
 
-    void run(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context) {
+    void run(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context, int workers_wanted) {
         FlushDenormals flush;
         std::unique_lock<std::mutex> one_job(job_mutex, std::defer_lock);
-        if (count <= 1 || inside_job || workers.empty() || !one_job.try_lock()) {
+        if (count <= 1 || inside_job || workers_wanted < 2 || !one_job.try_lock() || workers.empty()) {
             for (std::ptrdiff_t i = 0; i < count; i++) body(context, i, 0);
             return;
         }
         job_body = body;
         job_context = context;
-        job_count = count;
-        next.store(0, std::memory_order_relaxed);
+        job_workers = workers_wanted < size() ? workers_wanted : size();
+        for (int w = 0; w < job_workers; w++) {
+            ranges[w].next.store(count * w / job_workers, std::memory_order_relaxed);
+            ranges[w].end = count * (w + 1) / job_workers;
+        }
         busy.store(int(workers.size()), std::memory_order_relaxed);
         announce();
         inside_job = true;
@@ -138,11 +141,16 @@ class Pool {
         if (sleepers.load(std::memory_order_acquire) > 0) wake.notify_all();
     }
 
+    // A worker does its own share first and then helps the others with theirs. Where the items of one op after another
+    // are the same tokens, each core finds in its cache what it wrote there itself.
     void take_items(int worker) {
-        for (;;) {
-            const std::ptrdiff_t i = next.fetch_add(1, std::memory_order_relaxed);
-            if (i >= job_count) return;
-            job_body(job_context, i, worker);
+        for (int w = 0; worker < job_workers && w < job_workers; w++) {
+            Range& range = ranges[(worker + w) % job_workers];
+            for (;;) {
+                const std::ptrdiff_t i = range.next.fetch_add(1, std::memory_order_relaxed);
+                if (i >= range.end) break;
+                job_body(job_context, i, worker);
+            }
         }
     }
 
@@ -166,6 +174,7 @@ class Pool {
 
     void start(int threads) {
         stopping = false;
+        ranges = std::vector<Range>(threads);
         const unsigned now = epoch.load();
         for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
     }
@@ -179,13 +188,18 @@ class Pool {
 
     static thread_local bool inside_job;
 
+    struct alignas(128) Range {  // a worker's share of the items, on cache lines of its own
+        std::atomic<std::ptrdiff_t> next{0};
+        std::ptrdiff_t end = 0;
+    };
+
     std::vector<std::thread> workers;
+    std::vector<Range> ranges;
     std::mutex job_mutex;  // one job at a time
     void (*job_body)(void*, std::ptrdiff_t, int) = nullptr;
     void* job_context = nullptr;
-    std::ptrdiff_t job_count = 0;
+    int job_workers = 0;  // those whose number is below it take part
     bool stopping = false;
-    alignas(128) std::atomic<std::ptrdiff_t> next{0};  // each on cache lines of its own
     alignas(128) std::atomic<int> busy{0};
     alignas(128) std::atomic<unsigned> epoch{0};
     std::atomic<int> sleepers{0};
@@ -237,8 +251,8 @@ void set_num_threads(int n) {
     if (n != p.size()) p.resize(n);
 }
 
-void run_parallel(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context) {
-    the_pool().run(count, body, context);
+void run_parallel(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context, int workers) {
+    the_pool().run(count, body, context, workers);
 }
 
 }  // namespace npgpt

@@ -13,19 +13,21 @@ int num_threads();
 void set_num_threads(int n);  // n >= 1; waits for a running job
 
 // Calls body(context, i, worker) once for each i in [0, count), on any thread, in any order; returns when all are done.
-// worker is below num_threads() and tells apart the threads of this job: an index for work space. body must not throw.
+// worker tells apart the threads of this job, an index for work space: it stays below `workers`, whatever another thread
+// does to num_threads() meanwhile. body must not throw.
 // A call from inside a job, or while another thread's job runs, does its work on the calling thread alone.
 // Denormal floats count as zero while body runs; the caller's floating-point mode is restored.
-void run_parallel(std::ptrdiff_t count, void (*body)(void* context, std::ptrdiff_t i, int worker), void* context);
+void run_parallel(std::ptrdiff_t count, void (*body)(void* context, std::ptrdiff_t i, int worker), void* context,
+                  int workers);
 
 template <class Body>
-void parallel_for(std::ptrdiff_t count, Body&& body) {
+void parallel_for(std::ptrdiff_t count, Body&& body, int workers = 1 << 30) {
     run_parallel(
         count,
         [](void* context, std::ptrdiff_t i, int worker) {
             (*static_cast<std::remove_reference_t<Body>*>(context))(i, worker);
         },
-        &body);
+        &body, workers);
 }
 
 }  // namespace npgpt
