@@ -3,8 +3,7 @@
     python -m benchmarks.compare [--case NAME ...] [--peer NAME ...] [--rounds N] [--json]
 
 The contenders take turns, A B C A B C, so that a slow minute hits all alike; medians are compared. The
-machine's own limit is measured between the turns. PyTorch comes with `pip install -e ".[parity]"`; --peer picks
-contenders.
+machine's own limit is measured between the turns. PyTorch comes with `pip install -e ".[parity]"`.
 """
 
 import argparse

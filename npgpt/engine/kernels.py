@@ -107,7 +107,7 @@ def zeros(n, dtype=np.float32):
 
 
 def limits(seconds=0.3):
-    """(GFLOP/s of multiply-adds, GB/s of memory reads) that this machine gives just now on all threads in use.
+    """(GFLOP/s of multiply-adds, GB/s of reads from memory) of this machine, now, on all threads in use.
 
     RuntimeError without compiled kernels: NumPy cannot reach them.
     """

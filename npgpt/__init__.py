@@ -1,0 +1,31 @@
+"""npgpt: GPTs on ordinary CPUs, with NumPy and C++ kernels of its own.
+
+`import npgpt` costs next to nothing: a name is looked up, and its room opened, when it is first used.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GPT": "npgpt.api",
+    "load": "npgpt.api",
+    "GPTConfig": "npgpt.engine.model",
+    "AdamW": "npgpt.engine.optim",
+    "set_num_threads": "npgpt.engine.kernels",
+    "Dataset": "npgpt.text.data",
+}
+
+__all__ = ["__version__", "text", *_HOME]
+
+
+def __getattr__(name):
+    if name == "text":
+        return import_module("npgpt.text")
+    if name not in _HOME:
+        raise AttributeError(f"module 'npgpt' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,29 @@
+"""`npgpt NAME ...` and `python -m npgpt NAME ...`: the same doors as `python -m npgpt.NAME`."""
+
+import sys
+from importlib import import_module
+
+DOORS = {
+    "train": "train a GPT on text",
+    "evaluate": "measure a trained GPT on text",
+    "generate": "let a trained GPT write",
+    "bench": "measure how fast this machine trains",
+}
+
+
+def main(argv=None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in DOORS:
+        return import_module(f"npgpt.{argv[0]}").main(argv[1:])
+    if argv and argv[0] not in ("-h", "--help"):
+        print(f"npgpt: NAME must be one of {', '.join(DOORS)}, got {argv[0]}", file=sys.stderr)
+        return 2
+    print("npgpt NAME ..., where NAME is one of")
+    for name, what in DOORS.items():
+        print(f"  {name:10}{what}")
+    print("npgpt NAME --help tells more.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

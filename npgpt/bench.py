@@ -1,0 +1,101 @@
+"""`python -m npgpt.bench`: how fast npgpt is here, beside the machine's own limits; under a minute."""
+
+import json
+import time
+from statistics import median
+
+import numpy as np
+
+from npgpt import cli
+
+MATMULS = [(768, 512, 128), (4096, 1536, 384), (256, 3072, 768), (1024, 3072, 768)]  # M, N, K
+STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
+    "4 layers x 128, 12 x 64 tokens": (4, 4, 128, 257, 12, 64),
+    "6 layers x 384, 4 x 256 tokens": (6, 6, 384, 257, 4, 256),
+    "GPT-2 124M, 4 x 64 tokens": (12, 12, 768, 50257, 4, 64),
+}
+
+
+def main(argv=None) -> int:
+    parser = cli.parser("bench", "Measure matrix products and training steps, beside this machine's limits.")
+    parser.add_argument("--threads", type=cli.count, help="default: the CPUs this process may use")
+    parser.add_argument(
+        "--json", action="store_true", help="end with one JSON object on the last line of stdout"
+    )
+    args = parser.parse_args(argv)
+    cli.begin(args.threads)
+
+    results = {"matmul": {}, "step": {}}
+    try:
+        from npgpt.engine import kernels
+
+        results["peak_gflops"], results["read_gb_per_second"] = kernels.limits()
+        print(
+            f"limits: {results['peak_gflops']:.0f} GFLOP/s of multiply-adds, "
+            f"{results['read_gb_per_second']:.0f} GB/s read from memory"
+        )
+    except RuntimeError:
+        results["peak_gflops"] = results["read_gb_per_second"] = None
+        print("limits: not measured, as NumPy alone cannot reach them")
+    for M, N, K in MATMULS:
+        name = f"{M} x {N} x {K}"
+        results["matmul"][name] = _tell(f"matmul {name}", 2 * M * N * K, _matmul(M, N, K))
+    for name, shape in STEPS.items():
+        flops, step = _step(*shape)
+        results["step"][name] = _tell(f"step: {name}", flops, step, tokens=shape[4] * shape[5])
+    if args.json:
+        print(json.dumps(results))
+    return 0
+
+
+def _matmul(M, N, K):
+    from npgpt.engine import kernels
+
+    ops, rng = kernels.ops_for(np.float32), np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((M, K), (K, N)))
+    return lambda: ops.matmul(a, b)
+
+
+def _step(n_layer, n_head, n_embd, vocab_size, batch, time):
+    """-> flops of a training step, and a function that does one."""
+    from npgpt.engine.model import GPT, GPTConfig
+    from npgpt.engine.optim import AdamW
+
+    model = GPT(GPTConfig(n_layer, n_head, n_embd, time, vocab_size))
+    optimizer, rng = AdamW(model), np.random.default_rng(0)
+    x, y = rng.integers(0, vocab_size, (2, batch, time))
+
+    def step():
+        model.forward(x, targets=y)
+        model.backward()
+        optimizer.step(max_grad_norm=1.0)
+
+    return model.flops_per_token(time) * batch * time, step
+
+
+def _tell(name: str, flops: float, run, tokens: int = 0, seconds: float = 2.0) -> dict:
+    """Times run() for about `seconds`, the machine's peak in between; prints and returns the medians."""
+    from npgpt.engine import kernels
+
+    run(), run()  # memory and caches
+    times, peaks = [], []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        if len(times) % max(1, len(times) // 5) == 0:
+            peaks.append(kernels.peak_gflops(0.02))
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    took, peak = median(times), median(peaks)
+    result = {"ms": took * 1e3, "gflops": flops / took / 1e9, "share_of_peak": flops / took / 1e9 / peak}
+    line = f"{name:40}{result['ms']:9.2f} ms{result['gflops']:7.0f} GFLOP/s"
+    line += f"{result['share_of_peak']:7.0%} of peak"
+    if tokens:
+        result["tokens_per_second"] = tokens / took
+        line += f"{result['tokens_per_second']:9,.0f} tokens/s"
+    print(line, flush=True)
+    return result
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,166 @@
+"""What the doors share: flags and where their values come from, one-line errors, the first line of a run.
+
+A setting is a flag that may also come from elsewhere: flag > NPGPT_* variable > --config file.toml > default.
+"""
+
+import argparse
+import contextlib
+import difflib
+import math
+import os
+import signal
+import sys
+import tomllib
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Setting(NamedTuple):
+    name: str  # n_layer: the flag --n-layer, the variable NPGPT_N_LAYER, the key n_layer of a config file
+    kind: object  # str -> value, ArgumentTypeError when it cannot be
+    help: str
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def parser(name: str, description: str) -> Parser:
+    return Parser(prog=f"npgpt {name}", description=description, allow_abbrev=False)
+
+
+def add_settings(parser: Parser, settings) -> None:
+    for setting in settings:
+        flag, unit = "--" + setting.name.replace("_", "-"), setting.name.upper()
+        parser.add_argument(flag, type=setting.kind, default=None, help=setting.help, metavar=unit)
+
+
+def number(kind, what: str, holds):
+    """A type for argparse: text -> kind(text), refused unless it holds()."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and holds(value)):
+            raise argparse.ArgumentTypeError(f"must be {what}, got {text}")
+        return value
+
+    return convert
+
+
+count = number(int, "a whole number, at least 1", lambda v: v >= 1)
+count_or_zero = number(int, "a whole number, at least 0", lambda v: v >= 0)
+positive = number(float, "a number above 0", lambda v: v > 0)
+not_negative = number(float, "a number, at least 0", lambda v: v >= 0)
+share = number(float, "a number in 0..1, 1 excluded", lambda v: 0 <= v < 1)
+
+
+def one_of(*choices):
+    def convert(text):
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"must be {' or '.join(choices)}, got {text}")
+        return text
+
+    return convert
+
+
+def resolve(settings, args, config_file: str | None) -> dict:
+    """name -> value of every setting, None where nobody gave one."""
+    from_file = _read_config(config_file, settings) if config_file else {}
+    values = {}
+    for name, kind, _ in settings:
+        values[name] = getattr(args, name)
+        variable = f"NPGPT_{name.upper()}"
+        if values[name] is None and variable in os.environ:
+            values[name] = _convert(kind, os.environ[variable], variable)
+        elif values[name] is None and name in from_file:
+            values[name] = _convert(kind, from_file[name], f"{config_file}: {name}")
+    return values
+
+
+def _read_config(path: str, settings) -> dict:
+    """The top level of a TOML file as strings; tables in it are notes, not settings."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: must be TOML, got {error}") from None
+    known = [setting.name for setting in settings]
+    values = {}
+    for key, value in table.items():
+        if isinstance(value, dict) or key == "text":
+            continue
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{path}: {key} is not a setting{hint}")
+        values[key] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return values
+
+
+def _convert(kind, text: str, where: str):
+    try:
+        return kind(text)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise ValueError(f"{where} {error}") from None
+
+
+BAD_INPUT = (OSError, MemoryError, ValueError, TypeError)
+
+
+@contextlib.contextmanager
+def errors_as_lines(name: str, code: int = 2, kinds: tuple = BAD_INPUT):
+    """Errors of these kinds become one line on stderr and an exit code, warnings a line; bugs stay bugs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+        try:
+            yield
+        except kinds as error:
+            message = str(error)
+            if isinstance(error, OSError) and error.filename:
+                message = f"{error.filename}: {error.strerror}"
+            elif isinstance(error, MemoryError):
+                message = f"not enough memory; a smaller model, batch or block size needs less ({error})"
+            fail(name, message, code)
+
+
+@contextlib.contextmanager
+def interruptible():
+    """Gives a function that tells whether Ctrl-C or SIGTERM came; a second one ends the process at once."""
+    came = []
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number, frame):
+        came.append(number)
+        for n, handler in usual.items():
+            signal.signal(n, handler)
+
+    for number in usual:
+        signal.signal(number, remember)
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def fail(name: str, message: str, code: int):
+    print(f"npgpt {name}: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def begin(threads: int | None, out=None) -> None:
+    """Set the threads and print the first line of every run: the kernels in use, or how to get them."""
+    from npgpt.engine import kernels
+
+    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a character is no reason to die
+        stream.reconfigure(errors="replace")
+    if threads:
+        kernels.set_num_threads(threads)
+    print(f"running on {kernels.describe()}", file=out, flush=True)

@@ -1,0 +1,73 @@
+"""`python -m npgpt.evaluate RUN [TEXT...]`: measure a trained GPT on text, beside what needs no model."""
+
+import json
+from pathlib import Path
+
+from npgpt import cli
+
+
+def main(argv=None) -> int:
+    parser = cli.parser("evaluate", "Measure a trained GPT: on the test part of its run's text, or on TEXT.")
+    add = parser.add_argument
+    add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
+    add("text", nargs="*", metavar="TEXT", help="other text to measure it on")
+    add("--threads", type=cli.count, help="default: the CPUs this process may use")
+    add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
+    args = parser.parse_args(argv)
+
+    with cli.errors_as_lines("evaluate"):
+        import npgpt
+        from npgpt.training import checkpoint, evaluation
+
+        model = npgpt.load(args.model)
+        if model.tokenizer is None:
+            raise ValueError(f"{args.model}: must have the byte tokenizer to be measured on text")
+        part, ids, train_ids = _parts(args)
+    cli.begin(args.threads)
+    print(f"measured on {part}: {len(ids):,} tokens")
+    measured = evaluation.evaluate(model, ids, model.tokenizer)
+    result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, model.tokenizer)}
+    _print_table(result)
+    if not args.text and checkpoint.is_run(Path(args.model)):
+        checkpoint.write_atomically(Path(args.model) / "test.json", json.dumps(result, indent=2) + "\n")
+    if args.json:
+        print(json.dumps({"run": args.model, **result}))
+    return 0
+
+
+def _parts(args):
+    """(what it is, ids to measure on, ids that the unigram baseline counts)."""
+    import numpy as np
+
+    from npgpt.text import data
+    from npgpt.training import run as runs
+
+    if args.text:
+        whole = data.Dataset.from_text(args.text, split=(1,))
+        return "the text given", whole.train, whole.train
+    if not (Path(args.model) / runs.CONFIG).exists():
+        raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
+    config = runs.read_config(args.model)
+    raw = data.read_files(config["text"])
+    if data.fingerprint(raw) != config["about"].get("text_sha256"):
+        raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
+    documents = [data.clean_document(document, config["clean"]) for document in raw]
+    dataset = data.Dataset.from_documents(documents, config["split"])
+    if len(dataset.test):
+        return "the test part of its text", dataset.test, dataset.train
+    trained = np.concatenate([dataset.train, dataset.validation])
+    memorised = ", which was to be memorised" if config["about"].get("memorise") else ""
+    return f"the text that it was trained on{memorised} (there is no test part)", trained, dataset.train
+
+
+def _print_table(result):
+    print(f"loss {result['loss']:.4f} nats per token, perplexity {result['perplexity']:.3f}")
+    print(f"{'':10}{'bits per byte':>15}{'accuracy@1':>12}{'accuracy@5':>12}")
+    for name, row in {"npgpt": result, **result["baselines"]}.items():
+        cells = [f"{row['bits_per_byte']:15.3f}"]
+        cells += [f"{row[key]:12.1%}" for key in ("accuracy@1", "accuracy@5") if key in row]
+        print(f"{name:10}{''.join(cells)}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,57 @@
+"""`python -m npgpt.generate RUN "prompt"`: let a trained GPT write."""
+
+import json
+import sys
+
+from npgpt import cli
+
+
+def main(argv=None) -> int:
+    parser = cli.parser("generate", "Let a trained GPT write.")
+    add = parser.add_argument
+    add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
+    add("prompt", nargs="?", default="", help="text to go on from (default: the beginning of a document)")
+    add("--max-new-tokens", type=cli.count_or_zero, default=200, help="at most so many tokens (default 200)")
+    add("--temperature", type=cli.not_negative, default=0.8, help="0: the likeliest token (default 0.8)")
+    add("--top-k", type=cli.count, help="only the K likeliest tokens (default: all)")
+    add("--top-p", type=float, default=1.0, help="only the likeliest that reach probability P (default 1)")
+    add("--min-p", type=float, default=0.0, help="only those at least P times the likeliest (default 0)")
+    add("--repetition-penalty", type=cli.positive, default=1.0, help="above 1: less repetition (default 1)")
+    add("--stop", action="append", default=[], metavar="S", help="end before this text; may be repeated")
+    add("--ignore-eos", action="store_true", help="never end the text by itself")
+    add("--seed", type=cli.count_or_zero, help="same seed, same text (default: another each time)")
+    add("--stream", action="store_true", help="show the text as it is written")
+    add("--threads", type=cli.count, help="default: the CPUs this process may use")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+    args = parser.parse_args(argv)
+
+    with cli.errors_as_lines("generate"):
+        import npgpt
+
+        model = npgpt.load(args.model)
+        pieces = model.generate(
+            args.prompt,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            min_p=args.min_p,
+            repetition_penalty=args.repetition_penalty,
+            stop=args.stop,
+            ignore_eos=args.ignore_eos,
+            seed=args.seed,
+            stream=True,
+        )
+    cli.begin(args.threads, out=sys.stderr)  # stdout is for the text alone
+    if args.json:
+        print(json.dumps({"model": args.model, "prompt": args.prompt, "text": "".join(pieces)}))
+        return 0
+    print(args.prompt, end="", flush=True)
+    for piece in pieces if args.stream else ["".join(pieces)]:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Generation: a trained model writes text."""

@@ -1,0 +1,1 @@
+"""The work: what to train (plan), the loop (trainer), what it keeps (checkpoint), its worth (evaluation)."""

@@ -1,0 +1,140 @@
+"""Checkpoints that survive a kill or a power cut at any moment.
+
+A run folder holds step-NNNNNN/ folders and the pointers LATEST and BEST, one line each. A checkpoint appears
+whole or not at all: it is written into a temporary folder, every file synced, then renamed; the pointer
+follows by the same means. Reading checks sizes and sha256 against the manifest before anything is believed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from npgpt.interop import huggingface
+
+MANIFEST = "manifest.json"
+
+
+def save(run: Path, step: int, model, tokenizer, optimizer, state: dict) -> Path:
+    """Write run/step-NNNNNN and point LATEST at it; returns the folder.
+
+    `state` goes to trainer.json: plain numbers and strings, all that a resume needs beside the arrays.
+    OSError (a full disk, say) leaves every older checkpoint and pointer as it was.
+    """
+    final = run / f"step-{step:06d}"
+    temporary = run / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
+    try:
+        huggingface.write_pretrained(temporary, model, tokenizer)
+        save_file(optimizer.state(), temporary / "optimizer.safetensors")
+        (temporary / "trainer.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        _write_manifest(temporary)
+        for path in temporary.iterdir():
+            _sync(path)
+        _sync(temporary)
+        os.rename(temporary, final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(run)
+    point(run, "LATEST", final.name)
+    return final
+
+
+def point(run: Path, pointer: str, name: str) -> None:
+    """Make run/LATEST or run/BEST name a checkpoint; a reader sees the old name or the new one."""
+    write_atomically(run / pointer, name + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that at any moment it is the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all checkpoints but the last `keep` and the best."""
+    best = _pointed(run, "BEST")
+    for folder in checkpoints(run)[keep:]:
+        if folder != best:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, newest first; whether they are whole is verify's affair."""
+    found = [path for path in run.glob("step-*") if path.name[5:].isdigit() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "LATEST").exists() or bool(checkpoints(folder))
+
+
+def choose(run: Path, pointers=("BEST", "LATEST")) -> tuple[Path, list[str]]:
+    """The checkpoint to use: the first pointer's that is whole, else the newest that is.
+
+    Also returns one line for each broken checkpoint passed over. ValueError if none is left.
+    """
+    candidates = [folder for pointer in pointers if (folder := _pointed(run, pointer))]
+    candidates += [folder for folder in checkpoints(run) if folder not in candidates]
+    broken = []
+    for folder in dict.fromkeys(candidates):
+        try:
+            verify(folder)
+            return folder, broken
+        except ValueError as error:
+            broken.append(f"{error}; passed over")
+    raise ValueError(f"{run}: must hold a checkpoint that is whole, got " + ("; ".join(broken) or "none"))
+
+
+def verify(folder: Path) -> None:
+    """ValueError, naming the first file at fault, unless `folder` is what its manifest says."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (int(entry["size"]), entry["sha256"]) for name, entry in files.items()}
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: {MANIFEST} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{folder}: {MANIFEST} is broken") from None
+    for name, (size, sha256) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{folder}: {name} is missing")
+        if path.stat().st_size != size:
+            raise ValueError(f"{folder}: {name} must have {size} bytes, got {path.stat().st_size}")
+        if _sha256(path) != sha256:
+            raise ValueError(f"{folder}: {name} is damaged (its sha256 differs)")
+
+
+def _pointed(run: Path, pointer: str) -> Path | None:
+    """The folder that run/LATEST or run/BEST names; None without one, or where it names no checkpoint."""
+    try:
+        name = (run / pointer).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return next((folder for folder in checkpoints(run) if folder.name == name), None)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file, or a folder's list of names, on the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""How well a model predicts a text, beside what needs no model.
+
+Everything is measured over all tokens of a part, in non-overlapping windows of block_size.
+V = vocabulary; B, T = windows, tokens in a window.
+"""
+
+import gzip
+import lzma
+import math
+
+import numpy as np
+
+from npgpt.text.data import evaluation_batches
+
+TOKENS_AT_ONCE = 1024  # bounds the memory for logits; no result depends on it but in the last bits
+
+
+def mean_loss(model, ids, batch_size: int, end_of_text: int, max_tokens: int | None = None) -> float:
+    """Nats per token over ids (N,), or over a fixed subset of about max_tokens."""
+    total, count = 0.0, 0
+    for x, y in evaluation_batches(ids, model.config.block_size, batch_size, end_of_text, max_tokens):
+        n = int((y >= 0).sum())
+        total, count = total + model.loss(x, y) * n, count + n
+    return total / count
+
+
+def evaluate(model, ids, tokenizer) -> dict:
+    """loss (nats/token), perplexity, bits_per_byte, accuracy@1 and @5; over how many tokens and bytes."""
+    T, end = model.config.block_size, tokenizer.end_of_text
+    total, first, fifth = 0.0, 0, 0
+    for x, y in evaluation_batches(ids, T, max(1, TOKENS_AT_ONCE // T), end):
+        logits, targets = model.logits(x)[y >= 0].astype(np.float64), y[y >= 0]  # (n,V), (n,)
+        at_target = logits[np.arange(len(targets)), targets][:, None]  # (n,1)
+        top = logits.max(axis=1, keepdims=True)
+        total += float((np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top - at_target).sum())
+        tied = (logits == at_target) & (np.arange(logits.shape[1]) < targets[:, None])  # ties go by id
+        rank = ((logits > at_target) | tied).sum(axis=1)  # (n,): likelier tokens
+        first, fifth = first + int((rank < 1).sum()), fifth + int((rank < 5).sum())
+    n, n_bytes = len(ids), len(tokenizer.decode_bytes(ids))
+    return {
+        "tokens": n,
+        "bytes": n_bytes,
+        "loss": total / n,
+        "perplexity": math.exp(total / n),
+        "bits_per_byte": total / math.log(2) / max(n_bytes, 1),
+        "accuracy@1": first / n,
+        "accuracy@5": fifth / n,
+    }
+
+
+def baselines(ids, train_ids, tokenizer) -> dict:
+    """What the same ids cost without a model: bits per byte, and for unigram the accuracies too.
+
+    uniform     every token equally probable
+    unigram     token frequencies of the training part, each count plus one
+    gzip, xz    the part compressed by itself, at the strongest setting
+    """
+    V, n = tokenizer.vocab_size, len(ids)
+    text = tokenizer.decode_bytes(ids)
+    counts = np.bincount(train_ids, minlength=V) + 1.0  # (V,)
+    nats = -np.log(counts / counts.sum())[ids].sum()
+    ranked = np.argsort(-counts, kind="stable")
+    per_byte = max(len(text), 1)
+    return {
+        "uniform": {"bits_per_byte": n * math.log2(V) / per_byte, "accuracy@1": 1 / V, "accuracy@5": 5 / V},
+        "unigram": {
+            "bits_per_byte": float(nats) / math.log(2) / per_byte,
+            "accuracy@1": float(np.isin(ids, ranked[:1]).mean()),
+            "accuracy@5": float(np.isin(ids, ranked[:5]).mean()),
+        },
+        "gzip": {"bits_per_byte": 8 * len(gzip.compress(text, 9)) / per_byte},
+        "xz": {"bits_per_byte": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / per_byte},
+    }

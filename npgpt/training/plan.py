@@ -1,0 +1,95 @@
+"""The default plan: what to train on a text of this size, unless the flags say otherwise.
+
+A function of the text's size and the flags alone, never of the clock, the processor or the threads.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
+
+TOO_SMALL = 10_000  # tokens: under this a validation part is a few sentences, and its loss means nothing
+MEMORISED = 0.05  # nats per token over an epoch: nearly all that is left are the first tokens of each window
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a training run that changes its weights, but for the text and the seed."""
+
+    memorise: bool  # the text is too small to generalise: learn it by heart, all of it
+    split: tuple[float, float, float]
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    dropout: float
+    batch_size: int
+    steps: int
+    lr: float
+    min_lr: float
+    warmup: int  # steps
+    weight_decay: float
+    clip: float  # greatest norm of the whole gradient
+    eval_every: int  # steps
+    eval_tokens: int  # of the validation part, while training
+    save_every: int  # steps
+    target_loss: float | None  # stop when validation (memorise: training) loss gets there
+
+    def settings(self) -> dict:
+        """The fields that flags can set, by the flags' names."""
+        return {name: value for name, value in vars(self).items() if name in FLAGS}
+
+    def model_sizes(self) -> dict:
+        """The fields that are GPTConfig's too."""
+        sizes = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
+        return {name: getattr(self, name) for name in sizes}
+
+    def learning_rate(self, step: int) -> float:
+        """Of step 1, 2, ...: a linear warm-up to lr, then half a cosine down to min_lr at the last step."""
+        if step <= self.warmup:
+            return self.lr * step / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)  # 0..1
+        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+FLAGS = ("epochs", *(field.name for field in fields(Plan) if field.name != "memorise"))
+
+
+def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
+    """The plan for a text of n_tokens; flags are fields of Plan, those that are None are left to it.
+
+    From TOO_SMALL tokens to a million, the steps grow with the square root of the text, and the dropout fades
+    as there is more to learn; beyond, the plan stays what it is, about two minutes on two cores.
+    """
+    flags = {name: value for name, value in flags.items() if value is not None}
+    small = n_tokens < TOO_SMALL
+    split = parse_split(flags.pop("split", (1, 0, 0) if small else DEFAULT_SPLIT))
+    memorise = small and split[1] == 0
+    n_train = max(1, round(split[0] * n_tokens))
+
+    size = min(1.0, math.sqrt(n_tokens / 1e6))  # 0.1 at TOO_SMALL
+    default = {
+        "n_layer": 2 if memorise else 4,  # two layers learn by heart as well as four, in half the time
+        "n_head": 4,
+        "n_embd": 128,
+        "block_size": min(128 if memorise else 64, n_train),
+        "dropout": 0.0 if memorise else round(0.2 * (1 - size), 2),
+        "batch_size": 6 if memorise else 12,
+        "lr": 4e-3,
+        "weight_decay": 0.1,
+        "clip": 1.0,
+        "eval_tokens": 65536,
+    }
+    shape = default | flags
+    epoch = batches_per_epoch(n_train, shape["block_size"], shape["batch_size"])
+    steps = max(600, 200 * epoch) if memorise else round(2000 * max(size, 0.25))
+    steps = flags.get("steps", epochs * epoch if epochs else steps)
+    default |= {
+        "steps": steps,
+        "min_lr": shape["lr"] / 20,
+        "warmup": min(50, max(1, steps // 10)),
+        "eval_every": max(1, steps // 10),
+        "target_loss": MEMORISED if memorise else None,
+    }
+    default["save_every"] = flags.get("eval_every", default["eval_every"])
+    return Plan(memorise=memorise, split=split, **(default | flags))

@@ -1,0 +1,78 @@
+"""Fixtures shared by all tests, and the rule of CI: with NPGPT_NO_SKIP=1 a skipped test is a failed test."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from npgpt.engine import kernels
+
+# The same examples on every run: a test fails because of a change, not because of the day.
+# Choosing the kernels once per test, not once per example, is what the fixtures below intend.
+settings.register_profile(
+    "npgpt",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("npgpt")
+
+COMPILED = [name for name in kernels.available() if name != "numpy"]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1234)
+
+
+@pytest.fixture(params=kernels.available())
+def impl(request):
+    """Runs the test once on each implementation this machine has, NumPy included -> its name."""
+    with kernels.use(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=COMPILED)
+def isa(request):
+    """Runs the test once on each compiled implementation -> its name. Without any, the test is skipped."""
+    with kernels.use(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def threads():
+    """kernels.set_num_threads, undone after the test."""
+    before = kernels.get_num_threads()
+    yield kernels.set_num_threads
+    kernels.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The folder of real texts: NPGPT_DATA; skips without it."""
+    folder = os.environ.get("NPGPT_DATA")
+    if not folder:
+        pytest.skip("NPGPT_DATA is not set")
+    assert Path(folder).is_dir(), f"NPGPT_DATA must be a folder, got {folder}"
+    return Path(folder).resolve()
+
+
+def _no_skip(report, skip_is_expected=False):
+    if report.skipped and not skip_is_expected and os.environ.get("NPGPT_NO_SKIP") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"NPGPT_NO_SKIP=1, but {report.nodeid} was skipped: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    return _no_skip(report, skip_is_expected=hasattr(report, "wasxfail"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    return _no_skip(report)

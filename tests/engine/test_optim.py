@@ -1,0 +1,138 @@
+"""AdamW on a model: the formula, clipping, which weights decay, and going on from a saved state."""
+
+import math
+
+import numpy as np
+import pytest
+
+from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.optim import AdamW
+
+CONFIG = GPTConfig(n_layer=1, n_head=3, n_embd=15, block_size=7, vocab_size=11)
+
+
+def model_with_gradient(rng, dtype=np.float32, scale=1.0):
+    model = GPT(CONFIG, seed=1, dtype=dtype)
+    model.flat_params[...] = rng.standard_normal(model.num_params)
+    model.flat_grads[...] = scale * rng.standard_normal(model.num_params)
+    model.touch()
+    return model
+
+
+def test_steps_follow_the_formula(impl, rng):
+    """Five steps with clipping and a changing rate, against the formula in float64, tensor by tensor."""
+    model = model_with_gradient(rng)
+    optimizer = AdamW(model, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    theta = {name: w.astype(np.float64) for name, w in model.params.items()}
+    first = {name: np.zeros(w.shape) for name, w in theta.items()}
+    second = {name: np.zeros(w.shape) for name, w in theta.items()}
+    for step in range(1, 6):
+        optimizer.lr = 0.01 / step
+        model.flat_grads[...] = rng.standard_normal(model.num_params) * 10.0 ** (2 - step)
+        grads = {name: g.astype(np.float64) for name, g in model.grads.items()}
+        norm = math.sqrt(sum((g * g).sum() for g in grads.values()))
+        assert optimizer.step(max_grad_norm=1.0) == pytest.approx(norm, rel=1e-6)
+        assert optimizer.steps == step
+        for name, w in theta.items():
+            g = grads[name] * min(1.0, 1.0 / (norm + 1e-6))
+            first[name] = 0.8 * first[name] + 0.2 * g
+            second[name] = 0.95 * second[name] + 0.05 * g * g
+            m, v = first[name] / (1 - 0.8**step), second[name] / (1 - 0.95**step)
+            if w.ndim == 2:
+                w -= optimizer.lr * 0.1 * w
+            w -= optimizer.lr * m / (np.sqrt(v) + 1e-6)
+            np.testing.assert_allclose(model.params[name], w, rtol=2e-6, atol=2e-6, err_msg=name)
+        assert not model.flat_grads.any()
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1e9, 3.0])
+def test_clipping(impl, rng, max_grad_norm):
+    """A step of Adam hardly depends on the gradient's size: clipping shows in the moments."""
+    model = model_with_gradient(rng, scale=2.0)
+    g = model.flat_grads.astype(np.float64)
+    norm = math.sqrt((g * g).sum())
+    optimizer = AdamW(model, betas=(0.5, 0.5))
+    assert optimizer.step(max_grad_norm) == pytest.approx(norm, rel=1e-6), "the norm before clipping"
+    scale = 3.0 / norm if max_grad_norm == 3.0 else 1.0
+    np.testing.assert_allclose(optimizer.state()["m"], 0.5 * g * scale, rtol=2e-6, atol=1e-12)
+    np.testing.assert_allclose(optimizer.state()["v"], 0.5 * (g * scale) ** 2, rtol=2e-6, atol=1e-12)
+
+
+def test_only_matrices_decay(impl, rng):
+    model = model_with_gradient(rng, scale=0.0)
+    before = {name: w.copy() for name, w in model.params.items()}
+    AdamW(model, lr=0.5, weight_decay=0.1).step()
+    for name, w in model.params.items():
+        # without a gradient nothing moves but by decay: lr * weight_decay = 5 %
+        np.testing.assert_allclose(w, before[name] * (0.95 if w.ndim == 2 else 1.0), rtol=3e-7)
+
+
+def test_no_rate_no_change(impl, rng):
+    model = model_with_gradient(rng)
+    before = model.flat_params.copy()
+    AdamW(model, lr=0.0).step()
+    np.testing.assert_array_equal(model.flat_params, before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(impl, rng, bad):
+    model = model_with_gradient(rng)
+    optimizer = AdamW(model)
+    optimizer.step(1.0)
+    kept = model.flat_params.copy(), *(a.copy() for a in optimizer.state().values())
+    model.flat_grads[7] = bad
+    assert not math.isfinite(optimizer.step(1.0))
+    assert optimizer.steps == 1 and not model.flat_grads.any()
+    for now, before in zip((model.flat_params, *optimizer.state().values()), kept, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+def test_goes_on_from_a_saved_state_bit_for_bit(impl):
+    def gradient(model, step):
+        model.flat_grads[...] = np.random.default_rng(step).standard_normal(model.num_params)
+
+    def run(model, optimizer, steps):
+        for step in steps:
+            gradient(model, step)
+            optimizer.step(1.0)
+
+    whole = GPT(CONFIG)
+    run(whole, AdamW(whole), range(6))
+    first = GPT(CONFIG)
+    optimizer = AdamW(first)
+    run(first, optimizer, range(3))
+    state = {name: moment.copy() for name, moment in optimizer.state().items()}
+    second = GPT(CONFIG, seed=9)
+    second.flat_params[...] = first.flat_params
+    resumed = AdamW(second)
+    resumed.load_state(state, optimizer.steps)
+    assert resumed.steps == 3
+    run(second, resumed, range(3, 6))
+    np.testing.assert_array_equal(second.flat_params, whole.flat_params)
+    with pytest.raises(ValueError, match=r"^AdamW.load_state: m must have shape .*, got \(3,\)$"):
+        resumed.load_state({"m": np.zeros(3, np.float32), "v": state["v"]}, 3)
+
+
+def test_a_step_ends_the_life_of_caches(rng):
+    model = model_with_gradient(rng)
+    ids = np.zeros((1, 3), int)
+    model.forward(ids, ids)
+    AdamW(model).step()
+    with pytest.raises(RuntimeError, match=r"^backward: "):
+        model.backward()
+
+
+@pytest.mark.parametrize(
+    "settings, what",
+    [
+        ({"lr": -1e-3}, "lr must be finite and at least 0, got -0.001"),
+        ({"lr": math.nan}, "lr must be finite and at least 0, got nan"),
+        ({"eps": -1.0}, "eps must be finite and at least 0, got -1.0"),
+        ({"weight_decay": math.inf}, "weight_decay must be finite and at least 0, got inf"),
+        ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"betas": (-0.1, 0.9)}, r"betas must be in \[0, 1\), got \(-0.1, 0.9\)"),
+    ],
+)
+def test_bad_settings(settings, what):
+    with pytest.raises(ValueError, match=f"^AdamW: {what}$"):
+        AdamW(GPT(CONFIG), **settings)

@@ -1,0 +1,81 @@
+"""Who may import whom: the rooms of npgpt know only what is below them."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import npgpt
+
+PACKAGE = Path(npgpt.__file__).parent
+DOORS = {"train", "evaluate", "generate", "bench"}
+
+# room -> what of npgpt it may import. `engine.kernels` stands for that one file of the room.
+MAY_IMPORT = {
+    "engine": {"engine"},
+    "text": {"text", "engine.kernels"},
+    "interop": {"interop", "engine", "text"},
+    "training": {
+        "training",
+        "engine",
+        "text",
+        "interop",
+        "__init__",
+    },  # __init__: the version, for config.toml
+    "runtime": {"runtime", "engine", "text"},
+    "__init__": {"api", "engine", "text"},  # by name and lazily
+    "api": {"engine", "text", "interop", "training", "runtime"},
+    "cli": {"engine"},
+    "__main__": set(),  # opens the doors by name
+    **{door: {"__init__", "api", "cli", "engine", "text", "training"} for door in DOORS},
+}
+OUTSIDE = {"numpy", "safetensors", "tqdm"}  # what `pip install npgpt` brings
+ENGINE_OUTSIDE = {"numpy"}
+
+
+def imports(path: Path):
+    """Every module that a file imports, at its head or inside a function: 'npgpt.text.data', 'numpy', ..."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports must be absolute"
+            for alias in node.names:
+                inside = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
+                is_module = inside.with_suffix(".py").exists() or inside.is_dir() or alias.name == "_kernels"
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def room(module: str) -> str:
+    """'npgpt.text.data' -> 'text', 'npgpt' -> '__init__'."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_walls(path):
+    inside = path.relative_to(PACKAGE)
+    here = inside.parts[0] if len(inside.parts) > 1 else inside.stem
+    assert here in MAY_IMPORT, f"{inside} is in no room that DESIGN knows"
+    for module in imports(path):
+        top = module.split(".")[0]
+        if module == "npgpt._kernels":
+            assert inside == Path("engine/kernels.py"), (
+                f"{inside} imports _kernels; engine/kernels.py alone may"
+            )
+        elif top == "npgpt":
+            file = ".".join(module.split(".")[1:3])  # room.file
+            allowed = MAY_IMPORT[here]
+            assert room(module) in allowed or file in allowed, f"{inside} may not import {module}"
+        elif top not in sys.stdlib_module_names:
+            allowed = ENGINE_OUTSIDE if here == "engine" else OUTSIDE
+            assert top in allowed, f"{inside} imports {top}, which npgpt does not bring"
+
+
+def test_nobody_imports_a_door():
+    for path in FILES:
+        for module in imports(path):
+            assert room(module) not in DOORS or not module.startswith("npgpt."), f"{path} imports {module}"

@@ -1,0 +1,131 @@
+"""Reading, cleaning, splitting, and that an epoch makes each token a target once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt.text import data
+from npgpt.text.data import Batches, Dataset, clean_document, cut_windows, evaluation_batches, parse_split
+
+END = 256
+
+
+def test_light_cleaning():
+    assert clean_document("\ufeffcafe\u0301\r\nb\rc\n".encode()) == "café\nb\nc\n".encode()
+
+
+def test_full_cleaning():
+    assert clean_document(b"a\x00b \t\n\n\n\n\nc\td\x1f \n", "full") == b"ab\n\nc\td\n"
+
+
+def test_the_sample_text_is_clean():
+    text = "O céu de verão.\nA praia.".encode()
+    assert clean_document(text, "light") == clean_document(text, "full") == text
+
+
+@pytest.mark.parametrize("how", data.CLEANINGS)
+@pytest.mark.parametrize(
+    "document", ["ação\r\n".encode("latin-1"), "\ufeffção\r\n".encode("utf-16"), b"\xff\x00 \r"]
+)
+def test_what_is_not_utf8_is_never_touched(document, how):
+    assert clean_document(document, how) == document
+
+
+def test_unknown_cleaning_is_refused():
+    with pytest.raises(ValueError, match="how must be one of none, light, full, got 'hard'"):
+        clean_document(b"a", "hard")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b", "0.5,0.6", "-0.5,1.5", "0,1", "0.5,0.2,0.2,0.1", "nan", "0.8,0.1"]
+)
+def test_bad_splits_are_refused(text):
+    with pytest.raises(ValueError, match="split must be"):
+        parse_split(text)
+
+
+def test_splits():
+    assert parse_split("0.8,0.1,0.1") == (0.8, 0.1, 0.1)
+    assert parse_split("0.9,0.1") == (0.9, 0.1, 0)
+    assert parse_split((1,)) == (1, 0, 0)
+
+
+@given(st.lists(st.text(min_size=2), min_size=1, max_size=3))
+def test_the_parts_are_the_text_cut_between_characters(texts):
+    documents = [text.encode() for text in texts]
+    parts = Dataset.from_documents(documents, (0.6, 0.2, 0.2))
+    whole = np.concatenate([parts.train, parts.validation, parts.test])
+    assert whole.tolist() == [i for d in documents for i in [*d, END]]
+    assert len(parts.train)
+    for part in (parts.train, parts.validation, parts.test):
+        parts.tokenizer.decode_bytes(part).decode("utf-8")  # no part begins or ends inside a character
+
+
+def test_from_text_reads_files(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\r\n")
+    (tmp_path / "b.txt").write_bytes(b"two")
+    parts = Dataset.from_text([tmp_path / "a.txt", str(tmp_path / "b.txt")], split="1")
+    assert parts.train.tolist() == [*b"one\n", END, *b"two", END]
+    assert Dataset.from_text(tmp_path / "a.txt", split="1", clean="none").train.tolist() == [*b"one\r\n", END]
+
+
+def test_too_short_a_text_is_refused():
+    with pytest.raises(ValueError, match="at least 2 tokens, got 1"):
+        Dataset.from_documents([b"a"])
+
+
+@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3))
+def test_an_epoch_makes_each_token_a_target_once(n, T, B, epoch):
+    ids = np.arange(n, dtype=np.uint16)
+    batches = Batches(ids, T, B, seed=7, end_of_text=END)
+    seen = []
+    for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
+        x, y = batches.batch(step)
+        assert x.shape == y.shape and x.shape[1] == T and 1 <= len(x) <= B
+        assert x.dtype == y.dtype == np.int32
+        assert (y >= 0).any(axis=1).all()  # no window is all padding
+        counted = y >= 0
+        before = np.where(
+            y == 0, END, y - 1
+        )  # what stands before each target, the end of text before the first
+        assert (x[counted] == before[counted]).all()
+        seen += y[counted].tolist()
+    assert sorted(seen) == list(range(n))
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    ids = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint16)
+    forwards = Batches(ids, 16, 4, seed=1, end_of_text=END)
+    all_of_them = [forwards.batch(step) for step in range(40)]
+    for step in (39, 0, 17, 16, 38):  # any order, a fresh object
+        for a, b in zip(Batches(ids, 16, 4, 1, END).batch(step), all_of_them[step], strict=True):
+            np.testing.assert_array_equal(a, b)
+    other = Batches(ids, 16, 4, seed=2, end_of_text=END)
+    assert any((other.batch(s)[1] != all_of_them[s][1]).any() for s in range(3))
+
+
+@given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 5))
+def test_evaluation_windows_cover_all_in_order(n, T, B):
+    ids = np.arange(n, dtype=np.uint16)
+    targets = np.concatenate([y.ravel() for _, y in evaluation_batches(ids, T, B, END)])
+    assert targets[targets >= 0].tolist() == list(range(n))
+    some = np.concatenate([y.ravel() for _, y in evaluation_batches(ids, T, B, END, max_tokens=2 * T)])
+    assert 1 <= len(some) // T <= 2 and set(some) <= set(targets)
+
+
+def test_ragged_window_is_padded():
+    x, y = cut_windows(np.array([5, 6, 7], np.uint16), [0, 1], 2, END)
+    assert x[0].tolist() == [END, 5] and y.tolist() == [[5, 6], [7, -1]] and x[1, 0] == 6
+
+
+def test_empty_files_are_refused(tmp_path):
+    for content, what in ((b"", "an empty file"), (b" \n\t", "only whitespace")):
+        (tmp_path / "t").write_bytes(content)
+        with pytest.raises(ValueError, match=f"must hold text, got {what}"):
+            data.read_files(tmp_path / "t")
+
+
+def test_fingerprint_tells_documents_apart():
+    prints = {data.fingerprint(d) for d in ([b"ab"], [b"a", b"b"], [b"b", b"a"], [b"ab", b""])}
+    assert len(prints) == 4

@@ -1,0 +1,54 @@
+"""What evaluate says is what can be computed by hand."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from npgpt.engine.model import GPT, GPTConfig
+from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.training import evaluation
+
+tokenizer = ByteTokenizer()
+
+
+@pytest.fixture
+def model():
+    return GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=5, vocab_size=257), seed=1)
+
+
+def test_loss_and_evaluate_agree_window_by_window(model):
+    ids = np.append(tokenizer.encode("ação e reação"), 256)
+    before = np.append(256, ids[:-1])
+    nats, ranks = [], []
+    for start in range(0, len(ids), 5):
+        logits = model.logits(before[None, start : start + 5])[0].astype(np.float64)
+        for z, target in zip(logits, ids[start : start + 5], strict=True):
+            nats.append(np.log(np.exp(z).sum()) - z[target])
+            ranks.append((z > z[target]).sum())
+    measured = evaluation.evaluate(model, ids, tokenizer)
+    assert measured["loss"] == pytest.approx(np.mean(nats), abs=1e-5)
+    assert evaluation.mean_loss(model, ids, 2, 256) == pytest.approx(np.mean(nats), abs=1e-5)
+    assert measured["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
+    assert measured["bits_per_byte"] == pytest.approx(sum(nats) / np.log(2) / (len(ids) - 1), abs=1e-5)
+    assert measured["accuracy@1"] == np.mean(np.array(ranks) < 1)
+    assert measured["accuracy@5"] == np.mean(np.array(ranks) < 5)
+    assert (measured["tokens"], measured["bytes"]) == (len(ids), len(ids) - 1)
+
+
+def test_a_model_that_knows_nothing_is_not_taken_for_one_that_does(model):
+    model.flat_params[...] = 0  # all logits equal
+    model.touch()
+    measured = evaluation.evaluate(model, tokenizer.encode("zzzz"), tokenizer)
+    assert measured["accuracy@5"] == 0 and measured["bits_per_byte"] == pytest.approx(np.log2(257))
+
+
+def test_baselines():
+    train, test = tokenizer.encode("aaab"), tokenizer.encode("abcd")
+    found = evaluation.baselines(test, train, tokenizer)
+    assert found["uniform"]["bits_per_byte"] == pytest.approx(np.log2(257))
+    expected = -np.log2(np.array([4, 2, 1, 1]) / (4 + 257)).mean()
+    assert found["unigram"]["bits_per_byte"] == pytest.approx(expected)
+    assert found["unigram"]["accuracy@1"] == 0.25
+    assert found["gzip"]["bits_per_byte"] == 8 * len(gzip.compress(b"abcd", 9)) / 4
+    assert found["xz"]["bits_per_byte"] > 8

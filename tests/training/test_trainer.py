@@ -1,0 +1,111 @@
+"""The loop: it learns, it is the same each time, it stops when it must."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from npgpt.engine.model import GPT, GPTConfig
+from npgpt.text.data import Dataset
+from npgpt.training import checkpoint
+from npgpt.training.plan import make_plan
+from npgpt.training.trainer import METRICS, Trainer, TrainingFailed
+
+TEXT = b"the cat sat on the mat, the rat ate the hat, " * 8
+TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "lr": 1e-2}
+
+
+def trainer(seed=0, **flags):
+    plan = make_plan(len(TEXT) + 1, **(TINY | flags))
+    dataset = Dataset.from_documents([TEXT], plan.split)
+    return Trainer(GPT(GPTConfig(vocab_size=257, **plan.model_sizes()), seed), dataset, plan, seed)
+
+
+def rows(run):
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_learns_and_writes_down_how(tmp_path):
+    result = trainer(steps=60, split="0.8,0.1,0.1", eval_every=20, save_every=30).train(tmp_path)
+    table = rows(tmp_path)
+    assert ",".join(table[0]) == METRICS and len(table) == 60
+    assert float(table[0]["train_loss"]) == pytest.approx(np.log(257), abs=0.2)
+    assert float(table[-1]["train_loss"]) < 2.5
+    assert [int(row["step"]) for row in table if row["val_loss"]] == [20, 40, 60]
+    assert result["steps"] == 60 and result["ended"] == "done"
+    assert result["val_loss"] == float(table[-1]["val_loss"])
+    best = min((float(row["val_loss"]), int(row["step"])) for row in table if row["val_loss"])
+    assert (tmp_path / "BEST").read_text() == f"step-{best[1]:06d}\n"
+    assert (tmp_path / "LATEST").read_text() == "step-000060\n"
+    state = json.loads((tmp_path / "step-000060" / "trainer.json").read_text())
+    assert state["step"] == state["optimizer_steps"] == 60 and state["best_val_loss"] == best[0]
+    assert state["tokens"] == int(table[-1]["tokens"])
+
+
+def test_same_seed_same_bits(tmp_path):
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        run = trainer(seed, steps=8, dropout=0.2)
+        run.train(tmp_path / name)
+        weights.append(run.model.flat_params.copy())
+    assert (weights[0] == weights[1]).all() and (weights[0] != weights[2]).any()
+
+
+def test_measuring_the_time_leaves_no_trace(tmp_path):
+    weights = []
+    for name, measure in (("a", False), ("b", True)):
+        (tmp_path / name).mkdir()
+        run = trainer(steps=5, dropout=0.1)
+        assert not measure or run.seconds_needed() > 0
+        run.train(tmp_path / name)
+        weights.append(run.model.flat_params.copy())
+    assert (weights[0] == weights[1]).all()
+
+
+def test_a_small_text_is_trained_until_it_is_memorised(tmp_path):
+    result = trainer(steps=2000, target_loss=0.5, n_embd=32).train(tmp_path)
+    assert result["ended"] == "memorised" and result["steps"] < 2000
+    assert result["train_loss"] <= 0.5 and result["val_loss"] is None
+    assert not (tmp_path / "BEST").exists()
+    assert (tmp_path / "LATEST").read_text() == f"step-{result['steps']:06d}\n"
+
+
+def test_a_target_for_the_validation_loss_ends_the_run(tmp_path):
+    run = trainer(steps=500, split="0.8,0.2", eval_every=10, target_loss=3.0)
+    result = run.train(tmp_path)
+    assert result["ended"] == "target reached" and result["steps"] < 500 and result["val_loss"] <= 3
+
+
+def test_it_stops_with_a_checkpoint_when_asked(tmp_path):
+    result = trainer(steps=50).train(tmp_path, should_stop=lambda: True)
+    assert result["ended"] == "interrupted" and result["steps"] == 1
+    assert (tmp_path / "LATEST").read_text() == "step-000001\n"
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, what):
+    run = trainer(steps=20, save_every=5)
+    forward = run.model.forward
+
+    def poisoned(x, y):
+        loss = forward(x, y)
+        if run.model.step == 8:
+            if what == "loss":
+                return float("nan")
+            run.model.flat_grads[3] = np.inf
+        return loss
+
+    monkeypatch.setattr(run.model, "forward", poisoned)
+    with pytest.raises(TrainingFailed, match=r"step 8: .* last good checkpoint is .*step-000005"):
+        run.train(tmp_path)
+    assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["step-000005"]
+    assert checkpoint.choose(tmp_path)[1] == []
+
+
+def test_old_checkpoints_are_removed(tmp_path):
+    trainer(steps=20, save_every=4).train(tmp_path, keep=3)
+    kept = [folder.name for folder in checkpoint.checkpoints(tmp_path)]
+    assert kept == ["step-000020", "step-000016", "step-000012"]
