@@ -108,6 +108,7 @@ class Pool {
             for (std::ptrdiff_t i = 0; i < count; i++) body(context, i, 0);
             return;
         }
+        leave_cpu_to_caller();
         job_body = body;
         job_context = context;
         job_workers = workers_wanted < size() ? workers_wanted : size();
@@ -120,18 +121,30 @@ class Pool {
         inside_job = true;
         take_items(0);
         inside_job = false;
-        // Workers that are still in an item finish it soon: spin, but give the CPU away if this lasts
-        // (a machine with other work on it may have taken a worker off its core).
-        for (int i = 0; busy.load(std::memory_order_acquire) != 0; i++) {
-            if (i < SPINS)
-                pause();
-            else
-                sched_yield();
-        }
+        // Workers that are still in an item finish it soon: spin. If this lasts, other work on the machine has taken a
+        // worker off its core: sleep, so that the system can run it here. (Yielding in a loop starves this thread for
+        // seconds on a busy machine: each yield puts off its turn.)
+        for (int i = 0; i < SPINS && busy.load() != 0; i++) pause();
+        if (busy.load() == 0) return;
+        std::unique_lock<std::mutex> lock(sleep_mutex);
+        caller_sleeps = true;
+        done.wait(lock, [&] { return busy.load() == 0; });
+        caller_sleeps = false;
     }
 
   private:
     static constexpr int SPINS = 4000;  // about 40 microseconds: longer than Python needs from one op to the next
+
+    // A woken worker tends to be put on the CPU of the thread that woke it, where the two then take turns (seen for the
+    // first two seconds of a process). So workers may run anywhere but where the caller is.
+    void leave_cpu_to_caller() {
+        const int cpu = sched_getcpu();
+        if (cpu == caller_cpu || !enough_cpus) return;
+        caller_cpu = cpu;
+        cpu_set_t others = process_cpus;
+        CPU_CLR(cpu, &others);
+        for (std::thread& worker : workers) pthread_setaffinity_np(worker.native_handle(), sizeof(others), &others);
+    }
 
     void announce() {
         {
@@ -168,13 +181,19 @@ class Pool {
             seen++;
             if (stopping) return;
             take_items(worker);
-            busy.fetch_sub(1, std::memory_order_release);
+            if (busy.fetch_sub(1) == 1 && caller_sleeps) {
+                std::lock_guard<std::mutex> lock(sleep_mutex);
+                done.notify_one();
+            }
         }
     }
 
     void start(int threads) {
         stopping = false;
         ranges = std::vector<Range>(threads);
+        caller_cpu = -1;
+        enough_cpus = sched_getaffinity(0, sizeof(process_cpus), &process_cpus) == 0 &&
+                      CPU_COUNT(&process_cpus) >= threads;
         const unsigned now = epoch.load();
         for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
     }
@@ -195,6 +214,9 @@ class Pool {
 
     std::vector<std::thread> workers;
     std::vector<Range> ranges;
+    cpu_set_t process_cpus;
+    bool enough_cpus = false;  // a CPU for each thread
+    int caller_cpu = -1;       // the one that the workers keep off
     std::mutex job_mutex;  // one job at a time
     void (*job_body)(void*, std::ptrdiff_t, int) = nullptr;
     void* job_context = nullptr;
@@ -204,7 +226,8 @@ class Pool {
     alignas(128) std::atomic<unsigned> epoch{0};
     std::atomic<int> sleepers{0};
     std::mutex sleep_mutex;
-    std::condition_variable wake;
+    std::atomic<bool> caller_sleeps{false};
+    std::condition_variable wake, done;
 };
 
 thread_local bool Pool::inside_job = false;
