@@ -26,6 +26,7 @@ TOLERANCES = {
         TINY,
         "2 x s (1 - s) z' with z' up to 7 where 1 - s still has an error of EPS: about 20 EPS; scale |dy|",
     ),
+    "exponential": (3 * EPS, 0, "2 ulp, and half of one for each of the two products with 1 / sum"),
     "softmax": (
         EPS,
         TINY,

@@ -252,6 +252,15 @@ def test_softmax(isa, rng):
             assert_close("softmax_backward", where, dx, dx64, y * (np.abs(dy) + total), terms=N)
 
 
+def test_the_exponential_of_softmax(isa):
+    """The ratio of two results of one row is e to their difference, which is exact where the row's top is 0."""
+    for N in (3, 16, 31):  # the tail of a row, whole vectors, both
+        x = -np.linspace(0, 85, 20_000 // N * N, dtype=np.float32).reshape(-1, N)
+        x[:, 0] = 0
+        y = compiled().softmax_forward(x).astype(np.float64)
+        assert_close("exponential", f"{isa} N={N}", y / y[:, :1], np.exp(x.astype(np.float64)))
+
+
 def test_softmax_of_masked_rows(isa):
     """-inf is probability 0 exactly, wherever it stands."""
     for n in range(2, 40):
