@@ -253,7 +253,7 @@ def test_softmax(isa, rng):
 
 
 def test_the_exponential_of_softmax(isa):
-    """The ratio of two results of one row is e to their difference, which is exact where the row's top is 0."""
+    """The ratio of two results of a row is e to the difference, which is exact where the row's top is 0."""
     for N in (3, 16, 31):  # the tail of a row, whole vectors, both
         x = -np.linspace(0, 85, 20_000 // N * N, dtype=np.float32).reshape(-1, N)
         x[:, 0] = 0
