@@ -43,8 +43,8 @@ def write_pretrained(folder, model: GPT, tokenizer: ByteTokenizer | None = None)
     tensors = {PREFIX + name: array for name, array in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    # Ids outside the vocabulary, as GPT-2's own 50256 would be, make others' generation run on for ever.
-    end = tokenizer.end_of_text if tokenizer else model.config.vocab_size - 1
+    # Said even where there is none: left out it would mean GPT-2's own 50256.
+    end = tokenizer.end_of_text if tokenizer else None
     _write_json(folder / "config.json", _config_to_json(model.config, end))
     _write_json(
         folder / "generation_config.json",
@@ -115,7 +115,7 @@ def _check_tensors(file, stored: dict[str, str], config: GPTConfig, path: Path) 
         raise ValueError(f"read_pretrained: {path}: " + "; ".join(wrong))
 
 
-def _config_to_json(config: GPTConfig, end_of_text: int) -> dict:
+def _config_to_json(config: GPTConfig, end_of_text: int | None) -> dict:
     return {
         "architectures": ["GPT2LMHeadModel"],
         **FIXED,
