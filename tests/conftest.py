@@ -59,6 +59,25 @@ def data_dir():
     return Path(folder).resolve()
 
 
+MEASURED = {}  # what -> (worst error, allowed)
+
+
+@pytest.fixture
+def measured():
+    """measured(what, error, allowed): the error is at most that; the worst of each is told at the end."""
+
+    def measure(what, error, allowed):
+        assert error <= allowed, f"{what}: {error:.2e}, allowed {allowed:.0e}"
+        MEASURED[what] = (max(error, MEASURED.get(what, (0.0,))[0]), allowed)
+
+    return measure
+
+
+def pytest_terminal_summary(terminalreporter):
+    for what, (error, allowed) in MEASURED.items():
+        terminalreporter.write_line(f"{what}: {error:.1e} at worst, {allowed:.0e} allowed")
+
+
 def _no_skip(report, skip_is_expected=False):
     if report.skipped and not skip_is_expected and os.environ.get("NPGPT_NO_SKIP") == "1":
         report.outcome = "failed"

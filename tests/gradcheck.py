@@ -31,7 +31,10 @@ def numeric_gradient(loss, array, where=None):
 
 
 def assert_gradient(name, loss, array, gradient, where=None):
-    """Every element of `gradient` agrees with central differences to a relative 1e-6."""
+    """Every element of `gradient` agrees with central differences to a relative 1e-6.
+
+    -> the largest difference, relative to the largest element.
+    """
     assert gradient.shape == array.shape, f"{name}: gradient {gradient.shape} of {array.shape}"
     assert np.isfinite(gradient).all(), f"{name}: the gradient is not finite"
     numeric, noise = numeric_gradient(loss, array, where)
@@ -43,3 +46,4 @@ def assert_gradient(name, loss, array, gradient, where=None):
         f"differences give {numeric[worst]!r} (allowed: {RTOL} of it + {noise:.1e})"
     )
     assert np.abs(numeric).max() > 1e3 * noise, f"{name}: all differences are noise, nothing was checked"
+    return np.abs(analytic - numeric).max() / np.abs(numeric).max()

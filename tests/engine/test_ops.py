@@ -175,11 +175,12 @@ def _dropout(rng):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_backward(name, rng):
+def test_backward(name, rng, measured):
     function, arguments = CASES[name]
     loss, gradients = function(rng, *arguments)
     for argument, (array, gradient) in gradients.items():
-        assert_gradient(f"{name}, d{argument}", loss, array, gradient)
+        error = assert_gradient(f"{name}, d{argument}", loss, array, gradient)
+        measured("backward of an op, relative to central differences in float64", error, 1e-6)
 
 
 def test_every_backward_is_covered():

@@ -68,7 +68,7 @@ def logits_of(theirs, ids):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_gradients_are_those_of_autograd(impl, rng, name):
+def test_gradients_are_those_of_autograd(impl, rng, measured, name):
     *fields, B, T = CONFIGS[name]
     model = our_model(rng, fields)
     theirs = their_model(model)
@@ -83,10 +83,10 @@ def test_gradients_are_those_of_autograd(impl, rng, name):
     for parameter, g in model.grads.items():
         expected = their_grads[parameter].grad.numpy()
         error = np.abs(g - expected).max() / np.abs(expected).max()
-        assert error <= 1e-4, f"{parameter}: relative error {error:.1e}"
+        measured("gradient of a named parameter, relative to autograd's", error, 1e-4)
 
 
-def test_twenty_steps_of_training(impl, rng):
+def test_twenty_steps_of_training(impl, rng, measured):
     """AdamW with clipping and decay of the matrices alone: each loss, and the weights at the end."""
     model = our_model(rng, (3, 4, 96, 64, 257, True))
     theirs = their_model(model)
@@ -103,7 +103,7 @@ def test_twenty_steps_of_training(impl, rng):
         ids, targets = (np.stack([text[s + shift : s + shift + 64] for s in starts]) for shift in (0, 1))
         loss, their = model.forward(ids, targets), their_loss(theirs, ids, targets)
         losses.append(loss)
-        assert loss == pytest.approx(their.item(), abs=1e-3), f"step {len(losses)}"
+        measured("loss in 20 steps of training beside PyTorch", abs(loss - their.item()), 1e-3)
         model.backward()
         their_optimizer.zero_grad()
         their.backward()
@@ -121,13 +121,14 @@ def test_twenty_steps_of_training(impl, rng):
 # ---------------------------------------------------------------------------- files
 
 
-def test_transformers_reads_what_we_write(impl, rng, tmp_path):
+def test_transformers_reads_what_we_write(impl, rng, measured, tmp_path):
     model = our_model(rng, (3, 3, 48, 40, 257, True))
     model.save_pretrained(tmp_path)
     theirs, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     ids = rng.integers(0, 257, (2, 40))
-    assert np.abs(logits_of(theirs, ids) - model.logits(ids)).max() <= 1e-4
+    error = np.abs(logits_of(theirs, ids) - model.logits(ids)).max()
+    measured("logits of our checkpoint in Transformers", error, 1e-4)
 
 
 def test_transformers_reads_a_model_without_biases(impl, rng, tmp_path):
@@ -138,7 +139,7 @@ def test_transformers_reads_a_model_without_biases(impl, rng, tmp_path):
     assert np.abs(logits_of(theirs, ids) - model.logits(ids)).max() <= 1e-4
 
 
-def test_we_read_gpt2_of_full_size(rng, tmp_path):
+def test_we_read_gpt2_of_full_size(rng, measured, tmp_path):
     """124M parameters, randomly initialised by transformers; biases and norms, left at 0 and 1, by us."""
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config())
@@ -155,7 +156,8 @@ def test_we_read_gpt2_of_full_size(rng, tmp_path):
     assert np.abs(expected).max() > 1, "logits of nothing prove nothing"
     for name in kernels.available():
         with kernels.use(name):
-            assert np.abs(model.logits(ids) - expected).max() <= 1e-4, name
+            error = np.abs(model.logits(ids) - expected).max()
+            measured("logits of Transformers' GPT-2 124M in npgpt", error, 1e-4)
 
 
 def test_there_and_back(rng, tmp_path):
