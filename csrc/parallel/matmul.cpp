@@ -17,7 +17,6 @@ constexpr Index K_BLOCK = 320;            // at most: a panel of B (K,16) is 20 
 constexpr Index SHARED_A = Index(1) << 20;  // floats of A packed at a time: 4 MB, shared by all cores in L3
 constexpr Index SHARED_B = Index(1) << 18;  // a B of up to 1 MB is packed once for everybody
 constexpr Index ROWS = 192;               // rows of A that meet a strip of B in L2
-constexpr Index BLOCK_ROWS = 96;          // rows of C in one piece of work, where B is shared
 constexpr Index STRIP_PANELS = 4;         // panels of B in a strip
 constexpr Index SMALL = 128;              // N or K up to this: reading A in place costs less than packing it
 constexpr Index MIN_WORK = 1 << 16;       // multiply-adds: below this a second thread does not pay
@@ -95,11 +94,8 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
                 }
             });
 
-            // 2. multiply: strips of columns by blocks of rows. Where B is packed already the blocks are small, so that
-            // nobody waits long for the last; else each block packs its own B, and there are no more than it takes to
-            // keep all busy.
-            Index row_blocks = share_b ? rows / BLOCK_ROWS : (4 * workers + strips - 1) / strips;
-            row_blocks = std::max<Index>(1, std::min(rows / (8 * MR), row_blocks));
+            // 2. multiply: strips of columns, and blocks of rows too where the strips alone would not keep all busy
+            Index row_blocks = std::max<Index>(1, std::min(rows / (8 * MR), (4 * workers + strips - 1) / strips));
             const Index block_rows = round_up((rows + row_blocks - 1) / row_blocks, MR);
             row_blocks = (rows + block_rows - 1) / block_rows;
             run(strips * row_blocks, [&](Index item, int worker) {

@@ -20,7 +20,7 @@ except ImportError as error:
 else:
     _import_error = None
 
-HOW_TO_BUILD = "pip install -e . (needs g++)"
+HOW_TO_BUILD = "pip install -e . in the source tree, with g++ installed"
 
 
 # ---------------------------------------------------------------------------- the choice
@@ -43,7 +43,7 @@ def describe():
         return f"{name()} kernels, {threads} thread{'s' if threads > 1 else ''}"
     if _kernels:
         return "NumPy alone (NPGPT_KERNELS=numpy)"
-    return f"NumPy alone: no compiled kernels here; build them with {HOW_TO_BUILD}"
+    return f"NumPy alone, slowly; build the kernels with {HOW_TO_BUILD}"
 
 
 @contextmanager
@@ -132,7 +132,6 @@ if _kernels is None and os.environ.get("NPGPT_REQUIRE_KERNELS", "0") not in ("",
     raise ImportError(f"NPGPT_REQUIRE_KERNELS is set and the kernels are not built ({_import_error})")
 if _kernels is None and not os.environ.get("NPGPT_KERNELS"):
     print(
-        f"npgpt: WARNING: running on NumPy alone, without compiled kernels ({_import_error}); "
-        f"build them with {HOW_TO_BUILD}",
+        f"npgpt: WARNING: there are no compiled kernels here; build them with {HOW_TO_BUILD}",
         file=sys.stderr,
     )
