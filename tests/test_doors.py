@@ -132,8 +132,8 @@ def test_text_that_cannot_be_read(door, path, message):
         ("--n-embd 40000000", "not enough memory"),
         ("--out /proc/run", "/proc/run"),
         ("--out text.txt/run", "Not a directory"),
-        ("--out text.txt", "File exists"),
-        ("--out .", "File exists"),
+        ("--out text.txt", "exists already"),
+        ("--out .", "exists already"),
     ],
 )
 def test_bad_flags(door, text, flags, message):
@@ -162,7 +162,7 @@ def test_bad_variables(door, text, monkeypatch):
 
 def test_a_run_that_exists_is_not_touched(door, run):
     before = sorted(path.stat().st_mtime_ns for path in run.rglob("*"))
-    refused(door("train", "text.txt", "--out", run), "run: File exists")
+    refused(door("train", "text.txt", "--out", run), "run: exists already")
     assert sorted(path.stat().st_mtime_ns for path in run.rglob("*")) == before
 
 

@@ -104,8 +104,9 @@ class GPT:
         self.n_decay = sum(prod(s) for s in shapes.values() if len(s) == 2)
         self.flat_params = kernels.zeros(self.num_params, self.dtype)
         self.params = _views(self.flat_params, shapes)
+        self._layers = _by_layer(self.params, config.n_layer)
         self.step = 0  # of training: what the dropout masks depend on, with the seed
-        self._flat_grads = self._grads = self._caches = None
+        self._flat_grads = self._grads = self._layer_grads = self._caches = None
         self._initialise()
         self.touch()
 
@@ -138,6 +139,7 @@ class GPT:
         """{name: view of flat_grads}. backward() adds to them; an optimizer's step zeroes them."""
         if self._grads is None:
             self._grads = _views(self.flat_grads, parameter_shapes(self.config))
+            self._layer_grads = _by_layer(self._grads, self.config.n_layer)
         return self._grads
 
     # ------------------------------------------------------------------------ forward
@@ -183,7 +185,7 @@ class GPT:
 
         x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
         x = self._dropout(ops, x, 0, EMBEDDING, training)
-        for layer, p in enumerate(self._layers(self.params)):
+        for layer, p in enumerate(self._layers):
             a, mean_1, rstd_1 = ops.layernorm_forward(x, p.ln_1.weight, p.ln_1.bias, eps)
             qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,T,3C)
             out, lse = ops.attention_forward(qkv, H, scale)  # (B,T,C)
@@ -232,8 +234,8 @@ class GPT:
             dx, x, mean, rstd, params["ln_f.weight"], grads["ln_f.weight"], grads.get("ln_f.bias")
         )
 
-        blocks = list(zip(self._layers(params), self._layers(grads), strict=True))
-        for layer, (p, g) in reversed(list(enumerate(blocks))):
+        for layer in reversed(range(config.n_layer)):
+            p, g = self._layers[layer], self._layer_grads[layer]
             x, a, mean_1, rstd_1, qkv, out, lse, x_mid, m, mean_2, rstd_2, act, h = caches.pop()
             # forward: x_out = x_mid + dropout(act @ mlp_proj), act = gelu(h)
             dy = self._dropout(ops, dx, layer, MLP, training=True)
@@ -291,7 +293,7 @@ class GPT:
         wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
 
         x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,t,C)
-        for layer, p in enumerate(self._layers(self.params)):
+        for layer, p in enumerate(self._layers):
             a, _, _ = ops.layernorm_forward(x, p.ln_1.weight, p.ln_1.bias, eps)
             qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,t,3C)
             q, k, v = qkv.reshape(B, t, 3, H, D).transpose(2, 0, 3, 1, 4)  # (B,H,t,D)
@@ -329,24 +331,6 @@ class GPT:
 
     # ------------------------------------------------------------------------ helpers
 
-    def _layers(self, tensors):
-        """For each layer the tensors of `tensors` (params or grads) under the names that the formulas use."""
-        for layer in range(self.config.n_layer):
-            h = f"h.{layer}."
-
-            def pair(name, h=h):
-                w, b = tensors[f"{h}{name}.weight"], tensors.get(f"{h}{name}.bias")
-                return SimpleNamespace(weight=w, bias=b)
-
-            yield SimpleNamespace(
-                ln_1=pair("ln_1"),
-                c_attn=pair("attn.c_attn"),
-                attn_proj=pair("attn.c_proj"),
-                ln_2=pair("ln_2"),
-                c_fc=pair("mlp.c_fc"),
-                mlp_proj=pair("mlp.c_proj"),
-            )
-
     def _check_ids(self, function, ids):
         ids = _integers(function, "ids", ids)
         if ids.shape[1] > self.config.block_size or ids.size == 0:
@@ -375,6 +359,25 @@ def _views(flat, shapes):
         views[name] = flat[start : start + prod(shape)].reshape(shape)
         start += prod(shape)
     return views
+
+
+def _by_layer(tensors, n_layer):
+    """For each layer its tensors (of params or grads) under the names that the formulas use."""
+
+    def pair(name):
+        return SimpleNamespace(weight=tensors[f"{name}.weight"], bias=tensors.get(f"{name}.bias"))
+
+    return [
+        SimpleNamespace(
+            ln_1=pair(f"h.{layer}.ln_1"),
+            c_attn=pair(f"h.{layer}.attn.c_attn"),
+            attn_proj=pair(f"h.{layer}.attn.c_proj"),
+            ln_2=pair(f"h.{layer}.ln_2"),
+            c_fc=pair(f"h.{layer}.mlp.c_fc"),
+            mlp_proj=pair(f"h.{layer}.mlp.c_proj"),
+        )
+        for layer in range(n_layer)
+    ]
 
 
 def _integers(function, name, array):

@@ -1,5 +1,6 @@
 """A run's folder and its config.toml: every setting, resolved, so that the run can be told and repeated."""
 
+import errno
 import json
 import os
 import platform
@@ -21,6 +22,9 @@ def make_folder(out: str | None, text: str) -> Path:
     """
     if out is not None:
         folder = Path(out)
+        if folder.exists():
+            what = "exists already; a run needs a folder of its own (--out)"
+            raise FileExistsError(errno.EEXIST, what, str(folder))
         folder.mkdir(parents=True)
         return folder
     stem = Path(text).stem or "run"
