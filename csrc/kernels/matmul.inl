@@ -7,17 +7,7 @@ namespace NPGPT_ISA {
 constexpr Index MR = 6;
 constexpr Index NR = 2 * VLEN;
 
-// One element vector of the result on its way to memory. `at` is its offset from c's first element, `column` its column.
-NPGPT_INLINE Vec finish(Vec x, const Epilogue& e, Index at, Index column) {
-    if (e.bias) x += load(e.bias + column);
-    if (e.residual) x += load(e.residual + at);
-    if (e.gelu_input) {
-        store(e.gelu_input + at, x);
-        x = vgelu(x);
-    }
-    if (e.gelu_slope) x *= vgelu_slope(load(e.gelu_slope + at));
-    return x;
-}
+// One element of the result on its way to memory, at the edge. `at` is its offset from c's first element.
 NPGPT_INLINE float finish(float x, const Epilogue& e, Index at, Index column) {
     if (e.bias) x += e.bias[column];
     if (e.residual) x += e.residual[at];
@@ -50,6 +40,27 @@ NPGPT_INLINE void outer_products(Vec acc[][2], const float* a, Index row_stride,
     }
 }
 
+// h (ROWS,NR) = c, c = gelu(c)
+template <int ROWS>
+NPGPT_INLINE void gelu_tile(float* c, float* h, Index ldc) {
+    for (int r = 0; r < ROWS; r++, c += ldc, h += ldc) {
+        const Vec x0 = load(c), x1 = load(c + VLEN);
+        store(h, x0);
+        store(h + VLEN, x1);
+        store(c, vgelu(x0));
+        store(c + VLEN, vgelu(x1));
+    }
+}
+
+// c (ROWS,NR) *= gelu'(x)
+template <int ROWS>
+NPGPT_INLINE void slope_tile(float* c, const float* x, Index ldc) {
+    for (int r = 0; r < ROWS; r++, c += ldc, x += ldc) {
+        store(c, load(c) * vgelu_slope(load(x)));
+        store(c + VLEN, load(c + VLEN) * vgelu_slope(load(x + VLEN)));
+    }
+}
+
 // One tile: c (ROWS, columns <= NR) = or += a b, then the epilogue. row0, column0: where the tile lies in C.
 template <int ROWS>
 static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_stride, const float* b, Index b_stride,
@@ -69,12 +80,21 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
                 acc[r][1] += load(c + r * ldc + VLEN);
             }
         }
-        if (epilogue) {
+        const Index at = row0 * ldc + column0;
+        if (epilogue && epilogue->bias) {
+            const Vec b0 = load(epilogue->bias + column0), b1 = load(epilogue->bias + column0 + VLEN);
 #pragma GCC unroll 6
             for (int r = 0; r < ROWS; r++) {
-                Index at = (row0 + r) * ldc + column0;
-                acc[r][0] = finish(acc[r][0], *epilogue, at, column0);
-                acc[r][1] = finish(acc[r][1], *epilogue, at + VLEN, column0 + VLEN);
+                acc[r][0] += b0;
+                acc[r][1] += b1;
+            }
+        }
+        if (epilogue && epilogue->residual) {
+            const float* residual = epilogue->residual + at;
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; r++) {
+                acc[r][0] += load(residual + r * ldc);
+                acc[r][1] += load(residual + r * ldc + VLEN);
             }
         }
 #pragma GCC unroll 6
@@ -82,6 +102,9 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
             store(c + r * ldc, acc[r][0]);
             store(c + r * ldc + VLEN, acc[r][1]);
         }
+        // GELU works on the stored tile: it needs the registers for itself
+        if (epilogue && epilogue->gelu_input) gelu_tile<ROWS>(c, epilogue->gelu_input + at, ldc);
+        if (epilogue && epilogue->gelu_slope) slope_tile<ROWS>(c, epilogue->gelu_slope + at, ldc);
     } else {
         float edge[ROWS * NR];
 #pragma GCC unroll 6
