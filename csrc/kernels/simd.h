@@ -27,14 +27,6 @@ NPGPT_INLINE Vec set1(float x) {
 #endif
 }
 
-NPGPT_INLINE Vec lanes() {
-#if NPGPT_VLEN == 8
-    return Vec{0, 1, 2, 3, 4, 5, 6, 7};
-#else
-    return Vec{0, 1, 2, 3};
-#endif
-}
-
 // a * b + c: rounded once where the ISA has FMA, twice on the baseline
 NPGPT_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if NPGPT_VLEN == 8
