@@ -534,5 +534,4 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("set_num_threads", py_set_num_threads);
     m.def("peak_gflops", [](double s) { return py_probe(peak_gflops, s); }, "Multiply-adds of this machine, GFLOP/s.");
     m.def("read_bandwidth", [](double s) { return py_probe(read_bandwidth, s); }, "Reads from memory, GB/s.");
-    m.def("usable_cpus", usable_cpus, "CPUs this process may use: affinity and cgroup quota.");
 }

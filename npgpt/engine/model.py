@@ -124,7 +124,6 @@ class GPT:
 
     def touch(self):
         """Call after changing params by hand: whatever was derived from the old weights is dropped."""
-        self.version = getattr(self, "version", 0) + 1
         self._caches = None
 
     @property
