@@ -20,7 +20,8 @@ struct Epilogue {
     const float* bias = nullptr;       // (N): added to each row
     const float* residual = nullptr;   // (M,N) with stride ldc: added
     float* gelu_input = nullptr;       // (M,N) with stride ldc: receives h; the result becomes gelu(h)
-    const float* gelu_slope = nullptr; // (M,N) with stride ldc: the result is multiplied by gelu'(of this)
+    const float* gelu_slope = nullptr; // (M,N) with stride ldc: the result is multiplied by gelu'(of this),
+    float* gelu = nullptr;             // and this (M,N), given with it, receives gelu(of it)
 };
 
 struct AdamW {
@@ -56,12 +57,15 @@ struct Kernels {
     // ---- rows: each (rows,C)
     void (*layernorm_forward)(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b,
                               Index rows, Index C, float eps);
+    void (*layernorm_apply)(float* y, const float* x, const float* mean, const float* rstd, const float* w,
+                            const float* b, Index rows, Index C);
     // dw, db (C) are overwritten with the sums over these rows (db may be null); residual may be null; dx may be residual
     void (*layernorm_backward)(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
                                const float* rstd, const float* w, const float* residual, Index rows, Index C);
     void (*softmax_forward)(float* y, const float* x, Index rows, Index N);
     void (*softmax_backward)(float* dx, const float* dy, const float* y, Index rows, Index N);
-    // logits (rows,V) become dlogits = (softmax - one-hot) * grad_scale, rows with a target below 0 become 0; losses (rows)
+    // logits (rows,V) become dlogits = (softmax - one-hot) * grad_scale, rows with a target below 0 become 0;
+    // losses (rows). With a grad_scale of 0 the losses alone are made, and the logits are lost
     void (*cross_entropy)(float* logits, float* losses, const int32_t* targets, Index rows, Index V, float grad_scale);
 
     // ---- elements

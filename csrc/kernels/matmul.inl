@@ -15,7 +15,10 @@ NPGPT_INLINE float finish(float x, const Epilogue& e, Index at, Index column) {
         e.gelu_input[at] = x;
         x = vgelu(set1(x))[0];
     }
-    if (e.gelu_slope) x *= vgelu_slope(set1(e.gelu_slope[at]))[0];
+    if (e.gelu_slope) {
+        x *= vgelu_slope(set1(e.gelu_slope[at]))[0];
+        e.gelu[at] = vgelu(set1(e.gelu_slope[at]))[0];
+    }
     return x;
 }
 
@@ -52,12 +55,16 @@ NPGPT_INLINE void gelu_tile(float* c, float* h, Index ldc) {
     }
 }
 
-// c (ROWS,NR) *= gelu'(x)
+// c (ROWS,NR) *= gelu'(h), y = gelu(h): both from one exponential
 template <int ROWS>
-NPGPT_INLINE void slope_tile(float* c, const float* x, Index ldc) {
-    for (int r = 0; r < ROWS; r++, c += ldc, x += ldc) {
-        store(c, load(c) * vgelu_slope(load(x)));
-        store(c + VLEN, load(c + VLEN) * vgelu_slope(load(x + VLEN)));
+NPGPT_INLINE void slope_tile(float* c, const float* h, float* y, Index ldc) {
+    for (int r = 0; r < ROWS; r++, c += ldc, h += ldc, y += ldc) {
+#pragma GCC unroll 2
+        for (Index half = 0; half < NR; half += VLEN) {
+            const Vec x = load(h + half), s = gelu_gate(x);
+            store(c + half, load(c + half) * gelu_slope(x, s));
+            store(y + half, x * s);
+        }
     }
 }
 
@@ -104,7 +111,7 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
         }
         // GELU works on the stored tile: it needs the registers for itself
         if (epilogue && epilogue->gelu_input) gelu_tile<ROWS>(c, epilogue->gelu_input + at, ldc);
-        if (epilogue && epilogue->gelu_slope) slope_tile<ROWS>(c, epilogue->gelu_slope + at, ldc);
+        if (epilogue && epilogue->gelu_slope) slope_tile<ROWS>(c, epilogue->gelu_slope + at, epilogue->gelu + at, ldc);
     } else {
         float edge[ROWS * NR];
 #pragma GCC unroll 6

@@ -4,6 +4,22 @@
 namespace npgpt {
 namespace NPGPT_ISA {
 
+NPGPT_INLINE void normalise_row(float* y, const float* x, float mean, float rstd, const float* w, const float* b,
+                                Index C) {
+    const Vec vm = set1(mean), vr = set1(rstd);
+    Index c = 0;
+    for (; c + VLEN <= C; c += VLEN) {
+        Vec norm = (load(x + c) - vm) * vr;
+        store(y + c, b ? fma(norm, load(w + c), load(b + c)) : norm * load(w + c));
+    }
+    for (; c < C; c++) y[c] = (x[c] - mean) * rstd * w[c] + (b ? b[c] : 0);
+}
+
+static void layernorm_apply(float* y, const float* x, const float* mean, const float* rstd, const float* w,
+                            const float* b, Index rows, Index C) {
+    for (Index i = 0; i < rows; i++) normalise_row(y + i * C, x + i * C, mean[i], rstd[i], w, b, C);
+}
+
 static void layernorm_forward(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b,
                               Index rows, Index C, float eps) {
     for (Index i = 0; i < rows; i++, x += C, y += C) {
@@ -20,12 +36,7 @@ static void layernorm_forward(float* y, float* mean, float* rstd, const float* x
         }
         for (rest = 0; c < C; c++) rest += (x[c] - m) * (x[c] - m);
         const float r = 1 / __builtin_sqrtf((reduce_add(squares) + rest) / C + eps);
-        const Vec vr = set1(r);
-        for (c = 0; c + VLEN <= C; c += VLEN) {
-            Vec norm = (load(x + c) - vm) * vr;
-            store(y + c, b ? fma(norm, load(w + c), load(b + c)) : norm * load(w + c));
-        }
-        for (; c < C; c++) y[c] = (x[c] - m) * r * w[c] + (b ? b[c] : 0);
+        normalise_row(y, x, m, r, w, b, C);
         mean[i] = m;
         rstd[i] = r;
     }
@@ -135,6 +146,7 @@ static void cross_entropy(float* logits, float* losses, const int32_t* targets, 
         const float top = row_max(logits, V), target = logits[targets[i]];
         const float total = row_exp(logits, logits, V, top);
         losses[i] = top + __builtin_logf(total) - target;
+        if (grad_scale == 0) continue;  // the loss alone is asked for
         row_scale(logits, V, grad_scale / total);
         logits[targets[i]] -= grad_scale;
     }

@@ -93,14 +93,14 @@ NPGPT_INLINE Vec gelu_gate(Vec x) {
     return set1(1.0f) / (set1(1.0f) + vexp(x * fma(x * x, b, a)));
 }
 NPGPT_INLINE Vec vgelu(Vec x) { return x * gelu_gate(x); }
-NPGPT_INLINE Vec vgelu_slope(Vec x) {
+NPGPT_INLINE Vec gelu_slope(Vec x, Vec s) {  // s = gelu_gate(x)
     const Vec c = set1(2 * 0.79788456f), d = set1(2 * 0.79788456f * 3 * 0.044715f);
-    Vec s = gelu_gate(x);
     Vec tail = s * (set1(1.0f) - s);
     // far from zero the tail is 0 (the gate rounds to 0 or 1) while x * z' may overflow: keep 0 * inf from becoming NaN
     Vec slope = fma(tail, x * fma(x * x, d, c), s);
     return select(tail == set1(0.0f), s, slope);
 }
+NPGPT_INLINE Vec vgelu_slope(Vec x) { return gelu_slope(x, gelu_gate(x)); }
 
 }  // namespace NPGPT_ISA
 }  // namespace npgpt

@@ -15,6 +15,7 @@ const Kernels kernels = {
     attention_forward,
     attention_backward,
     layernorm_forward,
+    layernorm_apply,
     layernorm_backward,
     softmax_forward,
     softmax_backward,

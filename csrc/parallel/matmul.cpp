@@ -31,7 +31,8 @@ Index k_block(Index K) {
 
 Epilogue shifted(const Epilogue& e, Index at, Index column) {
     return {e.bias ? e.bias + column : nullptr, e.residual ? e.residual + at : nullptr,
-            e.gelu_input ? e.gelu_input + at : nullptr, e.gelu_slope ? e.gelu_slope + at : nullptr};
+            e.gelu_input ? e.gelu_input + at : nullptr, e.gelu_slope ? e.gelu_slope + at : nullptr,
+            e.gelu ? e.gelu + at : nullptr};
 }
 
 }  // namespace

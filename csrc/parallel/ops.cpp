@@ -61,6 +61,13 @@ void layernorm_forward(float* y, float* mean, float* rstd, const float* x, const
     });
 }
 
+void layernorm_apply(float* y, const float* x, const float* mean, const float* rstd, const float* w, const float* b,
+                     Index rows, Index C) {
+    in_pieces(rows, rows_per_piece(C), [&](Index begin, Index end) {
+        active->layernorm_apply(y + begin * C, x + begin * C, mean + begin, rstd + begin, w, b, end - begin, C);
+    });
+}
+
 void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
                         const float* rstd, const float* w, const float* residual, Index rows, Index C) {
     const Index blocks = (rows + SUM_ROWS - 1) / SUM_ROWS;
@@ -78,13 +85,23 @@ void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const 
 }
 
 void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w,
-                     const float* gelu_input, Index M, Index N, Index K) {
+                     Index M, Index N, Index K) {
     // forward: y = x w + b
-    Epilogue slope;
-    slope.gelu_slope = gelu_input;
-    matmul(dx, K, {dy, N, 1}, {w, 1, N}, M, K, N, false, gelu_input ? &slope : nullptr);
+    matmul(dx, K, {dy, N, 1}, {w, 1, N}, M, K, N, false);
     matmul(dw, N, {x, 1, K}, {dy, N, 1}, K, N, M, true);
     if (db) sum_rows(db, dy, M, N);
+}
+
+void gelu_linear_backward(float* dh, float* dw, float* db, const float* dz, const float* h, const float* w, Index M,
+                          Index N, Index K) {
+    // forward: z = gelu(h) w + b
+    Block y(M * K);  // gelu(h)
+    Epilogue slope;
+    slope.gelu_slope = h;
+    slope.gelu = y.data;
+    matmul(dh, K, {dz, N, 1}, {w, 1, N}, M, K, N, false, &slope);
+    matmul(dw, N, {y.data, 1, K}, {dz, N, 1}, K, N, M, true);
+    if (db) sum_rows(db, dz, M, N);
 }
 
 void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,
@@ -127,13 +144,26 @@ void softmax_backward(float* dx, const float* dy, const float* y, Index rows, In
     });
 }
 
-double cross_entropy(float* logits, const int32_t* targets, Index rows, Index V) {
+double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets, Index rows,
+                          Index V, Index C) {
     const Index counted = std::count_if(targets, targets + rows, [](int32_t t) { return t >= 0; });
-    const float grad_scale = 1.0f / std::max<Index>(1, counted);
-    Block losses(rows);
-    in_pieces(rows, rows_per_piece(V), [&](Index begin, Index end) {
-        active->cross_entropy(logits + begin * V, losses.data + begin, targets + begin, end - begin, V, grad_scale);
-    });
+    const float grad_scale = dx ? 1.0f / std::max<Index>(1, counted) : 0;
+    const Index chunks = (rows * V + LOGITS - 1) / LOGITS;
+    const Index chunk = chunks ? std::min(rows, ((rows + chunks - 1) / chunks + 15) / 16 * 16) : 0;
+    Block losses(rows), logits(chunk * V);
+    for (Index row = 0; row < rows; row += chunk) {
+        const Index n = std::min(chunk, rows - row);
+        const float* x_row = x + row * C;
+        matmul(logits.data, V, {x_row, C, 1}, {wte, 1, C}, n, V, C, false);
+        in_pieces(n, rows_per_piece(V), [&](Index begin, Index end) {
+            active->cross_entropy(logits.data + begin * V, losses.data + row + begin, targets + row + begin,
+                                  end - begin, V, grad_scale);
+        });
+        if (!dx) continue;
+        // forward: logits = x wte^T
+        matmul(dx + row * C, C, {logits.data, V, 1}, {wte, C, 1}, n, C, V, false);
+        matmul(dwte, C, {logits.data, 1, V}, {x_row, C, 1}, V, C, n, true);
+    }
     double total = 0;
     for (Index i = 0; i < rows; i++) total += losses.data[i];
     return total / std::max<Index>(1, counted);

@@ -29,18 +29,24 @@ void embedding_backward(float* dwte, float* dwpe, const float* dx, const int32_t
                         Index rows, Index C);
 void layernorm_forward(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b, Index rows,
                        Index C, float eps);
+void layernorm_apply(float* y, const float* x, const float* mean, const float* rstd, const float* w, const float* b,
+                     Index rows, Index C);
 void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
                         const float* rstd, const float* w, const float* residual, Index rows, Index C);
 void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w,
-                     const float* gelu_input, Index M, Index N, Index K);
+                     Index M, Index N, Index K);
+void gelu_linear_backward(float* dh, float* dw, float* db, const float* dz, const float* h, const float* w, Index M,
+                          Index N, Index K);
 void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,
                        Index H, float scale);
 void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
                         const int32_t* first_key, Index B, Index T, Index C, Index H, float scale);
 void softmax_forward(float* y, const float* x, Index rows, Index N);
 void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N);
-// logits (rows,V) become dlogits; returns the mean loss
-double cross_entropy(float* logits, const int32_t* targets, Index rows, Index V);
+// Returns the mean loss; with dx (rows,C), it and dwte (V,C) get the gradients
+double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets, Index rows,
+                          Index V, Index C);
+constexpr Index LOGITS = Index(6) << 20;  // floats of logits in memory at a time: 24 MB, 125 rows of GPT-2's
 void gelu_forward(float* y, const float* x, Index n);
 void gelu_backward(float* dx, const float* dy, const float* x, Index n);
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size);

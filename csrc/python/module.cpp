@@ -187,6 +187,21 @@ py::tuple py_layernorm_forward(const py::array& x, const py::array& w, const Opt
     return py::make_tuple(y.array, mean.array, rstd.array);
 }
 
+py::array py_layernorm_apply(const py::array& x, const py::array& mean, const py::array& rstd, const py::array& w,
+                             const Optional& b) {
+    const char* f = "layernorm_apply";
+    const auto shape = rows_shape({f, "x"}, x), lead = without_last(shape);
+    const Index C = shape.back();
+    const float *px = input({f, "x"}, x, shape), *pm = input({f, "mean"}, mean, lead),
+                *pr = input({f, "rstd"}, rstd, lead), *pw = input({f, "w"}, w, {C}), *pb = input({f, "b"}, b, {C});
+    New y(shape);
+    {
+        Free free;
+        layernorm_apply(y.data, px, pm, pr, pw, pb, rows_of(shape), C);
+    }
+    return y.array;
+}
+
 py::array py_layernorm_backward(const py::array& dy, const py::array& x, const py::array& mean, const py::array& rstd,
                                 const py::array& w, py::array dw, Optional db, const Optional& residual) {
     const char* f = "layernorm_backward";
@@ -225,11 +240,11 @@ py::array py_matmul(const py::array& a, const py::array& b, Optional out, bool t
 }
 
 struct Linear {  // x (...,K) w (K,N), checked
-    Linear(const char* f, const py::array& x, const py::array& w) {
+    Linear(const char* f, const char* name, const py::array& x, const py::array& w) {
         check_ndim({f, "w"}, w, 2);
         K = w.shape(0), N = w.shape(1);
-        x_shape = with_last(rows_shape({f, "x"}, x), K), y_shape = with_last(x_shape, N);
-        this->x = input({f, "x"}, x, x_shape), this->w = input({f, "w"}, w, {K, N});
+        x_shape = with_last(rows_shape({f, name}, x), K), y_shape = with_last(x_shape, N);
+        this->x = input({f, name}, x, x_shape), this->w = input({f, "w"}, w, {K, N});
     }
     Index K, N;
     std::vector<Index> x_shape, y_shape;
@@ -238,7 +253,7 @@ struct Linear {  // x (...,K) w (K,N), checked
 
 py::array py_linear_forward(const py::array& x, const py::array& w, const Optional& b, const Optional& residual) {
     const char* f = "linear_forward";
-    const Linear l(f, x, w);
+    const Linear l(f, "x", x, w);
     Epilogue epilogue;
     epilogue.bias = input({f, "b"}, b, {l.N});
     epilogue.residual = input({f, "residual"}, residual, l.y_shape);
@@ -252,7 +267,7 @@ py::array py_linear_forward(const py::array& x, const py::array& w, const Option
 
 py::tuple py_linear_gelu_forward(const py::array& x, const py::array& w, const Optional& b) {
     const char* f = "linear_gelu_forward";
-    const Linear l(f, x, w);
+    const Linear l(f, "x", x, w);
     Epilogue epilogue;
     epilogue.bias = input({f, "b"}, b, {l.N});
     New y(l.y_shape), h(l.y_shape);
@@ -264,18 +279,31 @@ py::tuple py_linear_gelu_forward(const py::array& x, const py::array& w, const O
     return py::make_tuple(y.array, h.array);
 }
 
-py::array py_linear_backward(const py::array& dy, const py::array& x, const py::array& w, py::array dw, Optional db,
-                             const Optional& gelu_input) {
+py::array py_linear_backward(const py::array& dy, const py::array& x, const py::array& w, py::array dw, Optional db) {
     const char* f = "linear_backward";
-    const Linear l(f, x, w);
-    const float *pdy = input({f, "dy"}, dy, l.y_shape), *ph = input({f, "gelu_input"}, gelu_input, l.x_shape);
+    const Linear l(f, "x", x, w);
+    const float* pdy = input({f, "dy"}, dy, l.y_shape);
     float *pdw = output({f, "dw"}, dw, {l.K, l.N}), *pdb = output({f, "db"}, db, {l.N});
     New dx(l.x_shape);
     {
         Free free;
-        linear_backward(dx.data, pdw, pdb, pdy, l.x, l.w, ph, rows_of(l.x_shape), l.N, l.K);
+        linear_backward(dx.data, pdw, pdb, pdy, l.x, l.w, rows_of(l.x_shape), l.N, l.K);
     }
     return dx.array;
+}
+
+py::array py_gelu_linear_backward(const py::array& dz, const py::array& h, const py::array& w, py::array dw,
+                                  Optional db) {
+    const char* f = "gelu_linear_backward";
+    const Linear l(f, "h", h, w);
+    const float* pdz = input({f, "dz"}, dz, l.y_shape);
+    float *pdw = output({f, "dw"}, dw, {l.K, l.N}), *pdb = output({f, "db"}, db, {l.N});
+    New dh(l.x_shape);
+    {
+        Free free;
+        gelu_linear_backward(dh.data, pdw, pdb, pdz, l.x, l.w, rows_of(l.x_shape), l.N, l.K);
+    }
+    return dh.array;
 }
 
 py::array py_gelu_forward(const py::array& x) {
@@ -372,42 +400,22 @@ py::array py_attention_backward(const py::array& dout, const py::array& qkv, con
     return dqkv.array;
 }
 
-py::tuple py_head_cross_entropy_forward(const py::array& x, const py::array& wte, const py::array& targets) {
-    const char* f = "head_cross_entropy_forward";
+py::tuple py_head_cross_entropy(const py::array& x, const py::array& wte, const py::array& targets, Optional dwte) {
+    const char* f = "head_cross_entropy";
     check_ndim({f, "wte"}, wte, 2);
     const Index V = wte.shape(0), C = wte.shape(1);
     const auto shape = with_last(rows_shape({f, "x"}, x), C);
-    const Index rows = rows_of(shape);
     const float *px = input({f, "x"}, x, shape), *pw = input({f, "wte"}, wte, {V, C});
     const int32_t* pt = ids_input({f, "targets"}, targets, without_last(shape), INT32_MIN, V);
-    New dlogits({rows, V});
+    float* pdw = output({f, "dwte"}, dwte, {V, C});
+    std::optional<New> dx;
+    if (pdw) dx.emplace(shape);
     double loss;
     {
         Free free;
-        matmul(dlogits.data, V, {px, C, 1}, {pw, 1, C}, rows, V, C, false);
-        loss = cross_entropy(dlogits.data, pt, rows, V);
+        loss = head_cross_entropy(dx ? dx->data : nullptr, pdw, px, pw, pt, rows_of(shape), V, C);
     }
-    return py::make_tuple(loss, dlogits.array);
-}
-
-py::array py_head_cross_entropy_backward(const py::array& dlogits, const py::array& x, const py::array& wte,
-                                         py::array dwte) {
-    const char* f = "head_cross_entropy_backward";
-    check_ndim({f, "wte"}, wte, 2);
-    const Index V = wte.shape(0), C = wte.shape(1);
-    const auto shape = with_last(rows_shape({f, "x"}, x), C);
-    const Index rows = rows_of(shape);
-    const float *pd = input({f, "dlogits"}, dlogits, {rows, V}), *px = input({f, "x"}, x, shape),
-                *pw = input({f, "wte"}, wte, {V, C});
-    float* pdw = output({f, "dwte"}, dwte, {V, C});
-    New dx(shape);
-    {
-        Free free;
-        // forward: logits = x wte^T
-        matmul(dx.data, C, {pd, V, 1}, {pw, C, 1}, rows, C, V, false);
-        matmul(pdw, C, {pd, 1, V}, {px, C, 1}, V, C, rows, true);
-    }
-    return dx.array;
+    return py::make_tuple(loss, dx ? py::object(dx->array) : py::none());
 }
 
 py::array dropout_by(const char* f, const char* name, const py::array& x, double p, const py::tuple& key,
@@ -497,19 +505,21 @@ double py_probe(double (*probe)(double), double seconds) {
 PYBIND11_MODULE(_kernels, m) {
     m.doc() = "The ops of npgpt.engine.ops, compiled, for float32; npgpt.engine.kernels chooses between the two.";
     m.attr("__version__") = NPGPT_VERSION;
+    m.attr("LOGITS") = LOGITS;
     const py::none none;
 
     m.def("embedding_forward", py_embedding_forward, "ids"_a, "positions"_a, "wte"_a, "wpe"_a);
     m.def("embedding_backward", py_embedding_backward, "dx"_a, "ids"_a, "positions"_a, "dwte"_a, "dwpe"_a);
     m.def("layernorm_forward", py_layernorm_forward, "x"_a, "w"_a, "b"_a, "eps"_a);
+    m.def("layernorm_apply", py_layernorm_apply, "x"_a, "mean"_a, "rstd"_a, "w"_a, "b"_a);
     m.def("layernorm_backward", py_layernorm_backward, "dy"_a, "x"_a, "mean"_a, "rstd"_a, "w"_a, "dw"_a,
           "db"_a = none, "residual"_a = none);
     m.def("matmul", py_matmul, "a"_a, "b"_a, "out"_a = none, "trans_a"_a = false, "trans_b"_a = false,
           "accumulate"_a = false);
     m.def("linear_forward", py_linear_forward, "x"_a, "w"_a, "b"_a = none, "residual"_a = none);
     m.def("linear_gelu_forward", py_linear_gelu_forward, "x"_a, "w"_a, "b"_a = none);
-    m.def("linear_backward", py_linear_backward, "dy"_a, "x"_a, "w"_a, "dw"_a, "db"_a = none,
-          "gelu_input"_a = none);
+    m.def("linear_backward", py_linear_backward, "dy"_a, "x"_a, "w"_a, "dw"_a, "db"_a = none);
+    m.def("gelu_linear_backward", py_gelu_linear_backward, "dz"_a, "h"_a, "w"_a, "dw"_a, "db"_a = none);
     m.def("gelu_forward", py_gelu_forward, "x"_a);
     m.def("gelu_backward", py_gelu_backward, "dy"_a, "x"_a);
     m.def("softmax_forward", py_softmax_forward, "x"_a);
@@ -517,8 +527,7 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("attention_forward", py_attention_forward, "qkv"_a, "n_head"_a, "scale"_a, "first_key"_a = none);
     m.def("attention_backward", py_attention_backward, "dout"_a, "qkv"_a, "out"_a, "lse"_a, "n_head"_a, "scale"_a,
           "first_key"_a = none);
-    m.def("head_cross_entropy_forward", py_head_cross_entropy_forward, "x"_a, "wte"_a, "targets"_a);
-    m.def("head_cross_entropy_backward", py_head_cross_entropy_backward, "dlogits"_a, "x"_a, "wte"_a, "dwte"_a);
+    m.def("head_cross_entropy", py_head_cross_entropy, "x"_a, "wte"_a, "targets"_a, "dwte"_a = none);
     m.def("dropout_forward", py_dropout_forward, "x"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("dropout_backward", py_dropout_backward, "dy"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("global_norm", py_global_norm, "g"_a);

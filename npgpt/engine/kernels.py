@@ -20,6 +20,9 @@ except ImportError as error:
 else:
     _import_error = None
 
+# Floats of logits that training holds at a time; the reference holds all of them.
+LOGITS = _kernels.LOGITS if _kernels else sys.maxsize
+
 HOW_TO_BUILD = "pip install -e . in the source tree, with g++ installed"
 
 

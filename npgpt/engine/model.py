@@ -123,7 +123,13 @@ class GPT:
     # ------------------------------------------------------------------------ parameters
 
     def touch(self):
-        """Call after changing params by hand: whatever was derived from the old weights is dropped."""
+        """Call after changing params by hand: a step begun with the old weights is given up."""
+        if self._caches:
+            self.zero_grads()
+
+    def zero_grads(self):
+        """Gives up the gradients gathered so far, and a forward() that waits for its backward()."""
+        self.flat_grads[...] = 0
         self._caches = None
 
     @property
@@ -146,16 +152,23 @@ class GPT:
     def forward(self, ids, targets=None):
         """ids, targets (B,T) integers -> mean cross-entropy in nats; without targets, logits (B,T,V).
 
-        Targets below 0 do not count. With targets everything that backward() needs is kept, and dropout acts.
+        Targets below 0 do not count. With targets this begins a training step: dropout acts, what backward()
+        needs is kept, and the head's part of the gradient is in grads already (so that no logits are kept).
+        Each one wants its backward(); for a loss alone there is loss().
         """
         if targets is None:
             return self.logits(ids)
         ids, targets = self._check_ids("forward", ids), self._check_targets("forward", ids, targets)
-        ops = kernels.ops_for(self.dtype)
-        self._caches = []
-        x = self._blocks(ops, ids, self._caches)
-        loss, dlogits = ops.head_cross_entropy_forward(x, self.params["wte.weight"], targets)
-        self._caches.append((ids, x, dlogits))
+        if self._caches:
+            raise RuntimeError(
+                "forward: the last forward(ids, targets) waits for its backward(); "
+                "call loss(ids, targets) for a loss alone, zero_grads() to give the step up"
+            )
+        ops, wte, dwte = kernels.ops_for(self.dtype), self.params["wte.weight"], self.grads["wte.weight"]
+        caches = []
+        x = self._blocks(ops, ids, caches)
+        loss, dx = ops.head_cross_entropy(x, wte, targets, dwte)
+        self._caches = [(ids, dx), *caches]
         return loss
 
     def loss(self, ids, targets):
@@ -163,7 +176,7 @@ class GPT:
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
         x = self._blocks(ops, ids)
-        return ops.head_cross_entropy_forward(x, self.params["wte.weight"], targets)[0]
+        return ops.head_cross_entropy(x, self.params["wte.weight"], targets)[0]
 
     def logits(self, ids):
         """ids (B,T) -> logits (B,T,V), no dropout."""
@@ -193,7 +206,8 @@ class GPT:
             act, h = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)  # (B,T,4C)
             x_out = self._branch(ops, act, p.mlp_proj, x_mid, layer, MLP, training)  # (B,T,C)
             if training:
-                caches.append((x, a, mean_1, rstd_1, qkv, out, lse, x_mid, m, mean_2, rstd_2, act, h))
+                # a, m and act cost less to compute again than to keep
+                caches.append((x, mean_1, rstd_1, qkv, out, lse, x_mid, mean_2, rstd_2, h))
             x = x_out
         w, b = self.params["ln_f.weight"], self.params.get("ln_f.bias")
         y, mean, rstd = ops.layernorm_forward(x, w, b, eps)
@@ -219,29 +233,25 @@ class GPT:
         if not self._caches:
             raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
         ops, config = kernels.ops_for(self.dtype), self.config
-        params, grads, caches = self.params, self.grads, self._caches
+        grads, caches = self.grads, self._caches
         H, scale = config.n_head, 1 / sqrt(config.n_embd // config.n_head)
         self._caches = None
 
-        ids, x, dlogits = caches.pop()
-        # forward: logits = x @ wte.T
-        dx = ops.head_cross_entropy_backward(dlogits, x, params["wte.weight"], grads["wte.weight"])
-        del dlogits
+        ids, dx = caches.pop(0)  # the head's backward came with its forward
         positions, x, mean, rstd = caches.pop()
         # forward: y = layernorm(x, ln_f)
         dx = ops.layernorm_backward(
-            dx, x, mean, rstd, params["ln_f.weight"], grads["ln_f.weight"], grads.get("ln_f.bias")
+            dx, x, mean, rstd, self.params["ln_f.weight"], grads["ln_f.weight"], grads.get("ln_f.bias")
         )
 
         for layer in reversed(range(config.n_layer)):
             p, g = self._layers[layer], self._layer_grads[layer]
-            x, a, mean_1, rstd_1, qkv, out, lse, x_mid, m, mean_2, rstd_2, act, h = caches.pop()
-            # forward: x_out = x_mid + dropout(act @ mlp_proj), act = gelu(h)
+            x, mean_1, rstd_1, qkv, out, lse, x_mid, mean_2, rstd_2, h = caches.pop()
+            # forward: x_out = x_mid + dropout(gelu(h) @ mlp_proj)
             dy = self._dropout(ops, dx, layer, MLP, training=True)
-            dh = ops.linear_backward(
-                dy, act, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias, gelu_input=h
-            )
+            dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
             # forward: h = m @ c_fc
+            m = ops.layernorm_apply(x_mid, mean_2, rstd_2, p.ln_2.weight, p.ln_2.bias)
             dm = ops.linear_backward(dh, m, p.c_fc.weight, g.c_fc.weight, g.c_fc.bias)
             # forward: m = layernorm(x_mid, ln_2), and x_mid goes on beside it
             dx = ops.layernorm_backward(
@@ -253,6 +263,7 @@ class GPT:
             # forward: out = attention(qkv)
             dqkv = ops.attention_backward(dout, qkv, out, lse, H, scale)
             # forward: qkv = a @ c_attn
+            a = ops.layernorm_apply(x, mean_1, rstd_1, p.ln_1.weight, p.ln_1.bias)
             da = ops.linear_backward(dqkv, a, p.c_attn.weight, g.c_attn.weight, g.c_attn.bias)
             # forward: a = layernorm(x, ln_1), and x goes on beside it
             dx = ops.layernorm_backward(
@@ -324,7 +335,7 @@ class GPT:
         """Bytes of a training step: weights, gradients, two moments, and what forward keeps for backward."""
         L, H, C, V = (getattr(self.config, n) for n in ("n_layer", "n_head", "n_embd", "vocab_size"))
         rows = batch * time
-        kept = L * rows * (16 * C + H + 4) + rows * (3 * C + V)
+        kept = L * rows * (10 * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
         moving = rows * 12 * C  # gradients of the layer in work
         return self.dtype.itemsize * (4 * self.num_params + kept + moving)
 

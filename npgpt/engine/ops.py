@@ -41,6 +41,12 @@ def layernorm_forward(x, w, b, eps):
     return (y if b is None else y + b), mean, rstd
 
 
+def layernorm_apply(x, mean, rstd, w, b):
+    """y of layernorm_forward once more, from the mean and rstd (...) that it returned."""
+    y = (x - mean[..., None]) * rstd[..., None] * w
+    return y if b is None else y + b
+
+
 def layernorm_backward(dy, x, mean, rstd, w, dw, db=None, residual=None):
     """dy, x (...,C); mean, rstd (...,) -> dx (...,C); adds to dw, db (C,).
 
@@ -85,27 +91,32 @@ def linear_forward(x, w, b=None, residual=None):
     return y
 
 
-def linear_backward(dy, x, w, dw, db=None, gelu_input=None):
-    """dy (...,N), x (...,K) -> dx (...,K); adds to dw (K,N), db (N,).  (A residual's gradient is dy.)
-
-    gelu_input (...,K): where x was gelu(gelu_input), the gradient of gelu_input is returned instead of dx.
-    """
+def linear_backward(dy, x, w, dw, db=None):
+    """dy (...,N), x (...,K) -> dx (...,K); adds to dw (K,N), db (N,).  (A residual's gradient is dy.)"""
     K, N = w.shape
     # forward: y = x @ w + b
     dw += x.reshape(-1, K).T @ dy.reshape(-1, N)
     if db is not None:
         db += dy.reshape(-1, N).sum(axis=0)
-    dx = dy @ w.T
-    return dx if gelu_input is None else gelu_backward(dx, gelu_input)
+    return dy @ w.T
 
 
 def linear_gelu_forward(x, w, b=None):
     """h = x @ w + b, y = gelu(h).  x (...,K); w (K,N) -> y, h (...,N).
 
-    Its backward is that of the linear which reads y, with gelu_input=h, and then its own linear_backward.
+    Its backward is gelu_linear_backward of the linear that reads y, then its own linear_backward.
     """
     h = linear_forward(x, w, b)
     return gelu_forward(h), h
+
+
+def gelu_linear_backward(dz, h, w, dw, db=None):
+    """Of z = gelu(h) @ w + b: dz (...,N), h (...,K) -> dh (...,K); adds to dw (K,N), db (N,).
+
+    gelu(h) is computed again: it costs less than its memory from the forward to here.
+    """
+    # forward: z = gelu(h) @ w + b
+    return gelu_backward(linear_backward(dz, gelu_forward(h), w, dw, db), h)
 
 
 # ---------------------------------------------------------------------------- gelu
@@ -215,11 +226,15 @@ def _masked_scores(q, k, scale, first_key):
 # ---------------------------------------------------------------------------- head and loss
 
 
-def head_cross_entropy_forward(x, wte, targets):
-    """Tied head and mean cross-entropy in nats: logits = x @ wte.T, loss = mean(lse - logits[target]).
+def head_cross_entropy(x, wte, targets, dwte=None):
+    """Tied head and mean cross-entropy in nats, both ways at once: logits = x @ wte.T,
+    loss = mean(lse - logits[target]).
 
     x (B,T,C); wte (V,C); targets (B,T), those below 0 do not count
-    -> loss (float, 0 if none counts), dlogits (B*T,V): the gradient of the loss, rows that do not count 0.
+    -> loss (float, 0 if none counts), dx (B,T,C); adds to dwte (V,C). Without dwte, dx is None.
+
+    Forward and backward are one op, so that the logits (B*T,V), larger than all else in a small batch of a
+    large vocabulary, need never be there at once: the kernels go through the rows in chunks.
     """
     C = wte.shape[1]
     targets = targets.reshape(-1)
@@ -231,18 +246,16 @@ def head_cross_entropy_forward(x, wte, targets):
     lse = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
     picked = np.maximum(targets, 0)  # any row will do where nothing counts
     losses = np.where(counted, lse - logits[rows, picked], 0)
+    loss = float(losses.sum(dtype=np.float64) / n)
+    if dwte is None:
+        return loss, None
     # d lse / d logits = softmax, d logits[target] / d logits = one-hot
     dlogits = np.exp(logits - lse[:, None])
     dlogits[rows, picked] -= 1
     dlogits *= (counted / n).astype(x.dtype)[:, None]
-    return float(losses.sum(dtype=np.float64) / n), dlogits
-
-
-def head_cross_entropy_backward(dlogits, x, wte, dwte):
-    """dlogits (B*T,V), x (B,T,C) -> dx (B,T,C); adds to dwte (V,C)."""
     # forward: logits = x @ wte.T
-    dwte += dlogits.T @ x.reshape(-1, x.shape[-1])
-    return (dlogits @ wte).reshape(x.shape)
+    dwte += dlogits.T @ x.reshape(-1, C)
+    return loss, (dlogits @ wte).reshape(x.shape)
 
 
 # ---------------------------------------------------------------------------- dropout

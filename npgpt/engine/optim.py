@@ -35,7 +35,7 @@ class AdamW:
         ops, model = kernels.ops_for(self.model.dtype), self.model
         norm = ops.global_norm(model.flat_grads)
         if not math.isfinite(norm):
-            model.flat_grads[...] = 0
+            model.zero_grads()
             return norm
         grad_scale = 1.0
         if max_grad_norm is not None:

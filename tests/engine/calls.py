@@ -47,6 +47,11 @@ def layernorm_forward(rng, s):
     return {"x": x, "w": w, "b": b, "eps": 1e-5}
 
 
+def layernorm_apply(rng, s):
+    x, w, b = _normal(rng, s.B, s.T, s.C), _normal(rng, s.C), _normal(rng, s.C)
+    return {"x": x, "mean": x.mean(axis=-1), "rstd": 1 / x.std(axis=-1), "w": w, "b": b}
+
+
 def layernorm_backward(rng, s):
     x = _normal(rng, s.B, s.T, s.C)
     return {
@@ -86,8 +91,12 @@ def linear_backward(rng, s):
         "w": _normal(rng, s.C, s.N),
         "dw": _normal(rng, s.C, s.N),
         "db": _normal(rng, s.N),
-        "gelu_input": _normal(rng, s.B, s.T, s.C),
     }
+
+
+def gelu_linear_backward(rng, s):
+    x = linear_backward(rng, s)
+    return {"dz": x["dy"], "h": x["x"], "w": x["w"], "dw": x["dw"], "db": x["db"]}
 
 
 def gelu_forward(rng, s):
@@ -121,17 +130,13 @@ def attention_backward(rng, s):
     return {"dout": _normal(rng, s.B, s.T, s.C), "qkv": qkv, "out": out, "lse": lse} | forward
 
 
-def head_cross_entropy_forward(rng, s):
+def head_cross_entropy(rng, s):
     targets = _ids(rng, s.V, s.B, s.T)
     targets[:, 1] = -1
-    return {"x": _normal(rng, s.B, s.T, s.C), "wte": _normal(rng, s.V, s.C), "targets": targets}
-
-
-def head_cross_entropy_backward(rng, s):
     return {
-        "dlogits": _normal(rng, s.B * s.T, s.V),
         "x": _normal(rng, s.B, s.T, s.C),
         "wte": _normal(rng, s.V, s.C),
+        "targets": targets,
         "dwte": _normal(rng, s.V, s.C),
     }
 
@@ -158,10 +163,9 @@ def adamw_step(rng, s):
 OPS = {
     f.__name__: f
     for f in (
-        embedding_forward, embedding_backward, layernorm_forward, layernorm_backward, matmul, linear_forward,
-        linear_gelu_forward, linear_backward, gelu_forward, gelu_backward, softmax_forward, softmax_backward,
-        attention_forward, attention_backward, head_cross_entropy_forward, head_cross_entropy_backward,
-        dropout_forward, dropout_backward, global_norm, adamw_step,
+        embedding_forward, embedding_backward, layernorm_forward, layernorm_apply, layernorm_backward, matmul,
+        linear_forward, linear_gelu_forward, linear_backward, gelu_linear_backward, gelu_forward, gelu_backward,
+        softmax_forward, softmax_backward, attention_forward, attention_backward, head_cross_entropy, dropout_forward, dropout_backward, global_norm, adamw_step,
     )
 }  # fmt: skip
 

@@ -48,16 +48,17 @@ def test_gradients_are_those_of_central_differences(rng, bias, dropout):
     model.step = 3
 
     def loss():
-        model.touch()
+        model.zero_grads()
         return model.forward(ids, targets)
 
     loss()
     model.backward()
+    grads = {name: g.copy() for name, g in model.grads.items()}
     for name, w in model.params.items():
         where = rng.choice(w.size, min(20, w.size), replace=False)
         if name == "wpe.weight":
             where[:3] = (0, 15, 74)  # positions 0 to 4 are in use
-        assert_gradient(name, loss, w, model.grads[name], where)
+        assert_gradient(name, loss, w, grads[name], where)
 
 
 def test_gradients_of_unused_rows_are_zero(rng):
@@ -259,7 +260,9 @@ def test_dropout_acts_in_forward_alone_and_depends_on_step_and_seed(impl, rng):
     for step in (0, 1, 2):
         model.step = step
         losses.append(model.forward(ids, targets))
+        model.zero_grads()
         assert model.forward(ids, targets) == losses[-1], "the same step has the same masks"
+        model.zero_grads()
         assert model.loss(ids, targets) == without, "dropout in loss()"
     model.seed += 1
     losses.append(model.forward(ids, targets))
@@ -297,6 +300,26 @@ def test_backward_needs_a_forward_of_its_own(rng):
     model.touch()  # the caches belong to the old weights
     with pytest.raises(RuntimeError, match=r"^backward: "):
         model.backward()
+
+
+@pytest.mark.parametrize("give_up", ["zero_grads", "touch"])
+def test_a_step_is_finished_or_given_up(impl, rng, give_up):
+    """The head's gradient is there after forward: a second forward in its place would count it twice."""
+    model = random_model(rng, **TINY)
+    ids, targets = random_ids(rng, model, 2, 5), random_ids(rng, model, 2, 5)
+    model.forward(ids, targets)
+    model.backward()
+    expected = model.flat_grads.copy()
+    model.zero_grads()
+    loss = model.forward(ids, targets)
+    with pytest.raises(RuntimeError, match=r"^forward: .*backward\(\).*loss\(ids, targets\).*zero_grads\(\)"):
+        model.forward(ids, targets)
+    assert model.loss(ids, targets) == loss, "loss() is free to be asked in between"
+    getattr(model, give_up)()
+    assert not model.flat_grads.any()
+    assert model.forward(ids, targets) == loss
+    model.backward()
+    np.testing.assert_array_equal(model.flat_grads, expected)
 
 
 # ---------------------------------------------------------------------------- decoding

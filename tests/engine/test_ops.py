@@ -101,15 +101,15 @@ def _linear(rng, has_bias, has_residual):
     return loss, gradients
 
 
-@case("linear_backward", after_gelu=(False,), after_gelu_bias=(True,))
+@case("gelu_linear_backward", plain=(False,), bias=(True,))
 def _two_linears(rng, has_bias):
-    """y, h = linear_gelu(x); z = linear(y): the second's backward gives dh at once, by gelu_input."""
+    """y, h = linear_gelu(x); z = linear(y): the second's backward gives dh at once."""
     x, w, w2, dz = normal(rng, B, T, C), normal(rng, C, N), normal(rng, N, V), normal(rng, B, T, V)
     b = normal(rng, N) if has_bias else None
     b2 = normal(rng, V) if has_bias else None
     dw, db, dw2, db2 = Sum(rng, C, N), Sum(rng, N), Sum(rng, N, V), Sum(rng, V)
-    y, h = ops.linear_gelu_forward(x, w, b)
-    dh = ops.linear_backward(dz, y, w2, dw2.array, db2.array if has_bias else None, gelu_input=h)
+    _, h = ops.linear_gelu_forward(x, w, b)
+    dh = ops.gelu_linear_backward(dz, h, w2, dw2.array, db2.array if has_bias else None)
     dx = ops.linear_backward(dh, x, w, dw.array, db.array if has_bias else None)
 
     def loss():
@@ -151,18 +151,17 @@ def _attention(rng, H, D, T, has_first_key):
     return loss, {"qkv": (qkv, dqkv)}
 
 
-@case("head_cross_entropy_backward", all_count=(False,), some_do_not_count=(True,))
+@case("head_cross_entropy", all_count=(False,), some_do_not_count=(True,))
 def _head_cross_entropy(rng, some_do_not_count):
     x, wte = normal(rng, B, T, C), normal(rng, V, C)
     targets = np.array([[1, 0, 6], [3, 3, 5]], np.int32)
     if some_do_not_count:
         targets[0, 1] = targets[1, 2] = -1
-    _, dlogits = ops.head_cross_entropy_forward(x, wte, targets)
     dwte = Sum(rng, V, C)
-    dx = ops.head_cross_entropy_backward(dlogits, x, wte, dwte.array)
+    _, dx = ops.head_cross_entropy(x, wte, targets, dwte.array)
 
     def loss():
-        return ops.head_cross_entropy_forward(x, wte, targets)[0]
+        return ops.head_cross_entropy(x, wte, targets)[0]
 
     return loss, {"x": (x, dx), "wte": (wte, dwte.added)}
 
@@ -185,11 +184,12 @@ def test_backward(name, rng, measured):
 
 def test_every_backward_is_covered():
     written = {name for name in vars(ops) if name.endswith("_backward")}
-    assert written == {name.split()[0] for name in CASES}
-    assert {name.replace("_backward", "_forward") for name in written} <= set(vars(ops))
-    # the forwards without a backward of their own: made of others that have one
+    # the head's forward and backward are one op
+    assert written | {"head_cross_entropy"} == {name.split()[0] for name in CASES}
+    # what is fused from others: the forward before the GELU, the backward after it
     forwards = {name for name in vars(ops) if name.endswith("_forward")}
-    assert forwards - {name.replace("_backward", "_forward") for name in written} == {"linear_gelu_forward"}
+    with_one = {name.replace("_backward", "_forward") for name in written - {"gelu_linear_backward"}}
+    assert with_one == forwards - {"linear_gelu_forward"}
 
 
 def test_the_check_finds_a_wrong_gradient(rng):
@@ -286,19 +286,28 @@ def test_attention_forward(rng, has_first_key):
         np.testing.assert_allclose(out[b, t, h * D : (h + 1) * D], expected, rtol=1e-11)
 
 
-def test_head_cross_entropy_forward(rng):
+def test_head_cross_entropy(rng):
     x, wte = normal(rng, B, T, C), normal(rng, V, C)
     targets = np.array([[1, -1, 6], [3, -1, 5]], np.int32)
-    loss, dlogits = ops.head_cross_entropy_forward(x, wte, targets)
+    dwte = np.zeros_like(wte)
+    loss, dx = ops.head_cross_entropy(x, wte, targets, dwte)
     probabilities = ops.softmax_forward(x @ wte.T)
     counted = [(b, t) for b, t in np.ndindex(B, T) if targets[b, t] >= 0]
     expected = -np.mean([math.log(probabilities[b, t, targets[b, t]]) for b, t in counted])
     assert isinstance(loss, float) and loss == pytest.approx(expected, rel=1e-12)
-    assert dlogits.shape == (B * T, V)
-    assert not dlogits[[1, 4]].any(), "targets of -1 have no gradient"
-    # every counted row sums to 0: softmax minus one-hot
-    np.testing.assert_allclose(dlogits.sum(axis=-1), 0, atol=1e-15)
-    assert ops.head_cross_entropy_forward(x, wte, np.full((B, T), -1))[0] == 0.0
+    assert dx.shape == x.shape
+    assert not dx[:, 1].any(), "targets of -1 have no gradient"
+    # softmax minus one-hot sums to 0 in every row
+    np.testing.assert_allclose(dwte.sum(axis=0), 0, atol=1e-14)
+    assert ops.head_cross_entropy(x, wte, targets) == (loss, None)
+    assert ops.head_cross_entropy(x, wte, np.full((B, T), -1))[0] == 0.0
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_layernorm_apply_is_the_forward_again(rng, has_bias):
+    x, w, b = normal(rng, B, T, C) * 2 + 1, normal(rng, C), normal(rng, C) if has_bias else None
+    y, mean, rstd = ops.layernorm_forward(x, w, b, EPS)
+    np.testing.assert_array_equal(ops.layernorm_apply(x, mean, rstd, w, b), y)
 
 
 # ---------------------------------------------------------------------------- dropout
@@ -403,7 +412,7 @@ def test_results_keep_the_dtype(rng, dtype):
         ops.gelu_backward(x, x),
         ops.softmax_forward(x),
         *ops.attention_forward(x, 2, 0.5),
-        ops.head_cross_entropy_forward(x, w.T.copy(), np.zeros((B, T), np.int32))[1],
+        ops.head_cross_entropy(x, w.T.copy(), np.zeros((B, T), np.int32), w.T.copy())[1],
         ops.dropout_forward(x, 0.5, (0, 0, 0, 0)),
     ]
     assert {r.dtype for r in results} == {np.dtype(dtype)}
