@@ -164,8 +164,10 @@ OPS = {
     f.__name__: f
     for f in (
         embedding_forward, embedding_backward, layernorm_forward, layernorm_apply, layernorm_backward, matmul,
-        linear_forward, linear_gelu_forward, linear_backward, gelu_linear_backward, gelu_forward, gelu_backward,
-        softmax_forward, softmax_backward, attention_forward, attention_backward, head_cross_entropy, dropout_forward, dropout_backward, global_norm, adamw_step,
+        linear_forward, linear_gelu_forward, linear_backward, gelu_linear_backward, gelu_forward,
+        gelu_backward,
+        softmax_forward, softmax_backward, attention_forward, attention_backward, head_cross_entropy,
+        dropout_forward, dropout_backward, global_norm, adamw_step,
     )
 }  # fmt: skip
 
