@@ -12,6 +12,7 @@ _HOME = {
     "load": "npgpt.api",
     "GPTConfig": "npgpt.engine.model",
     "AdamW": "npgpt.engine.optim",
+    "Muon": "npgpt.engine.optim",
     "set_num_threads": "npgpt.engine.kernels",
     "Dataset": "npgpt.text.data",
 }

@@ -26,6 +26,12 @@ TOLERANCES = {
         TINY,
         "2 x s (1 - s) z' with z' up to 7 where 1 - s still has an error of EPS: about 20 EPS; scale |dy|",
     ),
+    "muon": (
+        256 * EPS,
+        TINY,
+        "per sqrt(K) of the products: an error in the matrix grows with the slopes of the polynomials "
+        "at 0, 8.2 * 4.1 * 3.8 = 128, and comes in twice, with the matrix and with its square",
+    ),
     "exponential": (3 * EPS, 0, "2 ulp, and half of one for each of the two products with 1 / sum"),
     "softmax": (
         EPS,

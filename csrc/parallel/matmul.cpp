@@ -35,10 +35,8 @@ Epilogue shifted(const Epilogue& e, Index at, Index column) {
             e.gelu ? e.gelu + at : nullptr};
 }
 
-}  // namespace
-
-void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
-            const Epilogue* epilogue) {
+void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
+               const Epilogue* epilogue) {
     if (M == 0 || N == 0) return;
     const Kernels& kernels = active_kernels();
     if (K == 0) {  // an empty sum
@@ -55,8 +53,6 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
     const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
     const bool pack_a = a.column != 1 || (N > SMALL && K > SMALL);
     const bool share_b = K * b_panels * NR <= SHARED_B && M > MR;
-    const bool alone = M * N * K < MIN_WORK;
-    const int workers = alone ? 1 : num_threads();
     auto run = [&](Index count, auto&& body) {
         if (alone)
             for (Index i = 0; i < count; i++) body(i, 0);
@@ -129,6 +125,18 @@ void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool
                 }
             });
         }
+}
+
+}  // namespace
+
+void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
+            const Epilogue* epilogue) {
+    const bool alone = M * N * K < MIN_WORK;
+    matmul_by(alone ? 1 : num_threads(), alone, c, ldc, a, b, M, N, K, accumulate, epilogue);
+}
+
+void matmul_alone(float* c, Index ldc, View a, View b, Index M, Index N, Index K) {
+    matmul_by(1, true, c, ldc, a, b, M, N, K, false, nullptr);
 }
 
 }  // namespace npgpt

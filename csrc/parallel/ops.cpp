@@ -215,4 +215,50 @@ void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, 
     });
 }
 
+// x (R,S) with R <= S becomes near-orthogonal: x = a x + (b x x^T + c (x x^T)^2) x for each polynomial. y (R,S) is scratch.
+static void orthogonalise(float*& x, float*& y, Index R, Index S, const float (*polar)[3]) {
+    Block gram(R * R), factor(R * R);
+    for (int i = 0; i < 3; i++) {
+        const float a = polar[i][0], b = polar[i][1], c = polar[i][2];
+        matmul_alone(gram.data, R, {x, S, 1}, {x, 1, S}, R, R, S);
+        matmul_alone(factor.data, R, {gram.data, R, 1}, {gram.data, R, 1}, R, R, R);
+        for (Index k = 0; k < R * R; k++) factor.data[k] = b * gram.data[k] + c * factor.data[k];
+        for (Index k = 0; k < R; k++) factor.data[k * R + k] += a;
+        matmul_alone(y, S, {factor.data, R, 1}, {x, S, 1}, R, S, R);
+        std::swap(x, y);
+    }
+}
+
+void muon_step(float* p, float* g, float* m, const int64_t* matrices, Index count, const Muon& s) {
+    parallel_for(count, [&](Index item, int) {  // a matrix is one thread's: there are many
+        const int64_t* at = matrices + item * 4;
+        const Index start = at[0], rows = at[1], columns = at[2], distance = at[3];
+        const bool flip = rows > columns;
+        const Index R = flip ? columns : rows, S = flip ? rows : columns;
+        const Index row = flip ? 1 : S, column = flip ? S : 1;  // strides of x and y, seen as (rows,columns)
+        Block x_block(R * S), y_block(R * S);
+        float *x = x_block.data, *y = y_block.data;
+        double squares = 0;
+        for (Index i = 0; i < rows; i++)
+            for (Index j = 0; j < columns; j++) {
+                const Index k = start + i * distance + j;
+                const float d = g[k] * s.grad_scale;
+                m[k] += (1 - s.momentum) * (d - m[k]);
+                const float u = d + s.momentum * (m[k] - d);
+                g[k] = 0;
+                x[i * row + j * column] = u;
+                squares += double(u) * u;
+            }
+        const float scale = 1 / (1.02f * float(std::sqrt(squares)) + 1e-7f);
+        for (Index k = 0; k < R * S; k++) x[k] *= scale;
+        orthogonalise(x, y, R, S, s.polar);
+        const float rate = s.lr * std::sqrt(std::max(1.0f, float(columns) / rows));
+        for (Index i = 0; i < rows; i++)
+            for (Index j = 0; j < columns; j++) {
+                float& w = p[start + i * distance + j];
+                w = w * (1 - s.decay) - rate * x[i * row + j * column];
+            }
+    });
+}
+
 }  // namespace npgpt

@@ -10,6 +10,11 @@
 
 namespace npgpt {
 
+struct Muon {
+    float lr, momentum, decay, grad_scale;  // decay: lr * weight_decay
+    float polar[3][3];                      // the polynomials of ops.py
+};
+
 const Kernels& active_kernels();
 void set_active_kernels(const Kernels* kernels);
 
@@ -22,6 +27,8 @@ struct View {
 // c (M,N) with stride ldc = or += a (M,K) b (K,N), then the epilogue
 void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
             const Epilogue* epilogue = nullptr);
+// The same on the calling thread alone, for those who are one of many already
+void matmul_alone(float* c, Index ldc, View a, View b, Index M, Index N, Index K);
 
 void embedding_forward(float* x, const int32_t* ids, const int32_t* positions, const float* wte, const float* wpe,
                        Index rows, Index C);
@@ -52,6 +59,8 @@ void gelu_backward(float* dx, const float* dy, const float* x, Index n);
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size);
 double global_norm(const float* g, Index n);
 void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, const AdamW& settings);
+// matrices (count,4): start, rows, columns, distance of rows
+void muon_step(float* p, float* g, float* m, const int64_t* matrices, Index count, const Muon& settings);
 
 // What this machine can do at most just now, on all threads: GFLOP/s of multiply-adds, GB/s read from memory.
 double peak_gflops(double seconds);

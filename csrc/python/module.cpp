@@ -467,6 +467,32 @@ void py_adamw_step(py::array p, py::array g, py::array m, py::array v, Index n_d
     adamw_step(pp, pg, pm, pv, shape[0], n_decay, settings);
 }
 
+void py_muon_step(py::array p, py::array g, py::array m, const py::array& matrices, double lr, double momentum,
+                  double weight_decay, double grad_scale) {
+    const char* f = "muon_step";
+    const Argument arg{f, "matrices"};
+    check_ndim({f, "p"}, p, 1), check_ndim(arg, matrices, 2);
+    const std::vector<Index> shape = shape_of(p);
+    check_array(arg, matrices, py::dtype::of<int64_t>(), "int64");
+    check_shape(arg, matrices, {matrices.shape(0), 4});
+    const int64_t* at = static_cast<const int64_t*>(matrices.data());
+    const Index count = matrices.shape(0);
+    for (const int64_t* a = at; a < at + 4 * count; a += 4) {  // start, rows, columns, distance
+        const bool inside = a[0] >= 0 && a[1] >= 1 && a[2] >= 1 && a[3] >= a[2] && a[3] <= shape[0] &&
+                            a[1] <= shape[0] && a[0] + (a[1] - 1) * a[3] + a[2] <= shape[0];
+        if (!inside)
+            arg.wrong_value("within " + std::to_string(shape[0]) + " floats", shape_text({a[0], a[1], a[2], a[3]}));
+    }
+    float *pp = output({f, "p"}, p, shape), *pg = output({f, "g"}, g, shape), *pm = output({f, "m"}, m, shape);
+    Muon settings = {float(lr), float(momentum), float(lr * weight_decay), float(grad_scale), {}};
+    const py::object polar = py::module_::import("npgpt.engine.ops").attr("POLAR");
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++)
+            settings.polar[i][j] = py::cast<float>(polar[py::int_(i)][py::int_(j)]);
+    Free free;
+    muon_step(pp, pg, pm, at, count, settings);
+}
+
 // ---- memory, threads, choice of kernels
 
 py::array py_empty(const std::vector<Index>& shape) {
@@ -533,6 +559,8 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("global_norm", py_global_norm, "g"_a);
     m.def("adamw_step", py_adamw_step, "p"_a, "g"_a, "m"_a, "v"_a, "n_decay"_a, "lr"_a, "beta1"_a, "beta2"_a,
           "eps"_a, "weight_decay"_a, "step"_a, "grad_scale"_a);
+    m.def("muon_step", py_muon_step, "p"_a, "g"_a, "m"_a, "matrices"_a, "lr"_a, "momentum"_a, "weight_decay"_a,
+          "grad_scale"_a);
 
     m.def("empty", py_empty, "An uninitialised float32 array from the block store.");
     m.def("release_blocks", release_blocks, "Hands the memory kept for reuse back to the system.");

@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
+
 from npgpt.engine import kernels
+from npgpt.engine.model import parameter_shapes
 
 
 class AdamW:
@@ -63,3 +66,98 @@ class AdamW:
                 )
             moment[...] = state[name]
         self.steps = steps
+
+
+class Muon:
+    """Muon for the matrices of the layers, AdamW for the embeddings, biases and layernorms.
+
+    Each of a layer's matrices (the queries', keys' and values' apart) moves along its momentum with all
+    singular values made equal (kellerjordan.github.io/posts/muon). The momentum rises from 0.1 below
+    `momentum` over the first 300 steps. AdamW's rate is adamw_ratio * lr, so that one schedule serves both.
+    """
+
+    WARMUP = 300
+
+    def __init__(
+        self, model, lr=0.02, momentum=0.95, adamw_ratio=0.4, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1
+    ):
+        given = {"lr": lr, "adamw_ratio": adamw_ratio, "eps": eps, "weight_decay": weight_decay}
+        for name, value in given.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"Muon: {name} must be finite and at least 0, got {value}")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Muon: betas must be in [0, 1), got {betas}")
+        if not 0.1 <= momentum < 1:
+            raise ValueError(f"Muon: momentum must be in [0.1, 1), got {momentum}")
+        self.model, self.lr, self.momentum, self.adamw_ratio = model, lr, momentum, adamw_ratio
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.steps = 0  # updates done
+        self._first, self._matrices = _layer_matrices(model.config)
+        self._moments = None
+
+    @property
+    def moments(self):
+        """(m, v), 1-D: mean gradient of every parameter; mean square of those that AdamW moves."""
+        if self._moments is None:
+            n, dtype = self.model.num_params, self.model.dtype
+            in_layers = self.model.n_decay - self._first
+            self._moments = kernels.zeros(n, dtype), kernels.zeros(n - in_layers, dtype)
+        return self._moments
+
+    def step(self, max_grad_norm=None):
+        """As AdamW.step."""
+        ops, model, first, last = (
+            kernels.ops_for(self.model.dtype),
+            self.model,
+            self._first,
+            self.model.n_decay,
+        )
+        norm = ops.global_norm(model.flat_grads)
+        if not math.isfinite(norm):
+            model.zero_grads()
+            return norm
+        grad_scale = 1.0
+        if max_grad_norm is not None:
+            grad_scale = min(1.0, max_grad_norm / (norm + 1e-6))
+        self.steps += 1
+        (p, g), (m, v) = (model.flat_params, model.flat_grads), self.moments
+        momentum = self.momentum - 0.1 * max(0.0, 1 - self.steps / self.WARMUP)
+        within = slice(first, last)
+        ops.muon_step(p[within], g[within], m[within], self._matrices, self.lr, momentum, 0.0, grad_scale)
+        # embeddings, which decay; then biases and layernorms, which do not
+        parts = (slice(0, first), slice(0, first), first), (slice(last, None), slice(first, None), 0)
+        for at, v_at, n_decay in parts:
+            ops.adamw_step(
+                p[at], g[at], m[at], v[v_at], n_decay,
+                self.lr * self.adamw_ratio, *self.betas, self.eps, self.weight_decay, self.steps, grad_scale,
+            )  # fmt: skip
+        model.touch()
+        return norm
+
+    def state(self):
+        """What a checkpoint keeps beside `steps`."""
+        m, v = self.moments
+        return {"m": m, "v": v}
+
+    def load_state(self, state, steps):
+        for moment, name in zip(self.moments, ("m", "v"), strict=True):
+            if state[name].shape != moment.shape:
+                raise ValueError(
+                    f"Muon.load_state: {name} must have shape {moment.shape}, got {state[name].shape}"
+                )
+            moment[...] = state[name]
+        self.steps = steps
+
+
+def _layer_matrices(config):
+    """Where the layers' matrices begin in flat_params, and each for ops.muon_step, counted from there."""
+    first, start, matrices = None, 0, []
+    for name, shape in parameter_shapes(config).items():
+        if name.startswith("h.") and len(shape) == 2:
+            first = start if first is None else first
+            rows, columns = shape
+            parts = 3 if name.endswith("c_attn.weight") else 1  # queries, keys and values
+            width = columns // parts
+            matrices += [(start - first + part * width, rows, width, columns) for part in range(parts)]
+        start += math.prod(shape)
+    return first, np.array(matrices, np.int64)

@@ -160,6 +160,20 @@ def adamw_step(rng, s):
     return {"p": p, "g": g, "m": m, "v": v * v} | scalars
 
 
+def muon_step(rng, s):
+    """A wide, a high and a square matrix, one in three parts side by side, and numbers of none."""
+    C, N = s.C, s.N
+    parts = [(0, C, C), (C, C, C), (2 * C, C, C)]
+    blocks = [(start, rows, columns, 3 * C) for start, rows, columns in parts]
+    at = 3 * C * C + 5
+    for rows, columns in ((C, N), (N, C), (C, C)):
+        blocks.append((at, rows, columns, columns))
+        at += rows * columns
+    p, g, m = (_normal(rng, at + 3) for _ in range(3))
+    scalars = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1, "grad_scale": 0.5}
+    return {"p": p, "g": g, "m": m, "matrices": np.array(blocks, np.int64)} | scalars
+
+
 OPS = {
     f.__name__: f
     for f in (
@@ -167,7 +181,7 @@ OPS = {
         linear_forward, linear_gelu_forward, linear_backward, gelu_linear_backward, gelu_forward,
         gelu_backward,
         softmax_forward, softmax_backward, attention_forward, attention_backward, head_cross_entropy,
-        dropout_forward, dropout_backward, global_norm, adamw_step,
+        dropout_forward, dropout_backward, global_norm, adamw_step, muon_step,
     )
 }  # fmt: skip
 
@@ -179,12 +193,16 @@ def arguments(op, rng, sizes):
 def may_write(op, argument):
     """Whether the op's contract lets it write this argument."""
     return argument in IN_PLACE or (op, argument) in (
-        {("matmul", "out")} | {("adamw_step", name) for name in "pgmv"}
+        {("matmul", "out")}
+        | {("adamw_step", name) for name in "pgmv"}
+        | {("muon_step", name) for name in "pgm"}
     )
 
 
 def off_by_one_float(array):
-    """A copy that starts 4 bytes after an address that is a multiple of 64."""
+    """A copy that starts 4 bytes after an address that is a multiple of 64, where items have 4 bytes."""
+    if array.itemsize != 4:
+        return np.copy(array)
     room = np.empty(array.size + 32, array.dtype)
     start = -(room.ctypes.data // 4) % 16 + 1
     view = room[start : start + array.size].reshape(array.shape)

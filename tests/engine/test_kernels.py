@@ -5,6 +5,7 @@ The tile of matmul is 6 rows by 16 columns (avx2) or 8 (baseline); K is cut into
 """
 
 import math
+from types import SimpleNamespace
 
 import calls
 import numpy as np
@@ -428,6 +429,29 @@ def test_head_cross_entropy(isa, rng, some_do_not_count):
         dwte_scale = before + scale.T @ np.abs(x[0])
         assert_close("cross_entropy", f"{where}, dwte", dwte, dwte64, dwte_scale, terms=max(C, N))
         assert not dx[0, ~counted[:, 0]].any()
+
+
+# ---------------------------------------------------------------------------- muon
+
+
+def test_muon_step(isa, rng):
+    for C, N in ((1, 1), (3, 2), (7, 17), (16, 64), (97, 131)):
+        given = calls.muon_step(rng, SimpleNamespace(C=C, N=N))
+        settings = {k: given[k] for k in ("lr", "momentum", "weight_decay", "grad_scale")}
+        p, g, m = (given[k].copy() for k in "pgm")
+        p64, g64, m64 = wide(p, g, m)
+        compiled().muon_step(p, g, m, given["matrices"], **settings)
+        ops.muon_step(p64, g64, m64, given["matrices"], **settings)
+        where, scale = f"{isa} C={C} N={N}", settings["lr"] * max(1, N / C) ** 0.5
+        assert_close("muon", where, p, p64, np.abs(given["p"]) + scale, terms=max(C, N))
+        np.testing.assert_allclose(m, m64, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(g, g64.astype(np.float32))
+        outside = np.ones(p.size, bool)
+        for start, rows, columns, distance in given["matrices"]:
+            for row in range(rows):
+                outside[start + row * distance :][:columns] = False
+        assert outside.any()
+        np.testing.assert_array_equal(p[outside], given["p"][outside])
 
 
 # ---------------------------------------------------------------------------- promises that every op makes

@@ -1,4 +1,4 @@
-"""AdamW on a model: the formula, clipping, which weights decay, and going on from a saved state."""
+"""AdamW and Muon on a model: the formula, clipping, which weights decay, and going on from a saved state."""
 
 import math
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from npgpt.engine.model import GPT, GPTConfig
-from npgpt.engine.optim import AdamW
+from npgpt.engine.ops import POLAR
+from npgpt.engine.optim import AdamW, Muon
 
 CONFIG = GPTConfig(n_layer=1, n_head=3, n_embd=15, block_size=7, vocab_size=11)
 
@@ -136,3 +137,86 @@ def test_a_step_ends_the_life_of_caches(rng):
 def test_bad_settings(settings, what):
     with pytest.raises(ValueError, match=f"^AdamW: {what}$"):
         AdamW(GPT(CONFIG), **settings)
+
+
+# ---------------------------------------------------------------------------- Muon
+
+
+def test_muon_moves_layers_by_their_directions_and_the_rest_as_adamw(impl, rng):
+    """Three steps against the formulas in float64: every tensor by the rule for its name."""
+    model = model_with_gradient(rng)
+    optimizer = Muon(model, lr=0.03, momentum=0.9, adamw_ratio=0.5, betas=(0.8, 0.95), weight_decay=0.1)
+    theta = {name: w.astype(np.float64) for name, w in model.params.items()}
+    first = {name: np.zeros(w.shape) for name, w in theta.items()}
+    second = {name: np.zeros(w.shape) for name, w in theta.items()}
+    for step in range(1, 4):
+        model.flat_grads[...] = rng.standard_normal(model.num_params)
+        grads = {name: g.astype(np.float64) for name, g in model.grads.items()}
+        norm = math.sqrt(sum((g * g).sum() for g in grads.values()))
+        assert optimizer.step(max_grad_norm=1.0) == pytest.approx(norm, rel=1e-6)
+        momentum = 0.8 + 0.1 * step / 300
+        for name, w in theta.items():
+            g = grads[name] / (norm + 1e-6)
+            if name.startswith("h.") and w.ndim == 2:
+                first[name] += (1 - momentum) * (g - first[name])
+                u = (1 - momentum) * g + momentum * first[name]
+                for part in np.split(np.arange(w.shape[1]), 3 if "c_attn" in name else 1):
+                    rate = 0.03 * max(1, len(part) / len(w)) ** 0.5
+                    w[:, part] -= rate * orthogonal(u[:, part])
+            else:
+                first[name] += 0.2 * (g - first[name])
+                second[name] += 0.05 * (g * g - second[name])
+                m, v = first[name] / (1 - 0.8**step), second[name] / (1 - 0.95**step)
+                w *= 1 - (0.015 * 0.1 if w.ndim == 2 else 0)
+                w -= 0.015 * m / (np.sqrt(v) + 1e-8)
+            np.testing.assert_allclose(model.params[name], w, rtol=1e-5, atol=1e-5, err_msg=name)
+        assert not model.flat_grads.any()
+
+
+def orthogonal(u):
+    """By its singular values: what orthogonalise does by products alone."""
+    left, s, right = np.linalg.svd(u, full_matrices=False)
+    s = s / (1.02 * np.linalg.norm(s))
+    for a, b, c in POLAR:
+        s = a * s + b * s**3 + c * s**5
+    return (left * s) @ right
+
+
+def test_muon_goes_on_from_a_saved_state(impl, rng):
+    model = model_with_gradient(rng)
+    optimizer, gradients = Muon(model), rng.standard_normal((4, model.num_params))
+    for g in gradients[:2]:
+        model.flat_grads[...] = g
+        optimizer.step(1.0)
+    weights, state = model.flat_params.copy(), {k: a.copy() for k, a in optimizer.state().items()}
+    for g in gradients[2:]:
+        model.flat_grads[...] = g
+        optimizer.step(1.0)
+    expected = model.flat_params.copy()
+    model.flat_params[...] = weights
+    again = Muon(model)
+    again.load_state(state, 2)
+    for g in gradients[2:]:
+        model.flat_grads[...] = g
+        again.step(1.0)
+    np.testing.assert_array_equal(model.flat_params, expected)
+    with pytest.raises(ValueError, match=r"^Muon\.load_state: v must have shape"):
+        again.load_state(state | {"v": state["m"]}, 2)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"lr": -1}, {"momentum": 1.0}, {"betas": (0.9, 1.0)}, {"adamw_ratio": math.inf}]
+)
+def test_muon_refuses(rng, bad):
+    with pytest.raises(ValueError, match=f"^Muon: {next(iter(bad))} must be"):
+        Muon(model_with_gradient(rng), **bad)
+
+
+def test_muon_leaves_all_as_it_was_where_a_gradient_is_not_finite(impl, rng):
+    model = model_with_gradient(rng)
+    before = model.flat_params.copy()
+    model.flat_grads[7] = np.nan
+    optimizer = Muon(model)
+    assert math.isnan(optimizer.step(1.0)) and optimizer.steps == 0
+    np.testing.assert_array_equal(model.flat_params, before)
+    assert not model.flat_grads.any()
