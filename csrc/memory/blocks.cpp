@@ -19,7 +19,7 @@ constexpr std::size_t HUGE_PAGE = std::size_t(2) << 20;
 
 // Blocks in use and kept together stay within SLACK, or a quarter, above the most that was ever in use at once: what one
 // shape of batch left behind makes room for the next.
-constexpr std::size_t SLACK = std::size_t(16) << 20;
+constexpr std::size_t SLACK = std::size_t(32) << 20;
 std::mutex mutex;
 std::map<std::size_t, std::vector<float*>> kept;  // bytes -> free blocks of that size
 std::size_t bytes_used = 0, bytes_kept = 0, most_used = 0;
