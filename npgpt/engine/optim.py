@@ -8,25 +8,25 @@ from npgpt.engine import kernels
 from npgpt.engine.model import parameter_shapes
 
 
-class AdamW:
-    """Adam with decoupled weight decay (arXiv:1711.05101). Only 2-D weights decay, as in GPT-2's recipes."""
+class Optimizer:
+    """What AdamW and Muon share: settings that are checked, clipping, two moments and their state."""
 
-    def __init__(self, model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
-        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+    def __init__(self, model, betas, **settings):
+        for name, value in settings.items():
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"AdamW: {name} must be finite and at least 0, got {value}")
+                raise ValueError(f"{type(self).__name__}: {name} must be finite and at least 0, got {value}")
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"AdamW: betas must be in [0, 1), got {betas}")
-        self.model, self.lr, self.betas, self.eps, self.weight_decay = model, lr, betas, eps, weight_decay
+            raise ValueError(f"{type(self).__name__}: betas must be in [0, 1), got {betas}")
+        self.model, self.betas = model, betas
+        vars(self).update(settings)
         self.steps = 0  # updates done
         self._moments = None
 
     @property
     def moments(self):
-        """(m, v): running means of the gradient and of its square, 1-D like model.flat_params."""
+        """(m, v), 1-D: running means of the gradient, and of its square where Adam needs that."""
         if self._moments is None:
-            n, dtype = self.model.num_params, self.model.dtype
-            self._moments = kernels.zeros(n, dtype), kernels.zeros(n, dtype)
+            self._moments = tuple(kernels.zeros(n, self.model.dtype) for n in self._moment_sizes())
         return self._moments
 
     def step(self, max_grad_norm=None):
@@ -44,36 +44,50 @@ class AdamW:
         if max_grad_norm is not None:
             grad_scale = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's clip_grad_norm_
         self.steps += 1
-        m, v = self.moments
-        beta1, beta2 = self.betas
-        ops.adamw_step(
-            model.flat_params, model.flat_grads, m, v, model.n_decay,
-            self.lr, beta1, beta2, self.eps, self.weight_decay, self.steps, grad_scale,
-        )  # fmt: skip
+        self._update(ops, model.flat_params, model.flat_grads, *self.moments, grad_scale)
         model.touch()
         return norm
 
     def state(self):
-        """What a checkpoint keeps beside `steps`: {"m": (num_params,), "v": (num_params,)}."""
-        m, v = self.moments
-        return {"m": m, "v": v}
+        """What a checkpoint keeps beside `steps`: {"m": 1-D, "v": 1-D}."""
+        return dict(zip(("m", "v"), self.moments, strict=True))
 
     def load_state(self, state, steps):
-        for moment, name in zip(self.moments, ("m", "v"), strict=True):
+        """Go on from a state() after so many steps. ValueError where it is another model's."""
+        for name, moment in self.state().items():
             if state[name].shape != moment.shape:
                 raise ValueError(
-                    f"AdamW.load_state: {name} must have shape {moment.shape}, got {state[name].shape}"
+                    f"{type(self).__name__}.load_state: {name} must have shape {moment.shape}, "
+                    f"got {state[name].shape}"
                 )
+        for name, moment in self.state().items():
             moment[...] = state[name]
         self.steps = steps
 
 
-class Muon:
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (arXiv:1711.05101). Only 2-D weights decay, as in GPT-2's recipes."""
+
+    def __init__(self, model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+        super().__init__(model, betas, lr=lr, eps=eps, weight_decay=weight_decay)
+
+    def _moment_sizes(self):
+        return self.model.num_params, self.model.num_params
+
+    def _update(self, ops, p, g, m, v, grad_scale):
+        ops.adamw_step(
+            p, g, m, v, self.model.n_decay,
+            self.lr, *self.betas, self.eps, self.weight_decay, self.steps, grad_scale,
+        )  # fmt: skip
+
+
+class Muon(Optimizer):
     """Muon for the matrices of the layers, AdamW for the embeddings, biases and layernorms.
 
     Each of a layer's matrices (the queries', keys' and values' apart) moves along its momentum with all
     singular values made equal (kellerjordan.github.io/posts/muon). The momentum rises from 0.1 below
     `momentum` over the first 300 steps. AdamW's rate is adamw_ratio * lr, so that one schedule serves both.
+    Of what AdamW moves, the embeddings decay.
     """
 
     WARMUP = 300
@@ -81,46 +95,18 @@ class Muon:
     def __init__(
         self, model, lr=0.02, momentum=0.95, adamw_ratio=0.4, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1
     ):
-        given = {"lr": lr, "adamw_ratio": adamw_ratio, "eps": eps, "weight_decay": weight_decay}
-        for name, value in given.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"Muon: {name} must be finite and at least 0, got {value}")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"Muon: betas must be in [0, 1), got {betas}")
         if not 0.1 <= momentum < 1:
             raise ValueError(f"Muon: momentum must be in [0.1, 1), got {momentum}")
-        self.model, self.lr, self.momentum, self.adamw_ratio = model, lr, momentum, adamw_ratio
-        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
-        self.steps = 0  # updates done
+        super().__init__(model, betas, lr=lr, adamw_ratio=adamw_ratio, eps=eps, weight_decay=weight_decay)
+        self.momentum = momentum
         self._first, self._matrices = _layer_matrices(model.config)
-        self._moments = None
 
-    @property
-    def moments(self):
-        """(m, v), 1-D: mean gradient of every parameter; mean square of those that AdamW moves."""
-        if self._moments is None:
-            n, dtype = self.model.num_params, self.model.dtype
-            in_layers = self.model.n_decay - self._first
-            self._moments = kernels.zeros(n, dtype), kernels.zeros(n - in_layers, dtype)
-        return self._moments
+    def _moment_sizes(self):
+        in_layers = self.model.n_decay - self._first
+        return self.model.num_params, self.model.num_params - in_layers
 
-    def step(self, max_grad_norm=None):
-        """As AdamW.step."""
-        ops, model, first, last = (
-            kernels.ops_for(self.model.dtype),
-            self.model,
-            self._first,
-            self.model.n_decay,
-        )
-        norm = ops.global_norm(model.flat_grads)
-        if not math.isfinite(norm):
-            model.zero_grads()
-            return norm
-        grad_scale = 1.0
-        if max_grad_norm is not None:
-            grad_scale = min(1.0, max_grad_norm / (norm + 1e-6))
-        self.steps += 1
-        (p, g), (m, v) = (model.flat_params, model.flat_grads), self.moments
+    def _update(self, ops, p, g, m, v, grad_scale):
+        first, last = self._first, self.model.n_decay
         momentum = self.momentum - 0.1 * max(0.0, 1 - self.steps / self.WARMUP)
         within = slice(first, last)
         ops.muon_step(p[within], g[within], m[within], self._matrices, self.lr, momentum, 0.0, grad_scale)
@@ -131,22 +117,6 @@ class Muon:
                 p[at], g[at], m[at], v[v_at], n_decay,
                 self.lr * self.adamw_ratio, *self.betas, self.eps, self.weight_decay, self.steps, grad_scale,
             )  # fmt: skip
-        model.touch()
-        return norm
-
-    def state(self):
-        """What a checkpoint keeps beside `steps`."""
-        m, v = self.moments
-        return {"m": m, "v": v}
-
-    def load_state(self, state, steps):
-        for moment, name in zip(self.moments, ("m", "v"), strict=True):
-            if state[name].shape != moment.shape:
-                raise ValueError(
-                    f"Muon.load_state: {name} must have shape {moment.shape}, got {state[name].shape}"
-                )
-            moment[...] = state[name]
-        self.steps = steps
 
 
 def _layer_matrices(config):
