@@ -121,7 +121,7 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
                 Index last = least(keys, i + offset + 1);
                 Index first = first_key ? least(most(0, first_key[query + i] - key), most(last, 0)) : 0;
                 if (last <= first) {
-                    for (Index s = 0; s < KEYS; s++) p_i[s] = 0;
+                    for (Index s = 0; s < keys; s++) p_i[s] = 0;
                     continue;
                 }
                 for (Index s = 0; s < first; s++) p_i[s] = -__builtin_inff();
@@ -135,7 +135,7 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
                     store(p_i + s, e);
                     sum += e;
                 }
-                for (Index s = round_up(last, VLEN); s < KEYS; s++) p_i[s] = 0;
+                for (Index s = round_up(last, VLEN); s < keys; s++) p_i[s] = 0;
                 if (new_top != top[i]) {  // what was summed so far belongs to a lower top
                     float fade = vexp(set1(top[i] - new_top))[0];
                     total[i] *= fade;
@@ -208,7 +208,7 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
                     store(dp_i + s, e * (load(dp_i + s) - delta_i) * factor);
                 }
                 for (Index s = 0; s < first; s++) p_i[s] = dp_i[s] = 0;
-                for (Index s = last; s < KEYS; s++) p_i[s] = dp_i[s] = 0;
+                for (Index s = last; s < keys; s++) p_i[s] = dp_i[s] = 0;
             }
             // forward: out = p v
             add_transposed_product(dv + key * stride, stride, p, dout_rows + query * NR, T * NR, queries, keys, D,

@@ -10,9 +10,10 @@ static void gelu_forward(float* y, const float* x, Index n) {
 }
 
 static void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
+    Vec y;
     Index i = 0;
-    for (; i + VLEN <= n; i += VLEN) store(dx + i, load(dy + i) * vgelu_slope(load(x + i)));
-    if (i < n) store_part(dx + i, load_part(dy + i, n - i) * vgelu_slope(load_part(x + i, n - i)), n - i);
+    for (; i + VLEN <= n; i += VLEN) store(dx + i, load(dy + i) * gelu_slope(load(x + i), &y));
+    if (i < n) store_part(dx + i, load_part(dy + i, n - i) * gelu_slope(load_part(x + i, n - i), &y), n - i);
 }
 
 static void add(float* y, const float* x, Index n) {

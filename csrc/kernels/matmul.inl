@@ -16,8 +16,9 @@ NPGPT_INLINE float finish(float x, const Epilogue& e, Index at, Index column) {
         x = vgelu(set1(x))[0];
     }
     if (e.gelu_slope) {
-        x *= vgelu_slope(set1(e.gelu_slope[at]))[0];
-        e.gelu[at] = vgelu(set1(e.gelu_slope[at]))[0];
+        Vec y;
+        x *= gelu_slope(set1(e.gelu_slope[at]), &y)[0];
+        e.gelu[at] = y[0];
     }
     return x;
 }
@@ -61,9 +62,9 @@ NPGPT_INLINE void slope_tile(float* c, const float* h, float* y, Index ldc) {
     for (int r = 0; r < ROWS; r++, c += ldc, h += ldc, y += ldc) {
 #pragma GCC unroll 2
         for (Index half = 0; half < NR; half += VLEN) {
-            const Vec x = load(h + half), s = gelu_gate(x);
-            store(c + half, load(c + half) * gelu_slope(x, s));
-            store(y + half, x * s);
+            Vec gelu;
+            store(c + half, load(c + half) * gelu_slope(load(h + half), &gelu));
+            store(y + half, gelu);
         }
     }
 }
