@@ -215,16 +215,40 @@ void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, 
     });
 }
 
-// x (R,S) with R <= S becomes near-orthogonal: x = a x + (b x x^T + c (x x^T)^2) x for each polynomial. y (R,S) is scratch.
+// factor (R,R) = a I + b gram + c gram^2
+static void polynomial(float* factor, const float* gram, Index R, const float (&polar)[3]) {
+    const float a = polar[0], b = polar[1], c = polar[2];
+    matmul_alone(factor, R, {gram, R, 1}, {gram, R, 1}, R, R, R);
+    for (Index k = 0; k < R * R; k++) factor[k] = b * gram[k] + c * factor[k];
+    for (Index k = 0; k < R; k++) factor[k * R + k] += a;
+}
+
+// x (R,S) with R <= S becomes near-orthogonal: x = (a + b g + c g^2) x, g = x x^T, for each polynomial. y (R,S) is scratch.
 static void orthogonalise(float*& x, float*& y, Index R, Index S, const float (*polar)[3]) {
-    Block gram(R * R), factor(R * R);
+    Block gram(R * R), factor(R * R), product(R * R), next(R * R);
+    float *g = gram.data, *f = factor.data, *all = product.data, *spare = next.data;
+    const bool wide = S >= 2 * R;  // then the factors are gathered in (R,R), and x is multiplied once
     for (int i = 0; i < 3; i++) {
-        const float a = polar[i][0], b = polar[i][1], c = polar[i][2];
-        matmul_alone(gram.data, R, {x, S, 1}, {x, 1, S}, R, R, S);
-        matmul_alone(factor.data, R, {gram.data, R, 1}, {gram.data, R, 1}, R, R, R);
-        for (Index k = 0; k < R * R; k++) factor.data[k] = b * gram.data[k] + c * factor.data[k];
-        for (Index k = 0; k < R; k++) factor.data[k * R + k] += a;
-        matmul_alone(y, S, {factor.data, R, 1}, {x, S, 1}, R, S, R);
+        if (i == 0 || !wide) matmul_alone(g, R, {x, S, 1}, {x, 1, S}, R, R, S);
+        polynomial(f, g, R, polar[i]);
+        if (!wide) {
+            matmul_alone(y, S, {f, R, 1}, {x, S, 1}, R, S, R);
+            std::swap(x, y);
+            continue;
+        }
+        if (i < 2) {  // the gram matrix of f x: all of these are symmetric and commute
+            matmul_alone(spare, R, {f, R, 1}, {g, R, 1}, R, R, R);
+            matmul_alone(g, R, {f, R, 1}, {spare, R, 1}, R, R, R);
+        }
+        if (i == 0) {
+            std::swap(all, f);
+        } else {
+            matmul_alone(spare, R, {f, R, 1}, {all, R, 1}, R, R, R);
+            std::swap(all, spare);
+        }
+    }
+    if (wide) {
+        matmul_alone(y, S, {all, R, 1}, {x, S, 1}, R, S, R);
         std::swap(x, y);
     }
 }
