@@ -3,7 +3,7 @@
     python -m benchmarks.compare [--case NAME ...] [--peer NAME ...] [--rounds N] [--json]
 
 The contenders take turns, A B C A B C, so that a slow minute hits all alike; medians are compared. The
-machine's own limit is measured between the turns. PyTorch comes with `pip install -e ".[parity]"`.
+machine's own limits are measured between the turns. PyTorch comes with `pip install -e ".[parity]"`.
 """
 
 import argparse
@@ -48,12 +48,12 @@ def compare(name, peers, rounds):
     contenders = {peer: Contender(peer, name) for peer in peers}
     once = contenders["npgpt"].run(2, keep=False)
     steps = max(1, min(50, round(0.5 / once)))  # about half a second a turn
-    peaks = []
+    limits = []
     for _ in range(rounds):
         for contender in contenders.values():
-            peaks.append(kernels.peak_gflops(0.1))
+            limits.append(kernels.limits(0.1))
             contender.run(steps)
-    peak = median(peaks)
+    peak, read = (median(limit) for limit in zip(*limits, strict=True))
     rows = {}
     for peer, contender in contenders.items():
         contender.close()
@@ -67,7 +67,7 @@ def compare(name, peers, rounds):
     ours = rows["npgpt"]["ms"]
     for row in rows.values():
         row["ratio"] = row["ms"] / ours
-    return {"case": name, "peak_gflops": peak, "rows": rows}
+    return {"case": name, "peak_gflops": peak, "read_gb_per_second": read, "rows": rows}
 
 
 def machine_line():
@@ -99,7 +99,8 @@ def main():
     for name in args.case or CASES:
         result = compare(name, peers, args.rounds)
         results["cases"].append(result)
-        print(f"\n{name}: {CASES[name].gflops:.2f} GFLOP a step, peak {result['peak_gflops']:.0f} GFLOP/s")
+        limits = f"peak {result['peak_gflops']:.0f} GFLOP/s, read {result['read_gb_per_second']:.0f} GB/s"
+        print(f"\n{name}: {CASES[name].gflops:.2f} GFLOP a step; {limits}")
         print(f"{'':32}{'ms':>9}{'GFLOP/s':>9}{'of peak':>9}{'MB':>8}{'theirs / ours':>15}")
         for peer, row in result["rows"].items():
             print(

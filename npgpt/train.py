@@ -22,8 +22,13 @@ SETTINGS = [
     Setting(
         "clean", cli.one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"
     ),
-    Setting("lr", cli.positive, "highest learning rate"),
-    Setting("min_lr", cli.not_negative, "learning rate at the end (default: lr / 20)"),
+    Setting(
+        "optimizer",
+        cli.one_of("adamw", "muon"),
+        "muon (default: Muon for the layers' matrices, AdamW for the rest) or adamw",
+    ),
+    Setting("lr", cli.positive, "highest learning rate (default: 0.02 for muon, 0.004 for adamw)"),
+    Setting("min_lr", cli.not_negative, "learning rate at the end (default: lr / 50)"),
     Setting("warmup", cli.count_or_zero, "steps until the learning rate is at its highest"),
     Setting("weight_decay", cli.not_negative, "of weights, not of biases and gains (default 0.1)"),
     Setting("clip", cli.positive, "greatest norm of the gradient (default 1)"),

@@ -125,6 +125,7 @@ def test_text_that_cannot_be_read(door, path, message):
         ("--seed -1", "--seed: must be"),
         ("--split 0.5,0.6", "split must be"),
         ("--clean hard", "must be none or light or full, got hard"),
+        ("--optimizer sgd", "must be adamw or muon, got sgd"),
         ("--tokenizer words", "must be bytes, got words"),
         ("--epochs 1 --steps 1", "cannot both be given"),
         ("--config none.toml", "none.toml: No such file or directory"),

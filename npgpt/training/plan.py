@@ -10,6 +10,7 @@ from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
 
 TOO_SMALL = 10_000  # tokens: under this a validation part is a few sentences, and its loss means nothing
 MEMORISED = 0.05  # nats per token over an epoch: nearly all that is left are the first tokens of each window
+LEARNING_RATE = {"adamw": 4e-3, "muon": 0.02}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Plan:
     dropout: float
     batch_size: int
     steps: int
+    optimizer: str  # adamw or muon
     lr: float
     min_lr: float
     warmup: int  # steps
@@ -45,11 +47,11 @@ class Plan:
         return {name: getattr(self, name) for name in sizes}
 
     def learning_rate(self, step: int) -> float:
-        """Of step 1, 2, ...: a linear warm-up to lr, then half a cosine down to min_lr at the last step."""
+        """Of step 1, 2, ...: a linear warm-up to lr, then linearly down to min_lr at the last step."""
         if step <= self.warmup:
             return self.lr * step / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)  # 0..1
-        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+        return self.lr + (self.min_lr - self.lr) * done
 
 
 FLAGS = ("epochs", *(field.name for field in fields(Plan) if field.name != "memorise"))
@@ -75,18 +77,19 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
         "block_size": min(128 if memorise else 64, n_train),
         "dropout": 0.0 if memorise else round(0.2 * (1 - size), 2),
         "batch_size": 6 if memorise else 12,
-        "lr": 4e-3,
+        "optimizer": "muon",
         "weight_decay": 0.1,
         "clip": 1.0,
         "eval_tokens": 65536,
     }
     shape = default | flags
+    default["lr"] = LEARNING_RATE[shape["optimizer"]]
     epoch = batches_per_epoch(n_train, shape["block_size"], shape["batch_size"])
     steps = max(600, 200 * epoch) if memorise else round(2000 * max(size, 0.25))
     steps = flags.get("steps", epochs * epoch if epochs else steps)
     default |= {
         "steps": steps,
-        "min_lr": shape["lr"] / 20,
+        "min_lr": (default | flags)["lr"] / 50,
         "warmup": min(50, max(1, steps // 10)),
         "eval_every": max(1, steps // 10),
         "target_loss": MEMORISED if memorise else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.engine.optim import AdamW
+from npgpt.engine.optim import AdamW, Muon
 from npgpt.text.data import Batches, Dataset
 from npgpt.training import checkpoint
 from npgpt.training.evaluation import mean_loss
@@ -33,7 +33,8 @@ class Trainer:
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
         self.end_of_text = dataset.tokenizer.end_of_text
         self.batches = Batches(dataset.train, plan.block_size, plan.batch_size, seed, self.end_of_text)
-        self.optimizer = AdamW(model, lr=plan.lr, weight_decay=plan.weight_decay)
+        kind = {"adamw": AdamW, "muon": Muon}[plan.optimizer]
+        self.optimizer = kind(model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.best = math.inf  # the lowest validation loss so far
 
     def memory_needed(self) -> int:

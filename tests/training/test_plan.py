@@ -44,6 +44,13 @@ def test_flags_have_the_last_word():
     assert plan.n_layer == 4 and plan.save_every == 2
 
 
+def test_each_optimizer_has_a_rate_of_its_own():
+    muon, adamw = make_plan(10**6), make_plan(10**6, optimizer="adamw")
+    assert (muon.optimizer, muon.lr, muon.min_lr) == ("muon", 0.02, 0.0004)
+    assert (adamw.optimizer, adamw.lr, adamw.min_lr) == ("adamw", 0.004, 0.00008)
+    assert make_plan(10**6, lr=0.5).min_lr == 0.01
+
+
 def test_epochs_become_steps():
     plan = make_plan(10**6, epochs=3)
     assert plan.steps == 3 * batches_per_epoch(800_000, plan.block_size, plan.batch_size)

@@ -27,8 +27,10 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
-def test_it_learns_and_writes_down_how(tmp_path):
-    result = trainer(steps=60, split="0.8,0.1,0.1", eval_every=20, save_every=30).train(tmp_path)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_it_learns_and_writes_down_how(tmp_path, optimizer):
+    flags = {"steps": 60, "split": "0.8,0.1,0.1", "eval_every": 20, "save_every": 30}
+    result = trainer(optimizer=optimizer, **flags).train(tmp_path)
     table = rows(tmp_path)
     assert ",".join(table[0]) == METRICS and len(table) == 60
     assert float(table[0]["train_loss"]) == pytest.approx(np.log(257), abs=0.2)
@@ -54,11 +56,12 @@ def test_same_seed_same_bits(tmp_path):
     assert (weights[0] == weights[1]).all() and (weights[0] != weights[2]).any()
 
 
-def test_measuring_the_time_leaves_no_trace(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_measuring_the_time_leaves_no_trace(tmp_path, optimizer):
     weights = []
     for name, measure in (("a", False), ("b", True)):
         (tmp_path / name).mkdir()
-        run = trainer(steps=5, dropout=0.1)
+        run = trainer(steps=5, dropout=0.1, optimizer=optimizer)
         assert not measure or run.seconds_needed() > 0
         run.train(tmp_path / name)
         weights.append(run.model.flat_params.copy())
