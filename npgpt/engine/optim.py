@@ -86,8 +86,8 @@ class Muon(Optimizer):
 
     Each of a layer's matrices (the queries', keys' and values' apart) moves along its momentum with all
     singular values made equal (kellerjordan.github.io/posts/muon). The momentum rises from 0.1 below
-    `momentum` over the first 300 steps. AdamW's rate is adamw_ratio * lr, so that one schedule serves both.
-    Of what AdamW moves, the embeddings decay.
+    `momentum` over the first 300 steps. AdamW's rate is adamw_ratio * lr, so that one schedule serves both;
+    2-D weights decay at that rate.
     """
 
     WARMUP = 300
@@ -109,7 +109,8 @@ class Muon(Optimizer):
         first, last = self._first, self.model.n_decay
         momentum = self.momentum - 0.1 * max(0.0, 1 - self.steps / self.WARMUP)
         within = slice(first, last)
-        ops.muon_step(p[within], g[within], m[within], self._matrices, self.lr, momentum, 0.0, grad_scale)
+        decay = self.adamw_ratio * self.weight_decay
+        ops.muon_step(p[within], g[within], m[within], self._matrices, self.lr, momentum, decay, grad_scale)
         # embeddings, which decay; then biases and layernorms, which do not
         parts = (slice(0, first), slice(0, first), first), (slice(last, None), slice(first, None), 0)
         for at, v_at, n_decay in parts:

@@ -74,9 +74,9 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
         "n_layer": 2 if memorise else 4,  # two layers learn by heart as well as four, in half the time
         "n_head": 4,
         "n_embd": 128,
-        "block_size": min(128 if memorise else 64, n_train),
+        "block_size": min(128, n_train),
         "dropout": 0.0 if memorise else round(0.2 * (1 - size), 2),
-        "batch_size": 6 if memorise else 12,
+        "batch_size": 6 if memorise else 8,
         "optimizer": "muon",
         "weight_decay": 0.1,
         "clip": 1.0,
@@ -85,7 +85,7 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
     shape = default | flags
     default["lr"] = LEARNING_RATE[shape["optimizer"]]
     epoch = batches_per_epoch(n_train, shape["block_size"], shape["batch_size"])
-    steps = max(600, 200 * epoch) if memorise else round(2000 * max(size, 0.25))
+    steps = max(600, 200 * epoch) if memorise else round(1600 * max(size, 0.25))
     steps = flags.get("steps", epochs * epoch if epochs else steps)
     default |= {
         "steps": steps,

@@ -160,6 +160,7 @@ def test_muon_moves_layers_by_their_directions_and_the_rest_as_adamw(impl, rng):
             if name.startswith("h.") and w.ndim == 2:
                 first[name] += (1 - momentum) * (g - first[name])
                 u = (1 - momentum) * g + momentum * first[name]
+                w *= 1 - 0.015 * 0.1
                 for part in np.split(np.arange(w.shape[1]), 3 if "c_attn" in name else 1):
                     rate = 0.03 * max(1, len(part) / len(w)) ** 0.5
                     w[:, part] -= rate * orthogonal(u[:, part])
