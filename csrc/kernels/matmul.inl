@@ -156,14 +156,17 @@ static void matmul_block(float* c, Index ldc, const float* a, Index a_row_stride
     }
 }
 
-// (VLEN,VLEN) floats from rows of `stride` to columns: to[j * to_stride + i] = from[i * stride + j]
-NPGPT_INLINE void transpose_square(float* to, Index to_stride, const float* from, Index stride) {
 #if NPGPT_VLEN == 8
-    __m256 r[8], s[8];
+// Eight floats of ROWS rows, to eight columns; a column is stored as eight floats, the last row repeated.
+template <int ROWS>
+NPGPT_INLINE void transpose_8(float* to, Index to_stride, const float* from, Index stride) {
+    __m256 r[8], s[4];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)  // the 128-bit halves of rows i and i + 4 side by side
-        r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + (i % 4) * stride + (i / 4) * 4)),
-                                    _mm_loadu_ps(from + (i % 4 + 4) * stride + (i / 4) * 4), 1);
+    for (int i = 0; i < 8; i++) {  // the 128-bit halves of rows i and i + 4 side by side
+        const int low = i % 4, high = i % 4 + 4 < ROWS ? i % 4 + 4 : ROWS - 1;
+        r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + low * stride + (i / 4) * 4)),
+                                    _mm_loadu_ps(from + high * stride + (i / 4) * 4), 1);
+    }
 #pragma GCC unroll 2
     for (int h = 0; h < 8; h += 4) {
         s[0] = _mm256_unpacklo_ps(r[h], r[h + 1]);
@@ -175,14 +178,32 @@ NPGPT_INLINE void transpose_square(float* to, Index to_stride, const float* from
         _mm256_storeu_ps(to + (h + 2) * to_stride, _mm256_shuffle_ps(s[1], s[3], 0x44));
         _mm256_storeu_ps(to + (h + 3) * to_stride, _mm256_shuffle_ps(s[1], s[3], 0xee));
     }
+}
+#endif
+
+// (VLEN,VLEN) floats from rows of `stride` to columns: to[j * to_stride + i] = from[i * stride + j]
+NPGPT_INLINE void transpose_square(float* to, Index to_stride, const float* from, Index stride) {
+#if NPGPT_VLEN == 8
+    transpose_8<8>(to, to_stride, from, stride);
 #else
     for (Index i = 0; i < VLEN; i++)
         for (Index j = 0; j < VLEN; j++) to[j * to_stride + i] = from[i * stride + j];
 #endif
 }
 
+// Panels that lie side by side in a row of memory are packed together: each cache line is read once, and in order.
+constexpr Index ABREAST = 4;
+
 static void pack_b(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N) {
-    for (Index j = 0; j < N; j += NR, panels += K * NR, b += NR * column_stride) {
+    Index j = 0;
+    for (; column_stride == 1 && j + ABREAST * NR <= N; j += ABREAST * NR, panels += ABREAST * NR * K, b += ABREAST * NR)
+        for (Index k = 0; k < K; k++)
+#pragma GCC unroll 4
+            for (Index p = 0; p < ABREAST; p++) {
+                store(panels + (p * K + k) * NR, load(b + k * k_stride + p * NR));
+                store(panels + (p * K + k) * NR + VLEN, load(b + k * k_stride + p * NR + VLEN));
+            }
+    for (; j < N; j += NR, panels += K * NR, b += NR * column_stride) {
         Index columns = N - j < NR ? N - j : NR;
         Index k = 0;
         if (columns == NR && column_stride == 1) {
@@ -201,49 +222,42 @@ static void pack_b(float* panels, const float* b, Index k_stride, Index column_s
     }
 }
 
+// The MR neighbours a[0] .. a[MR - 1], with SPARE floats behind them where that takes fewer instructions.
+constexpr Index SPARE = VLEN == 8 ? 2 : 0;
+NPGPT_INLINE void copy_rows(float* to, const float* a) {
+#if NPGPT_VLEN == 8
+    store(to, load(a));
+#else
+    for (Index r = 0; r < MR; r++) to[r] = a[r];
+#endif
+}
+
 static void pack_a(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K) {
-    for (Index i = 0; i < M; i += MR, panels += K * MR, a += MR * row_stride) {
-        Index rows = M - i < MR ? M - i : MR;
+    Index i = 0;
+    // A transposed: at each k the rows of a panel are neighbours
+    for (; row_stride == 1 && i + ABREAST * MR + SPARE <= M; i += ABREAST * MR) {
+        for (Index k = 0; k + 1 < K; k++)
+#pragma GCC unroll 4
+            for (Index p = 0; p < ABREAST; p++) copy_rows(panels + (p * K + k) * MR, a + k * k_stride + p * MR);
+        for (Index p = 0; p < ABREAST; p++)
+            for (Index r = 0; r < MR; r++) panels[(p * K + K - 1) * MR + r] = a[(K - 1) * k_stride + p * MR + r];
+        panels += ABREAST * K * MR;
+        a += ABREAST * MR;
+    }
+    for (; i < M; i += MR, panels += K * MR, a += MR * row_stride) {
+        const Index rows = M - i < MR ? M - i : MR;
         Index k = 0;
         if (rows == MR && row_stride == 1) {
-            // A transposed: six neighbours at each k. Eight are moved while eight may be read and written.
-            for (; VLEN == 8 && k + 2 <= K && i + 8 <= M; k++)
-                store(panels + k * MR, load(a + k * k_stride));
-            for (; k < K; k++)
-                for (Index r = 0; r < MR; r++) panels[k * MR + r] = a[k * k_stride + r];
-        } else if (rows == MR && k_stride == 1) {
+            for (; k + 2 <= K && i + MR + SPARE <= M; k++) copy_rows(panels + k * MR, a + k * k_stride);
 #if NPGPT_VLEN == 8
-            // six rows, eight k at a time: transposed in registers; each column is stored as eight floats, of which the
-            // last two are overwritten by the next column (so the very last columns go the plain way)
-            const float* last = a + 5 * row_stride;
-            for (; k + 9 <= K; k += 8) {
-                __m256 r[8], s[4];
-                const float* row[8] = {a, a + row_stride, a + 2 * row_stride, a + 3 * row_stride,
-                                       a + 4 * row_stride, last, last, last};
-#pragma GCC unroll 8
-                for (int q = 0; q < 8; q++)
-                    r[q] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[q % 4] + k + (q / 4) * 4)),
-                                                _mm_loadu_ps(row[q % 4 + 4] + k + (q / 4) * 4), 1);
-                float* to = panels + k * MR;
-#pragma GCC unroll 2
-                for (int h = 0; h < 8; h += 4) {
-                    s[0] = _mm256_unpacklo_ps(r[h], r[h + 1]);
-                    s[1] = _mm256_unpackhi_ps(r[h], r[h + 1]);
-                    s[2] = _mm256_unpacklo_ps(r[h + 2], r[h + 3]);
-                    s[3] = _mm256_unpackhi_ps(r[h + 2], r[h + 3]);
-                    _mm256_storeu_ps(to + (h + 0) * MR, _mm256_shuffle_ps(s[0], s[2], 0x44));
-                    _mm256_storeu_ps(to + (h + 1) * MR, _mm256_shuffle_ps(s[0], s[2], 0xee));
-                    _mm256_storeu_ps(to + (h + 2) * MR, _mm256_shuffle_ps(s[1], s[3], 0x44));
-                    _mm256_storeu_ps(to + (h + 3) * MR, _mm256_shuffle_ps(s[1], s[3], 0xee));
-                }
-            }
+        } else if (rows == MR && k_stride == 1) {
+            // Eight k at a time, transposed in registers. What is stored behind a column is overwritten by the next one
+            // (so the very last columns go the plain way).
+            for (; k + 9 <= K; k += 8) transpose_8<MR>(panels + k * MR, MR, a + k, row_stride);
 #endif
-            for (; k < K; k++)
-                for (Index r = 0; r < MR; r++) panels[k * MR + r] = a[r * row_stride + k];
-        } else {
-            for (; k < K; k++)
-                for (Index r = 0; r < MR; r++) panels[k * MR + r] = r < rows ? a[r * row_stride + k * k_stride] : 0.0f;
         }
+        for (; k < K; k++)
+            for (Index r = 0; r < MR; r++) panels[k * MR + r] = r < rows ? a[r * row_stride + k * k_stride] : 0.0f;
     }
 }
 

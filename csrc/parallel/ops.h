@@ -53,7 +53,7 @@ void softmax_backward(float* dx, const float* dy, const float* y, Index rows, In
 // Returns the mean loss; with dx (rows,C), it and dwte (V,C) get the gradients
 double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets, Index rows,
                           Index V, Index C);
-constexpr Index LOGITS = Index(6) << 20;  // floats of logits in memory at a time: 24 MB, 125 rows of GPT-2's
+constexpr Index LOGITS = Index(13) << 19;  // floats of logits in memory at a time: 26 MB, 128 rows of GPT-2's and a few
 void gelu_forward(float* y, const float* x, Index n);
 void gelu_backward(float* dx, const float* dy, const float* x, Index n);
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size);

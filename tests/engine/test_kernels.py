@@ -102,10 +102,12 @@ def test_matmul_of_any_shape(isa, M, N, K, trans_a, trans_b, accumulate, seed):
     "M, N, K, why",
     [
         (1, 5000, 700, "one row, as in decoding: B is packed strip by strip"),
-        (1300, 33, 65, "more rows than one chunk of A holds"),
-        (1300, 17, 2000, "and more K than one chunk of A holds, where A is packed"),
+        (1300, 33, 65, "B packed for everybody, A read in place or packed block by block"),
+        (1300, 17, 2000, "and in several blocks of K"),
         (1200, 203, 2000, "and so wide that A is always packed"),
-        (200, 900, 400, "a B too large to be shared"),
+        (200, 900, 400, "A packed for everybody"),
+        (1100, 1150, 900, "and in chunks of rows"),
+        (1300, 530, 2000, "a B too large to be packed for everybody, A in chunks of rows and of K"),
         (3, 2, 5000, "sixteen blocks of K"),
     ],
 )
