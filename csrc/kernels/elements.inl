@@ -45,14 +45,30 @@ static void sum_rows(float* db, const float* dy, Index ld, Index rows, Index n) 
     }
 }
 
-// Philox 4x32-10 (Salmon et al. 2011): four words for (counter, key)
-NPGPT_INLINE void philox4x32(uint32_t c[4], uint32_t k0, uint32_t k1) {
+typedef uint64_t Words __attribute__((vector_size(4 * NPGPT_VLEN)));  // 32-bit words, each in a lane of 64
+
+NPGPT_INLINE Words multiply_words(Words a, uint32_t b) {
+#if NPGPT_VLEN == 8
+    return (Words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
+#else
+    return a * uint64_t(b);
+#endif
+}
+
+// Philox 4x32-10 (Salmon et al. 2011): four words for each counter c and the key. Several vectors of counters at once,
+// as each round waits for its products.
+constexpr Index COUNTERS = VLEN / 2, ABREAST_PHILOX = 4;
+NPGPT_INLINE void philox4x32(Words c[4][ABREAST_PHILOX], uint32_t k0, uint32_t k1) {
+    const Words low = Words{} + 0xFFFFFFFFu;
     for (int round = 0; round < 10; round++) {
-        uint64_t product0 = uint64_t(c[0]) * 0xD2511F53u, product1 = uint64_t(c[2]) * 0xCD9E8D57u;
-        c[0] = uint32_t(product1 >> 32) ^ c[1] ^ k0;
-        c[2] = uint32_t(product0 >> 32) ^ c[3] ^ k1;
-        c[1] = uint32_t(product1);
-        c[3] = uint32_t(product0);
+#pragma GCC unroll 4
+        for (Index q = 0; q < ABREAST_PHILOX; q++) {
+            const Words product0 = multiply_words(c[0][q], 0xD2511F53u), product1 = multiply_words(c[2][q], 0xCD9E8D57u);
+            c[0][q] = (product1 >> 32) ^ c[1][q] ^ uint64_t(k0);
+            c[2][q] = (product0 >> 32) ^ c[3][q] ^ uint64_t(k1);
+            c[1][q] = product1 & low;
+            c[3][q] = product0 & low;
+        }
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
@@ -60,13 +76,23 @@ NPGPT_INLINE void philox4x32(uint32_t c[4], uint32_t k0, uint32_t k1) {
 
 static void dropout(float* y, const float* x, const uint32_t* key, uint32_t sample, uint32_t threshold, float scale,
                     Index begin, Index end) {
-    for (Index group = begin / 4; group * 4 < end; group++) {
-        uint32_t c[4] = {uint32_t(group), sample, key[2], key[3]};
-        philox4x32(c, key[0], key[1]);
-        for (Index lane = 0; lane < 4; lane++) {
-            Index i = group * 4 + lane;
-            if (i >= begin && i < end) y[i] = c[lane] >= threshold ? x[i] * scale : x[i] * 0.0f;
+    constexpr Index GROUPS = ABREAST_PHILOX * COUNTERS;  // of four elements
+    Words c[4][ABREAST_PHILOX] = {};
+    for (Index first = begin / 4; first * 4 < end; first += GROUPS) {
+        for (Index g = 0; g < GROUPS; g++) c[0][g / COUNTERS][g % COUNTERS] = uint32_t(first + g);
+        for (Index q = 0; q < ABREAST_PHILOX; q++) {
+            c[1][q] = Words{} + uint64_t(sample);
+            c[2][q] = Words{} + uint64_t(key[2]);
+            c[3][q] = Words{} + uint64_t(key[3]);
         }
+        philox4x32(c, key[0], key[1]);
+        float factor[4 * GROUPS];
+        for (Index g = 0; g < GROUPS; g++)
+            for (Index word = 0; word < 4; word++)
+                factor[4 * g + word] = c[word][g / COUNTERS][g % COUNTERS] >= threshold ? scale : 0.0f;
+        const Index from = first * 4 < begin ? begin - first * 4 : 0;
+        const Index to = end - first * 4 < 4 * GROUPS ? end - first * 4 : 4 * GROUPS;
+        for (Index i = from; i < to; i++) y[first * 4 + i] = x[first * 4 + i] * factor[i];
     }
 }
 
