@@ -77,10 +77,11 @@ NPGPT_INLINE void philox4x32(Words c[4][ABREAST_PHILOX], uint32_t k0, uint32_t k
 static void dropout(float* y, const float* x, const uint32_t* key, uint32_t sample, uint32_t threshold, float scale,
                     Index begin, Index end) {
     constexpr Index GROUPS = ABREAST_PHILOX * COUNTERS;  // of four elements
-    Words c[4][ABREAST_PHILOX] = {};
+    Words c[4][ABREAST_PHILOX], lane = {};
+    for (Index g = 0; g < COUNTERS; g++) lane[g] = g;
     for (Index first = begin / 4; first * 4 < end; first += GROUPS) {
-        for (Index g = 0; g < GROUPS; g++) c[0][g / COUNTERS][g % COUNTERS] = uint32_t(first + g);
         for (Index q = 0; q < ABREAST_PHILOX; q++) {
+            c[0][q] = (lane + uint64_t(first + q * COUNTERS)) & 0xFFFFFFFFu;
             c[1][q] = Words{} + uint64_t(sample);
             c[2][q] = Words{} + uint64_t(key[2]);
             c[3][q] = Words{} + uint64_t(key[3]);
