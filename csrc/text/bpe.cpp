@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <mutex>
+#include <queue>
 #include <stdexcept>
 
 #include "split.h"
@@ -12,9 +14,9 @@ namespace npgpt {
 namespace {
 
 constexpr uint64_t EMPTY = ~uint64_t(0);
-constexpr uint32_t NO_RANK = ~uint32_t(0);
+constexpr uint32_t NONE = ~uint32_t(0);
 constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15u;
-constexpr size_t LONG = 64;  // bytes from which a heap is faster than scanning a piece for its next merge
+constexpr size_t LONG = 256;  // bytes, from which it is too slow to look through the piece for each next merge
 
 uint64_t pair_key(uint32_t left, uint32_t right) { return uint64_t(left) << 32 | right; }
 
@@ -91,7 +93,7 @@ Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const 
     int bits = 4;
     while ((size_t(1) << bits) < 2 * merges.size()) bits++;
     shift = 64 - bits;
-    slots.assign(size_t(1) << bits, {EMPTY, NO_RANK, 0});
+    slots.assign(size_t(1) << bits, {EMPTY, NONE});
     const auto check = [&](uint32_t id) {
         if (id >= tokens.size()) throw std::invalid_argument("Bpe: id " + std::to_string(id) + " is no token's");
     };
@@ -102,14 +104,14 @@ Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const 
         size_t i = pair * GOLDEN >> shift;
         while (slots[i].pair != EMPTY && slots[i].pair != pair) i = (i + 1) & (slots.size() - 1);
         if (slots[i].pair == pair) throw std::invalid_argument("Bpe: a pair has two merges");
-        slots[i] = {pair, uint32_t(by_rank.size()), merge.token};
-        by_rank.push_back(merge.token);
+        slots[i] = {pair, uint32_t(by_rank.size())};
+        by_rank.push_back(merge);
     }
 }
 
 Bpe::~Bpe() = default;
 
-// The merge of a pair; its rank is NO_RANK where there is none.
+// The merge of a pair; its rank is NONE where there is none.
 const Bpe::Slot* Bpe::find(uint32_t left, uint32_t right) const {
     const uint64_t pair = pair_key(left, right);
     size_t i = pair * GOLDEN >> shift;
@@ -162,8 +164,8 @@ size_t Bpe::encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const {
     for (size_t i = 0; i + 1 < n; i++) ranks[i] = find(ids[i], ids[i + 1])->rank;
     while (n > 1) {
         const size_t i = size_t(std::min_element(ranks, ranks + n - 1) - ranks);  // the leftmost of equals
-        if (ranks[i] == NO_RANK) break;
-        ids[i] = by_rank[ranks[i]];
+        if (ranks[i] == NONE) break;
+        ids[i] = by_rank[ranks[i]].token;
         n--;
         std::memmove(ids + i + 1, ids + i + 2, (n - i - 1) * sizeof(uint32_t));
         if (i + 1 < n) {
@@ -175,44 +177,53 @@ size_t Bpe::encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const {
     return n;
 }
 
-// Any n: the possible merges wait in a heap by rank, then place; one that another merge overtook is passed over.
+// Any n, in linear time: the places of possible merges wait in a list for each rank, and the lists are done by rank.
+// A place whose symbols another merge has taken is passed over. Order inside a list matters for pairs of equals alone.
 size_t Bpe::encode_long_piece(const uint8_t* piece, size_t n, uint32_t* ids) const {
-    if (n >= NO_RANK) throw std::length_error("encode: a piece of 4 GB");
-    constexpr uint32_t GONE = NO_RANK;
-    std::vector<uint32_t> before(n), after(n);  // places of the neighbours; n: none
-    std::vector<uint64_t> heap;                 // rank << 32 | place
+    if (n >= NONE) throw std::length_error("encode: a piece of 4 GB");
+    std::vector<uint32_t> before(n), after(n);  // places of the neighbours; NONE at the ends
+    std::vector<uint32_t> list_of(by_rank.size(), NONE);
+    std::vector<std::vector<uint32_t>> lists;
+    std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<uint32_t>> ranks;  // of the lists to be done
+    const auto wait = [&](uint32_t place) {
+        if (ids[place] == NONE || after[place] == NONE) return NONE;
+        const uint32_t rank = find(ids[place], ids[after[place]])->rank;
+        if (rank == NONE) return NONE;
+        if (list_of[rank] == NONE) {
+            list_of[rank] = uint32_t(lists.size());
+            lists.emplace_back();
+            ranks.push(rank);
+        }
+        lists[list_of[rank]].push_back(place);
+        return rank;
+    };
     for (size_t i = 0; i < n; i++) {
         ids[i] = byte_ids[piece[i]];
-        before[i] = uint32_t(i ? i - 1 : n), after[i] = uint32_t(i + 1);
+        before[i] = i ? uint32_t(i - 1) : NONE, after[i] = i + 1 < n ? uint32_t(i + 1) : NONE;
     }
-    for (size_t i = 0; i + 1 < n; i++)
-        if (const uint32_t rank = find(ids[i], ids[i + 1])->rank; rank != NO_RANK) heap.push_back(pair_key(rank, uint32_t(i)));
-    const auto later = [](uint64_t a, uint64_t b) { return a > b; };
-    std::make_heap(heap.begin(), heap.end(), later);
-    const auto push = [&](uint32_t left, uint32_t right) {
-        const uint32_t rank = find(ids[left], ids[right])->rank;
-        if (rank == NO_RANK) return;
-        heap.push_back(pair_key(rank, left));
-        std::push_heap(heap.begin(), heap.end(), later);
-    };
-    while (!heap.empty()) {
-        std::pop_heap(heap.begin(), heap.end(), later);
-        const uint32_t rank = uint32_t(heap.back() >> 32), i = uint32_t(heap.back());
-        heap.pop_back();
-        if (ids[i] == GONE || after[i] == n) continue;
-        const uint32_t j = after[i];
-        if (find(ids[i], ids[j])->rank != rank) continue;
-        ids[i] = by_rank[rank];
-        ids[j] = GONE;
-        after[i] = after[j];
-        if (after[i] != n) {
-            before[after[i]] = i;
-            push(i, after[i]);
+    for (size_t i = 0; i < n; i++) wait(uint32_t(i));
+    while (!ranks.empty()) {
+        const uint32_t rank = ranks.top();
+        ranks.pop();
+        const Merge& merge = by_rank[rank];
+        std::vector<uint32_t> places = std::move(lists[list_of[rank]]);
+        list_of[rank] = NONE;
+        if (merge.left == merge.right) std::sort(places.begin(), places.end());
+        for (size_t k = 0; k < places.size(); k++) {
+            const uint32_t i = places[k], j = after[i];
+            if (ids[i] != merge.left || j == NONE || ids[j] != merge.right) continue;
+            ids[i] = merge.token, ids[j] = NONE;
+            after[i] = after[j];
+            if (after[i] != NONE) before[after[i]] = i;
+            uint32_t next = wait(i);
+            if (before[i] != NONE) next = std::min(next, wait(before[i]));
+            if (next < rank) {  // only where a vocabulary was not learnt in the order of its merges
+                while (++k < places.size()) wait(places[k]);
+            }
         }
-        if (before[i] != n) push(before[i], i);
     }
     size_t count = 0;
-    for (size_t i = 0; i != n; i = after[i]) ids[count++] = ids[i];
+    for (uint32_t i = 0; i != NONE; i = after[i]) ids[count++] = ids[i];
     return count;
 }
 

@@ -33,7 +33,7 @@ class Bpe {
    private:
     struct Slot {
         uint64_t pair;
-        uint32_t rank, token;
+        uint32_t rank;
     };
     struct Cache;
     const Slot* find(uint32_t left, uint32_t right) const;
@@ -44,7 +44,7 @@ class Bpe {
 
     uint32_t byte_ids[256];
     std::vector<Slot> slots;        // open addressing, a power of two
-    std::vector<uint32_t> by_rank;  // token of the merge of this rank
+    std::vector<Merge> by_rank;
     int shift;                      // 64 - log2(slots)
     std::string bytes;              // of all tokens, one behind the other
     std::vector<size_t> offsets;    // tokens + 1

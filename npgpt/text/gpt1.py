@@ -37,9 +37,9 @@ class GPT1Tokenizer(Tokenizer):
                     raise ValueError(
                         f"{where}: the merge {left!r} {right!r} needs {token!r}, which is no token"
                     )
-        made = {left + right for left, right in ranks}
+        made = {UNKNOWN, *(left + right for left, right in ranks)}
         for token in tokens:
-            if len(token.removesuffix(END_OF_WORD)) > 1 and token not in made | {UNKNOWN}:
+            if len(token.removesuffix(END_OF_WORD)) > 1 and token not in made:
                 raise ValueError(f"{where}: no merge makes the token {token!r}")
         special = vocabulary.special | {UNKNOWN: tokens[UNKNOWN]}
         self.vocabulary = Vocabulary(where, tokens, vocabulary.merges, special, LINE_END, words=True)

@@ -94,6 +94,8 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
             raise ValueError(f"{path}: the added token {token['content']!r} must be special")
         special[token["content"]] = token["id"]
     tokens |= _tokens(special, path)
+    if END_OF_TEXT in tokens:  # special in every vocabulary that has it, told or not
+        special |= {END_OF_TEXT: tokens[END_OF_TEXT]}
     return Vocabulary(str(path), tokens, pairs, special, _end_of_text(path.parent), words)
 
 

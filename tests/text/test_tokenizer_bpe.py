@@ -5,11 +5,12 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npgpt.engine import kernels
@@ -54,17 +55,32 @@ def test_any_bytes_come_back_and_the_kernels_do_what_the_reference_does(trained,
     assert trained.decode_bytes(ids) == data == reference.decode(ids)
 
 
-@given(st.text("ab", min_size=60, max_size=400))
-def test_a_long_word_is_merged_like_a_short_one(trained, text):
-    """Behind 64 bytes another algorithm is at work: the plain rule, rank by rank, is the judge of both."""
-    rules = {
-        (left, right): (rank, token) for rank, (left, right, token) in enumerate(trained._parts[1].tolist())
-    }
-    ids = trained._parts[0][list(text.encode())].tolist()
-    while found := [rules[pair] + pair for pair in pairwise(ids) if pair in rules]:
-        _, token, left, right = min(found)
-        ids = bpe._merge(ids, (left, right), token)
-    assert trained.encode(text).tolist() == ids
+def plainly(tokenizer, text):
+    """The rule as it is told: always the first of the possible merges, of equals the leftmost."""
+    byte_ids, table, _ = tokenizer._parts
+    rules = {(left, right): (rank, token) for rank, (left, right, token) in enumerate(table.tolist())}
+    ids = byte_ids[list(text.encode())].tolist()
+    while found := [(*rules[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in rules]:
+        _, token, i = min(found)
+        ids[i : i + 2] = [token]
+    return ids
+
+
+@pytest.fixture(scope="module")
+def shuffled(trained):
+    """A vocabulary whose merges are not in the order in which anyone could have learnt them."""
+    merges = [trained.vocabulary.merges[i] for i in np.random.default_rng(2).permutation(93)]
+    return BPETokenizer(replace(trained.vocabulary, merges=merges))
+
+
+@settings(max_examples=30)
+@given(st.text("ab", min_size=200, max_size=320), st.sampled_from(["the", "aã", "ação"]))
+def test_a_long_word_is_merged_like_a_short_one(trained, shuffled, text, unit):
+    """From 256 bytes on another algorithm is at work."""
+    for word in (text, unit * 90, text + unit):
+        assert trained.encode(word).tolist() == plainly(trained, word)
+        assert shuffled.encode(word).tolist() == plainly(shuffled, word)
+        assert bpe.ReferenceBpe(*shuffled._parts).encode(word.encode()).tolist() == plainly(shuffled, word)
 
 
 @given(pieces)
