@@ -1,4 +1,4 @@
-// The only file that knows Python: check the arguments, release the GIL, call, return.
+// The room that knows Python: check the arguments, release the GIL, call, return.
 //
 // Each op has the signature of its reference in npgpt/engine/ops.py and returns new arrays from the block store. Every
 // argument must be a C-contiguous float32 (ids: int32) ndarray of the right shape; anything else is refused by name, and
@@ -16,6 +16,7 @@
 #include "../memory/blocks.h"
 #include "../parallel/ops.h"
 #include "../threads/pool.h"
+#include "text.h"
 
 namespace py = pybind11;
 using namespace npgpt;
@@ -561,6 +562,8 @@ PYBIND11_MODULE(_kernels, m) {
           "eps"_a, "weight_decay"_a, "step"_a, "grad_scale"_a);
     m.def("muon_step", py_muon_step, "p"_a, "g"_a, "m"_a, "matrices"_a, "lr"_a, "momentum"_a, "weight_decay"_a,
           "grad_scale"_a);
+
+    bind_text(m);
 
     m.def("empty", py_empty, "An uninitialised float32 array from the block store.");
     m.def("release_blocks", release_blocks, "Hands the memory kept for reuse back to the system.");

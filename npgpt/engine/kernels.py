@@ -84,6 +84,11 @@ def ops_for(dtype):
     return _kernels if _compiled and dtype == np.float32 else reference
 
 
+def compiled(name):
+    """The compiled function or class of this name where the kernels are in use, else None."""
+    return getattr(_kernels, name) if _compiled else None
+
+
 # ---------------------------------------------------------------------------- threads and memory
 
 

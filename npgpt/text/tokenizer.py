@@ -1,51 +1,102 @@
-"""Text to token ids and back, one id per byte.
+"""Text to token ids and back: bytes, byte-level BPE, and what both have in common.
 
-Any bytes go in and the same bytes come out, so no prompt ever holds an unknown character. Ids 0..255 are
-the bytes; id 256 is the end of text, which no text can spell: a literal "<|endoftext|>" is 13 plain bytes.
-The files written are Hugging Face's, in which a byte-level BPE without merges gives the very same ids.
+Any bytes go in and the same bytes come out, so no prompt ever holds an unknown character. A special token
+is one that no text can spell: a literal "<|endoftext|>" is plain bytes unless special tokens are asked for.
+The files written are Hugging Face's, which give the very same ids there.
 """
 
 import codecs
+import functools
+import hashlib
 import json
-from pathlib import Path
+import re
 
 import numpy as np
 
-END_OF_TEXT = "<|endoftext|>"
+from npgpt.engine import kernels
+from npgpt.text import tokenizer_json
+from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
+from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, Vocabulary
+
+MIN_COUNT = 2  # a pair that training finds less often is no rule
 
 
-class ByteTokenizer:
-    """The byte tokenizer: 257 ids. It has no state, so any two are interchangeable."""
+class Tokenizer:
+    """What every tokenizer is to the rest of npgpt.
 
-    name = "bytes"
-    vocab_size = 257
-    end_of_text = 256  # the id
+    name         "bytes", "bpe:4096", "gpt1"
+    vocab_size   V: ids are 0..V-1
+    end_of_text  the id that closes a document; text never encodes to it
+    dtype        of the ids: uint16 where they fit, else uint32
+    """
 
-    def encode(self, text) -> np.ndarray:
-        """The ids of `text` (str or bytes) as uint16 (N,); an end of text is never added.
+    name: str
+    vocabulary: Vocabulary  # tokens, merges and special tokens, as the files have them
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary.tokens)
+
+    @property
+    def end_of_text(self) -> int:
+        return self.vocabulary.tokens[self.vocabulary.end_of_text]
+
+    @property
+    def dtype(self):
+        return np.uint16 if self.vocab_size <= 65536 else np.uint32
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of everything that ids depend on: equal for tokenizers that give equal ids."""
+        v = self.vocabulary
+        parts = [sorted(v.tokens.items()), v.merges, sorted(v.special.items()), v.end_of_text, v.words]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def __eq__(self, other):
+        return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
+
+    def __hash__(self):
+        return hash(self.fingerprint)
+
+    def encode(self, text, special_tokens: bool = False) -> np.ndarray:
+        """The ids of `text` (str, or bytes of any kind) as dtype (N,); an end of text is never added.
 
         In a str, what Python smuggles in for undecodable bytes of a file name or an argument
-        (surrogateescape) becomes those bytes again.
+        (surrogateescape) becomes those bytes again. With special_tokens=True a special token that is spelt
+        out in the text becomes its id, as Hugging Face always does; that is not for text that others wrote.
         """
         if isinstance(text, str):
             try:
                 text = text.encode("utf-8", "surrogateescape")
             except UnicodeEncodeError:  # a lone surrogate of another kind, as half a JSON escape gives
                 text = text.encode("utf-8", "surrogatepass")
-        elif not isinstance(text, (bytes, bytearray, memoryview)):
+        elif not isinstance(text, (bytes, bytearray, memoryview, np.ndarray)):
             raise TypeError(f"encode: text must be str or bytes, got {type(text).__name__}")
-        return np.frombuffer(text, np.uint8).astype(np.uint16)
+        special = self.vocabulary.special
+        if not (special_tokens and special):
+            return self._encode(text)
+        names = sorted((name.encode() for name in special), key=len, reverse=True)
+        parts = re.split(b"(" + b"|".join(map(re.escape, names)) + b")", bytes(text))
+        arrays = [self._encode(part) for part in parts]
+        for i in range(1, len(parts), 2):
+            arrays[i] = np.array([special[parts[i].decode()]], self.dtype)
+        return np.concatenate(arrays)
 
-    def decode_bytes(self, ids) -> bytes:
-        """The bytes of `ids` (any iterable of integers); ends of text leave no trace."""
-        ids = np.asarray(ids, np.int64).ravel()
+    def decode_bytes(self, ids, skip_special_tokens: bool = True) -> bytes:
+        """The bytes of `ids` (any iterable of integers); special tokens leave no trace unless told to."""
+        ids = np.asarray(ids if hasattr(ids, "__len__") else list(ids))
+        ids = ids.ravel() if ids.size else np.zeros(0, np.uint32)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise TypeError(f"decode: ids must be integers, got {ids.dtype}")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.vocab_size:
-            raise ValueError(f"decode: ids must be in 0..256, got {ids.min()}..{ids.max()}")
-        return ids[ids < 256].astype(np.uint8).tobytes()
+            raise ValueError(f"decode: ids must be in 0..{self.vocab_size - 1}, got {ids.min()}..{ids.max()}")
+        if skip_special_tokens:
+            ids = ids[~np.isin(ids, list(self.vocabulary.special.values()))]
+        return self._decode(ids)
 
-    def decode(self, ids) -> str:
+    def decode(self, ids, skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are not UTF-8 show as U+FFFD (decode_bytes keeps them)."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        return self.decode_bytes(ids, skip_special_tokens).decode("utf-8", "replace")
 
     def stream(self) -> "StreamDecoder":
         """A decoder for ids that come one by one."""
@@ -53,42 +104,156 @@ class ByteTokenizer:
 
     def save(self, folder, model_max_length: int) -> None:
         """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
-        folder, vocab = Path(folder), _vocabulary()
-        _write_json(folder / "tokenizer.json", _tokenizer_json(vocab))
-        _write_json(folder / "vocab.json", vocab)
-        (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-        _write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "GPT2Tokenizer",
-                "model_max_length": model_max_length,
-                "bos_token": END_OF_TEXT,
-                "eos_token": END_OF_TEXT,
-                "unk_token": END_OF_TEXT,
-                "add_prefix_space": False,
-            },
-        )
+        tokenizer_json.write_vocabulary(folder, self.vocabulary, model_max_length)
+
+    def _encode(self, data) -> np.ndarray:
+        raise NotImplementedError
+
+    def _decode(self, ids: np.ndarray) -> bytes:
+        raise NotImplementedError
+
+
+class ByteTokenizer(Tokenizer):
+    """257 ids: id b is byte b, 256 the end of text. It has no state, so any two are interchangeable."""
+
+    name = "bytes"
+    vocabulary = Vocabulary(
+        where="bytes",
+        tokens={character: byte for byte, character in enumerate(BYTE_CHARACTERS)} | {END_OF_TEXT: 256},
+        merges=[],
+        special={END_OF_TEXT: 256},
+        end_of_text=END_OF_TEXT,
+        words=False,
+    )
+    vocab_size = 257
+    end_of_text = 256
+
+    def _encode(self, data):
+        return np.frombuffer(data, np.uint8).astype(np.uint16)
+
+    def _decode(self, ids):
+        if (ids == 256).any():
+            return b"".join(END_OF_TEXT.encode() if i == 256 else bytes([i]) for i in ids.tolist())
+        return ids.astype(np.uint8).tobytes()
 
     @classmethod
     def from_folder(cls, folder) -> "ByteTokenizer":
-        """The tokenizer that `folder` describes; ValueError if that is another than this one.
-
-        tokenizer.json is read if it is there, else vocab.json with merges.txt.
-        """
-        folder = Path(folder)
-        if (folder / "tokenizer.json").exists():
-            model = _read_json(folder / "tokenizer.json").get("model", {})
-            vocab, merges = model.get("vocab", {}), model.get("merges", [])
-        else:
-            vocab = _read_json(folder / "vocab.json")
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-            merges = [line for line in lines if line and not line.startswith("#version")]
-        if vocab != _vocabulary() or merges:
+        """The tokenizer that `folder` describes; ValueError if that is another than this one."""
+        found = tokenizer_json.read_vocabulary(folder)
+        if found.tokens != cls.vocabulary.tokens or found.merges:
             raise ValueError(
                 f"from_folder: {folder} must hold the byte tokenizer (257 tokens, no merges), "
-                f"got {len(vocab)} tokens and {len(merges)} merges"
+                f"got {len(found.tokens)} tokens and {len(found.merges)} merges"
             )
         return cls()
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level BPE with GPT-2's split, compiled where the kernels are in use."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        """ValueError, naming the first fault, for a vocabulary that does not hold together."""
+        self.vocabulary, table = _checked(vocabulary)
+        self.name = f"bpe:{self.vocab_size}"
+        names = sorted(vocabulary.tokens, key=vocabulary.tokens.get)
+        tokens = [
+            name.encode() if name in vocabulary.special else bytes(map(BYTES.get, name)) for name in names
+        ]
+        byte_ids = np.array([vocabulary.tokens[c] for c in BYTE_CHARACTERS], np.uint32)
+        self._parts = byte_ids, table, tokens
+        self._bpe = _compiled("Bpe", ReferenceBpe)(*self._parts)
+
+    def __reduce__(self):  # to another process
+        return BPETokenizer, (self.vocabulary,)
+
+    def _encode(self, data):
+        return self._bpe.encode(data)
+
+    def _decode(self, ids):
+        return self._bpe.decode(ids.astype(np.uint32))
+
+    @classmethod
+    def train(cls, documents, vocab_size: int) -> "BPETokenizer":
+        """A vocabulary of vocab_size tokens learnt from documents (an iterable of bytes).
+
+        Laid out like GPT-2's: 256 bytes in the order of their printable characters, the merges, the end of
+        text. ValueError where the documents have too few pairs that occur twice.
+        """
+        least = 257
+        if (
+            isinstance(vocab_size, bool)
+            or not isinstance(vocab_size, (int, np.integer))
+            or vocab_size < least
+        ):
+            raise ValueError(f"bpe: vocab_size must be a whole number, at least {least}, got {vocab_size}")
+        counts = _compiled("PieceCounts", ReferenceCounts)()
+        for document in documents:
+            counts.add(document)
+        order = sorted(BYTE_CHARACTERS)
+        byte_ids = np.array([order.index(c) for c in BYTE_CHARACTERS], np.uint32)
+        names, merges = list(order), []
+        for left, right, _ in counts.train(byte_ids, int(vocab_size) - least, MIN_COUNT).tolist():
+            merges.append((names[left], names[right]))
+            names.append(names[left] + names[right])
+        if len(names) + 1 < vocab_size:
+            raise ValueError(
+                f"bpe:{vocab_size}: the text has pairs for at most {len(names) + 1} tokens; "
+                "ask for fewer, or for bytes"
+            )
+        tokens = {name: i for i, name in enumerate([*names, END_OF_TEXT])}
+        special = {END_OF_TEXT: len(names)}
+        return cls(Vocabulary("bpe", tokens, merges, special, END_OF_TEXT, words=False))
+
+    @classmethod
+    def from_files(cls, vocabulary, merges) -> "BPETokenizer":
+        """From encoder.json and vocab.bpe, or vocab.json and merges.txt."""
+        return cls(tokenizer_json.read_pair(vocabulary, merges))
+
+
+BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+
+
+def _compiled(name: str, reference):
+    """The compiled class of this name where the kernels are in use, else its reference in Python."""
+    return kernels.compiled(name) or reference
+
+
+def _checked(vocabulary: Vocabulary):
+    """(vocabulary with its end of text settled, merges as ids (n, 3)); ValueError where it is faulty."""
+    where, tokens, special = vocabulary.where, vocabulary.tokens, vocabulary.special
+    by_id = dict(zip(tokens.values(), tokens, strict=True))
+    if len(by_id) < len(tokens):
+        twice = next(token for token, i in tokens.items() if by_id[i] != token)
+        raise ValueError(f"{where}: {twice!r} and {by_id[tokens[twice]]!r} have the same id {tokens[twice]}")
+    hole = next((i for i in range(len(tokens)) if i not in by_id), None)
+    if hole is not None:
+        raise ValueError(f"{where}: ids must be 0..{len(tokens) - 1} without holes, but {hole} is no token's")
+    for token in tokens:
+        if token not in special and not (token and all(c in BYTES for c in token)):
+            raise ValueError(f"{where}: the token {token!r} must be of characters that stand for bytes")
+    for byte, character in enumerate(BYTE_CHARACTERS):
+        if character not in tokens:
+            raise ValueError(f"{where}: there must be a token for each byte, but {byte} has none")
+    table, made, seen = [], set(), set()
+    for left, right in vocabulary.merges:
+        for token in (left, right, left + right):
+            if token not in tokens or token in special:
+                raise ValueError(f"{where}: the merge {left!r} {right!r} needs {token!r}, which is no token")
+        if (left, right) in seen:
+            raise ValueError(f"{where}: the merge {left!r} {right!r} is there twice")
+        seen.add((left, right))
+        made.add(left + right)
+        table.append((tokens[left], tokens[right], tokens[left + right]))
+    for token in tokens:
+        if len(token) > 1 and token not in made and token not in special:
+            raise ValueError(f"{where}: no merge makes the token {token!r}")
+    end = vocabulary.end_of_text
+    if end is None:
+        end = END_OF_TEXT if END_OF_TEXT in special or len(special) != 1 else next(iter(special))
+    if end not in special:
+        raise ValueError(f"{where}: {end} must be a special token, to end a text with")
+    settled = Vocabulary(where, tokens, vocabulary.merges, special, end, vocabulary.words)
+    return settled, np.array(table, np.uint32).reshape(-1, 3)
 
 
 class StreamDecoder:
@@ -110,63 +275,14 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _byte_characters() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself where it prints, else the next one from 256 on."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)]
+def load_tokenizer(path) -> Tokenizer:
+    """The tokenizer of a folder, or of one of its files: ours, GPT-2's, GPT-1's, another byte-level BPE.
 
+    FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
+    """
+    from npgpt.text.gpt1 import GPT1Tokenizer
 
-def _vocabulary() -> dict[str, int]:
-    vocab = {character: byte for byte, character in enumerate(_byte_characters())}
-    return vocab | {END_OF_TEXT: ByteTokenizer.end_of_text}
-
-
-def _tokenizer_json(vocab: dict[str, int]) -> dict:
-    """The form that the `tokenizers` library reads; every key is needed by one of its versions."""
-
-    def byte_level(add_prefix_space, trim_offsets):
-        return {
-            "type": "ByteLevel",
-            "add_prefix_space": add_prefix_space,
-            "trim_offsets": trim_offsets,
-            "use_regex": True,
-        }
-
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": vocab[END_OF_TEXT], "content": END_OF_TEXT, **flags, "special": True}],
-        "normalizer": None,
-        "pre_tokenizer": byte_level(add_prefix_space=False, trim_offsets=True),
-        "post_processor": byte_level(add_prefix_space=True, trim_offsets=False),
-        "decoder": byte_level(add_prefix_space=True, trim_offsets=True),
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocab,
-            "merges": [],
-        },
-    }
-
-
-def _write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # bad UTF-8 or bad JSON
-        raise ValueError(f"from_folder: {path} must be JSON, got {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"from_folder: {path} must be a JSON object, got {type(value).__name__}")
-    return value
+    vocabulary = tokenizer_json.read_vocabulary(path)
+    if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
+        return ByteTokenizer()
+    return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)

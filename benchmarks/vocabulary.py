@@ -1,0 +1,76 @@
+"""Which vocabulary predicts a text best after so many minutes of training: bits per byte on text held out.
+
+    python -m benchmarks.vocabulary TEXT... --minutes M [--tokenizer bytes bpe:1024 ...] [--seeds N] [--json]
+
+The last tenth of each file is held out, the rest trains by the default plan through `python -m npgpt.train`;
+`python -m npgpt.evaluate` measures. The vocabularies take turns, seed by seed, and medians are compared.
+plan.py's rule for the tokenizer follows this table.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+TOKENIZERS = ["bytes", "bpe:512", "bpe:1024", "bpe:2048", "bpe:4096", "bpe:8192"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("text", type=Path, nargs="+")
+    parser.add_argument("--minutes", type=float, required=True, help="of training, each")
+    parser.add_argument("--tokenizer", nargs="+", default=TOKENIZERS)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        known, held_out = cut(args.text, Path(folder))
+        runs = {tokenizer: [] for tokenizer in args.tokenizer}
+        for seed in range(args.seeds):
+            for tokenizer, results in runs.items():
+                out = Path(folder) / f"run-{seed}-{tokenizer.replace(':', '-')}"
+                flags = ["--minutes", str(args.minutes), "--tokenizer", tokenizer, "--seed", str(seed)]
+                trained = door("train", *known, *flags, "--out", str(out))
+                measured = door("evaluate", str(out), *held_out)
+                results.append({"steps": trained["steps"], **measured})
+                print(
+                    f"{tokenizer}, seed {seed}: {measured['bits_per_byte']:.4f}", file=sys.stderr, flush=True
+                )
+    rows = {}
+    print(f"{args.minutes:g} minutes each\n{'':10}{'bits per byte':>14}{'bytes per token':>17}{'steps':>8}")
+    for tokenizer, results in runs.items():
+        rows[tokenizer] = row = {
+            "bits_per_byte": median(result["bits_per_byte"] for result in results),
+            "bytes_per_token": results[0]["bytes"] / results[0]["tokens"],
+            "steps": median(result["steps"] for result in results),
+        }
+        print(f"{tokenizer:10}{row['bits_per_byte']:14.4f}{row['bytes_per_token']:17.2f}{row['steps']:8.0f}")
+    if args.json:
+        print(json.dumps({"minutes": args.minutes, "seeds": args.seeds, "rows": rows}))
+
+
+def cut(paths, folder: Path):
+    """Files of the first nine tenths and of the last tenth of each text, cut at a line end."""
+    parts = [], []
+    for i, path in enumerate(paths):
+        text = path.read_bytes()
+        at = text.find(b"\n", len(text) * 9 // 10) + 1 or len(text) * 9 // 10
+        for name, piece, part in zip(("known", "held-out"), (text[:at], text[at:]), parts, strict=True):
+            (folder / f"{name}-{i}.txt").write_bytes(piece)
+            part.append(str(folder / f"{name}-{i}.txt"))
+    return parts
+
+
+def door(name, *arguments) -> dict:
+    command = [sys.executable, "-m", f"npgpt.{name}", *arguments, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+#include "text.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "../parallel/encode.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace npgpt {
+namespace {
+
+struct Bytes {  // of any object with a buffer; keeps it until it goes
+    explicit Bytes(const py::buffer& object) : info(object.request()) {
+        if (info.itemsize != 1 || info.ndim != 1 || (info.size && info.strides[0] != 1))
+            throw py::type_error("Bpe: text must be contiguous bytes");
+        data = static_cast<const uint8_t*>(info.ptr), size = size_t(info.size);
+    }
+    py::buffer_info info;
+    const uint8_t* data;
+    size_t size;
+};
+
+using Ids = py::array_t<uint32_t, py::array::c_style>;
+
+std::vector<Merge> merges_of(const Ids& table) {  // (n, 3)
+    if (table.ndim() != 2 || table.shape(1) != 3) throw py::value_error("Bpe: merges must be of shape (n, 3)");
+    std::vector<Merge> merges(size_t(table.shape(0)));
+    for (size_t i = 0; i < merges.size(); i++) merges[i] = {*table.data(i, 0), *table.data(i, 1), *table.data(i, 2)};
+    return merges;
+}
+
+const uint32_t* byte_ids_of(const Ids& table) {
+    if (table.ndim() != 1 || table.size() != 256) throw py::value_error("Bpe: byte_ids must be of shape (256,)");
+    return table.data();
+}
+
+template <class T>
+py::array joined(const uint32_t* ids, const std::vector<Run>& runs) {
+    size_t count = 0;
+    for (const Run& run : runs) count += run.count;
+    py::array_t<T> array{py::ssize_t(count)};
+    T* out = array.mutable_data();
+    for (const Run& run : runs)
+        for (size_t i = 0; i < run.count; i++) *out++ = T(ids[run.first + i]);
+    return array;
+}
+
+py::array py_encode(const Bpe& bpe, const py::buffer& text) {
+    const Bytes bytes(text);
+    const std::unique_ptr<uint32_t[]> ids(new uint32_t[bytes.size]);  // untouched pages cost nothing
+    std::vector<Run> runs;
+    {
+        py::gil_scoped_release free;
+        runs = encode_text(bpe, bytes.data, bytes.size, ids.get());
+    }
+    return bpe.vocab_size() <= 65536 ? joined<uint16_t>(ids.get(), runs) : joined<uint32_t>(ids.get(), runs);
+}
+
+py::bytes py_decode(const Bpe& bpe, const Ids& ids) {
+    const uint32_t* data = ids.data();
+    const size_t n = size_t(ids.size());
+    for (size_t i = 0; i < n; i++)
+        if (data[i] >= bpe.vocab_size()) throw py::value_error("decode: id " + std::to_string(data[i]) + " is no token's");
+    std::string out;
+    {
+        py::gil_scoped_release free;
+        bpe.decode(data, n, out);
+    }
+    return out;
+}
+
+Ids py_train(const PieceCounts& counts, const Ids& byte_ids, size_t count, uint64_t min_count) {
+    const uint32_t* table = byte_ids_of(byte_ids);
+    std::vector<Merge> merges;
+    {
+        py::gil_scoped_release free;
+        merges = train_bpe(counts, table, count, min_count);
+    }
+    Ids out({merges.size(), size_t(3)});
+    uint32_t* at = out.mutable_data();
+    for (const Merge& merge : merges) *at++ = merge.left, *at++ = merge.right, *at++ = merge.token;
+    return out;
+}
+
+}  // namespace
+
+void bind_text(py::module_& m) {
+    py::class_<Bpe>(m, "Bpe", "Byte-level BPE: npgpt.text.bpe.ReferenceBpe, compiled.")
+        .def(py::init([](const Ids& byte_ids, const Ids& merges, const std::vector<std::string>& tokens) {
+                 return std::make_unique<Bpe>(byte_ids_of(byte_ids), merges_of(merges), tokens);
+             }),
+             "byte_ids"_a, "merges"_a, "tokens"_a)
+        .def("encode", py_encode, "text"_a)
+        .def("decode", py_decode, "ids"_a);
+    py::class_<PieceCounts>(m, "PieceCounts", "npgpt.text.bpe.ReferenceCounts, compiled.")
+        .def(py::init<>())
+        .def("add",
+             [](PieceCounts& counts, const py::buffer& text) {
+                 const Bytes bytes(text);
+                 py::gil_scoped_release free;
+                 counts.add(bytes.data, bytes.size);
+             },
+             "text"_a)
+        .def("__len__", [](const PieceCounts& counts) { return counts.pieces.size(); })
+        .def("train", py_train, "byte_ids"_a, "count"_a, "min_count"_a);
+}
+
+}  // namespace npgpt

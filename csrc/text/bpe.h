@@ -1,0 +1,79 @@
+// Byte-level byte-pair encoding: bytes in, ids out. No Python, no threads of its own; encode and decode may be called
+// from any number of threads at once.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace npgpt {
+
+struct Merge {
+    uint32_t left, right;  // ids that stand side by side
+    uint32_t token;        // the id that takes their place
+};
+
+class Bpe {
+   public:
+    // byte_ids[b]: the id of byte b. merges: the first in the list goes first. tokens[id]: its bytes.
+    // std::invalid_argument for ids outside of tokens and for a pair that has two merges.
+    Bpe(const uint32_t byte_ids[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens);
+    ~Bpe();
+
+    size_t vocab_size() const { return offsets.size() - 1; }
+    size_t longest_token() const { return longest; }  // bytes
+
+    // ids, with room for n of them, of text[0..n); returns how many. Any bytes will do; no special token is looked for.
+    size_t encode(const uint8_t* text, size_t n, uint32_t* ids) const;
+
+    // The bytes of ids[0..n), which must be below vocab_size(), behind what `out` holds.
+    void decode(const uint32_t* ids, size_t n, std::string& out) const;
+
+   private:
+    struct Slot {
+        uint64_t pair;
+        uint32_t rank;
+    };
+    struct Cache;
+    const Slot* find(uint32_t left, uint32_t right) const;
+    size_t encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
+    size_t encode_long_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
+    std::unique_ptr<Cache> take_cache() const;
+    void give_cache(std::unique_ptr<Cache> cache) const;
+
+    uint32_t byte_ids[256];
+    std::vector<Slot> slots;        // open addressing, a power of two
+    std::vector<Merge> by_rank;
+    int shift;                      // 64 - log2(slots)
+    std::string bytes;              // of all tokens, one behind the other
+    std::vector<size_t> offsets;    // tokens + 1
+    size_t longest = 0;
+    struct Shared;
+    std::unique_ptr<Shared> shared;  // caches that wait for the next encode
+};
+
+// The distinct pieces of a text and how often each occurs: all that training needs of it.
+class PieceCounts {
+   public:
+    void add(const uint8_t* text, size_t n);
+
+    struct Piece {
+        size_t offset;  // in bytes
+        uint32_t length;
+        uint32_t hash;
+        uint64_t count;
+    };
+    std::vector<Piece> pieces;
+    std::string bytes;  // of the distinct pieces, one behind the other
+
+   private:
+    std::vector<uint32_t> slots;  // piece + 1, or 0
+};
+
+// Learns up to `count` merges: always of the pair that occurs most often, of equally frequent ones the one of the
+// smaller left id, then of the smaller right id. Ends before a pair that occurs less than min_count times.
+// Ids are byte_ids (below 256) and then 256, 257, ... in the order of the merges: the rules of Hugging Face's BpeTrainer.
+std::vector<Merge> train_bpe(const PieceCounts& text, const uint32_t byte_ids[256], size_t count, uint64_t min_count);
+
+}  // namespace npgpt

@@ -1,0 +1,122 @@
+"""GPT-1's tokenizer: lower-cased words without accents, BPE on their characters, a word's end marked </w>.
+
+What transformers' OpenAIGPTTokenizer computes (BERT's cleaning and splitting). It loses case, accents, line
+ends and runs of blanks, and a character that it does not know becomes <unk>: for GPT-1's own weights only.
+"""
+
+import itertools
+import unicodedata
+
+import numpy as np
+
+from npgpt.text.tokenizer import StreamDecoder, Tokenizer
+from npgpt.text.tokenizer_json import END_OF_WORD, UNKNOWN, Vocabulary
+
+LINE_END = (
+    "\n</w>"  # GPT-1 has no end of text; this token of its, which no text encodes to here, stands for it
+)
+
+
+class GPT1Tokenizer(Tokenizer):
+    name = "gpt1"
+
+    def __init__(self, vocabulary: Vocabulary):
+        """ValueError, naming the first fault, for a vocabulary that does not hold together."""
+        where, tokens = vocabulary.where, vocabulary.tokens
+        if sorted(tokens.values()) != list(range(len(tokens))):
+            raise ValueError(f"{where}: ids must be 0..{len(tokens) - 1}, each once")
+        for token in (UNKNOWN, LINE_END):
+            if token not in tokens:
+                raise ValueError(f"{where}: there must be a token {token!r}")
+        ranks = {pair: rank for rank, pair in enumerate(vocabulary.merges)}
+        if len(ranks) < len(vocabulary.merges):
+            raise ValueError(f"{where}: a merge is there twice")
+        for left, right in ranks:
+            for token in (left, right, left + right):
+                if token not in tokens:
+                    raise ValueError(
+                        f"{where}: the merge {left!r} {right!r} needs {token!r}, which is no token"
+                    )
+        made = {UNKNOWN, *(left + right for left, right in ranks)}
+        for token in tokens:
+            if len(token.removesuffix(END_OF_WORD)) > 1 and token not in made:
+                raise ValueError(f"{where}: no merge makes the token {token!r}")
+        special = vocabulary.special | {UNKNOWN: tokens[UNKNOWN]}
+        self.vocabulary = Vocabulary(where, tokens, vocabulary.merges, special, LINE_END, words=True)
+        self._ranks, self._names = ranks, sorted(tokens, key=tokens.get)
+        self._known = {}  # word -> its ids
+
+    def _encode(self, data):
+        ids = []
+        for word in split(bytes(data).decode("utf-8", "replace")):
+            if word not in self._known:
+                if len(self._known) > 100_000:
+                    self._known.clear()
+                self._known[word] = self._encode_word(word)
+            ids += self._known[word]
+        return np.array(ids, self.dtype)
+
+    def _encode_word(self, word: str) -> list[int]:
+        tokens = self.vocabulary.tokens
+        parts = [*word[:-1], word[-1] + END_OF_WORD]
+        parts = [part if part in tokens else UNKNOWN for part in parts]
+        while len(parts) > 1:
+            pairs = list(itertools.pairwise(parts))
+            first = min(range(len(pairs)), key=lambda i: self._ranks.get(pairs[i], len(self._ranks)))
+            if pairs[first] not in self._ranks:
+                break
+            parts[first : first + 2] = ["".join(pairs[first])]
+        return [tokens[part] for part in parts]
+
+    def _decode(self, ids):
+        return "".join(self.words(ids)).removesuffix(" ").encode()
+
+    def words(self, ids) -> list[str]:
+        """The text of each id, a blank behind the end of a word."""
+        return [self._names[i].replace(END_OF_WORD, " ") for i in np.asarray(ids).tolist()]
+
+    def stream(self):
+        return WordStreamDecoder(self)
+
+
+class WordStreamDecoder(StreamDecoder):
+    """Holds a word's blank back until another token comes."""
+
+    def __init__(self, tokenizer):
+        super().__init__(tokenizer)
+        self._blank = ""
+
+    def push(self, *ids):
+        special = self._tokenizer.vocabulary.special.values()
+        text = self._blank + "".join(self._tokenizer.words([i for i in ids if i not in special]))
+        self._blank = " " if text.endswith(" ") else ""
+        return text.removesuffix(" ")
+
+    def close(self):
+        return ""
+
+
+def split(text: str) -> list[str]:
+    """The words that GPT-1 sees: BERT's cleaning (no control characters, accents, capitals) and split."""
+    cleaned = []
+    for c in text:
+        if c in "\t\n\r":
+            cleaned.append(" ")
+        elif c != "\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs"):
+            cleaned.append(f" {c} " if _is_ideograph(ord(c)) else c)
+    plain = "".join(
+        c for c in unicodedata.normalize("NFD", "".join(cleaned)) if unicodedata.category(c) != "Mn"
+    )
+    lowered = "".join(c.lower() for c in plain)  # one by one: no final sigma
+    return "".join(f" {c} " if _is_punctuation(c) else c for c in lowered).split()
+
+
+def _is_punctuation(c: str) -> bool:
+    ascii_sign = "!" <= c <= "~" and not c.isalnum()
+    return ascii_sign or unicodedata.category(c)[0] == "P"
+
+
+def _is_ideograph(code: int) -> bool:
+    blocks = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F))
+    blocks += ((0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
+    return any(first <= code <= last for first, last in blocks)

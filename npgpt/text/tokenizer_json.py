@@ -1,0 +1,224 @@
+"""Vocabularies on disk: Hugging Face's tokenizer.json, vocab.json with merges.txt, OpenAI's names for these.
+
+A token is written there in printable characters, one for each byte (BYTE_CHARACTERS); GPT-1's are plain text.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_WORD = "</w>"  # GPT-1 marks the end of a word, GPT-2 the blank before it
+UNKNOWN = "<unk>"
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's printable stand-in for each byte: itself where it prints, else the next one from 256 on."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)]
+
+
+BYTE_CHARACTERS = _byte_characters()
+PAIRS_OF_FILES = (  # vocabulary, merges
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the files say, unchecked but for their form."""
+
+    where: str  # to name in errors
+    tokens: dict[str, int]  # token -> id, special ones too
+    merges: list[tuple[str, str]]
+    special: dict[str, int]
+    end_of_text: str | None  # as tokenizer_config.json names it
+    words: bool  # GPT-1's: merges work on words that end in </w>
+
+
+def read_vocabulary(path) -> Vocabulary:
+    """From a folder or one of its files. FileNotFoundError where there is none, ValueError for a bad one."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and (path / "tokenizer.json").exists():
+        return _from_tokenizer_json(path / "tokenizer.json")
+    for pair in PAIRS_OF_FILES:
+        if path.name in pair or (path.is_dir() and (path / pair[0]).exists()):
+            return read_pair(folder / pair[0], folder / pair[1])
+    if path.suffix == ".json" and path.exists():
+        return _from_tokenizer_json(path)
+    names = "tokenizer.json, " + " or ".join(" with ".join(pair) for pair in PAIRS_OF_FILES)
+    raise FileNotFoundError(2, f"holds no tokenizer ({names})", str(path))
+
+
+def read_pair(vocabulary, merges) -> Vocabulary:
+    """From a file of token -> id and one of merges, a line each."""
+    vocabulary, merges = Path(vocabulary), Path(merges)
+    tokens = _tokens(read_json(vocabulary), vocabulary)
+    try:
+        lines = merges.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{merges}: must be UTF-8, got {error}") from None
+    lines = [line.rstrip("\r") for line in lines]
+    first = int(lines[0].startswith("#version"))
+    pairs = [
+        _pair(line.split(" "), f"{merges}: line {n}") for n, line in enumerate(lines, 1) if n > first and line
+    ]
+    words = UNKNOWN in tokens and any(token.endswith(END_OF_WORD) for token in tokens)
+    named = UNKNOWN if words else END_OF_TEXT
+    special = {named: tokens[named]} if named in tokens else {}
+    return Vocabulary(str(merges), tokens, pairs, special, _end_of_text(merges.parent), words)
+
+
+def _from_tokenizer_json(path: Path) -> Vocabulary:
+    whole = read_json(path)
+    model, added = whole.get("model"), whole.get("added_tokens") or []
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        raise ValueError(f"{path}: must hold a BPE model")
+    words = model.get("end_of_word_suffix") == END_OF_WORD
+    _refuse_what_we_do_not_do(path, whole, model, words)
+    tokens = _tokens(model.get("vocab"), path)
+    merges = model.get("merges")
+    if not isinstance(merges, list):
+        raise ValueError(f"{path}: must have a list of merges")
+    rules = [rule.split(" ") if isinstance(rule, str) else rule for rule in merges]
+    pairs = [_pair(rule, f"{path}: merge {n}") for n, rule in enumerate(rules)]
+    special = {}
+    for token in added:
+        if not (isinstance(token, dict) and isinstance(token.get("content"), str) and "id" in token):
+            raise ValueError(f"{path}: an added token must have content and id, got {token!r}")
+        if not token.get("special"):
+            raise ValueError(f"{path}: the added token {token['content']!r} must be special")
+        special[token["content"]] = token["id"]
+    tokens |= _tokens(special, path)
+    if END_OF_TEXT in tokens:  # special in every vocabulary that has it, told or not
+        special |= {END_OF_TEXT: tokens[END_OF_TEXT]}
+    return Vocabulary(str(path), tokens, pairs, special, _end_of_text(path.parent), words)
+
+
+def _refuse_what_we_do_not_do(path: Path, whole: dict, model: dict, words: bool) -> None:
+    splits = whole.get("pre_tokenizer") or {}
+    splits = splits if isinstance(splits, dict) else {"type": splits}
+    normalizer = whole.get("normalizer")
+    kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
+    wrong = [
+        key
+        for key in ("dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges", "fuse_unk")
+        if model.get(key)
+    ]
+    if words:
+        wrong += ["normalizer"] if kind != "BertNormalizer" else []
+        wrong += ["pre_tokenizer"] if splits.get("type") != "BertPreTokenizer" else []
+    else:
+        wrong += ["normalizer"] if kind else []
+        wrong += ["end_of_word_suffix"] if model.get("end_of_word_suffix") else []
+        gpt2 = splits.get("type") == "ByteLevel" and splits.get("use_regex", True)
+        wrong += ["pre_tokenizer"] if not gpt2 else []
+        wrong += ["add_prefix_space"] if splits.get("add_prefix_space") else []
+    if wrong:
+        raise ValueError(f"{path}: must split and merge as GPT-2 or GPT-1 does, but for {', '.join(wrong)}")
+
+
+def _tokens(table, path) -> dict[str, int]:
+    if not isinstance(table, dict):
+        raise ValueError(f"{path}: must map tokens to ids, got {type(table).__name__}")
+    for token, number in table.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ValueError(f"{path}: the id of {token!r} must be a whole number, got {number!r}")
+    return table
+
+
+def _pair(rule, where: str) -> tuple[str, str]:
+    if not (isinstance(rule, list) and len(rule) == 2 and all(isinstance(r, str) and r for r in rule)):
+        raise ValueError(f"{where} must be two tokens, got {rule!r}")
+    return rule[0], rule[1]
+
+
+def _end_of_text(folder: Path) -> str | None:
+    path = folder / "tokenizer_config.json"
+    token = read_json(path).get("eos_token") if path.exists() else None
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def write_vocabulary(folder, vocabulary: Vocabulary, model_max_length: int) -> None:
+    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
+    folder, words = Path(folder), vocabulary.words
+    _write_json(folder / "tokenizer.json", _tokenizer_json(vocabulary))
+    _write_json(folder / "vocab.json", vocabulary.tokens)
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    config = {"tokenizer_class": "OpenAIGPTTokenizer" if words else "GPT2Tokenizer"}
+    config["model_max_length"] = model_max_length
+    if words:
+        config["unk_token"] = UNKNOWN
+    else:
+        names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.end_of_text)
+        config |= names | {"add_prefix_space": False}
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+def _tokenizer_json(vocabulary: Vocabulary) -> dict:
+    """The form that the `tokenizers` library reads; every key is needed by one of its versions."""
+
+    def byte_level(add_prefix_space, trim_offsets):
+        return {
+            "type": "ByteLevel",
+            "add_prefix_space": add_prefix_space,
+            "trim_offsets": trim_offsets,
+            "use_regex": True,
+        }
+
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": i, "content": token, **flags, "special": True} for token, i in vocabulary.special.items()]
+    if vocabulary.words:
+        bert = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+        steps = {
+            "normalizer": {"type": "BertNormalizer", **bert},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": None,
+            "decoder": {"type": "BPEDecoder", "suffix": END_OF_WORD},
+        }
+    else:
+        steps = {
+            "normalizer": None,
+            "pre_tokenizer": byte_level(add_prefix_space=False, trim_offsets=True),
+            "post_processor": byte_level(add_prefix_space=True, trim_offsets=False),
+            "decoder": byte_level(add_prefix_space=True, trim_offsets=True),
+        }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        **steps,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": UNKNOWN if vocabulary.words else None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": END_OF_WORD if vocabulary.words else "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocabulary.tokens,
+            "merges": [" ".join(pair) for pair in vocabulary.merges],
+        },
+    }
+
+
+def _write_json(path: Path, value) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object; ValueError where it is none."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # bad UTF-8 or bad JSON
+        raise ValueError(f"{path} must be JSON, got {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}")
+    return value
