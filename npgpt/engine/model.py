@@ -51,8 +51,8 @@ class GPTConfig:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
         if not self.layer_norm_epsilon > 0:
             raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
-        if self.post_norm and self.window is not None:
-            raise ValueError(f"GPTConfig: window must be None with post_norm, got {self.window}")
+        if self.post_norm and (self.window is not None or not self.scale_attn_weights):
+            raise ValueError("GPTConfig: post_norm must be alone, got a window or unscaled scores beside it")
 
     @property
     def qkv_bias(self):
@@ -140,8 +140,11 @@ class GPT:
     """
 
     def __init__(self, config, seed=0, dtype=np.float32):
-        """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0."""
-        self.config, self.seed, self.dtype = config, seed, np.dtype(dtype)
+        """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
+
+        seed None leaves them zero, for who fills them at once.
+        """
+        self.config, self.seed, self.dtype = config, seed or 0, np.dtype(dtype)
         kernels.ops_for(dtype)  # refuses other dtypes
         shapes = parameter_shapes(config)
         self.num_params = count_parameters(config)
@@ -151,7 +154,8 @@ class GPT:
         self._layers, self._ln_f = _by_layer(self.params, config)
         self.step = 0  # of training: what the dropout masks depend on, with the seed
         self._flat_grads = self._grads = self._caches = None
-        self._initialise()
+        if seed is not None:
+            self._initialise()
         self.touch()
 
     def _initialise(self):

@@ -526,7 +526,8 @@ def test_targets_far_below_zero_do_not_count(impl, rng):
         ({"layer_norm_epsilon": 0.0}, ValueError, "layer_norm_epsilon must be positive, got 0.0"),
         ({"window": 0}, ValueError, "window must be at least 1, got 0"),
         ({"window": 2.5}, TypeError, "window must be an integer, got 2.5"),
-        ({"window": 4, "post_norm": True}, ValueError, "window must be None with post_norm, got 4"),
+        ({"window": 4, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
+        ({"scale_attn_weights": False, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
     ],
 )
 def test_bad_config(fields, error, what):
