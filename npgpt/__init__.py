@@ -11,6 +11,7 @@ _HOME = {
     "GPT": "npgpt.api",
     "load": "npgpt.api",
     "GPTConfig": "npgpt.engine.model",
+    "preset": "npgpt.engine.presets",
     "AdamW": "npgpt.engine.optim",
     "Muon": "npgpt.engine.optim",
     "set_num_threads": "npgpt.engine.kernels",

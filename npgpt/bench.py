@@ -22,8 +22,13 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--json", action="store_true", help="end with one JSON object on the last line of stdout"
     )
+    parser.add_argument(
+        "--presets", action="store_true", help="tell what the published sizes would cost here instead"
+    )
     args = parser.parse_args(argv)
     cli.begin(args.threads)
+    if args.presets:
+        return _presets(args.json)
 
     results = {"matmul": {}, "step": {}}
     try:
@@ -45,6 +50,28 @@ def main(argv=None) -> int:
         results["step"][name] = _tell(f"step: {name}", flops, step, tokens=shape[4] * shape[5])
     if args.json:
         print(json.dumps(results))
+    return 0
+
+
+def _presets(as_json: bool) -> int:
+    """What the published sizes would cost here: a table, and with as_json one JSON object."""
+    from npgpt.engine import kernels
+    from npgpt.engine.presets import PRESETS, SHARE, cost, preset
+
+    peak = kernels.peak_gflops(0.3)  # not a number without kernels
+    print("a step: forward, backward and update with one text as long as the context,")
+    print(
+        f"at {SHARE:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text"
+    )
+    print(f"{'':13}{'parameters':>16}{'context':>9}{'training':>13}{'generating':>12}{'a step':>11}")
+    costs = {name: cost(preset(name), peak) for name in PRESETS}
+    for name, c in costs.items():
+        training, generating = (f"{c[key] / 1e9:,.1f} GB" for key in ("training_bytes", "inference_bytes"))
+        print(f"{name:13}{c['parameters']:16,}{preset(name).block_size:9}", end="")
+        print(f"{training:>13}{generating:>12}{c['step_seconds']:9,.1f} s")
+    if as_json:
+        unknown = {"step_seconds": None} if peak != peak else {}
+        print(json.dumps({name: c | unknown for name, c in costs.items()}))
     return 0
 
 

@@ -352,3 +352,11 @@ def test_the_console_script_lists_its_doors(capsys):
     assert main([]) == main(["--help"]) == 0
     assert all(name in capsys.readouterr().out for name in ["train"]) and set(DOORS) >= {"train", "generate"}
     assert main(["fly"]) == 2 and "got fly" in capsys.readouterr().err
+
+
+def test_bench_tells_the_cost_of_the_published_sizes(door):
+    code, out, _ = door("bench", "--presets", "--json")
+    costs = json.loads(out.splitlines()[-1])
+    assert code == 0 and costs["gpt2"]["parameters"] == 124_439_808 and "gpt3-175b" in out
+    compiled = kernels.name() != "numpy"
+    assert all((c["step_seconds"] is not None) == compiled for c in costs.values())

@@ -1,13 +1,15 @@
 // Causal attention of one head without ever storing its (T,T) scores (Dao et al. 2022, arXiv:2205.14135): blocks of
 // queries meet blocks of keys, the softmax runs along, and only its logarithm `lse` is kept for the backward.
 //
-// Tiles above the diagonal are never computed, and a product over keys stops where its last query does.
+// Tiles above the diagonal are never computed, and a product over keys stops where its last query does. Rows are
+// packed a block at a time, when their queries come: in a window they are used again while they are in the cache.
 
 namespace npgpt {
 namespace NPGPT_ISA {
 
 constexpr Index QUERIES = 96;  // a block of queries: multiple of MR and of NR
 constexpr Index KEYS = 96;     // a block of keys: likewise
+static_assert(QUERIES == KEYS, "a block is packed once, as queries and as keys");
 
 NPGPT_INLINE Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
 NPGPT_INLINE Index least(Index a, Index b) { return a < b ? a : b; }
@@ -15,7 +17,7 @@ NPGPT_INLINE Index most(Index a, Index b) { return a > b ? a : b; }
 
 static Index attention_scratch(Index T, Index D) {
     Index rows = round_up(T, NR), columns = round_up(D, NR);
-    return 2 * rows * D + 3 * rows * columns + 2 * QUERIES * KEYS + QUERIES * columns + 2 * QUERIES + rows;
+    return 2 * rows * D + rows * columns + 2 * QUERIES * KEYS + 2 * QUERIES * columns + 2 * QUERIES;
 }
 
 // Which keys the queries of a block can see at all.
@@ -82,12 +84,12 @@ NPGPT_INLINE void add_transposed_product(float* c, Index ldc, const float* p, co
     }
 }
 
-// Rows of x (T,D) as panels (ceil(D/NR)) of (T,NR); and transposed, as panels (ceil(T/NR)) of (D,NR).
-NPGPT_INLINE void pack_rows(float* panels, const float* x, Index T, Index D, Index stride) {
-    pack_b(panels, x, stride, 1, T, D);
+// A block of rows of x (rows,D) as panels (ceil(D/NR)) of (rows,NR); transposed, as panels (ceil(rows/NR)) of (D,NR).
+NPGPT_INLINE void pack_rows(float* panels, const float* x, Index rows, Index D, Index stride) {
+    pack_b(panels, x, stride, 1, rows, D);
 }
-NPGPT_INLINE void pack_transposed(float* panels, const float* x, Index T, Index D, Index stride) {
-    pack_b(panels, x, 1, stride, D, T);
+NPGPT_INLINE void pack_transposed(float* panels, const float* x, Index rows, Index D, Index stride) {
+    pack_b(panels, x, 1, stride, D, rows);
 }
 
 static void attention_forward(float* out, float* lse, float* scratch, const float* q, const float* k, const float* v,
@@ -95,16 +97,16 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
                               float scale) {
     const Index rows = round_up(T, NR), columns = round_up(D, NR);
     float* k_panels = scratch;                    // (T/NR, D, NR)
-    float* v_panels = k_panels + rows * D;        // (D/NR, T, NR)
+    float* v_panels = k_panels + rows * D;        // (T/KEYS, D/NR, KEYS, NR)
     float* p = v_panels + rows * columns;         // (QUERIES, KEYS)
     float* acc = p + QUERIES * KEYS;              // (QUERIES, columns)
     float* top = acc + QUERIES * columns;         // (QUERIES): the largest score so far
     float* total = top + QUERIES;                 // (QUERIES): the sum of exponentials so far
-    pack_transposed(k_panels, k, T, D, stride);
-    pack_rows(v_panels, v, T, D, stride);
 
     for (Index query = 0; query < T; query += QUERIES) {
         const Index queries = least(QUERIES, T - query);
+        pack_transposed(k_panels + query * D, k + query * stride, queries, D, stride);
+        pack_rows(v_panels + query * columns, v + query * stride, queries, D, stride);
         const Span seen = keys_of(first_key, query, queries);
         for (Index i = 0; i < queries; i++) {
             top[i] = -__builtin_inff();
@@ -145,7 +147,7 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
                 }
                 total[i] += reduce_add(sum);
             }
-            add_lower_product(acc, columns, p, v_panels + key * NR, T * NR, queries, keys, D, offset);
+            add_lower_product(acc, columns, p, v_panels + key * columns, keys * NR, queries, keys, D, offset);
         }
         for (Index i = 0; i < queries; i++) {
             float* out_i = out + (query + i) * out_stride;
@@ -163,30 +165,31 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
     const Index rows = round_up(T, NR), columns = round_up(D, NR);
     float* k_columns = scratch;                    // (T/NR, D, NR): for q k^T
     float* v_columns = k_columns + rows * D;       // (T/NR, D, NR): for dout v^T
-    float* k_rows = v_columns + rows * D;          // (D/NR, T, NR): for dscores k
-    float* q_rows = k_rows + rows * columns;       // (D/NR, T, NR): for dscores^T q
-    float* dout_rows = q_rows + rows * columns;    // (D/NR, T, NR): for p^T dout
-    float* p = dout_rows + rows * columns;         // (QUERIES, KEYS)
+    float* k_rows = v_columns + rows * D;          // (T/KEYS, D/NR, KEYS, NR): for dscores k
+    float* q_rows = k_rows + rows * columns;       // (D/NR, QUERIES, NR): for dscores^T q
+    float* dout_rows = q_rows + QUERIES * columns; // (D/NR, QUERIES, NR): for p^T dout
+    float* p = dout_rows + QUERIES * columns;      // (QUERIES, KEYS)
     float* dp = p + QUERIES * KEYS;                // (QUERIES, KEYS)
-    float* delta = dp + QUERIES * KEYS;            // (T): sum over channels of dout * out
-    pack_transposed(k_columns, k, T, D, stride);
-    pack_transposed(v_columns, v, T, D, stride);
-    pack_rows(k_rows, k, T, D, stride);
-    pack_rows(q_rows, q, T, D, stride);
-    pack_rows(dout_rows, dout, T, D, out_stride);
-    for (Index t = 0; t < T; t++) {
-        const float *dout_t = dout + t * out_stride, *out_t = out + t * out_stride;
-        Vec sum = Vec{};
-        Index d = 0;
-        for (; d + VLEN <= D; d += VLEN) sum = fma(load(dout_t + d), load(out_t + d), sum);
-        float rest = 0;
-        for (; d < D; d++) rest += dout_t[d] * out_t[d];
-        delta[t] = reduce_add(sum) + rest;
-        for (d = 0; d < D; d++) dq[t * stride + d] = dk[t * stride + d] = dv[t * stride + d] = 0;
-    }
+    float* delta = dp + QUERIES * KEYS;            // (QUERIES): sum over channels of dout * out
 
     for (Index query = 0; query < T; query += QUERIES) {
         const Index queries = least(QUERIES, T - query);
+        pack_transposed(k_columns + query * D, k + query * stride, queries, D, stride);
+        pack_transposed(v_columns + query * D, v + query * stride, queries, D, stride);
+        pack_rows(k_rows + query * columns, k + query * stride, queries, D, stride);
+        pack_rows(q_rows, q + query * stride, queries, D, stride);
+        pack_rows(dout_rows, dout + query * out_stride, queries, D, out_stride);
+        for (Index i = 0; i < queries; i++) {
+            const float *dout_i = dout + (query + i) * out_stride, *out_i = out + (query + i) * out_stride;
+            const Index at = (query + i) * stride;
+            Vec sum = Vec{};
+            Index d = 0;
+            for (; d + VLEN <= D; d += VLEN) sum = fma(load(dout_i + d), load(out_i + d), sum);
+            float rest = 0;
+            for (; d < D; d++) rest += dout_i[d] * out_i[d];
+            delta[i] = reduce_add(sum) + rest;
+            for (d = 0; d < D; d++) dq[at + d] = dk[at + d] = dv[at + d] = 0;
+        }
         const Span seen = keys_of(first_key, query, queries);
         for (Index key = seen.begin / KEYS * KEYS; key < seen.end; key += KEYS) {
             const Index keys = least(KEYS, seen.end - key);
@@ -199,7 +202,7 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
                 float *p_i = p + i * KEYS, *dp_i = dp + i * KEYS;
                 Index last = most(0, least(keys, i + offset + 1));
                 Index first = first_key ? least(most(0, first_key[query + i] - key), last) : 0;
-                Vec shift = set1(-lse[query + i]), factor = set1(scale), delta_i = set1(delta[query + i]);
+                Vec shift = set1(-lse[query + i]), factor = set1(scale), delta_i = set1(delta[i]);
                 Index padded = round_up(last, VLEN);
                 for (Index s = 0; s < padded; s += VLEN) {
                     Vec e = vexp(fma(load(p_i + s), factor, shift));
@@ -211,12 +214,11 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
                 for (Index s = last; s < keys; s++) p_i[s] = dp_i[s] = 0;
             }
             // forward: out = p v
-            add_transposed_product(dv + key * stride, stride, p, dout_rows + query * NR, T * NR, queries, keys, D,
-                                   offset);
+            add_transposed_product(dv + key * stride, stride, p, dout_rows, queries * NR, queries, keys, D, offset);
             // forward: scores = scale * q k^T
-            add_transposed_product(dk + key * stride, stride, dp, q_rows + query * NR, T * NR, queries, keys, D,
-                                   offset);
-            add_lower_product(dq + query * stride, stride, dp, k_rows + key * NR, T * NR, queries, keys, D, offset);
+            add_transposed_product(dk + key * stride, stride, dp, q_rows, queries * NR, queries, keys, D, offset);
+            add_lower_product(dq + query * stride, stride, dp, k_rows + key * columns, keys * NR, queries, keys, D,
+                              offset);
         }
     }
 }

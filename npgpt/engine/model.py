@@ -1,14 +1,15 @@
-"""A GPT-2 in one file: pre-LayerNorm blocks, learned positions, output head tied to the embedding.
+"""The GPT family in one file: learned positions, output head tied to the embedding.
 
-Forward and backward are written out: each line of backward quotes the forward line that it differentiates.
-The arithmetic is in the ops (ops.py says what each computes; kernels.py chooses who runs it). Token ids in,
+GPT-2 is the default. Switches of GPTConfig make it GPT (layernorms behind the branches) or GPT-3 (a window in
+every other layer). Each backward stands under its forward and quotes the line that it differentiates. The
+arithmetic is in the ops (ops.py says what each computes; kernels.py chooses who runs it). Token ids in,
 numbers out: this file knows nothing of text.
 
 Dimensions: B batch, T time, C = n_embd, V = vocab_size, L = n_layer, H = n_head, D = C // H.
 """
 
-from dataclasses import dataclass
-from math import prod, sqrt
+from dataclasses import dataclass, replace
+from math import log2, prod, sqrt
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,9 +31,13 @@ class GPTConfig:
     dropout: float = 0.0  # probability, after the embedding and after each of a layer's two branches
     bias: bool = True  # in the linear layers and the layernorms
     layer_norm_epsilon: float = 1e-5
+    post_norm: bool = False  # GPT: layernorms behind the sums, and none at the end
+    window: int | None = None  # GPT-3: layers 1, 3, ... see this many tokens, the present one included
+    scale_attn_weights: bool = True  # False: scores are not scaled, as in GPT-Neo
 
     def __post_init__(self):
-        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
+        sizes = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+        for name in sizes if self.window is None else (*sizes, "window"):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool):
                 raise TypeError(f"GPTConfig: {name} must be an integer, got {value!r}")
@@ -46,6 +51,33 @@ class GPTConfig:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
         if not self.layer_norm_epsilon > 0:
             raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
+        if self.post_norm and (self.window is not None or not self.scale_attn_weights):
+            raise ValueError("GPTConfig: post_norm must be alone, got a window or unscaled scores beside it")
+
+    @property
+    def qkv_bias(self):
+        """Whether queries, keys and values have biases: not with a window, as in GPT-Neo."""
+        return self.bias and self.window is None
+
+    @property
+    def scale(self):
+        """What the scores are multiplied by: 1/sqrt(D), or the power of two next to it with a window.
+
+        GPT-Neo's files know no scale: it goes into the queries' weights, which a power of two leaves exact.
+        """
+        if not self.scale_attn_weights:
+            return 1.0
+        D = self.n_embd // self.n_head
+        return 1 / sqrt(D) if self.window is None else 2.0 ** -round(log2(D) / 2)
+
+
+def engine_config(engine, **fields):
+    """The GPTConfig of one of the family, "gpt", "gpt-2" or "gpt-3", with these fields."""
+    if engine not in ("gpt", "gpt-2", "gpt-3"):
+        raise ValueError(f"engine_config: engine must be gpt, gpt-2 or gpt-3, got {engine!r}")
+    if engine == "gpt-3":
+        fields.setdefault("window", 256)
+    return GPTConfig(post_norm=engine == "gpt", **fields)
 
 
 def parameter_shapes(config):
@@ -53,9 +85,9 @@ def parameter_shapes(config):
     C, V, T = config.n_embd, config.vocab_size, config.block_size
     matrices, vectors = {"wte.weight": (V, C), "wpe.weight": (T, C)}, {}
 
-    def linear(name, n_in, n_out):
+    def linear(name, n_in, n_out, bias=config.bias):
         matrices[f"{name}.weight"] = (n_in, n_out)  # (in, out): y = x @ w
-        if config.bias:
+        if bias:
             vectors[f"{name}.bias"] = (n_out,)
 
     def layernorm(name):
@@ -65,27 +97,39 @@ def parameter_shapes(config):
 
     for layer in range(config.n_layer):
         layernorm(f"h.{layer}.ln_1")
-        linear(f"h.{layer}.attn.c_attn", C, 3 * C)
+        linear(f"h.{layer}.attn.c_attn", C, 3 * C, config.qkv_bias)
         linear(f"h.{layer}.attn.c_proj", C, C)
         layernorm(f"h.{layer}.ln_2")
         linear(f"h.{layer}.mlp.c_fc", C, 4 * C)
         linear(f"h.{layer}.mlp.c_proj", 4 * C, C)
-    layernorm("ln_f")
+    if not config.post_norm:
+        layernorm("ln_f")
     return matrices | vectors
 
 
 def count_parameters(config):
-    return sum(prod(shape) for shape in parameter_shapes(config).values())
+    """In a time that does not depend on n_layer."""
+    layer, two = (
+        sum(prod(shape) for shape in parameter_shapes(replace(config, n_layer=n)).values()) for n in (1, 2)
+    )
+    return layer + (config.n_layer - 1) * (two - layer)
 
 
 class KVCache:
     """Keys and values of the positions seen so far, for decode()."""
 
-    def __init__(self, config, batch_size, room, dtype):
+    def __init__(self, config, room, first, dtype):
         D = config.n_embd // config.n_head
         self.room, self.length = room, 0
-        self.keys = np.zeros((config.n_layer, batch_size, config.n_head, room, D), dtype)
+        self.first = first  # (B,): where the text of each row begins, behind its padding
+        self.keys = np.zeros((config.n_layer, len(first), config.n_head, room, D), dtype)
         self.values = np.zeros_like(self.keys)
+
+    def reorder(self, rows):
+        """Row b becomes what row rows[b] was: beams that go on from others."""
+        self.first = self.first[rows]
+        for seen in (self.keys[..., : self.length, :], self.values[..., : self.length, :]):
+            seen[...] = seen[:, rows]
 
 
 class GPT:
@@ -96,25 +140,29 @@ class GPT:
     """
 
     def __init__(self, config, seed=0, dtype=np.float32):
-        """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0."""
-        self.config, self.seed, self.dtype = config, seed, np.dtype(dtype)
+        """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
+
+        seed None leaves them zero, for who fills them at once.
+        """
+        self.config, self.seed, self.dtype = config, seed or 0, np.dtype(dtype)
         kernels.ops_for(dtype)  # refuses other dtypes
         shapes = parameter_shapes(config)
         self.num_params = count_parameters(config)
         self.n_decay = sum(prod(s) for s in shapes.values() if len(s) == 2)
         self.flat_params = kernels.zeros(self.num_params, self.dtype)
         self.params = _views(self.flat_params, shapes)
-        self._layers = _by_layer(self.params, config.n_layer)
+        self._layers, self._ln_f = _by_layer(self.params, config)
         self.step = 0  # of training: what the dropout masks depend on, with the seed
-        self._flat_grads = self._grads = self._layer_grads = self._caches = None
-        self._initialise()
+        self._flat_grads = self._grads = self._caches = None
+        if seed is not None:
+            self._initialise()
         self.touch()
 
     def _initialise(self):
         rng = np.random.default_rng(self.seed)
         for name, w in self.params.items():
             if w.ndim == 2:
-                residual = name.endswith("c_proj.weight")
+                residual = name.endswith("c_proj.weight") and not self.config.post_norm
                 std = 0.02 / sqrt(2 * self.config.n_layer) if residual else 0.02
                 w[...] = std * rng.standard_normal(w.shape, dtype=np.float32)
             else:
@@ -144,7 +192,7 @@ class GPT:
         """{name: view of flat_grads}. backward() adds to them; an optimizer's step zeroes them."""
         if self._grads is None:
             self._grads = _views(self.flat_grads, parameter_shapes(self.config))
-            self._layer_grads = _by_layer(self._grads, self.config.n_layer)
+            self._layer_grads, self._ln_f_grads = _by_layer(self._grads, self.config)
         return self._grads
 
     # ------------------------------------------------------------------------ forward
@@ -166,7 +214,7 @@ class GPT:
             )
         ops, wte, dwte = kernels.ops_for(self.dtype), self.params["wte.weight"], self.grads["wte.weight"]
         caches = []
-        x = self._blocks(ops, ids, caches)
+        x = self._full_pass(ops, ids, caches)
         loss, dx = ops.head_cross_entropy(x, wte, targets, dwte)
         self._caches = [(ids, dx), *caches]
         return loss
@@ -175,48 +223,147 @@ class GPT:
         """As forward(ids, targets), without caches and without dropout."""
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
-        x = self._blocks(ops, ids)
+        x = self._full_pass(ops, ids)
         return ops.head_cross_entropy(x, self.params["wte.weight"], targets)[0]
 
     def logits(self, ids):
         """ids (B,T) -> logits (B,T,V), no dropout."""
         ids = self._check_ids("logits", ids)
         ops = kernels.ops_for(self.dtype)
-        x = self._blocks(ops, ids)
+        x = self._full_pass(ops, ids)
         B, T, C = x.shape
         return ops.matmul(x.reshape(B * T, C), self.params["wte.weight"], trans_b=True).reshape(B, T, -1)
 
-    def _blocks(self, ops, ids, caches=None):
-        """ids (B,T) -> x (B,T,C) after the final layernorm. What backward needs is appended to `caches`."""
-        config, training = self.config, caches is not None
-        H, eps = config.n_head, config.layer_norm_epsilon
-        scale = 1 / sqrt(config.n_embd // H)
-        positions = np.ascontiguousarray(np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape))
+    def _full_pass(self, ops, ids, caches=None):
+        """ids (B,T) -> what the head reads (B,T,C); what backward needs is appended to `caches`."""
+        config = self.config
+        first_keys = _first_keys(config, np.arange(ids.shape[1]), np.zeros(len(ids), np.int32))
 
+        def attend(layer, qkv):
+            return ops.attention_forward(qkv, config.n_head, config.scale, first_keys[layer % 2])
+
+        positions = np.ascontiguousarray(np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape))
+        return self._blocks(ops, ids, positions, attend, caches)
+
+    def _blocks(self, ops, ids, positions, attend, caches=None):
+        """The layers, with attend(layer, qkv) -> out, lse for the attention of one."""
+        training, eps = caches is not None, self.config.layer_norm_epsilon
         wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
+
+        def norm(x, ln):
+            return ops.layernorm_forward(x, ln.weight, ln.bias, eps)  # y, mean, rstd
 
         x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
         x = self._dropout(ops, x, 0, EMBEDDING, training)
         for layer, p in enumerate(self._layers):
-            a, mean_1, rstd_1 = ops.layernorm_forward(x, p.ln_1.weight, p.ln_1.bias, eps)
-            qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,T,3C)
-            out, lse = ops.attention_forward(qkv, H, scale)  # (B,T,C)
-            x_mid = self._branch(ops, out, p.attn_proj, x, layer, ATTENTION, training)  # (B,T,C)
-            m, mean_2, rstd_2 = ops.layernorm_forward(x_mid, p.ln_2.weight, p.ln_2.bias, eps)
-            act, h = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)  # (B,T,4C)
-            x_out = self._branch(ops, act, p.mlp_proj, x_mid, layer, MLP, training)  # (B,T,C)
+            # a and m, normed, cost less to compute again than to keep
+            if not self.config.post_norm:
+                a, *norm_1 = norm(x, p.ln_1)
+                x_mid, seen = self._attention_forward(ops, a, x, layer, attend, training)  # (B,T,C)
+                m, *norm_2 = norm(x_mid, p.ln_2)
+                x_out, h = self._mlp_forward(ops, m, x_mid, layer, training)  # (B,T,C)
+                kept = (x, norm_1, seen, x_mid, norm_2, h)
+            else:
+                x_mid, seen = self._attention_forward(ops, x, x, layer, attend, training)
+                m, *norm_1 = norm(x_mid, p.ln_1)
+                x_end, h = self._mlp_forward(ops, m, m, layer, training)
+                x_out, *norm_2 = norm(x_end, p.ln_2)
+                kept = (x, seen, x_mid, norm_1, h, x_end, norm_2)
             if training:
-                # a, m and act cost less to compute again than to keep
-                caches.append((x, mean_1, rstd_1, qkv, out, lse, x_mid, mean_2, rstd_2, h))
+                caches.append(kept)
             x = x_out
-        w, b = self.params["ln_f.weight"], self.params.get("ln_f.bias")
-        y, mean, rstd = ops.layernorm_forward(x, w, b, eps)
         if training:
-            caches.append((positions, x, mean, rstd))
-        return y
+            caches.append(positions)
+        if self._ln_f:
+            y, *norm_f = norm(x, self._ln_f)
+            if training:
+                caches.append((x, norm_f))
+            return y
+        return x
 
-    def _branch(self, ops, y, proj, x, layer, place, training):
-        """x + dropout(y @ proj), the end of a layer's branch. Without dropout the product does the sum."""
+    def backward(self):
+        """Adds the gradients of the last forward(ids, targets) to grads. The caches are used up."""
+        if not self._caches:
+            raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
+        ops, grads, caches = kernels.ops_for(self.dtype), self.grads, self._caches
+        self._caches = None
+
+        def norm_backward(dy, x, stats, ln, dln, residual=None):
+            return ops.layernorm_backward(dy, x, *stats, ln.weight, dln.weight, dln.bias, residual=residual)
+
+        ids, dx = caches.pop(0)  # the head's backward came with its forward
+        if self._ln_f:
+            # forward: y = norm(x, ln_f)
+            dx = norm_backward(dx, *caches.pop(), self._ln_f, self._ln_f_grads)
+        positions = caches.pop()
+        first_keys = _first_keys(self.config, positions[0], np.zeros(len(ids), np.int32))
+
+        for layer in reversed(range(self.config.n_layer)):
+            p, g, first_key = self._layers[layer], self._layer_grads[layer], first_keys[layer % 2]
+            if not self.config.post_norm:
+                x, norm_1, seen, x_mid, norm_2, h = caches.pop()
+                # forward: x_out = x_mid + mlp(m)
+                m = ops.layernorm_apply(x_mid, *norm_2, p.ln_2.weight, p.ln_2.bias)
+                dm = self._mlp_backward(ops, dx, m, layer, h)
+                # forward: m = norm(x_mid, ln_2), and x_mid goes on beside it
+                dx = norm_backward(dm, x_mid, norm_2, p.ln_2, g.ln_2, residual=dx)
+                # forward: x_mid = x + attention(a)
+                a = ops.layernorm_apply(x, *norm_1, p.ln_1.weight, p.ln_1.bias)
+                da = self._attention_backward(ops, dx, a, layer, seen, first_key)
+                # forward: a = norm(x, ln_1), and x goes on beside it
+                dx = norm_backward(da, x, norm_1, p.ln_1, g.ln_1, residual=dx)
+            else:
+                x, seen, x_mid, norm_1, h, x_end, norm_2 = caches.pop()
+                # forward: x_out = norm(x_end, ln_2)
+                dx = norm_backward(dx, x_end, norm_2, p.ln_2, g.ln_2)
+                # forward: x_end = m + mlp(m)
+                m = ops.layernorm_apply(x_mid, *norm_1, p.ln_1.weight, p.ln_1.bias)
+                dm = self._mlp_backward(ops, dx, m, layer, h) + dx
+                # forward: m = norm(x_mid, ln_1)
+                dx = norm_backward(dm, x_mid, norm_1, p.ln_1, g.ln_1)
+                # forward: x_mid = x + attention(x)
+                dx = self._attention_backward(ops, dx, x, layer, seen, first_key) + dx
+        # forward: x = dropout(wte[ids] + wpe[positions])
+        dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
+        ops.embedding_backward(dx, ids, positions, grads["wte.weight"], grads["wpe.weight"])
+
+    # ------------------------------------------------------------------------ a layer's two branches
+
+    def _attention_forward(self, ops, a, x, layer, attend, training):
+        """x + attention(a), and what of it backward needs."""
+        p = self._layers[layer]
+        qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,T,3C)
+        out, lse = attend(layer, qkv)  # (B,T,C)
+        return self._add_projected(ops, out, p.attn_proj, x, layer, ATTENTION, training), (qkv, out, lse)
+
+    def _attention_backward(self, ops, dx, a, layer, seen, first_key):
+        """dx of the sum -> da."""
+        (qkv, out, lse), p, g = seen, self._layers[layer], self._layer_grads[layer]
+        # forward: x + dropout(out @ attn_proj)
+        dy = self._dropout(ops, dx, layer, ATTENTION, training=True)
+        dout = ops.linear_backward(dy, out, p.attn_proj.weight, g.attn_proj.weight, g.attn_proj.bias)
+        # forward: out = attention(qkv)
+        dqkv = ops.attention_backward(dout, qkv, out, lse, self.config.n_head, self.config.scale, first_key)
+        # forward: qkv = a @ c_attn
+        return ops.linear_backward(dqkv, a, p.c_attn.weight, g.c_attn.weight, g.c_attn.bias)
+
+    def _mlp_forward(self, ops, m, x, layer, training):
+        """x + mlp(m), and what of it backward needs: act costs less to compute again than to keep."""
+        p = self._layers[layer]
+        act, h = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)  # (B,T,4C)
+        return self._add_projected(ops, act, p.mlp_proj, x, layer, MLP, training), h
+
+    def _mlp_backward(self, ops, dx, m, layer, h):
+        """dx of the sum -> dm."""
+        p, g = self._layers[layer], self._layer_grads[layer]
+        # forward: x + dropout(gelu(h) @ mlp_proj)
+        dy = self._dropout(ops, dx, layer, MLP, training=True)
+        dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
+        # forward: h = m @ c_fc
+        return ops.linear_backward(dh, m, p.c_fc.weight, g.c_fc.weight, g.c_fc.bias)
+
+    def _add_projected(self, ops, y, proj, x, layer, place, training):
+        """x + dropout(y @ proj), the end of a branch. Without dropout the product does the sum."""
         if not (training and self.config.dropout):
             return ops.linear_forward(y, proj.weight, proj.bias, residual=x)
         return x + self._dropout(ops, ops.linear_forward(y, proj.weight, proj.bias), layer, place, training)
@@ -226,118 +373,69 @@ class GPT:
             return x
         return ops.dropout_forward(x, self.config.dropout, (self.seed, self.step, layer, place))
 
-    # ------------------------------------------------------------------------ backward
-
-    def backward(self):
-        """Adds the gradients of the last forward(ids, targets) to grads. The caches are used up."""
-        if not self._caches:
-            raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
-        ops, config = kernels.ops_for(self.dtype), self.config
-        grads, caches = self.grads, self._caches
-        H, scale = config.n_head, 1 / sqrt(config.n_embd // config.n_head)
-        self._caches = None
-
-        ids, dx = caches.pop(0)  # the head's backward came with its forward
-        positions, x, mean, rstd = caches.pop()
-        # forward: y = layernorm(x, ln_f)
-        dx = ops.layernorm_backward(
-            dx, x, mean, rstd, self.params["ln_f.weight"], grads["ln_f.weight"], grads.get("ln_f.bias")
-        )
-
-        for layer in reversed(range(config.n_layer)):
-            p, g = self._layers[layer], self._layer_grads[layer]
-            x, mean_1, rstd_1, qkv, out, lse, x_mid, mean_2, rstd_2, h = caches.pop()
-            # forward: x_out = x_mid + dropout(gelu(h) @ mlp_proj)
-            dy = self._dropout(ops, dx, layer, MLP, training=True)
-            dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
-            # forward: h = m @ c_fc
-            m = ops.layernorm_apply(x_mid, mean_2, rstd_2, p.ln_2.weight, p.ln_2.bias)
-            dm = ops.linear_backward(dh, m, p.c_fc.weight, g.c_fc.weight, g.c_fc.bias)
-            # forward: m = layernorm(x_mid, ln_2), and x_mid goes on beside it
-            dx = ops.layernorm_backward(
-                dm, x_mid, mean_2, rstd_2, p.ln_2.weight, g.ln_2.weight, g.ln_2.bias, residual=dx
-            )
-            # forward: x_mid = x + dropout(out @ attn_proj)
-            dy = self._dropout(ops, dx, layer, ATTENTION, training=True)
-            dout = ops.linear_backward(dy, out, p.attn_proj.weight, g.attn_proj.weight, g.attn_proj.bias)
-            # forward: out = attention(qkv)
-            dqkv = ops.attention_backward(dout, qkv, out, lse, H, scale)
-            # forward: qkv = a @ c_attn
-            a = ops.layernorm_apply(x, mean_1, rstd_1, p.ln_1.weight, p.ln_1.bias)
-            da = ops.linear_backward(dqkv, a, p.c_attn.weight, g.c_attn.weight, g.c_attn.bias)
-            # forward: a = layernorm(x, ln_1), and x goes on beside it
-            dx = ops.layernorm_backward(
-                da, x, mean_1, rstd_1, p.ln_1.weight, g.ln_1.weight, g.ln_1.bias, residual=dx
-            )
-        # forward: x = dropout(wte[ids] + wpe[positions])
-        dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
-        ops.embedding_backward(dx, ids, positions, grads["wte.weight"], grads["wpe.weight"])
-
     # ------------------------------------------------------------------------ decoding
 
-    def new_cache(self, batch_size=1, length=None):
-        """An empty KVCache with room for `length` positions (default and at most block_size)."""
+    def new_cache(self, batch_size=1, length=None, first=None):
+        """An empty KVCache with room for `length` positions (default and at most block_size).
+
+        first (B,): how many ids of padding stand before the text of each row. The text's positions count from
+        there, nothing of it sees the padding, and the room is `length` with it.
+        """
         length = self.config.block_size if length is None else length
         if not 1 <= length <= self.config.block_size:
             raise ValueError(f"new_cache: length must be in [1, {self.config.block_size}], got {length}")
-        return KVCache(self.config, batch_size, length, self.dtype)
+        first = np.zeros(batch_size, np.int32) if first is None else np.asarray(first, np.int32)
+        if first.shape != (batch_size,) or first.min() < 0:
+            raise ValueError(f"new_cache: first must be {batch_size} numbers, at least 0, got {first}")
+        return KVCache(self.config, length, first, self.dtype)
 
     def decode(self, ids, cache):
         """ids (B,t), which follow the cache's -> logits (B,V) of what comes next. Fills the cache."""
         B, t = np.shape(ids) if np.ndim(ids) == 2 else (0, 0)
         ids = self._check_ids("decode", ids)
-        if B != cache.keys.shape[1]:
-            raise ValueError(f"decode: ids must have {cache.keys.shape[1]} rows, got {B}")
+        if B != len(cache.first):
+            raise ValueError(f"decode: ids must have {len(cache.first)} rows, got {B}")
         if cache.length + t > cache.room:
             raise ValueError(
                 f"decode: ids must fit the cache's {cache.room - cache.length} free positions, got {t}"
             )
         ops, config = kernels.ops_for(self.dtype), self.config
-        H, C, eps = config.n_head, config.n_embd, config.layer_norm_epsilon
-        D, start = C // H, cache.length
-        end = start + t
-        positions = np.ascontiguousarray(np.broadcast_to(np.arange(start, end, dtype=np.int32), ids.shape))
-        # query t sees the keys 0..t; the scores' mask is needed for a prefill alone
-        hidden = np.arange(end) > np.arange(start, end)[:, None] if t > 1 else None  # (t,end)
+        H, C = config.n_head, config.n_embd
+        start, end = cache.length, cache.length + t
+        queries = np.arange(start, end)
+        first_keys = _first_keys(config, queries, cache.first)
 
-        wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
-
-        x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,t,C)
-        for layer, p in enumerate(self._layers):
-            a, _, _ = ops.layernorm_forward(x, p.ln_1.weight, p.ln_1.bias, eps)
-            qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,t,3C)
-            q, k, v = qkv.reshape(B, t, 3, H, D).transpose(2, 0, 3, 1, 4)  # (B,H,t,D)
-            keys, values = cache.keys[layer], cache.values[layer]  # (B,H,room,D)
+        def attend(layer, qkv):
+            q, k, v = qkv.reshape(B, t, 3, H, C // H).transpose(2, 0, 3, 1, 4)  # (B,H,t,D)
+            keys, values, first_key = cache.keys[layer], cache.values[layer], first_keys[layer % 2]
             keys[:, :, start:end], values[:, :, start:end] = k, v
-            scores = q @ keys[:, :, :end].transpose(0, 1, 3, 2) * self.dtype.type(1 / sqrt(D))  # (B,H,t,end)
-            if hidden is not None:
-                scores[:, :, hidden] = -np.inf
-            att = ops.softmax_forward(scores)
-            out = (att @ values[:, :, :end]).transpose(0, 2, 1, 3).reshape(B, t, C)
-            out = np.ascontiguousarray(out)
-            x = ops.linear_forward(out, p.attn_proj.weight, p.attn_proj.bias, residual=x)
-            m, _, _ = ops.layernorm_forward(x, p.ln_2.weight, p.ln_2.bias, eps)
-            act, _ = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)
-            x = ops.linear_forward(act, p.mlp_proj.weight, p.mlp_proj.bias, residual=x)
+            if start == 0:  # there is nothing behind
+                return ops.attention_forward(qkv, H, config.scale, first_key)
+            begin = 0 if first_key is None else int(first_key.min())  # a window costs what it holds
+            keys, values, places = keys[:, :, begin:end], values[:, :, begin:end], np.arange(begin, end)
+            scores = q @ keys.transpose(0, 1, 3, 2) * self.dtype.type(config.scale)  # (B,H,t,end-begin)
+            hidden = places > queries[:, None]  # (t,end-begin)
+            if first_key is not None:
+                hidden = (hidden | (places < first_key[..., None]))[:, None]  # (B,1,t,end-begin)
+            if hidden.any():
+                scores = np.where(hidden, -np.inf, scores).astype(self.dtype)
+            out = (ops.softmax_forward(scores) @ values).transpose(0, 2, 1, 3).reshape(B, t, C)
+            return np.ascontiguousarray(out), None
+
+        positions = np.maximum(queries - cache.first[:, None], 0).astype(np.int32)  # (B,t)
+        x = self._blocks(ops, ids, positions, attend)
         cache.length = end
-        last = np.ascontiguousarray(x[:, -1])  # (B,C)
-        y, _, _ = ops.layernorm_forward(last, self.params["ln_f.weight"], self.params.get("ln_f.bias"), eps)
-        return ops.matmul(y, wte, trans_b=True)
+        return ops.matmul(np.ascontiguousarray(x[:, -1]), self.params["wte.weight"], trans_b=True)
 
     # ------------------------------------------------------------------------ cost
 
     def flops_per_token(self, time):
-        """Flops of one training step per token at context `time`; causal attention counted once."""
-        L, C, V = self.config.n_layer, self.config.n_embd, self.config.vocab_size
-        return 72 * L * C * C + 6 * C * V + 7 * L * C * (time + 1)
+        """Flops of one training step per token at context `time`: see flops_per_token()."""
+        return flops_per_token(self.config, time)
 
     def training_bytes(self, batch, time):
-        """Bytes of a training step: weights, gradients, two moments, and what forward keeps for backward."""
-        L, H, C, V = (getattr(self.config, n) for n in ("n_layer", "n_head", "n_embd", "vocab_size"))
-        rows = batch * time
-        kept = L * rows * (10 * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
-        moving = rows * 12 * C  # gradients of the layer in work
-        return self.dtype.itemsize * (4 * self.num_params + kept + moving)
+        """Bytes of a training step: see training_bytes()."""
+        return self.dtype.itemsize * training_floats(self.config, batch, time)
 
     # ------------------------------------------------------------------------ helpers
 
@@ -363,6 +461,36 @@ class GPT:
         return np.ascontiguousarray(np.maximum(targets, -1), dtype=np.int32)
 
 
+def flops_per_token(config, time):
+    """Flops of one training step per token at context `time`; each attention counts the keys it sees once."""
+    L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    window = min(config.window or time, time)
+    keys = (time + 1) / 2, window * (2 * time - window + 1) / (2 * time)  # seen by a query on average
+    attention = 14 * C * (keys[0] * (L - L // 2) + keys[1] * (L // 2))
+    return 72 * L * C * C + 6 * C * V + attention
+
+
+def training_floats(config, batch, time):
+    """Numbers held in a training step: weights, gradients, two moments, what forward keeps for backward."""
+    L, H, C, V = (getattr(config, n) for n in ("n_layer", "n_head", "n_embd", "vocab_size"))
+    rows = batch * time
+    kept = L * rows * ((10 + config.post_norm) * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
+    moving = rows * 12 * C  # gradients of the layer in work
+    return 4 * count_parameters(config) + kept + moving
+
+
+def _first_keys(config, queries, first):
+    """For layers 0, 2, ... and 1, 3, ...: the first key that each query sees (B,t), or None where it is 0.
+
+    queries (t,): their places; first (B,): where each row's text begins. A query before it sees itself alone.
+    """
+    begin = np.minimum(first[:, None], queries).astype(np.int32)
+    everything = begin if first.any() else None
+    if config.window is None:
+        return everything, everything
+    return everything, np.maximum(begin, queries - (config.window - 1)).astype(np.int32)
+
+
 def _views(flat, shapes):
     views, start = {}, 0
     for name, shape in shapes.items():
@@ -371,13 +499,13 @@ def _views(flat, shapes):
     return views
 
 
-def _by_layer(tensors, n_layer):
-    """For each layer its tensors (of params or grads) under the names that the formulas use."""
+def _by_layer(tensors, config):
+    """For each layer its tensors (of params or grads) under the names of the formulas; and those of ln_f."""
 
     def pair(name):
         return SimpleNamespace(weight=tensors[f"{name}.weight"], bias=tensors.get(f"{name}.bias"))
 
-    return [
+    layers = [
         SimpleNamespace(
             ln_1=pair(f"h.{layer}.ln_1"),
             c_attn=pair(f"h.{layer}.attn.c_attn"),
@@ -386,8 +514,9 @@ def _by_layer(tensors, n_layer):
             c_fc=pair(f"h.{layer}.mlp.c_fc"),
             mlp_proj=pair(f"h.{layer}.mlp.c_proj"),
         )
-        for layer in range(n_layer)
+        for layer in range(config.n_layer)
     ]
+    return layers, None if config.post_norm else pair("ln_f")
 
 
 def _integers(function, name, array):

@@ -1,47 +1,97 @@
-"""Hugging Face folders of GPT-2: what transformers.GPT2LMHeadModel reads and writes.
+"""Hugging Face folders: what transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel and GPTNeoForCausalLM read
+and write, our GPT-2, GPT and GPT-3.
 
-Their Conv1D weights are (in, out) like ours and their names are ours behind "transformer.".
-The head is tied to wte.weight in both, and therefore not in the file. No pickle is ever read.
+Names and layouts of the tensors are in layout.py; the head is tied to the embedding in all, and therefore not
+in the file. No pickle is ever read.
 """
 
 import json
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
+from npgpt.engine.model import GPT, GPTConfig
+from npgpt.interop.layout import Stored, fill, tensors
 from npgpt.text.tokenizer import ByteTokenizer
 
-PREFIX = "transformer."
-MASKS = (".attn.bias", ".attn.masked_bias")  # buffers of old files, not parameters
-DTYPES = ("F16", "F32", "F64")
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-# What GPT-2 can be told to do in config.json, and the one value of each that our mathematics has.
-FIXED = {
-    "model_type": "gpt2",
-    "activation_function": "gelu_new",
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
+
+@dataclass(frozen=True)
+class Family:
+    """How one of Transformers' models tells its shape in config.json."""
+
+    architecture: str
+    keys: dict  # field of GPTConfig -> (their key, their default)
+    dropouts: tuple  # the keys beside resid's; attention weights themselves are never dropped here
+    inner: str | None  # key of the width of the MLP
+    fixed: dict  # key -> the one value that our mathematics has
+
+
+def _keys(n_layer, n_head, n_embd, block_size, dropout):
+    common = {"vocab_size": ("vocab_size", 50257), "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5)}
+    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size}
+    return sizes | {"dropout": dropout} | common
+
+
+GPT2_KEYS = _keys(
+    ("n_layer", 12), ("n_head", 12), ("n_embd", 768), ("n_positions", 1024), ("resid_pdrop", 0.1)
+)
+FAMILIES = {
+    "gpt2": Family(
+        "GPT2LMHeadModel",
+        GPT2_KEYS | {"scale_attn_weights": ("scale_attn_weights", True)},
+        ("embd_pdrop", "attn_pdrop"),
+        "n_inner",
+        {
+            "activation_function": "gelu_new",
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+    ),
+    "openai-gpt": Family(
+        "OpenAIGPTLMHeadModel",
+        GPT2_KEYS | {"vocab_size": ("vocab_size", 40478), "block_size": ("n_positions", 512)},
+        ("embd_pdrop", "attn_pdrop"),
+        None,
+        {"afn": "gelu"},  # which is there the tanh form, called gelu_new elsewhere
+    ),
+    "gpt_neo": Family(
+        "GPTNeoForCausalLM",
+        _keys(
+            ("num_layers", 24),
+            ("num_heads", 16),
+            ("hidden_size", 2048),
+            ("max_position_embeddings", 2048),
+            ("resid_dropout", 0.0),
+        )
+        | {"window": ("window_size", 256)},
+        ("embed_dropout", "attention_dropout"),
+        "intermediate_size",
+        {"activation_function": "gelu_new"},
+    ),
 }
+
+
+def family_of(config: GPTConfig) -> str:
+    """The model_type that Transformers has for this model."""
+    return "openai-gpt" if config.post_norm else "gpt2" if config.window is None else "gpt_neo"
 
 
 def write_pretrained(folder, model: GPT, tokenizer: ByteTokenizer | None = None) -> None:
     """Write model.safetensors, config.json, generation_config.json and the tokenizer's files into `folder`.
 
-    The folder is made if need be. A model without biases is written with zeros for them, as GPT-2 always has
-    them, and with a note in config.json, so that read_pretrained gives back what was saved.
+    The folder is made if need be. A model without biases is written with zeros for them, as Transformers
+    always has them, and with a note in config.json, so that read_pretrained gives back what was saved.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in tensor_shapes(model.config).items()}
-    tensors |= {name: np.asarray(array, np.float32) for name, array in model.params.items()}
-    tensors = {PREFIX + name: array for name, array in tensors.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors(family_of(model.config), model), folder / WHOLE, metadata={"format": "pt"})
 
     # Said even where there is none: left out it would mean GPT-2's own 50256.
     end = tokenizer.end_of_text if tokenizer else None
@@ -55,33 +105,20 @@ def write_pretrained(folder, model: GPT, tokenizer: ByteTokenizer | None = None)
 
 
 def read_pretrained(folder, model_class=GPT):
-    """(model, tokenizer) from a Hugging Face GPT-2 folder.
+    """(model, tokenizer) from a Hugging Face folder of one of the three, its safetensors whole or in shards.
 
     The tokenizer is None where the folder has none, or has another than bytes: the model then takes ids.
-    ValueError where the folder is not GPT-2 as we compute it, or its tensors are not those of its config;
-    all that is wrong with the tensors is said at once, before any memory is taken for them.
+    ValueError where the model is not as we compute it, or its tensors are not those of its config; all that
+    is wrong with the tensors is said at once, before any memory is taken for them.
     """
     folder = Path(folder)
-    config = _config_from_json(_read_json(folder / "config.json"), folder)
-    path = folder / "model.safetensors"
-    if not path.exists():
-        raise ValueError(f"read_pretrained: {folder} must hold model.safetensors (pickles are not read)")
-    try:
-        with safe_open(path, framework="np") as file:
-            stored = {name.removeprefix(PREFIX): name for name in file.keys() if not name.endswith(MASKS)}
-            head = stored.pop("lm_head.weight", None)  # some files repeat the tied head
-            _check_tensors(file, stored, config, path)
-            model = model_class(config)
-            for name, key in stored.items():
-                if name in model.params:
-                    model.params[name][...] = file.get_tensor(key)
-                elif file.get_tensor(key).any():
-                    raise ValueError(f"read_pretrained: {path}: {key} must be zero, as bias is false")
-            if head and not np.array_equal(file.get_tensor(head), file.get_tensor(stored["wte.weight"])):
-                raise ValueError(f"read_pretrained: {path}: lm_head.weight must equal wte.weight (tied)")
-    except SafetensorError as error:
-        raise ValueError(f"read_pretrained: {path} must be a safetensors file, got {error}") from None
-    model.touch()
+    settings = _read_json(folder / "config.json")
+    config = _config_from_json(settings, folder)
+    with ExitStack() as stack:
+        stored, path = _open_weights(folder, stack)
+        model = fill(
+            model_class, settings.get("model_type", "gpt2"), config, stored, f"read_pretrained: {path}"
+        )
     return model, read_tokenizer(folder)
 
 
@@ -93,67 +130,124 @@ def read_tokenizer(folder) -> ByteTokenizer | None:
         return None
 
 
-def tensor_shapes(config: GPTConfig) -> dict[str, tuple]:
-    """Every tensor of Hugging Face's GPT-2 but the head, our name -> shape: the biases are always there."""
-    return parameter_shapes(replace(config, bias=True))
+def open_safetensors(path, stack: ExitStack) -> dict[str, Stored]:
+    """{name: tensor} of a safetensors file, which stays open as long as the stack."""
+    try:
+        file = stack.enter_context(safe_open(path, framework="np"))
+    except SafetensorError as error:
+        raise ValueError(f"read_pretrained: {path} must be a safetensors file, got {error}") from None
+
+    def tensor(name):
+        slice = file.get_slice(name)
+        read = _read_bfloat16 if slice.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
+        return Stored(tuple(slice.get_shape()), slice.get_dtype(), lambda: read(path, name))
+
+    return {name: tensor(name) for name in file.keys()}
 
 
-def _check_tensors(file, stored: dict[str, str], config: GPTConfig, path: Path) -> None:
-    """Refuse a file whose tensors (our name -> its name) are not those of config, listing every fault."""
-    if config.n_layer > len(stored):  # a config that lies must not cost time or memory
-        raise ValueError(f"read_pretrained: {path}: {config.n_layer} layers, but only {len(stored)} tensors")
-    wanted = tensor_shapes(config)
-    wrong = [f"{name} is missing" for name in wanted if name not in stored]
-    wrong += [f"{name} does not belong" for name in stored if name not in wanted]
-    for name in sorted(stored.keys() & wanted.keys()):
-        tensor = file.get_slice(stored[name])
-        if (shape := tuple(tensor.get_shape())) != wanted[name]:
-            wrong.append(f"{name} must have shape {wanted[name]}, got {shape}")
-        if (dtype := tensor.get_dtype()) not in DTYPES:
-            wrong.append(f"{name} must be one of {', '.join(DTYPES)}, got {dtype}")
-    if wrong:
-        raise ValueError(f"read_pretrained: {path}: " + "; ".join(wrong))
+def _open_weights(folder: Path, stack: ExitStack):
+    """The tensors of model.safetensors, or of the shards that its index names; and the path of either."""
+    if (folder / WHOLE).exists():
+        return open_safetensors(folder / WHOLE, stack), folder / WHOLE
+    path = folder / INDEX
+    if not path.exists():
+        raise ValueError(
+            f"read_pretrained: {folder} must hold {WHOLE}, or {INDEX} and its shards (pickles are not read)"
+        )
+    names = _read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
+        raise ValueError(f"read_pretrained: {path}: weight_map must map names of tensors to names of files")
+    shards = {}
+    for file in sorted(set(names.values())):
+        if file != Path(file).name or file in ("", "..") or "\\" in file:
+            raise ValueError(f"read_pretrained: {path}: a shard must be a file of the folder, got {file!r}")
+        if not (folder / file).is_file():
+            raise ValueError(f"read_pretrained: {path}: there is no shard {file!r}")
+        shards[file] = open_safetensors(folder / file, stack)
+    return {name: shards[file][name] for name, file in names.items() if name in shards[file]}, path
+
+
+def _read_bfloat16(path, name) -> np.ndarray:
+    """A tensor of the one type that NumPy does not have: the upper half of a float32."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))[name]  # which safetensors has checked
+        begin, end = header["data_offsets"]
+        file.seek(8 + size + begin)
+        bits = np.frombuffer(file.read(end - begin), "<u2").astype(np.uint32) << 16
+    return bits.view(np.float32).reshape(header["shape"])
 
 
 def _config_to_json(config: GPTConfig, end_of_text: int | None) -> dict:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        **FIXED,
-        "vocab_size": config.vocab_size,
-        "n_positions": config.block_size,
-        "n_ctx": config.block_size,  # llama.cpp's converter reads this one
-        "n_embd": config.n_embd,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_inner": None,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": 0.0,  # the attention weights themselves are never dropped
-        "layer_norm_epsilon": config.layer_norm_epsilon,
+    model_type = family_of(config)
+    family = FAMILIES[model_type]
+    settings = {"architectures": [family.architecture], "model_type": model_type, **family.fixed}
+    settings |= {key: getattr(config, field) for field, (key, _) in family.keys.items()}
+    settings |= dict.fromkeys(family.dropouts, 0.0) | {family.dropouts[0]: config.dropout}
+    if family.inner:
+        settings[family.inner] = None
+    if model_type == "gpt_neo":
+        pairs, odd = divmod(config.n_layer, 2)
+        settings["attention_types"] = [[["global", "local"], pairs]] * (pairs > 0) + [[["global"], 1]] * odd
+    else:
+        settings["n_ctx"] = config.block_size  # llama.cpp's converter reads this one
+    return settings | {
+        "tie_word_embeddings": True,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
-        "npgpt": {"bias": config.bias},
+        "npgpt": {"bias": config.bias, "scale_attn_weights": config.scale_attn_weights},
     }
 
 
-def _config_from_json(config: dict, folder: Path) -> GPTConfig:
-    for key, value in FIXED.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"read_pretrained: {folder}: {key} must be {value!r}, got {config[key]!r}")
-    # Keys left out mean GPT-2's own defaults.
-    sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
-    sizes = {key: config.get(key, default) for key, default in sizes.items()}
-    rates = {"resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5}
-    rates = {key: config.get(key, default) for key, default in rates.items()}
-    for key, value in (sizes | rates).items():
-        if isinstance(value, bool) or not isinstance(value, int if key in sizes else (int, float)):
-            raise ValueError(f"read_pretrained: {folder}: {key} must be a number, got {value!r}")
-    if config.get("n_inner") not in (None, 4 * sizes["n_embd"]):
-        raise ValueError(f"read_pretrained: {folder}: n_inner must be 4 * n_embd, got {config['n_inner']!r}")
-    ours = config.get("npgpt")
-    bias = ours.get("bias", True) if isinstance(ours, dict) else True
-    renamed = {"block_size": sizes.pop("n_positions"), "dropout": rates.pop("resid_pdrop")}
-    return GPTConfig(**sizes, **renamed, **rates, bias=bool(bias))
+def _config_from_json(settings: dict, folder: Path) -> GPTConfig:
+    where = f"read_pretrained: {folder}"
+    model_type = settings.get("model_type", "gpt2")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ValueError(f"{where}: model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
+    family = FAMILIES[model_type]
+    for key, value in (family.fixed | {"tie_word_embeddings": True}).items():
+        if settings.get(key, value) != value:
+            raise ValueError(f"{where}: {key} must be {value!r}, got {settings[key]!r}")
+    # Keys left out mean the family's own defaults.
+    fields = {}
+    for field, (key, default) in family.keys.items():
+        value = fields[field] = settings.get(key, default)
+        kind = type(default) if isinstance(default, (bool, int)) else (int, float)
+        if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind):
+            raise ValueError(f"{where}: {key} must be {_kind(default)}, got {value!r}")
+    if family.inner and settings.get(family.inner) not in (None, 4 * fields["n_embd"]):
+        raise ValueError(f"{where}: {family.inner} must be 4 * n_embd, got {settings[family.inner]!r}")
+    ours = settings.get("npgpt")
+    ours = ours if isinstance(ours, dict) else {}
+    if model_type == "gpt_neo":
+        fields["scale_attn_weights"] = bool(ours.get("scale_attn_weights", False))
+        if not _has_windows(
+            settings.get("attention_types", [[["global", "local"], 12]]), fields["n_layer"], where
+        ):
+            fields["window"] = fields["block_size"]
+    return GPTConfig(**fields, bias=bool(ours.get("bias", True)), post_norm=model_type == "openai-gpt")
+
+
+def _kind(default) -> str:
+    return "true or false" if isinstance(default, bool) else "a number"
+
+
+def _has_windows(types, n_layer: int, where: str) -> bool:
+    """Whether GPT-Neo's attention_types has windows in the layers 1, 3, ... or nowhere; no other is ours.
+
+    [[["global", "local"], 6]] are twelve layers.
+    """
+    try:
+        layers = (kind for kinds, times in types for _ in range(times if kinds else 0) for kind in kinds)
+        layers = list(islice(layers, 10_000))  # of a number that may be a lie
+    except (TypeError, ValueError):
+        layers = []
+    if layers == [("global", "local")[layer % 2] for layer in range(min(n_layer, 10_000))]:
+        return True
+    if layers == ["global"] * min(n_layer, 10_000):
+        return False
+    what = f"{n_layer} layers that are global, or global and local in turn"
+    raise ValueError(f"{where}: attention_types must be {what}, got {types!r}")
 
 
 def _write_json(path: Path, value: dict) -> None:
@@ -163,7 +257,7 @@ def _write_json(path: Path, value: dict) -> None:
 def _read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"read_pretrained: {path} must be JSON, got {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"read_pretrained: {path} must be a JSON object, got {type(value).__name__}")

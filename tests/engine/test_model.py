@@ -7,10 +7,16 @@ import pytest
 from gradcheck import assert_gradient
 
 from npgpt.engine import kernels
-from npgpt.engine.model import GPT, GPTConfig, count_parameters
+from npgpt.engine.model import GPT, GPTConfig, count_parameters, engine_config, parameter_shapes
 from npgpt.engine.optim import AdamW
 
 TINY = {"n_layer": 2, "n_head": 3, "n_embd": 15, "block_size": 7, "vocab_size": 11}
+FAMILY = {  # window: shorter than the texts below, longer than 1
+    "gpt-2": {},
+    "gpt": {"post_norm": True},
+    "gpt-3": {"window": 3},
+    "gpt-neo": {"window": 3, "scale_attn_weights": False},
+}
 SMALL = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 40, "vocab_size": 97}
 
 
@@ -19,6 +25,8 @@ def random_model(rng, dtype=np.float32, seed=0, **fields):
     model = GPT(GPTConfig(**fields), seed=seed, dtype=dtype)
     for name, w in model.params.items():
         w[...] = 0.3 * rng.standard_normal(w.shape) + (name.endswith("weight") and w.ndim == 1)
+        if name.endswith("c_attn.weight") and not model.config.scale_attn_weights:
+            w[:, : len(w)] *= 0.25  # else a softmax of such scores is all or nothing, and rounding decides
     model.touch()
     return model
 
@@ -38,11 +46,17 @@ def copy_of(model, dtype):
 # ---------------------------------------------------------------------------- gradients
 
 
+@pytest.fixture(params=FAMILY)
+def family(request):
+    """Runs the test once for each of the family -> its fields."""
+    return FAMILY[request.param]
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_gradients_are_those_of_central_differences(rng, bias, dropout):
+def test_gradients_are_those_of_central_differences(rng, family, bias, dropout):
     """Twenty coordinates of each named parameter; with dropout at one step, so that the masks stay."""
-    model = random_model(rng, np.float64, **TINY, bias=bias, dropout=dropout)
+    model = random_model(rng, np.float64, **TINY, **family, bias=bias, dropout=dropout)
     ids, targets = random_ids(rng, model, 2, 5), random_ids(rng, model, 2, 5)
     targets[0, 2] = -1
     model.step = 3
@@ -85,10 +99,10 @@ def test_two_backwards_are_one_double_batch(rng):
     np.testing.assert_allclose(model.flat_grads / 2, expected, rtol=1e-9, atol=1e-14)
 
 
-def test_compiled_gradients_are_those_of_the_reference(impl, rng):
+def test_compiled_gradients_are_those_of_the_reference(impl, rng, family):
     """Losses and every gradient in float32 against float64, at sizes beyond a tile and a block of 96 keys."""
     for fields, B, T in ((TINY, 2, 5), (SMALL, 3, 37), (SMALL | {"block_size": 130, "bias": False}, 1, 130)):
-        model = random_model(rng, **fields)
+        model = random_model(rng, **fields, **family)
         ids, targets = random_ids(rng, model, B, T), random_ids(rng, model, B, T)
         reference = copy_of(model, np.float64)
         loss, expected = model.forward(ids, targets), reference.forward(ids, targets)
@@ -123,9 +137,9 @@ def test_overfits_one_batch(impl, rng):
     np.testing.assert_array_equal(model.logits(ids).argmax(axis=-1), targets)
 
 
-def train(rng_seed, steps=5):
+def train(rng_seed, steps=5, **family):
     rng = np.random.default_rng(rng_seed)
-    config = GPTConfig(n_layer=2, n_head=4, n_embd=128, block_size=70, vocab_size=257, dropout=0.1)
+    config = GPTConfig(n_layer=2, n_head=4, n_embd=128, block_size=70, vocab_size=257, dropout=0.1, **family)
     model = GPT(config, seed=5)
     optimizer, losses = AdamW(model, lr=1e-3), []
     for step in range(steps):
@@ -137,14 +151,14 @@ def train(rng_seed, steps=5):
     return losses, model.flat_params, *optimizer.moments
 
 
-def test_same_seed_same_bits_on_any_number_of_threads(isa, threads):
+def test_same_seed_same_bits_on_any_number_of_threads(isa, threads, family):
     threads(1)
-    alone = train(11)
+    alone = train(11, **family)
     for n in (2, 3, 1):
         threads(n)
-        for got, expected in zip(train(11), alone, strict=True):
+        for got, expected in zip(train(11, **family), alone, strict=True):
             np.testing.assert_array_equal(got, expected, f"{n} threads")
-    assert (train(12)[1] != alone[1]).any()
+    assert (train(12, **family)[1] != alone[1]).any()
 
 
 # ---------------------------------------------------------------------------- parameters
@@ -175,6 +189,30 @@ def test_parameters_have_the_names_and_shapes_of_gpt2(bias):
 
 def test_the_default_config_is_gpt2_small():
     assert count_parameters(GPTConfig()) == 124_439_808
+
+
+def test_the_family_differs_from_gpt2_in_what_it_leaves_out():
+    gpt2 = parameter_shapes(GPTConfig(**TINY)).keys()
+    gpt, gpt3 = (parameter_shapes(engine_config(name, **TINY)).keys() for name in ("gpt", "gpt-3"))
+    assert gpt2 - gpt == {"ln_f.weight", "ln_f.bias"} and gpt < gpt2
+    assert gpt2 - gpt3 == {"h.0.attn.c_attn.bias", "h.1.attn.c_attn.bias"} and gpt3 < gpt2
+    assert engine_config("gpt-2", **TINY) == GPTConfig(**TINY)
+    assert engine_config("gpt-3", **TINY).window == 256
+    with pytest.raises(ValueError, match="engine must be gpt, gpt-2 or gpt-3, got 'gpt-5'"):
+        engine_config("gpt-5")
+
+
+@pytest.mark.parametrize("D, scale", [(64, 1 / 8), (128, 1 / 16), (32, 1 / 4), (5, 1 / 2), (1, 1)])
+def test_a_scale_beside_a_window_is_a_power_of_two(D, scale):
+    config = GPTConfig(**TINY | {"n_embd": D, "n_head": 1}, window=2)
+    assert config.scale == scale and scale / math.sqrt(2) <= 1 / math.sqrt(D) <= scale * math.sqrt(2)
+    assert GPTConfig(**TINY | {"n_embd": D, "n_head": 1}).scale == 1 / math.sqrt(D)
+
+
+@pytest.mark.parametrize("n_layer", [1, 2, 5])
+def test_parameters_are_counted_without_a_list_of_them(family, n_layer):
+    config = GPTConfig(**TINY | family | {"n_layer": n_layer})
+    assert count_parameters(config) == sum(math.prod(s) for s in parameter_shapes(config).values())
 
 
 def test_parameters_are_views_of_one_flat_array_matrices_first():
@@ -232,8 +270,31 @@ def test_no_token_counts(impl, rng):
     assert not model.flat_grads.any()
 
 
-def test_a_token_changes_nothing_before_it(impl, rng):
-    model = random_model(rng, **SMALL)
+def test_a_window_ends_where_it_says(impl, rng):
+    """Layer 0 sees everything, layer 1 its window: where the former adds nothing, nothing older matters."""
+    model = random_model(rng, **SMALL, window=5)
+    for name in ("h.0.attn.c_proj.weight", "h.0.mlp.c_proj.weight"):
+        model.params[name][...] = 0
+    model.touch()
+    ids = random_ids(rng, model, 1, 40)
+    other = ids.copy()
+    other[0, 10] = (other[0, 10] + 1) % 97
+    changed = (model.logits(other) != model.logits(ids)).any(axis=-1)[0]
+    assert np.flatnonzero(changed).tolist() == [10, 11, 12, 13, 14]
+
+
+def test_a_window_over_the_whole_context_is_no_window(impl, rng):
+    model = random_model(rng, **SMALL | {"n_embd": 64, "n_head": 4}, window=40)
+    wide = GPT(GPTConfig(**SMALL | {"n_embd": 64, "n_head": 4}))
+    for name, w in wide.params.items():
+        w[...] = model.params.get(name, 0)
+    wide.touch()
+    ids = random_ids(rng, model, 2, 40)
+    np.testing.assert_array_equal(model.logits(ids), wide.logits(ids))
+
+
+def test_a_token_changes_nothing_before_it(impl, rng, family):
+    model = random_model(rng, **SMALL, **family)
     ids = random_ids(rng, model, 1, 40)
     logits = model.logits(ids)
     for t in (1, 17, 39):
@@ -326,8 +387,8 @@ def test_a_step_is_finished_or_given_up(impl, rng, give_up):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_decode_gives_the_logits_of_the_full_pass(impl, rng, bias):
-    model = random_model(rng, **SMALL, bias=bias)
+def test_decode_gives_the_logits_of_the_full_pass(impl, rng, family, bias):
+    model = random_model(rng, **SMALL, **family, bias=bias)
     ids = random_ids(rng, model, 2, 40)
     full = model.logits(ids)
     atol = 1e-5 * np.abs(full).max()
@@ -340,8 +401,33 @@ def test_decode_gives_the_logits_of_the_full_pass(impl, rng, bias):
             np.testing.assert_allclose(logits, full[:, cache.length - 1], rtol=0, atol=atol)
 
 
-def test_decode_is_exact_in_float64(rng):
-    model = random_model(rng, np.float64, **TINY)
+@pytest.mark.parametrize("pieces", [[1] * 19, [9] + [1] * 10, [4, 8, 7]])
+def test_padding_on_the_left_changes_nothing(impl, rng, family, pieces):
+    """Rows of 19 ids, of which 0, 6, 18 and 3 are padding: the last logits are those of the text alone."""
+    model = random_model(rng, **SMALL, **family)
+    ids, first = random_ids(rng, model, 4, 19), np.array([0, 6, 18, 3])
+    cache = model.new_cache(4, first=first)
+    for t in pieces:
+        logits = model.decode(ids[:, cache.length : cache.length + t], cache)
+    for row, start in enumerate(first):
+        alone = model.logits(ids[row : row + 1, start:])[0, -1]
+        np.testing.assert_allclose(logits[row], alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+
+
+def test_rows_of_a_cache_change_places(impl, rng, family):
+    model = random_model(rng, **SMALL, **family)
+    ids, first = random_ids(rng, model, 3, 9), np.array([0, 4, 2])
+    rows = np.array([2, 2, 0])
+    cache, expected = model.new_cache(3, first=first), model.new_cache(3, first=first[rows])
+    model.decode(ids, cache)
+    model.decode(ids[rows], expected)
+    cache.reorder(rows)
+    new = random_ids(rng, model, 3, 1)
+    np.testing.assert_allclose(model.decode(new, cache), model.decode(new, expected), rtol=1e-5, atol=1e-5)
+
+
+def test_decode_is_exact_in_float64(rng, family):
+    model = random_model(rng, np.float64, **TINY, **family)
     ids = random_ids(rng, model, 3, 7)
     full, cache = model.logits(ids), model.new_cache(3)
     for t in range(7):
@@ -438,6 +524,10 @@ def test_targets_far_below_zero_do_not_count(impl, rng):
         ({"dropout": -0.1}, ValueError, r"dropout must be in \[0, 1\), got -0.1"),
         ({"dropout": math.nan}, ValueError, r"dropout must be in \[0, 1\), got nan"),
         ({"layer_norm_epsilon": 0.0}, ValueError, "layer_norm_epsilon must be positive, got 0.0"),
+        ({"window": 0}, ValueError, "window must be at least 1, got 0"),
+        ({"window": 2.5}, TypeError, "window must be an integer, got 2.5"),
+        ({"window": 4, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
+        ({"scale_attn_weights": False, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
     ],
 )
 def test_bad_config(fields, error, what):
@@ -461,3 +551,6 @@ def test_flops_per_token():
     keys = (1 + 2 + 3 + 4 + 5) / 5  # seen by a query on average
     attention = (2 + 5) * 2 * 2 * keys  # two products forward, five backward, of 2 C flop per key
     assert model.flops_per_token(5) == matmuls + attention
+    model = GPT(GPTConfig(n_layer=2, n_head=1, n_embd=2, block_size=8, vocab_size=3, window=2))
+    keys += (1 + 2 + 2 + 2 + 2) / 5  # of the second layer
+    assert model.flops_per_token(5) == matmuls + 3 * 2 * 12 * 2 * 2 + (2 + 5) * 2 * 2 * keys

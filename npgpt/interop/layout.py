@@ -1,0 +1,137 @@
+"""Where the tensors of other people's checkpoints lie in our parameters, and the check that all are there.
+
+A form is one program's names and layouts: "gpt2", "openai-gpt" and "gpt_neo" are Transformers' (by their
+model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2. V, T, C as in model.py.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.engine.model import GPTConfig, parameter_shapes
+
+FLOATS = ("F16", "BF16", "F32", "F64")
+MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old files, not parameters
+
+
+class Stored(NamedTuple):
+    """A tensor in somebody's file, which can be looked at before it is read."""
+
+    shape: tuple
+    dtype: str  # as safetensors names them: "F32"
+    read: Callable[[], np.ndarray]
+
+
+class Place(NamedTuple):
+    """What of our parameters a stored tensor is."""
+
+    name: str
+    third: int | None = None  # 0, 1, 2 of c_attn's columns: queries, keys, values
+    transposed: bool = False  # (out, in), as torch.nn.Linear has it
+
+    def shape(self, shapes: dict) -> tuple:
+        *rest, last = shapes[self.name]
+        shape = (*rest, last if self.third is None else last // 3)
+        return shape[::-1] if self.transposed else shape
+
+    def of(self, params: dict) -> np.ndarray:
+        w = params[self.name]
+        w = w if self.third is None else np.split(w, 3, axis=-1)[self.third]
+        return w.T if self.transposed else w
+
+
+def places(form: str, config: GPTConfig) -> dict[str, Place]:
+    """{the form's name: its place} for every tensor but the tied head.
+
+    Transformers' models have biases even where ours has none.
+    """
+    full = config if form == "nanogpt" else replace(config, bias=True)
+    found = {}
+    for name, shape in parameter_shapes(full).items():
+        linear = len(shape) == 2 and name not in ("wte.weight", "wpe.weight")
+        theirs, transposed = f"transformer.{name}", linear and form in ("nanogpt", "gpt_neo")
+        if form == "openai-gpt":
+            theirs = theirs.replace(".wte.", ".tokens_embed.").replace(".wpe.", ".positions_embed.")
+        elif form == "gpt_neo":
+            theirs = theirs.replace(".attn.", ".attn.attention.").replace(
+                "attention.c_proj", "attention.out_proj"
+            )
+        elif form == "tensorflow":
+            theirs = re.sub(r"^h\.", "h", name).replace(".", "/")
+            short = "w" if linear else "g"
+            theirs = "model/" + re.sub(r"^(w.e)/weight$", r"\1", theirs)
+            theirs = re.sub("/weight$", f"/{short}", re.sub("/bias$", "/b", theirs))
+        if form == "gpt_neo" and name.endswith("c_attn.weight"):
+            for third, letter in enumerate("qkv"):
+                found[theirs.replace("c_attn", f"{letter}_proj")] = Place(name, third, True)
+        else:
+            found[theirs] = Place(name, None, transposed)
+    return found
+
+
+def tensors(form: str, model) -> dict[str, np.ndarray]:
+    """{the form's name: float32 array} of a model's weights, the head not among them."""
+    found, shapes = {}, parameter_shapes(replace(model.config, bias=True))
+    for theirs, place in places(form, model.config).items():
+        if place.name in model.params:
+            w = place.of(model.params) * np.float32(_factor(form, model.config, place))
+            found[theirs] = np.ascontiguousarray(w, np.float32)
+        else:
+            found[theirs] = np.zeros(place.shape(shapes), np.float32)
+    return found
+
+
+def fill(model_class, form: str, config: GPTConfig, stored: dict[str, Stored], where):
+    """The model of these tensors; `where` is what errors begin with: function and file.
+
+    All that is wrong with the tensors is said at once, before any of them is read or memory taken for them.
+    """
+    if config.n_layer > len(stored):  # a config that lies must not cost time or memory
+        raise ValueError(f"{where}: {config.n_layer} layers, but only {len(stored)} tensors")
+    wanted, shapes = places(form, config), parameter_shapes(replace(config, bias=True))
+    given, wrong = {}, []
+    for name, tensor in stored.items():
+        if MASKS.search(name):
+            continue
+        if not name.startswith(("transformer.", "model/", "lm_head.")):  # the model alone, without its head
+            name = f"transformer.{name}"
+        if name in given:
+            wrong.append(f"{name} is there twice")
+        given[name] = tensor
+    head = given.pop("lm_head.weight", None)  # some repeat the tied head
+    wrong += [f"{name} is missing" for name in wanted if name not in given]
+    wrong += [f"{name} does not belong" for name in given if name not in wanted]
+    expected = {name: place.shape(shapes) for name, place in wanted.items()}
+    checked = {name: given[name] for name in wanted if name in given}
+    if head:
+        expected["lm_head.weight"], checked["lm_head.weight"] = shapes["wte.weight"], head
+    for name, tensor in checked.items():
+        if tuple(tensor.shape) != expected[name]:
+            wrong.append(f"{name} must have shape {expected[name]}, got {tuple(tensor.shape)}")
+        if tensor.dtype not in FLOATS:
+            wrong.append(f"{name} must be one of {', '.join(FLOATS)}, got {tensor.dtype}")
+    if wrong:
+        raise ValueError(f"{where}: " + "; ".join(wrong))
+
+    model = model_class(config, seed=None)
+    for name, place in wanted.items():
+        array = given[name].read()
+        if place.name in model.params:
+            w = place.of(model.params)
+            w[...] = array
+            if (factor := _factor(form, config, place)) != 1:
+                w /= w.dtype.type(factor)
+        elif array.any():
+            raise ValueError(f"{where}: {name} must be zero, as bias is false")
+        if head and place.name == "wte.weight" and not np.array_equal(head.read(), array):
+            raise ValueError(f"{where}: lm_head.weight must equal {name} (tied)")
+    model.touch()
+    return model
+
+
+def _factor(form: str, config: GPTConfig, place: Place) -> float:
+    """What the form has multiplied a weight by: GPT-Neo's queries bring the scale of the scores with them."""
+    return config.scale if form == "gpt_neo" and place.third == 0 else 1.0
