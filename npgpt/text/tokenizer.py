@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from npgpt.text import tokenizer_json
 from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, Vocabulary
 
+LEAST = 257  # tokens of a vocabulary: the bytes and the end of text
 MIN_COUNT = 2  # a pair that training finds less often is no rule
 
 
@@ -179,20 +181,17 @@ class BPETokenizer(Tokenizer):
         Laid out like GPT-2's: 256 bytes in the order of their printable characters, the merges, the end of
         text. ValueError where the documents have too few pairs that occur twice.
         """
-        least = 257
-        if (
-            isinstance(vocab_size, bool)
-            or not isinstance(vocab_size, (int, np.integer))
-            or vocab_size < least
-        ):
-            raise ValueError(f"bpe: vocab_size must be a whole number, at least {least}, got {vocab_size}")
+        whole = isinstance(vocab_size, (int, np.integer)) and not isinstance(vocab_size, bool)
+        if not (whole and vocab_size >= LEAST):
+            what = f"a whole number, at least {LEAST} (the bytes and the end of text)"
+            raise ValueError(f"bpe: vocab_size must be {what}, got {vocab_size}")
         counts = _compiled("PieceCounts", ReferenceCounts)()
         for document in documents:
             counts.add(document)
         order = sorted(BYTE_CHARACTERS)
         byte_ids = np.array([order.index(c) for c in BYTE_CHARACTERS], np.uint32)
         names, merges = list(order), []
-        for left, right, _ in counts.train(byte_ids, int(vocab_size) - least, MIN_COUNT).tolist():
+        for left, right, _ in counts.train(byte_ids, int(vocab_size) - LEAST, MIN_COUNT).tolist():
             merges.append((names[left], names[right]))
             names.append(names[left] + names[right])
         if len(names) + 1 < vocab_size:
@@ -286,3 +285,15 @@ def load_tokenizer(path) -> Tokenizer:
     if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
         return ByteTokenizer()
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
+
+
+def make_tokenizer(name: str, documents) -> Tokenizer:
+    """What --tokenizer names: bytes; bpe:N, learnt from documents (an iterable of bytes); the path of one."""
+    if name == "bytes":
+        return ByteTokenizer()
+    if name.startswith("bpe:"):
+        size = name.removeprefix("bpe:")
+        return BPETokenizer.train(documents, int(size) if size.isdecimal() else size)
+    if not (name and Path(name).exists()):
+        raise ValueError(f"tokenizer must be bytes, bpe:N or the path of one, got {name}")
+    return load_tokenizer(name)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from npgpt.engine import kernels
 from npgpt.text import bpe
-from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer, load_tokenizer
+from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer, load_tokenizer, make_tokenizer
 from npgpt.text.unicode import LETTERS, NUMBERS
 
 SOME = [
@@ -215,7 +215,7 @@ def test_the_byte_tokenizer_is_recognised(tmp_path):
 
 @pytest.mark.parametrize("size", [100, 256, 0, -1, 300.5, True, "many"])
 def test_too_small_a_vocabulary_is_refused(size):
-    with pytest.raises(ValueError, match="bpe: vocab_size must be a whole number, at least 257, got"):
+    with pytest.raises(ValueError, match=r"bpe: vocab_size must be a whole number, at least 257 .*got"):
         BPETokenizer.train(DOCUMENTS, size)
 
 
@@ -279,3 +279,15 @@ def test_more_tokens_than_16_bits_have(trained, tmp_path):
     ids = wide.encode("a<69999>b", special_tokens=True)
     assert ids.dtype == np.uint32 and ids[1] == 69_999
     assert wide.decode(ids, skip_special_tokens=False) == "a<69999>b"
+
+
+def test_what_the_flag_names(trained, tmp_path):
+    trained.save(tmp_path, 64)
+    assert make_tokenizer("bytes", ()) == ByteTokenizer()
+    assert make_tokenizer("bpe:350", iter(DOCUMENTS)) == make_tokenizer(str(tmp_path), ()) == trained
+
+
+@pytest.mark.parametrize("name", ["bpe:100", "bpe:", "bpe:many", "bpe:-5", "bpe:1e3", "words", "Bytes", ""])
+def test_names_of_no_tokenizer_are_refused(name):
+    with pytest.raises(ValueError, match=r"(must be .* at least 257|must be bytes, bpe:N or).*, got"):
+        make_tokenizer(name, DOCUMENTS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npgpt.engine.model import GPT, GPTConfig
-from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 from npgpt.training import evaluation
 
 tokenizer = ByteTokenizer()
@@ -52,3 +52,21 @@ def test_baselines():
     assert found["unigram"]["accuracy@1"] == 0.25
     assert found["gzip"]["bits_per_byte"] == 8 * len(gzip.compress(b"abcd", 9)) / 4
     assert found["xz"]["bits_per_byte"] > 8
+
+
+def test_bits_per_byte_count_bytes_not_tokens():
+    """A model that knows nothing needs log2 V bits a token, whatever a token holds."""
+    text = "ação e reação, ação e reação".encode()
+    bpe = BPETokenizer.train([text], 264)
+    ids = np.append(bpe.encode(text), bpe.end_of_text)
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=5, vocab_size=264), seed=1)
+    model.flat_params[...] = 0
+    model.touch()
+    assert len(ids) < len(text) - 5
+    bits = len(ids) * np.log2(264) / len(text)
+    measured = evaluation.evaluate(model, ids, bpe)
+    assert (measured["tokens"], measured["bytes"]) == (len(ids), len(text))
+    assert measured["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    found = evaluation.baselines(ids, ids, bpe)
+    assert found["uniform"]["bits_per_byte"] == pytest.approx(bits)
+    assert found["gzip"]["bits_per_byte"] == 8 * len(gzip.compress(text, 9)) / len(text)
