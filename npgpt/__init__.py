@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "GPT": "npgpt.api",
+    "GPT2LMHeadModel": "npgpt.api",
     "load": "npgpt.api",
     "GPTConfig": "npgpt.engine.model",
     "preset": "npgpt.engine.presets",

@@ -102,8 +102,81 @@ class GPT(engine.GPT):
         write_pretrained(folder, self, self.tokenizer)
 
 
-def load(path) -> GPT:
-    """The model that `path` holds: a run folder, a checkpoint folder or a Hugging Face GPT-2 folder.
+class GPT2LMHeadModel(GPT):
+    """GPT under the names of Transformers' class; a folder of any of the family will do."""
+
+    @classmethod
+    def from_pretrained(cls, path) -> "GPT2LMHeadModel":
+        """As load(path)."""
+        return load(path, cls)
+
+    def generate(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        num_beams: int = 1,
+        num_return_sequences: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = 50,
+        top_p: float = 1.0,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        seed: int | None = None,
+    ):
+        """Rows of ids (B,n), padded on the left where attention_mask is 0, with what comes after each.
+
+        Transformers' arguments, defaults and result: (B * num_return_sequences, up to max_length) ids, the
+        prompts at their beginning, cut after the end of text and filled with pad_token_id. Their length is
+        max_length with the prompt, or max_new_tokens without it; 20 in all unless told. do_sample draws, by
+        temperature, top_k, top_p and min_p; num_beams searches. eos_token_id None is the tokenizer's, -1 is
+        none. A context that is full goes on with its newer half. The same seed gives the same ids. Arrays
+        and lists give an array, a tensor a tensor.
+        """
+        from npgpt.runtime.batch import Search, generate_rows
+        from npgpt.runtime.sampling import Sampling
+
+        end = eos_token_id
+        if end is None and self.tokenizer:
+            end = self.tokenizer.end_of_text
+        if input_ids is None:
+            if end in (None, -1):
+                raise ValueError(
+                    "generate: input_ids must be given where there is no end of text to begin with"
+                )
+            input_ids = [[end]]
+        ids = np.asarray(input_ids)
+        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
+            raise ValueError(f"generate: input_ids must be integers (B, n), got {ids.dtype} {ids.shape}")
+        low, high, last = ids.min(), ids.max(), self.config.vocab_size - 1
+        if not 0 <= low <= high <= last:
+            raise ValueError(f"generate: input_ids must be in 0..{last}, got {low}..{high}")
+        mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
+        pad = pad_token_id if pad_token_id is not None else 0 if end in (None, -1) else end
+        if max_length is not None and max_new_tokens is not None:
+            raise ValueError("generate: max_length must be left out where max_new_tokens is given")
+        if max_length is None:
+            max_length = 20 if max_new_tokens is None else ids.shape[1] + max_new_tokens
+        if do_sample and not temperature:
+            raise ValueError("generate: temperature must be above 0 with do_sample, got 0")
+        search = Search(
+            max_length, do_sample, num_beams, num_return_sequences, length_penalty, early_stopping, end, pad
+        )
+        how = Sampling(repetition_penalty=repetition_penalty, temperature=0)
+        if do_sample:
+            how = Sampling(temperature, top_k or None, top_p, min_p or 0.0, repetition_penalty)
+        rows = generate_rows(self, ids.astype(np.int64), mask, search, how, seed)
+        return input_ids.new_tensor(rows) if hasattr(input_ids, "new_tensor") else rows
+
+
+def load(path, model_class=GPT) -> GPT:
+    """The model that `path` holds: a run folder, a checkpoint folder or a Hugging Face folder of the family.
 
     A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is warned of
     and passed over for the one before. ValueError where there is no such model, OSError where nothing is.
@@ -123,7 +196,7 @@ def load(path) -> GPT:
     elif (path / checkpoint.MANIFEST).exists():
         checkpoint.verify(path)
     elif not (path / "config.json").exists():
-        raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face GPT-2 folder, got {path}")
-    model, tokenizer = read_pretrained(path, GPT)
+        raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
+    model, tokenizer = read_pretrained(path, model_class)
     model.tokenizer = tokenizer
     return model

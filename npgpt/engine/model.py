@@ -126,10 +126,14 @@ class KVCache:
         self.values = np.zeros_like(self.keys)
 
     def reorder(self, rows):
-        """Row b becomes what row rows[b] was: beams that go on from others."""
+        """Row b becomes what row rows[b] was, as beams go on from others; there may be more or fewer rows."""
+        rows = np.asarray(rows)
+        if len(rows) != len(self.first):
+            self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        elif (rows != np.arange(len(rows))).any():
+            for seen in (self.keys[..., : self.length, :], self.values[..., : self.length, :]):
+                seen[...] = seen[:, rows]
         self.first = self.first[rows]
-        for seen in (self.keys[..., : self.length, :], self.values[..., : self.length, :]):
-            seen[...] = seen[:, rows]
 
 
 class GPT:

@@ -1,8 +1,8 @@
 """Generation on the engine's forward pass, with a KV cache: logits to a token, tokens to a stream of text.
 
 Order of what is done to the logits: end of text banned (ignore_eos), repetition penalty, temperature, top-k,
-top-p, min-p, as in Hugging Face. No setting that is accepted can make a NaN or leave no token to draw.
-V = vocabulary.
+top-p, min-p: the same candidates and probabilities as Hugging Face's logits processors give. No setting that
+is accepted can make a NaN or leave no token to draw. B rows, V = vocabulary.
 """
 
 import math
@@ -38,36 +38,47 @@ def _require(name: str, value, what: str, holds) -> None:
         raise ValueError(f"generate: {name} must be {what}, got {value}")
 
 
-def probabilities(logits, sampling: Sampling, seen=None, banned: int | None = None) -> np.ndarray:
+def penalised(logits, penalty: float, seen) -> np.ndarray:
+    """Logits, or log-probabilities, of the tokens seen (bool (V,)) divided or multiplied by the penalty."""
+    if penalty == 1:
+        return logits
+    with np.errstate(over="ignore"):  # a tiny or huge penalty
+        less = np.where(logits > 0, logits / penalty, logits * penalty)
+    return np.clip(np.where(seen, less, logits), -1e300, 1e300)
+
+
+def probabilities(logits, sampling: Sampling, seen=None, banned: int | None = None, least=1) -> np.ndarray:
     """The distribution that a token is drawn from: logits (V,) -> float64 (V,), sum 1.
 
-    seen: bool (V,), the tokens that the repetition penalty is for; banned: a token that may not come.
+    seen: bool (V,), the tokens that the repetition penalty is for; banned: a token that may not come;
+    least: so many of the most probable stay whatever top_p and min_p say.
     """
     z = np.array(logits, np.float64)  # (V,), a copy
     if not np.isfinite(z).all():
         raise ValueError("generate: the model's logits must be finite (its weights are not)")
-    if seen is not None and sampling.repetition_penalty != 1:
-        p = sampling.repetition_penalty
-        with np.errstate(over="ignore"):  # a tiny or huge penalty
-            z = np.clip(np.where(seen, np.where(z > 0, z / p, z * p), z), -1e300, 1e300)
+    if seen is not None:
+        z = penalised(z, sampling.repetition_penalty, seen)
     if banned is not None and len(z) > 1:
         z[banned] = -np.inf
-    order = np.argsort(-z, kind="stable")  # most probable first, ties by id
-    kept = np.zeros(len(z))
+    best = int(z.argmax())
     if sampling.temperature == 0:
-        kept[order[0]] = 1
-        return kept
+        return np.arange(len(z)) == best
 
-    z = z[order] - z[order[0]]  # <= 0, the first is 0: so no temperature overflows
+    z = z - z[best]  # <= 0: so no temperature overflows
     with np.errstate(over="ignore"):
         p = np.exp(z / sampling.temperature)
-    p = p[: sampling.top_k]
+    if sampling.top_k is not None and sampling.top_k < len(z):
+        k = max(int(sampling.top_k), least)
+        p[z < np.partition(z, -k)[-k]] = 0  # those equal to the last stay
     p /= p.sum()
-    before = np.cumsum(p) - p  # probability of all tokens ahead of this one
-    first = np.arange(len(p)) == 0  # the most probable token always stays
-    p = np.where(first | ((before < sampling.top_p) & (p >= sampling.min_p * p[0])), p, 0)
-    kept[order[: len(p)]] = p / p.sum()
-    return kept
+    if sampling.top_p < 1 or sampling.min_p > 0:
+        order = np.argsort(-p, kind="stable")  # most probable first, ties by id
+        ahead = np.cumsum(p[order]) - p[order]  # probability of all tokens ahead of this one
+        stays = (ahead < sampling.top_p) & (p[order] >= sampling.min_p * p[best])
+        stays[:least] = True
+        p[order[~stays]] = 0
+        p /= p.sum()
+    return p
 
 
 def draw(p: np.ndarray, generator: np.random.Generator) -> int:
@@ -77,30 +88,56 @@ def draw(p: np.ndarray, generator: np.random.Generator) -> int:
     return min(index, int(np.flatnonzero(p)[-1]))  # rounding must not land behind the last possible token
 
 
-def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, ignore_eos=False, seed=None):
-    """Yield new ids after the ids of prompt (N >= 1), up to max_new_tokens or the end of text (not yielded).
+class Context:
+    """Rows of ids of one length that grow by a token each, and what the model has read of them.
 
-    When the context is full the older half is forgotten and the rest read again from position 0.
+    When the model's context is full the older half is forgotten and the rest read again from position 0.
     """
-    ids = [int(i) for i in prompt]
-    block_size, vocab_size = model.config.block_size, model.config.vocab_size
+
+    def __init__(self, model, ids, first=None, length=None):
+        """ids (B,n), n >= 1, of which first (B,) are padding on the left; `length`: how far they may grow."""
+        self.model, self.ids = model, np.asarray(ids, np.int32)
+        self.first = np.zeros(len(self.ids), np.int32) if first is None else first
+        block_size = model.config.block_size
+        self._room = block_size if length is None else max(1, min(length, block_size))
+        self._cache, self._begin, self._read = None, 0, 0
+
+    def logits(self) -> np.ndarray:
+        """(B,V): of what comes next."""
+        length, T = self.ids.shape[1], self.model.config.block_size
+        if self._cache is None or length - self._begin > self._cache.room:
+            keep = T if self._cache is None else max(1, T // 2)
+            self._begin = self._read = max(0, length - keep)
+            first = np.maximum(self.first - self._begin, 0)
+            self._cache = self.model.new_cache(len(self.ids), self._room, first)
+        logits = self.model.decode(self.ids[:, self._read :], self._cache)
+        self._read = length
+        return logits
+
+    def extend(self, tokens) -> None:
+        """A token more to each row."""
+        self.ids = np.concatenate([self.ids, np.asarray(tokens, np.int32)[:, None]], axis=1)
+
+    def reorder(self, rows) -> None:
+        """Row b becomes what row rows[b] was; there may be more or fewer of them."""
+        self.ids, self.first = self.ids[rows], self.first[rows]
+        self._cache.reorder(rows)
+
+
+def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, ignore_eos=False, seed=None):
+    """Yield the ids that follow prompt (N >= 1), up to max_new_tokens or the end of text (not yielded)."""
     generator = np.random.default_rng(seed)
-    seen = np.zeros(vocab_size, bool)
-    seen[ids] = True
+    context = Context(model, [prompt], length=len(prompt) + max_new_tokens)
+    seen = np.zeros(model.config.vocab_size, bool)
+    seen[prompt] = True
     banned = end_of_text if ignore_eos else None
-    cache, unread = None, ids[-block_size:]
     for _ in range(max_new_tokens):
-        if cache is None or cache.length + len(unread) > block_size:
-            unread = ids[-block_size:] if cache is None else ids[-max(1, block_size // 2) :]
-            cache = model.new_cache(1, block_size)
-        logits = model.decode(np.array([unread], np.int32), cache)[0]  # (V,)
-        token = draw(probabilities(logits, sampling, seen, banned), generator)
+        token = draw(probabilities(context.logits()[0], sampling, seen, banned), generator)
         if token == end_of_text:
             return
         yield token
-        ids.append(token)
+        context.extend([token])
         seen[token] = True
-        unread = [token]
 
 
 def prompt_ids(prompt, tokenizer, vocab_size: int) -> list[int]:

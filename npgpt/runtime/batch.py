@@ -1,0 +1,153 @@
+"""Generation in Hugging Face's terms: rows of ids in, prompt and continuation of each out; sampling, beams.
+
+A row's continuation is what it would be alone: padding is never seen, and each row draws from numbers of its
+own. B rows, n ids each, V = vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from npgpt.runtime.sampling import Context, Sampling, draw, penalised, probabilities
+
+IMPOSSIBLE = -1e9  # Hugging Face's, for beams that are not there yet
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to look for, by Hugging Face's names."""
+
+    max_length: int  # of a row, its padding included
+    do_sample: bool = False
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0  # a beam's score is its log-probability / length ** this
+    early_stopping: bool | str = False  # True: once num_beams are complete; "never": when none can be better
+    eos_token_id: int | None = None
+    pad_token_id: int = 0  # what fills a row behind its end
+
+    def __post_init__(self):
+        for name in ("max_length", "num_beams", "num_return_sequences"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"generate: {name} must be a whole number, at least 1, got {value!r}")
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(
+                f"generate: early_stopping must be a bool or 'never', got {self.early_stopping!r}"
+            )
+        if self.num_return_sequences > self.num_beams and (self.num_beams > 1 or not self.do_sample):
+            raise ValueError(
+                "generate: num_return_sequences must be at most num_beams, unless each is drawn on its own "
+                f"(do_sample, one beam), got {self.num_return_sequences}"
+            )
+
+
+def generate_rows(model, ids, mask, search: Search, sampling: Sampling, seed=None) -> np.ndarray:
+    """ids, mask (B,n) -> (B * num_return_sequences, at most max_length), the rows of ids at their beginning.
+
+    mask is 0 for padding, which must be on the left. The end of text is in the result, padding behind it.
+    """
+    first = _padding(ids, mask)
+    rows = np.repeat(np.arange(len(ids)), search.num_return_sequences)
+    room = search.max_length - ids.shape[1]
+    beams = search.num_beams > 1
+    streams = len(ids) if beams else len(rows)
+    generators = [np.random.default_rng(None if seed is None else [seed, b]) for b in range(streams)]
+    if room <= 0:
+        new = [[] for _ in rows]
+    elif beams:
+        prompts = [row[begin:] for row, begin in zip(ids, first, strict=True)]
+        new = []
+        for prompt, generator in zip(prompts, generators, strict=True):
+            new += _beams(model, prompt, room, search, sampling, generator)
+    else:
+        new = _independent(model, ids, first, rows, search, sampling, generators)
+    longest = max(map(len, new))
+    filled = [tokens + [search.pad_token_id] * (longest - len(tokens)) for tokens in new]
+    return np.concatenate([ids[rows], np.array(filled, np.int64).reshape(len(rows), longest)], axis=1)
+
+
+def _independent(model, ids, first, rows, search, sampling, generators) -> list[list[int]]:
+    """The new ids of each row: greedy, or drawn with the row's generator."""
+    context = Context(model, ids, first, search.max_length)
+    logits = context.logits()[rows]  # (B,V): a prompt is read once, however many continuations it gets
+    context.reorder(rows)
+    seen = np.zeros(logits.shape, bool)
+    for b, (row, begin) in enumerate(zip(context.ids, context.first, strict=True)):
+        seen[b, row[begin:]] = True
+    new, going = [[] for _ in rows], np.arange(len(rows))  # those that have not ended
+    while True:
+        tokens = []
+        for b, z in zip(going, logits, strict=True):
+            tokens.append(draw(probabilities(z, sampling, seen[b]), generators[b]))
+            new[b].append(tokens[-1])
+            seen[b, tokens[-1]] = True
+        stay = np.flatnonzero(np.array(tokens) != search.eos_token_id)
+        if not len(stay) or context.ids.shape[1] + 1 >= search.max_length:
+            return new
+        context.extend(tokens)
+        context.reorder(stay)
+        going, logits = going[stay], context.logits()
+
+
+def _beams(model, prompt, room: int, search, sampling, generator) -> list[list[int]]:
+    """The num_return_sequences best continuations by `room` ids that num_beams beams find, best first."""
+    n, V = search.num_beams, model.config.vocab_size
+    context = Context(model, prompt[None], length=len(prompt) + room)
+    logits = np.repeat(context.logits(), n, axis=0)  # (n,V)
+    context.reorder(np.zeros(n, int))
+    scores = np.array([0.0] + [IMPOSSIBLE] * (n - 1))  # sums of log-probabilities
+    finished = []  # (score, ids), best first
+    for generated in range(1, room + 1):
+        log_p = _log_probabilities(logits, context.ids, search.do_sample, sampling)
+        total = (log_p + scores[:, None]).reshape(-1)  # (n V)
+        # the 2 n best, or as many drawn without replacement: the largest with Gumbel noise
+        drawn = total + generator.gumbel(size=total.shape) if search.do_sample else total
+        best = np.argsort(-drawn, kind="stable")[: 2 * n]
+        best = best[np.argsort(-total[best], kind="stable")]
+        beams, tokens = np.divmod(best, V)
+        ends = (tokens == search.eos_token_id) | (generated == room)
+        for i in np.flatnonzero(ends[:n]):
+            ids = [*context.ids[beams[i], len(prompt) :].tolist(), int(tokens[i])]
+            finished.append((total[best[i]] / generated**search.length_penalty, ids))
+        finished = sorted(finished, key=lambda pair: -pair[0])[:n]
+        going = np.flatnonzero(~ends)[:n]
+        if not len(going):
+            break
+        scores = total[best[going]]
+        if len(finished) == n:
+            # the length at which the best of those that go on could still be better
+            longest = room if search.early_stopping == "never" and search.length_penalty > 0 else generated
+            if search.early_stopping is True or scores[0] / longest**search.length_penalty <= finished[-1][0]:
+                break
+        context.reorder(beams[going])
+        context.extend(tokens[going])
+        logits = context.logits()
+    return [ids for _, ids in finished[: search.num_return_sequences]]
+
+
+def _log_probabilities(logits, ids, do_sample: bool, sampling) -> np.ndarray:
+    """logits (n,V), ids (n,t) -> float64 (n,V): what beams add up; the penalty and the filters act on it."""
+    z = logits.astype(np.float64)
+    log_p = z - z.max(axis=1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    for row, past in zip(log_p, ids, strict=True):
+        seen = np.zeros(len(row), bool)
+        seen[past] = True
+        row[...] = penalised(row, sampling.repetition_penalty, seen)
+        if do_sample:
+            possible = probabilities(row, replace(sampling, repetition_penalty=1.0), least=2) > 0
+            row[...] = np.where(possible, row / sampling.temperature, -np.inf)
+    return log_p
+
+
+def _padding(ids, mask) -> np.ndarray:
+    """(B,): how many ids of padding each row begins with."""
+    if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"generate: attention_mask must be of 0 and 1, of shape {ids.shape}, got {mask.shape}"
+        )
+    first = ids.shape[1] - mask.sum(axis=1)
+    if (np.diff(mask.astype(np.int8), axis=1) < 0).any() or (first == ids.shape[1]).any():
+        raise ValueError("generate: attention_mask must be zeros, then ones: padding stands on the left")
+    return first.astype(np.int32)
