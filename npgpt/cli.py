@@ -72,16 +72,23 @@ def one_of(*choices):
 
 def resolve(settings, args, config_file: str | None) -> dict:
     """name -> value of every setting, None where nobody gave one."""
-    from_file = _read_config(config_file, settings) if config_file else {}
+    from_file = config_values(settings, config_file) if config_file else {}
     values = {}
     for name, kind, _ in settings:
         values[name] = getattr(args, name)
         variable = f"NPGPT_{name.upper()}"
         if values[name] is None and variable in os.environ:
             values[name] = _convert(kind, os.environ[variable], variable)
-        elif values[name] is None and name in from_file:
-            values[name] = _convert(kind, from_file[name], f"{config_file}: {name}")
+        elif values[name] is None:
+            values[name] = from_file.get(name)
     return values
+
+
+def config_values(settings, path: str) -> dict:
+    """name -> value of the settings that a TOML file has."""
+    kinds = {setting.name: setting.kind for setting in settings}
+    found = _read_config(path, settings)
+    return {name: _convert(kinds[name], text, f"{path}: {name}") for name, text in found.items()}
 
 
 def _read_config(path: str, settings) -> dict:
@@ -128,18 +135,20 @@ def errors_as_lines(name: str, code: int = 2, kinds: tuple = BAD_INPUT):
             elif isinstance(error, MemoryError):
                 message = f"not enough memory; a smaller model, batch or block size needs less ({error})"
             fail(name, message, code)
+        except KeyboardInterrupt:
+            fail(name, "stopped at once", 130)
 
 
 @contextlib.contextmanager
 def interruptible():
-    """Gives a function that tells whether Ctrl-C or SIGTERM came; a second one ends the process at once."""
+    """Gives a function that tells whether Ctrl-C or SIGTERM came; a second one is a KeyboardInterrupt."""
     came = []
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def remember(number, frame):
+        if came:
+            raise KeyboardInterrupt
         came.append(number)
-        for n, handler in usual.items():
-            signal.signal(n, handler)
 
     for number in usual:
         signal.signal(number, remember)
@@ -148,6 +157,11 @@ def interruptible():
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+def warn(lines) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def fail(name: str, message: str, code: int):

@@ -22,7 +22,7 @@ def main(argv=None) -> int:
         model = npgpt.load(args.model)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have the byte tokenizer to be measured on text")
-        part, ids, train_ids = _parts(args)
+        part, ids, train_ids = _parts(args, model.tokenizer)
     cli.begin(args.threads)
     print(f"measured on {part}: {len(ids):,} tokens")
     measured = evaluation.evaluate(model, ids, model.tokenizer)
@@ -35,24 +35,24 @@ def main(argv=None) -> int:
     return 0
 
 
-def _parts(args):
-    """(what it is, ids to measure on, ids that the unigram baseline counts)."""
+def _parts(args, tokenizer):
+    """(what it is, ids to measure on, ids of the training part)."""
     import numpy as np
 
     from npgpt.text import data
+    from npgpt.text.corpus import Corpus
     from npgpt.training import run as runs
 
     if args.text:
-        whole = data.Dataset.from_text(args.text, split=(1,))
-        return "the text given", whole.train, whole.train
+        whole = data.encode(Corpus(args.text), tokenizer)
+        return "the text given", whole, whole
     if not (Path(args.model) / runs.CONFIG).exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
     config = runs.read_config(args.model)
-    raw = data.read_files(config["text"])
-    if data.fingerprint(raw) != config["about"].get("text_sha256"):
+    corpus = Corpus(config["text"], config["clean"])
+    if corpus.sha256 != config["about"].get("text_sha256"):
         raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
-    documents = [data.clean_document(document, config["clean"]) for document in raw]
-    dataset = data.Dataset.from_documents(documents, config["split"])
+    dataset = data.Dataset.from_ids(data.encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):
         return "the test part of its text", dataset.test, dataset.train
     trained = np.concatenate([dataset.train, dataset.validation])

@@ -1,17 +1,22 @@
 """`python -m npgpt.train TEXT...`: train a GPT on text, from reading the files to showing what it writes."""
 
+import contextlib
 import json
-import os
 import shlex
+import time
+from pathlib import Path
 
 from npgpt import cli
 from npgpt.cli import Setting
 
 SETTINGS = [
-    Setting("out", str, "the run's folder, which must not exist yet (default: runs/ and the text's name)"),
+    Setting("out", str, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
+    Setting("init_from", str, "go on from this model's weights, with its tokenizer: a run or a GPT-2 folder"),
     Setting("epochs", cli.count, "train for so many epochs; in one, each training token is a target once"),
     Setting("steps", cli.count, "train for so many steps"),
-    Setting("batch_size", cli.count, "windows in a step"),
+    Setting("minutes", cli.positive, "train for so many minutes, from the command to its end"),
+    Setting("batch_size", cli.count, "windows in memory at a time"),
+    Setting("gradient_accumulation_steps", cli.count, "batches whose gradients make one step (default 1)"),
     Setting("block_size", cli.count, "tokens in a window: the model's context"),
     Setting("n_layer", cli.count, "layers"),
     Setting("n_head", cli.count, "attention heads, which must divide n_embd"),
@@ -30,97 +35,238 @@ SETTINGS = [
     Setting("lr", cli.positive, "highest learning rate (default: 0.02 for muon, 0.004 for adamw)"),
     Setting("min_lr", cli.not_negative, "learning rate at the end (default: lr / 50)"),
     Setting("warmup", cli.count_or_zero, "steps until the learning rate is at its highest"),
+    Setting(
+        "schedule",
+        cli.one_of("linear", "cosine", "constant"),
+        "how it then goes down: linear (default), cosine or constant",
+    ),
     Setting("weight_decay", cli.not_negative, "of weights, not of biases and gains (default 0.1)"),
     Setting("clip", cli.positive, "greatest norm of the gradient (default 1)"),
-    Setting("eval_every", cli.count, "steps between validations (default: a tenth of all)"),
+    Setting("eval_every", cli.count, "steps between validations (default: a tenth of all, at most 1000)"),
     Setting(
         "eval_tokens", cli.count, "validation tokens used while training (default 65536; at the end all)"
     ),
-    Setting("save_every", cli.count, "steps between checkpoints (default: eval_every)"),
+    Setting("save_every", cli.count, "steps between checkpoints (default: eval_every), 5 minutes at most"),
     Setting("keep", cli.count, "checkpoints to keep, beside the best (default 2)"),
+    Setting("patience", cli.count, "stop after so many validations without a better one (default: never)"),
     Setting("target_loss", cli.positive, "stop at this validation loss (without validation: training loss)"),
     Setting("seed", cli.count_or_zero, "of weights, batches and dropout (default 0)"),
     Setting("threads", cli.count, "default: the CPUs this process may use"),
 ]
 DEFAULTS = {"tokenizer": "bytes", "clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
+LENGTHS = ("epochs", "steps", "minutes")
+MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no weight depends on
 
 
 def main(argv=None) -> int:
+    started = time.perf_counter()
     parser = cli.parser("train", "Train a GPT on text. What is not given depends on the text's size alone.")
     add = parser.add_argument
-    add("text", nargs="+", metavar="TEXT", help="text files; any bytes will do")
+    add(
+        "text",
+        nargs="*",
+        metavar="TEXT",
+        help="files, folders of .txt files, or - for stdin; any bytes will do",
+    )
     cli.add_settings(parser, SETTINGS)
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run, to the same bits as if it had never stopped",
+    )
     add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_args(argv)
 
-    with cli.errors_as_lines("train"):  # whatever can be refused is, before anything is written
-        from npgpt.api import GPT, GPTConfig
-        from npgpt.engine import kernels
+    with contextlib.ExitStack() as lock:
+        with cli.errors_as_lines("train"):  # whatever can be refused is, before anything is written
+            job = _Job(args, started, lock)
+        cli.begin(job.settings["threads"])
+        if job.trainer.ended:
+            print(f"{job.folder} is finished: {job.trainer.ended} after {job.trainer.step} steps")
+            return 0
+        return job.run(args.json)
+
+
+class _Job:
+    """What one command trains: settings, text, trainer and folder, all checked; the folder is locked."""
+
+    def __init__(self, args, started: float, lock: contextlib.ExitStack):
+        from npgpt.api import GPT, load
         from npgpt.text import data
+        from npgpt.text.corpus import Corpus
+        from npgpt.training import checkpoint
         from npgpt.training import run as runs
         from npgpt.training.plan import FLAGS, make_plan
-        from npgpt.training.trainer import Trainer, TrainingFailed
+        from npgpt.training.trainer import prepare, read_knots
 
-        settings = cli.resolve(SETTINGS, args, args.config)
-        if args.epochs and args.steps:
-            raise ValueError("--epochs and --steps cannot both be given")
-        if args.epochs or args.steps:  # a length given here replaces one of either kind from elsewhere
-            settings |= {"epochs": args.epochs, "steps": args.steps}
-        settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
-        raw = data.read_files(args.text)
-        documents = [data.clean_document(document, settings["clean"]) for document in raw]
-        plan = make_plan(data.n_tokens(documents), **{name: settings[name] for name in FLAGS})
-        dataset = data.Dataset.from_documents(documents, plan.split)
-        config = GPTConfig(vocab_size=dataset.tokenizer.vocab_size, **plan.model_sizes())
-        resident = runs.resident_bytes()
-        trainer = Trainer(GPT(config, settings["seed"]), dataset, plan, settings["seed"])
-        folder = runs.make_folder(settings["out"], args.text[0])
+        given = _one_length(cli.resolve(SETTINGS, args, args.config), args)
+        if not args.text and not (args.resume and given["out"]):
+            raise ValueError("TEXT must be given (or --resume --out RUN)")
+        self.folder = runs.find_folder(given["out"], args.text[0] if args.text else "", args.resume)
+        self.began_before = args.resume and (self.folder / runs.CONFIG).exists()
+        if self.began_before:
+            lock.enter_context(runs.locked(self.folder))
+            before = runs.read_config(self.folder)
+            saved = dict.fromkeys(given) | cli.config_values(SETTINGS, self.folder / runs.CONFIG)
+            settings = saved | {name: given[name] or saved[name] for name in MAY_CHANGE}
+        elif args.resume and not args.text:
+            raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
+        else:
+            settings = given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
 
-    cli.begin(settings["threads"])
-    _tell_text(raw, documents, settings["clean"], dataset, plan)
-    wanted = settings["target_loss"]
-    settings |= {"text": [os.path.abspath(path) for path in args.text], **plan.settings()}
-    settings |= {"out": None, "epochs": None, "target_loss": wanted}  # a run from these settings has its own
-    failures = (OSError, MemoryError, TrainingFailed)
-    with cli.errors_as_lines("train", 1, failures), cli.interruptible() as interrupted:
-        runs.write_config(folder, settings, {"memorise": plan.memorise, "text_sha256": data.fingerprint(raw)})
-        _tell_cost(trainer, resident)
-        result = trainer.train(folder, settings["keep"], should_stop=interrupted)
-        del trainer  # its memory is needed to read the model back
-        kernels.release_memory()
-        _tell_result(result, plan)
-        _show_sample(folder, documents[0], plan, settings["seed"])
-    if args.json:
-        print(json.dumps(result))
-    if result["ended"] == "interrupted":
-        return 130
-    return 1 if wanted and result["ended"] == "done" else 0
+        self.corpus = Corpus(args.text or before["text"], settings["clean"])
+        found = (
+            checkpoint.choose(self.folder, ())
+            if self.began_before and checkpoint.is_run(self.folder)
+            else None
+        )
+        model = None
+        if found:
+            model = load(found[0])
+            tokenizer = model.tokenizer
+            cli.warn(found[1])
+        elif settings["init_from"]:
+            model = _parent(settings, given)
+            tokenizer = model.tokenizer
+        else:
+            tokenizer = data.make_tokenizer(settings["tokenizer"], self.corpus)
+        ids = data.encode(self.corpus, tokenizer)
+        flags = {name: settings[name] for name in FLAGS}
+        if self.began_before:
+            if before["about"].get("text_sha256") != self.corpus.sha256:
+                raise ValueError(
+                    f"{before['text'][0]}: has changed since the run began, so it cannot be resumed"
+                )
+            _refuse_changes(given, settings, len(ids))
+            if flags["minutes"] and (knots := read_knots(self.folder)):
+                flags["steps"] = knots[-1][2]
+        dataset = data.Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
+        self.resident = runs.resident_bytes()
+        spent = time.perf_counter() - started
+        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent)
+        if found:
+            self.trainer.go_on(self.folder, found[0])
+        elif not self.began_before:
+            lock.enter_context(runs.locked(self.folder))
+        self.settings, self.started, self.plan = settings, started, self.trainer.plan
+
+    def run(self, as_json: bool) -> int:
+        from npgpt.engine import kernels
+        from npgpt.training import run as runs
+        from npgpt.training.trainer import TrainingFailed
+
+        trainer, plan, settings, folder = self.trainer, self.plan, self.settings, self.folder
+        wanted, keep = settings["target_loss"], settings["keep"]
+        failures = (OSError, MemoryError, TrainingFailed)
+        with cli.errors_as_lines("train", 1, failures), cli.interruptible() as interrupted:
+            self._tell_text()
+            if not self.began_before:
+                settings = settings | {
+                    "text": self.corpus.names(folder),
+                    **plan.settings(),
+                    "target_loss": wanted,
+                }
+                settings |= {"out": None, "epochs": None}  # a run from these settings has its own
+                if plan.minutes:
+                    settings["steps"] = None
+                self.corpus.keep_stdin(folder)
+                about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
+                runs.write_config(folder, settings, about)
+            _tell_cost(trainer, self.resident)
+            prompt = _beginning(trainer.dataset)
+            sample = _Sample(trainer.model, settings["seed"])
+            spent = time.perf_counter() - self.started
+            result = trainer.train(folder, keep, interrupted, sample, spent)
+            del self.trainer, trainer, sample  # its memory is needed to read the model back
+            kernels.release_memory()
+            _tell_result(result, plan)
+            if result["ended"] == "interrupted":
+                print(f"go on: python -m npgpt.train --resume --out {shlex.quote(str(folder))}")
+            else:
+                _show_sample(folder, prompt, plan, settings["seed"])
+        if as_json:
+            print(json.dumps(result))
+        if result["ended"] == "interrupted":
+            return 130
+        return 1 if wanted and result["ended"] not in ("memorised", "target reached") else 0
+
+    def _tell_text(self):
+        print("\n".join(self.corpus.report()))
+        dataset, plan = self.trainer.dataset, self.plan
+        if plan.memorise:
+            print(
+                "this text is too small to generalise from: it will be memorised, all of it is for training"
+            )
+        else:
+            parts = map(len, (dataset.train, dataset.validation, dataset.test))
+            print("tokens: {:,} for training, {:,} for validation, {:,} for testing".format(*parts))
 
 
-def _tell_text(raw, documents, clean, dataset, plan):
-    files = f"{len(raw)} files" if len(raw) > 1 else "1 file"
-    size, cleaned = sum(map(len, raw)), sum(map(len, documents))
-    effect = "changed nothing" if raw == documents else f"left {cleaned:,} bytes"
-    print(f"text: {size:,} bytes in {files}; cleaning ({clean}) {effect}")
-    if plan.memorise:
-        print("this text is too small to generalise from: it will be memorised, all of it is for training")
-    else:
-        parts = (dataset.train, dataset.validation, dataset.test)
-        print("tokens: {:,} for training, {:,} for validation, {:,} for testing".format(*map(len, parts)))
+def _one_length(settings: dict, args) -> dict:
+    """Of epochs, steps and minutes at most one; those given as flags replace any from elsewhere."""
+    flags = {name: getattr(args, name) for name in LENGTHS}
+    if any(flags.values()):
+        settings = settings | flags
+    if len(both := [name for name in LENGTHS if settings[name]]) > 1:
+        raise ValueError(" and ".join(f"--{name}" for name in both) + " cannot both be given")
+    return settings
+
+
+def _parent(settings: dict, given: dict):
+    """The model that --init-from names; its sizes become settings."""
+    import npgpt
+
+    path = settings["init_from"]
+    model = npgpt.load(path)
+    if model.tokenizer is None:
+        raise ValueError(f"--init-from {path}: must have a tokenizer to be trained on text")
+    for name in ("n_layer", "n_head", "n_embd", "block_size"):
+        size = getattr(model.config, name)
+        if given[name] not in (None, size):
+            raise ValueError(f"--init-from {path}: {name} is {size} there, got {given[name]}")
+        settings[name] = size
+    settings["init_from"] = str(Path(path).resolve())
+    return model
+
+
+def _refuse_changes(given: dict, settings: dict, n_tokens: int) -> None:
+    """ValueError where a run that is resumed is given settings that would make it another."""
+    from npgpt.training.plan import FLAGS, make_plan
+
+    new = {name: value for name, value in given.items() if value is not None and name not in MAY_CHANGE}
+    lengths = dict.fromkeys(LENGTHS) if any(new.get(name) for name in LENGTHS) else {}
+    then, now = settings | {}, settings | lengths | new
+    plans = [vars(make_plan(n_tokens, **{name: s[name] for name in FLAGS})) for s in (then, now)]
+    then, now = then | plans[0], now | plans[1]
+    if then["minutes"] and now["minutes"]:
+        now["steps"] = then["steps"]
+    for name in new | lengths:
+        if name != "epochs" and then[name] != now[name] and name != "init_from":
+            raise ValueError(
+                f"--resume: {name} is {then[name]} in this run, got {now[name]}; "
+                "a run goes on as it began (--init-from begins another from its weights)"
+            )
 
 
 def _tell_cost(trainer, resident: int):
     """What the run will take, before it takes it; `resident` is what the process held before the model."""
-    plan, model = trainer.plan, trainer.model
-    shape = f"{plan.n_layer} layers, {plan.n_head} heads, {plan.n_embd} channels, context {plan.block_size}"
-    print(f"model: {shape}: {model.num_params:,} parameters")
-    epochs = plan.steps / trainer.batches.per_epoch
-    megabytes = (resident + trainer.memory_needed()) / 1e6
-    steps = f"{plan.steps} steps of {plan.batch_size} x {plan.block_size} tokens"
-    print(f"training: {steps}, {epochs:.1f} epochs")
-    at_most = "at most" if plan.target_loss else "about"
-    print(f"expected: {megabytes:.0f} MB of memory, {at_most} {trainer.seconds_needed():.0f} s", flush=True)
+    plan, model, config = trainer.plan, trainer.model, trainer.model.config
+    shape = f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels"
+    print(f"model: {shape}, context {config.block_size}: {model.num_params:,} parameters")
+    steps, windows = trainer.schedule.steps, f"{plan.batch_size} x {plan.block_size} tokens"
+    if plan.gradient_accumulation_steps > 1:
+        windows = f"{plan.gradient_accumulation_steps} x {windows}"
+    about = "about " if plan.minutes else ""
+    print(f"training: {about}{steps} steps of {windows}, {steps / trainer.batches.per_epoch:.1f} epochs")
+    if trainer.step:
+        print(f"going on after step {trainer.step}")
+    needed = trainer.memory_needed(config, plan, len(trainer.dataset.train))
+    megabytes, seconds = (resident + needed) / 1e6, trainer.seconds_needed()
+    if plan.minutes:
+        seconds = 60 * plan.minutes - trainer.seconds
+    at_most = "at most" if plan.target_loss or plan.patience else "about"
+    print(f"expected: {megabytes:.0f} MB of memory, {at_most} {seconds:.0f} s", flush=True)
 
 
 def _tell_result(result, plan):
@@ -128,21 +274,41 @@ def _tell_result(result, plan):
     if result["val_loss"] is not None:
         losses += f", validation loss {result['val_loss']:.4f} nats per token"
     print(f"{result['ended']} after {result['steps']} steps, {result['seconds']:.1f} s: {losses}")
+    if result["best_step"] and result["best_step"] != result["steps"]:
+        print(
+            f"the best was step {result['best_step']}, which is what is used: {result['best_val_loss']:.4f}"
+        )
+    if result["skipped"]:
+        print(f"{result['skipped']} steps were skipped, as loss or gradient was not finite")
     if plan.memorise and result["ended"] == "done":
         print(f"not memorised yet: the training loss should be {plan.target_loss}; more --steps will do it")
     print(f"saved to {result['run']}")
 
 
-def _show_sample(folder, document: bytes, plan, seed: int):
+class _Sample:
+    """A short text by the model as it is, always drawn with the same numbers."""
+
+    def __init__(self, model, seed: int):
+        self.model, self.seed = model, seed
+
+    def __call__(self) -> str:
+        return self.model.generate("", max_new_tokens=160, temperature=0.8, seed=self.seed)
+
+
+def _beginning(dataset) -> bytes:
+    return dataset.tokenizer.decode_bytes(dataset.train[:1000])
+
+
+def _show_sample(folder, beginning: bytes, plan, seed: int):
     """What the saved model writes: a memorised text from its beginning, else something of its own."""
     import npgpt
 
     model = npgpt.load(folder)
-    temperature, length = (0, len(document)) if plan.memorise else (0.8, 400)
-    text = model.generate("", max_new_tokens=min(length, 1000), temperature=temperature, seed=seed)
+    temperature, length = (0, len(beginning)) if plan.memorise else (0.8, 400)
+    text = model.generate("", max_new_tokens=length, temperature=temperature, seed=seed)
     rule = "-" * 70
     print(f"it writes:\n{rule}\n{text.rstrip()}\n{rule}")
-    prompt = " ".join(document[:200].decode("utf-8", "ignore").split()[:2])
+    prompt = " ".join(beginning[:200].decode("utf-8", "ignore").split()[:2])
     print(f"next: python -m npgpt.generate {shlex.quote(str(folder))} {shlex.quote(prompt)}")
     print(f"      python -m npgpt.evaluate {shlex.quote(str(folder))}")
 

@@ -1,7 +1,12 @@
 """The doors: what they refuse and how, and a run from the text to the evaluation."""
 
+import fcntl
+import io
 import json
 import os
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +19,7 @@ import pytest
 
 import npgpt
 from npgpt.engine import kernels
+from npgpt.training import checkpoint
 
 ROOT = Path(npgpt.__file__).parent.parent
 SAMPLE = ROOT / "data" / "textosdetreinamento.txt"
@@ -90,7 +96,7 @@ def test_text_with_too_little_in_it(door, content, message):
     "path, message",
     [
         ("missing.txt", "missing.txt: No such file or directory"),
-        (".", "Is a directory"),
+        (".", "must be a file or a folder with .txt files in it"),
         (
             "/proc/self/mem",
             "/proc/self/mem: Input/output error",
@@ -127,7 +133,14 @@ def test_text_that_cannot_be_read(door, path, message):
         ("--clean hard", "must be none or light or full, got hard"),
         ("--optimizer sgd", "must be adamw or muon, got sgd"),
         ("--tokenizer words", "must be bytes, got words"),
-        ("--epochs 1 --steps 1", "cannot both be given"),
+        ("--epochs 1 --steps 1", "--epochs and --steps cannot both be given"),
+        ("--minutes 1 --steps 1", "--steps and --minutes cannot both be given"),
+        ("--minutes 0", "--minutes: must be a number above 0, got 0"),
+        ("--patience 0", "--patience: must be"),
+        ("--gradient-accumulation-steps 0", "--gradient-accumulation-steps: must be"),
+        ("--schedule steps", "must be linear or cosine or constant, got steps"),
+        ("--init-from nothing", "nothing: No such file or directory"),
+        ("--resume --out text.txt", "Not a directory"),
         ("--config none.toml", "none.toml: No such file or directory"),
         ("--no-such-flag", "unrecognized arguments: --no-such-flag"),
         ("--n-embd 40000000", "not enough memory"),
@@ -188,7 +201,8 @@ def test_bad_flags_for_generate(door, run, flags):
 
 def test_what_a_run_says_and_leaves(door, run, text):
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.toml", "metrics.csv", "LATEST", "step-000003"} | (names & {"step-000002"})
+    files = {"config.toml", "metrics.csv", "samples.jsonl", "LATEST", "lock", "step-000003"}
+    assert names == files | (names & {"step-000002"})
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["n_embd"] == 16 and config["steps"] == 3 and config["split"] == [1.0, 0.0, 0.0]
     assert config["text"] == [str(text.resolve())] and config["seed"] == 0
@@ -295,6 +309,201 @@ def test_any_bytes_train_and_come_back(door, content):
     assert model.tokenizer.decode_bytes(ids) == content[start : start + 40]
 
 
+# ---------------------------------------------------------------------------- texts of all kinds
+
+
+@pytest.mark.parametrize(
+    "content, flags, says",
+    [
+        (b"ab", "", "it will be memorised"),
+        (b"x" * 1000, "--split 0.8,0.1,0.1", "801 for training, 100 for validation, 100 for testing"),
+        (b"short, but split", "--split 0.8,0.1,0.1", "14 for training, 1 for validation, 2 for testing"),
+        (b"shorter than a context", "--block-size 512 --split 0.9,0.1", "21 for training, 2 for validation"),
+        (b"more windows in a batch than in the text", "--batch-size 64", "it will be memorised"),
+    ],
+)
+def test_the_smallest_texts_work(door, content, flags, says):
+    Path("t").write_bytes(content)
+    code, out, err = door("train", "t", *TINY, "--steps", 3, *flags.split(), "--out", "r")
+    assert code == 0 and says in out and err == ""
+    assert door("evaluate", "r")[0] == 0
+
+
+def test_folders_and_stdin(door, monkeypatch):
+    Path("folder/inner").mkdir(parents=True)
+    Path("folder/b.txt").write_bytes(b"b" * 200)
+    Path("folder/inner/a.txt").write_bytes(b"\xef\xbb\xbfa\r\n" * 200)
+    Path("folder/not.md").write_bytes(b"c")
+    code, out, _ = door("train", "folder", *TINY, "--steps", 2)
+    assert code == 0 and "text: 1,400 bytes in 2 files" in out
+    assert "1 byte-order marks removed, 200 line ends made \\n" in out and "runs/folder" in out
+    kept = door("train", "folder", *TINY, "--steps", 2, "--clean", "none")[1]
+    assert "text: 1,400 bytes in 2 files; cleaning (none) changed nothing" in kept
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"through a pipe " * 40)))
+    assert "saved to runs/stdin" in door("train", "-", *TINY, "--steps", 2)[1]
+    assert Path("runs/stdin/stdin.txt").read_bytes() == b"through a pipe " * 40
+    assert door("evaluate", "runs/stdin")[0] == 0
+    refused(door("evaluate", "runs/stdin", "-"), "-: must hold text, got an empty file")
+
+
+def test_validation_split_in_words(door, text):
+    code, out, _ = door("train", text, *TINY, "--steps", 2, "--split", "0.5,0.3,0.2")
+    assert code == 0 and "tokens: 240 for training, 145 for validation, 96 for testing" in out
+
+
+# ---------------------------------------------------------------------------- stopping and going on
+
+
+def stopped(monkeypatch, at):
+    """From now on a run is interrupted after step `at`."""
+    from npgpt.training import trainer
+
+    train = trainer.Trainer.train
+
+    def until(self, run, keep, should_stop, *more):
+        return train(self, run, keep, lambda: self.step >= at, *more)
+
+    monkeypatch.setattr(trainer.Trainer, "train", until)
+
+
+FLAGS = [
+    *TINY,
+    "--steps",
+    "9",
+    "--save-every",
+    "2",
+    "--dropout",
+    "0.1",
+    "--split",
+    "0.7,0.2,0.1",
+    "--seed",
+    "3",
+]
+
+
+def weights(run):
+    return (Path(run) / Path(run, "LATEST").read_text().strip() / "model.safetensors").read_bytes()
+
+
+def test_a_run_is_resumed(door, text, monkeypatch):
+    assert door("train", text, *FLAGS, "--out", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        stopped(patch, 5)
+        code, out, err = door("train", text, *FLAGS, "--out", "r")
+        assert code == 130 and err == "" and "interrupted after 5 steps" in out
+        assert out.splitlines()[-1] == "go on: python -m npgpt.train --resume --out r"
+    for flags, message in (
+        ("--lr 0.5", "--resume: lr is 0.02 in this run, got 0.5; a run goes on as it began"),
+        ("--steps 10", "--resume: steps is 9 in this run, got 10"),
+        ("--epochs 9", "--resume: steps is 9 in this run, got 54"),
+        ("--minutes 1", "--resume: minutes is None in this run, got 1.0"),
+        ("--seed 4", "seed is 3 in this run, got 4"),
+        ("--clean full", "clean is light in this run, got full"),
+        ("--split 1", "split is (0.7, 0.2, 0.1) in this run, got (1.0, 0.0, 0.0)"),
+    ):
+        refused(door("train", text, "--resume", "--out", "r", *flags.split()), message)
+    Path("other.txt").write_bytes(b"abc abd abf " * 40)
+    refused(door("train", "other.txt", "--resume", "--out", "r"), "has changed since the run began")
+    for command in (["--resume", "--out", "r"], [text, *FLAGS, "--out", "r", "--resume"]):
+        Path("again").exists() or shutil.copytree("r", "again")
+        code, out, err = door(
+            "train", *[str(part).replace("r", "again") if part == "r" else part for part in command]
+        )
+        assert code == 0 and err == "" and "going on after step 5" in out
+        assert weights("again") == weights("whole")
+        shutil.rmtree("again")
+    assert door("train", "--resume", "--out", "r", "--threads", 1, "--keep", 5)[0] == 0
+    code, out, err = door("train", "--resume", "--out", "r")
+    assert code == 0 and err == "" and "r is finished: done after 9 steps" in out
+
+
+def test_resume_without_a_checkpoint_starts(door, text, monkeypatch):
+    assert door("train", text, *FLAGS, "--out", "r", "--resume")[0] == 0
+    expected = weights("r")
+    for folder in [*Path("r").glob("step-*")]:
+        shutil.rmtree(folder)
+    Path("r/LATEST").unlink(), Path("r/BEST").unlink()
+    assert door("train", "--out", "r", "--resume")[0] == 0 and weights("r") == expected
+    assert len(Path("r/metrics.csv").read_text().splitlines()) == 10
+    Path("empty").mkdir()
+    refused(door("train", "--out", "empty", "--resume"), "holds no run to resume, so TEXT must be given")
+    assert door("train", text, *FLAGS, "--out", "empty", "--resume")[0] == 0
+    Path("other").mkdir()
+    Path("other/file").touch()
+    refused(door("train", text, "--out", "other", "--resume"), "other: is no run")
+    refused(door("train", "--resume"), "TEXT must be given (or --resume --out RUN)")
+
+
+def test_resume_finds_the_last_run_of_a_text(door, text, monkeypatch):
+    assert door("train", text, *FLAGS)[0] == 0
+    with monkeypatch.context() as patch:
+        stopped(patch, 4)
+        assert door("train", text, *FLAGS)[0] == 130
+    assert "saved to runs/text-2" in door("train", text, "--resume")[1]
+    assert "runs/text-2 is finished" in door("train", text, "--resume")[1]
+
+
+def test_resume_names_a_broken_checkpoint_and_takes_the_one_before(door, text, monkeypatch):
+    assert door("train", text, *FLAGS, "--out", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        stopped(patch, 5)
+        assert door("train", text, *FLAGS, "--out", "r")[0] == 130
+    path = Path("r/step-000005/optimizer.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    code, out, err = door("train", "--resume", "--out", "r")
+    assert code == 0 and "step-000005: optimizer.safetensors must have" in err and err.count("\n") == 1
+    assert "going on after step 4" in out and weights("r") == weights("whole")
+
+
+def test_the_second_process_on_a_run_is_refused(door, text, monkeypatch):
+    with monkeypatch.context() as patch:
+        stopped(patch, 3)
+        assert door("train", text, *FLAGS, "--out", "r")[0] == 130
+    with open("r/lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused(door("train", "--resume", "--out", "r"), "r: another process is training this run")
+    assert door("train", "--resume", "--out", "r")[0] == 0
+
+
+def test_what_stays_not_finite_ends_with_one_line(door, text):
+    code, _, err = door(
+        "train", text, *TINY, "--steps", 50, "--lr", "1e30", "--clip", "1e30", "--warmup", 0, "--out", "r"
+    )
+    assert code == 1
+    *skipped, last = err.splitlines()
+    assert len(skipped) <= 3 and all(line.startswith("warning: step ") for line in skipped)
+    assert (
+        "so training stopped; no checkpoint was saved before. Begin again with a lower learning rate" in last
+    )
+
+
+def test_going_on_from_another_model_on_new_text(door, run):
+    Path("new.txt").write_bytes(b"xyz xyw " * 60)
+    code, out, err = door("train", "new.txt", "--init-from", run, "--steps", 40, "--out", "new")
+    assert code == 0 and err == "" and "1 layers, 2 heads, 16 channels, context 16" in out
+    first, new = npgpt.load(run), npgpt.load("new")
+    assert new.config.n_embd == 16 and (new.flat_params != first.flat_params).any()
+    losses = [float(line.split(",")[3]) for line in Path("new/metrics.csv").read_text().splitlines()[1:]]
+    with open("run/metrics.csv") as file:
+        assert losses[0] != float(file.read().splitlines()[1].split(",")[3])
+    assert losses[-1] < losses[0]
+    refused(door("train", "new.txt", "--init-from", run, "--n-embd", 32), "n_embd is 16 there, got 32")
+    bare = npgpt.GPT(npgpt.GPTConfig(1, 1, 8, 8, 300))
+    bare.save_pretrained("bare")
+    refused(door("train", "new.txt", "--init-from", "bare"), "must have a tokenizer")
+
+
+def test_patience_and_target_loss(door, text):
+    flags = [*TINY, "--split", "0.5,0.5", "--eval-every", 1, "--optimizer", "adamw"]
+    code, out, _ = door("train", text, *flags, "--steps", 60, "--lr", 0.3, "--patience", 2)
+    assert code == 0 and "stopped, 2 validations without a better one, after" in out
+    code, out, _ = door("train", text, *flags, "--steps", 100, "--target-loss", 5.4)
+    assert code == 0 and "target reached after" in out
+    code, out, _ = door("train", text, *flags, "--steps", 2, "--target-loss", 0.001)
+    assert code == 1 and "done after 2 steps" in out
+
+
 # ---------------------------------------------------------------------------- as a process
 
 
@@ -338,6 +547,82 @@ def test_an_interrupted_run_saves_and_says_130(text, number):
     assert process.returncode == 130, (out, err)
     assert "interrupted after" in out and (Path("r") / Path("r/LATEST").read_text().strip()).is_dir()
     assert npgpt.load("r").config.n_embd == 16
+
+
+def test_a_second_signal_stops_at_once(text):
+    """In the midst of a checkpoint: the one before is whole, and what was half done is cleared away."""
+    slow = (
+        "import sys, time; from npgpt.training import checkpoint; from npgpt import train\n"
+        "save = checkpoint.huggingface.write_pretrained\n"
+        "def crawl(folder, *rest):\n"
+        "    save(folder, *rest)\n"
+        "    if 'step-000003' in str(folder): print('saving', flush=True); time.sleep(60)\n"
+        "checkpoint.huggingface.write_pretrained = crawl\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", slow, str(text), *FLAGS, "--save-every", "1", "--out", "r"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while "saving" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and err == "npgpt train: stopped at once\n", err
+    assert checkpoint.choose(Path("r"), ())[0].name == "step-000002" and list(Path("r").glob(".step*"))
+    process = python("npgpt.train", "--resume", "--out", "r")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == "" and "going on after step 2" in out
+    assert not list(Path("r").glob(".step*"))
+
+
+def limited(bytes_of_addresses):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (bytes_of_addresses, bytes_of_addresses))
+
+    return limit
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_one_that_would():
+    text = Path("text.txt")
+    text.write_bytes(b"abc abd abe " * 20000)
+    flags = "--n-layer 2 --n-embd 64 --block-size 256 --batch-size 512 --steps 1 --out r".split()
+    process = python("npgpt.train", text, *flags, preexec_fn=limited(900 << 20))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and out == "" and err.count("\n") == 1, err
+    assert "not enough memory: this plan needs " in err and "(ulimit -v)" in err
+    advice = re.search(r"; (--batch-size \d+ --gradient-accumulation-steps \d+) would fit", err)[1].split()
+    assert int(advice[1]) * int(advice[3]) == 512
+    assert nothing_written("text.txt")
+    process = python("npgpt.train", text, *flags, *advice, preexec_fn=limited(900 << 20))
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--n-layer 4 --n-embd 256 --block-size 256 --batch-size 8 --gradient-accumulation-steps 2"]
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_memory_is_what_was_told(flags, optimizer):
+    """From the first line to the last, within 25 % (DESIGN.md, promise 8)."""
+    told = (
+        "import re, sys; from npgpt import train; code = train.main(sys.argv[1:])\n"
+        "peak = re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1]\n"
+        "print('peak', 1024 * int(peak)); sys.exit(code)"
+    )
+    Path("text.txt").write_bytes(b"abc abd abe " * 2000)
+    flags = [*flags.split(), "--steps", "3", "--optimizer", optimizer]
+    command = [sys.executable, "-c", told, "text.txt", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = 1e6 * float(re.search(r"expected: ([\d,]+) MB", done.stdout)[1])
+    peak = int(done.stdout.splitlines()[-1].split()[1])
+    assert 0.8 <= peak / expected <= 1.25, f"the peak was {peak / expected:.2f} times the memory told"
 
 
 def test_import_is_light():

@@ -157,6 +157,7 @@ class GPT:
         self.params = _views(self.flat_params, shapes)
         self._layers, self._ln_f = _by_layer(self.params, config)
         self.step = 0  # of training: what the dropout masks depend on, with the seed
+        self.first_sample = 0  # of a batch within its step: where the masks go on
         self._flat_grads = self._grads = self._caches = None
         if seed is not None:
             self._initialise()
@@ -375,7 +376,8 @@ class GPT:
     def _dropout(self, ops, x, layer, place, training):
         if not (training and self.config.dropout):
             return x
-        return ops.dropout_forward(x, self.config.dropout, (self.seed, self.step, layer, place))
+        key = (self.seed, self.step, layer, place)
+        return ops.dropout_forward(x, self.config.dropout, key, self.first_sample)
 
     # ------------------------------------------------------------------------ decoding
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from npgpt.engine.model import GPT, GPTConfig
 from npgpt.interop.layout import Stored, fill, tensors
+from npgpt.interop.safetensors_file import save_file
 from npgpt.text.tokenizer import ByteTokenizer
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

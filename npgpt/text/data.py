@@ -7,67 +7,69 @@ The batch of a step is a pure function of (text, seed, step): whoever resumes ne
 N = tokens, B = windows in a batch, T = tokens in a window (block_size).
 """
 
+import contextlib
 import hashlib
-import re
-import unicodedata
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from npgpt.text.corpus import Corpus
 from npgpt.text.tokenizer import ByteTokenizer
 
-CLEANINGS = ("none", "light", "full")
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 
 
-def read_files(paths) -> list[bytes]:
-    """The documents, one per file, as raw bytes; ValueError for one with nothing in it."""
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    return [_read_file(Path(path)) for path in paths]
+def encode(corpus: Corpus, tokenizer) -> np.ndarray:
+    """The ids (N,) of a corpus, each document closed by an end of text: where text becomes tokens.
 
-
-def _read_file(path: Path) -> bytes:
-    try:
-        document = path.read_bytes()
-    except OSError as error:
-        error.filename = str(path)  # which a failed read, unlike a failed open, does not tell
-        raise
-    if not document.strip():
-        what = "an empty file" if not document else "only whitespace"
-        raise ValueError(f"{path}: must hold text, got {what}")
-    return document
-
-
-def fingerprint(documents) -> str:
-    """sha256 over the documents in their order: tells whether a text changed since a run used it."""
-    whole = hashlib.sha256()
-    for document in documents:
-        whole.update(hashlib.sha256(document).digest())
-    return whole.hexdigest()
-
-
-def clean_document(document: bytes, how: str = "light") -> bytes:
-    """`document` without what only looks like text.
-
-    light  byte-order mark, line ends, Unicode NFC: changes nothing in text that is clean
-    full   also control characters, blanks at line ends, runs of blank lines
-    A document that is not UTF-8 as a whole comes back as it is.
+    uint16 where the vocabulary allows it, else uint32. Those of a corpus too large for memory are in a file,
+    memory-mapped, which is found again by the content of text and tokenizer.
     """
-    if how not in CLEANINGS:
-        raise ValueError(f"clean_document: how must be one of {', '.join(CLEANINGS)}, got {how!r}")
-    if how == "none":
-        return document
-    try:
-        text = document.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return document
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    if how == "full":
-        text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)  # all of category Cc but tab, newline
-        text = re.sub(r"[^\S\n]+$", "", text, flags=re.MULTILINE)
-        text = re.sub(r"\n{3,}", "\n\n", text)
-    return text.encode("utf-8")
+    if corpus.in_memory:
+        return np.concatenate([ids for ids in _encoded(corpus, tokenizer)])
+    path = cache_folder() / f"{_content_key(corpus, tokenizer)}.ids"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # whatever happens, no half of it stays
+            for ids in _encoded(corpus, tokenizer):
+                ids.tofile(file)
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.link(file.name, path)
+    return np.memmap(path, tokenizer.dtype, "r")
+
+
+def _encoded(corpus: Corpus, tokenizer):
+    """Yield ids, piece by piece."""
+    end, before = np.array([tokenizer.end_of_text], tokenizer.dtype), 0
+    for number, piece in corpus.pieces():
+        if number != before:
+            yield end
+        before = number
+        yield tokenizer.encode(piece).astype(end.dtype, copy=False)
+    yield end
+
+
+def make_tokenizer(name: str, corpus: Corpus):
+    """The tokenizer that --tokenizer names, for this corpus."""
+    if name != "bytes":
+        raise ValueError(f"tokenizer must be bytes, got {name}")
+    return ByteTokenizer()
+
+
+def cache_folder() -> Path:
+    """NPGPT_CACHE, or npgpt in the user's folder for caches; whatever is in it can be made again."""
+    usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("NPGPT_CACHE") or Path(usual) / "npgpt")
+
+
+def _content_key(corpus: Corpus, tokenizer) -> str:
+    """sha256 over the text, its cleaning and the tokenizer."""
+    return hashlib.sha256(f"{corpus.sha256} {corpus.clean} {tokenizer.fingerprint}".encode()).hexdigest()
 
 
 def parse_split(text) -> tuple[float, float, float]:
@@ -86,44 +88,44 @@ def parse_split(text) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The ids of a text in three contiguous parts, uint16 (N,) each; a part may be empty."""
+    """The ids of a text in three contiguous parts, (N,) each; a part may be empty."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     tokenizer: ByteTokenizer
 
-    @classmethod
-    def from_text(cls, paths, split=DEFAULT_SPLIT, clean="light", tokenizer=None) -> "Dataset":
-        """Read one file or several, clean and split them."""
-        documents = [clean_document(document, clean) for document in read_files(paths)]
-        return cls.from_documents(documents, split, tokenizer)
+    def __len__(self):
+        return len(self.train) + len(self.validation) + len(self.test)
 
     @classmethod
-    def from_documents(cls, documents, split=DEFAULT_SPLIT, tokenizer=None) -> "Dataset":
-        """Encode the documents (bytes), close each with an end of text, split the whole.
+    def from_text(cls, paths, split=DEFAULT_SPLIT, clean="light", tokenizer=None) -> "Dataset":
+        """Read one file or several (folders: their .txt files; "-": stdin), clean and split them."""
+        tokenizer = tokenizer or ByteTokenizer()
+        return cls.from_ids(encode(Corpus(paths, clean), tokenizer), split, tokenizer)
+
+    @classmethod
+    def from_ids(cls, ids, split, tokenizer) -> "Dataset":
+        """Split ids (N,).
 
         The parts follow each other in the text, so that validation and test never show a token that was
         trained on; a cut that falls inside a character moves behind it.
         """
-        tokenizer = tokenizer or ByteTokenizer()
         split = parse_split(split)
-        if (n_bytes := sum(map(len, documents))) < 2:
-            raise ValueError(f"the text must hold at least 2 tokens, got {n_bytes}")
-        end = np.array([tokenizer.end_of_text], np.uint16)
-        ids = np.concatenate([a for d in documents for a in (tokenizer.encode(d), end)])
+        if len(ids) < 3:  # an end of text is the last
+            raise ValueError(f"the text must hold at least 2 tokens, got {len(ids) - 1}")
         cuts = []
         for share in (split[0], split[0] + split[1]):
             cut = min(max(1, round(share * len(ids))), len(ids))
-            while cut < len(ids) and 0x80 <= ids[cut] < 0xC0:  # a byte inside a UTF-8 character
+            while _inside_character(tokenizer.decode_bytes(ids[cut : cut + 1])):
                 cut += 1
             cuts.append(cut)
-        return cls(*np.split(ids, cuts), tokenizer)
+        return cls(ids[: cuts[0]], ids[cuts[0] : cuts[1]], ids[cuts[1] :], tokenizer)
 
 
-def n_tokens(documents) -> int:
-    """Byte tokens that the documents make, their ends of text included."""
-    return sum(len(document) + 1 for document in documents)
+def _inside_character(text: bytes) -> bool:
+    """Whether `text` begins with a byte that is never a UTF-8 character's first."""
+    return 0x80 <= (text or b"\0")[0] < 0xC0
 
 
 def n_windows(n_tokens: int, block_size: int) -> int:

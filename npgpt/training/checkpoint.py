@@ -11,37 +11,55 @@ import os
 import shutil
 from pathlib import Path
 
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file
 
 from npgpt.interop import huggingface
+from npgpt.interop.safetensors_file import save_file
 
-MANIFEST = "manifest.json"
+MANIFEST, OPTIMIZER, STATE = "manifest.json", "optimizer.safetensors", "trainer.json"
 
 
 def save(run: Path, step: int, model, tokenizer, optimizer, state: dict) -> Path:
     """Write run/step-NNNNNN and point LATEST at it; returns the folder.
 
     `state` goes to trainer.json: plain numbers and strings, all that a resume needs beside the arrays.
-    OSError (a full disk, say) leaves every older checkpoint and pointer as it was.
+    OSError (a full disk, say) leaves every older checkpoint and pointer as it was. A folder of this step that
+    is there already, which a resume passed over, makes way.
     """
     final = run / f"step-{step:06d}"
-    temporary = run / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
+    temporary, former = run / f".{final.name}.tmp", run / f".{final.name}.old"
+    clean_up(run)
     try:
         huggingface.write_pretrained(temporary, model, tokenizer)
-        save_file(optimizer.state(), temporary / "optimizer.safetensors")
-        (temporary / "trainer.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        save_file(optimizer.state(), temporary / OPTIMIZER)
+        (temporary / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         _write_manifest(temporary)
         for path in temporary.iterdir():
             _sync(path)
         _sync(temporary)
+        if final.exists():
+            os.rename(final, former)
         os.rename(temporary, final)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _sync(run)
+        point(run, "LATEST", final.name)
+    except OSError as error:
+        clean_up(run)
+        error.filename = str(final)
         raise
-    _sync(run)
-    point(run, "LATEST", final.name)
+    clean_up(run)
     return final
+
+
+def load(folder: Path) -> tuple[dict, dict]:
+    """(state, the optimizer's arrays) of a checkpoint that was verified."""
+    return json.loads((folder / STATE).read_text(encoding="utf-8")), load_file(folder / OPTIMIZER)
+
+
+def clean_up(run: Path) -> None:
+    """Remove what a killed process left half done."""
+    for pattern in (".step-*.tmp", ".step-*.old"):
+        for folder in run.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def point(run: Path, pointer: str, name: str) -> None:
@@ -52,7 +70,7 @@ def point(run: Path, pointer: str, name: str) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file so that at any moment it is the old one or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="replace")
     _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
@@ -60,7 +78,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def prune(run: Path, keep: int) -> None:
     """Remove all checkpoints but the last `keep` and the best."""
-    best = _pointed(run, "BEST")
+    best = pointed(run, "BEST")
     for folder in checkpoints(run)[keep:]:
         if folder != best:
             shutil.rmtree(folder, ignore_errors=True)
@@ -81,7 +99,7 @@ def choose(run: Path, pointers=("BEST", "LATEST")) -> tuple[Path, list[str]]:
 
     Also returns one line for each broken checkpoint passed over. ValueError if none is left.
     """
-    candidates = [folder for pointer in pointers if (folder := _pointed(run, pointer))]
+    candidates = [folder for pointer in pointers if (folder := pointed(run, pointer))]
     candidates += [folder for folder in checkpoints(run) if folder not in candidates]
     broken = []
     for folder in dict.fromkeys(candidates):
@@ -112,7 +130,7 @@ def verify(folder: Path) -> None:
             raise ValueError(f"{folder}: {name} is damaged (its sha256 differs)")
 
 
-def _pointed(run: Path, pointer: str) -> Path | None:
+def pointed(run: Path, pointer: str) -> Path | None:
     """The folder that run/LATEST or run/BEST names; None without one, or where it names no checkpoint."""
     try:
         name = (run / pointer).read_text(encoding="utf-8").strip()

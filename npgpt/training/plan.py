@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, fields
 
 from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
+from npgpt.training.schedule import SCHEDULES
 
 TOO_SMALL = 10_000  # tokens: under this a validation part is a few sentences, and its loss means nothing
 MEMORISED = 0.05  # nats per token over an epoch: nearly all that is left are the first tokens of each window
@@ -24,9 +25,12 @@ class Plan:
     n_embd: int
     block_size: int
     dropout: float
-    batch_size: int
+    batch_size: int  # windows in memory at a time
+    gradient_accumulation_steps: int  # batches whose gradients make one step
     steps: int
+    minutes: float | None  # of training, instead of a number of steps: then `steps` is the first guess
     optimizer: str  # adamw or muon
+    schedule: str  # how lr goes down to min_lr
     lr: float
     min_lr: float
     warmup: int  # steps
@@ -36,6 +40,7 @@ class Plan:
     eval_tokens: int  # of the validation part, while training
     save_every: int  # steps
     target_loss: float | None  # stop when validation (memorise: training) loss gets there
+    patience: int | None  # stop after so many validations without a new best
 
     def settings(self) -> dict:
         """The fields that flags can set, by the flags' names."""
@@ -46,12 +51,10 @@ class Plan:
         sizes = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
         return {name: getattr(self, name) for name in sizes}
 
-    def learning_rate(self, step: int) -> float:
-        """Of step 1, 2, ...: a linear warm-up to lr, then linearly down to min_lr at the last step."""
-        if step <= self.warmup:
-            return self.lr * step / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)  # 0..1
-        return self.lr + (self.min_lr - self.lr) * done
+    @property
+    def windows(self) -> int:
+        """Windows of a step."""
+        return self.batch_size * self.gradient_accumulation_steps
 
 
 FLAGS = ("epochs", *(field.name for field in fields(Plan) if field.name != "memorise"))
@@ -77,22 +80,29 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
         "block_size": min(128, n_train),
         "dropout": 0.0 if memorise else round(0.2 * (1 - size), 2),
         "batch_size": 6 if memorise else 8,
+        "gradient_accumulation_steps": 1,
+        "minutes": None,
         "optimizer": "muon",
+        "schedule": "linear",
         "weight_decay": 0.1,
         "clip": 1.0,
         "eval_tokens": 65536,
     }
     shape = default | flags
     default["lr"] = LEARNING_RATE[shape["optimizer"]]
-    epoch = batches_per_epoch(n_train, shape["block_size"], shape["batch_size"])
+    if shape["schedule"] not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {shape['schedule']!r}")
+    windows = shape["batch_size"] * shape["gradient_accumulation_steps"]
+    epoch = batches_per_epoch(n_train, shape["block_size"], windows)
     steps = max(600, 200 * epoch) if memorise else round(1600 * max(size, 0.25))
     steps = flags.get("steps", epochs * epoch if epochs else steps)
     default |= {
         "steps": steps,
         "min_lr": (default | flags)["lr"] / 50,
         "warmup": min(50, max(1, steps // 10)),
-        "eval_every": max(1, steps // 10),
+        "eval_every": min(1000, max(1, steps // 10)),
         "target_loss": MEMORISED if memorise else None,
+        "patience": None,
     }
     default["save_every"] = flags.get("eval_every", default["eval_every"])
     return Plan(memorise=memorise, split=split, **(default | flags))

@@ -6,26 +6,33 @@ from tqdm import tqdm
 
 
 class Progress:
-    def __init__(self, total: int):
-        self.total = total
-        self.val_loss = None
+    """`total` may change as the run goes; `done` steps were made by processes before this one."""
+
+    def __init__(self, total: int, done: int = 0):
+        self.total, self.val_loss = total, None
         self.live = sys.stderr.isatty()
         layout = "{percentage:3.0f}% {bar:20} step {n}/{total}, {remaining} left{postfix}"
-        self.bar = tqdm(total=total, bar_format=layout, dynamic_ncols=True, disable=not self.live)
+        options = {"bar_format": layout, "dynamic_ncols": True, "disable": not self.live}
+        self.bar = tqdm(total=total, initial=done, **options)
 
     def step(self, step: int, loss: float, val_loss: float | None, tokens_per_second: float, seconds: float):
-        """Tell of step 1, 2, ...; val_loss is None where none was measured."""
+        """Tell of step 1, 2, ...; val_loss is None where none was measured; `seconds` of all steps so far."""
         self.val_loss = self.val_loss if val_loss is None else val_loss
         parts = [f"loss {loss:.4f}"]
         if self.val_loss is not None:
             parts.append(f"val loss {self.val_loss:.4f}")
         parts.append(f"{tokens_per_second:,.0f} tokens/s")
+        self.bar.total = self.total
         self.bar.set_postfix_str(", ".join(parts), refresh=False)
         self.bar.update()
         tenth = max(1, self.total // 10)
         if not self.live and (val_loss is not None or step % tenth == 0 or step == self.total):
             left = seconds / step * (self.total - step)
             print(f"step {step}/{self.total}: {', '.join(parts)}, {left:.0f} s left", flush=True)
+
+    def tell(self, line: str) -> None:
+        """A line of its own, on stderr."""
+        self.bar.write(line, file=sys.stderr) if self.live else print(line, file=sys.stderr, flush=True)
 
     def __enter__(self):
         return self

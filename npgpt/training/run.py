@@ -1,6 +1,9 @@
 """A run's folder and its config.toml: every setting, resolved, so that the run can be told and repeated."""
 
+import contextlib
 import errno
+import fcntl
+import itertools
 import json
 import os
 import platform
@@ -11,33 +14,46 @@ import numpy as np
 
 from npgpt import __version__
 from npgpt.engine import kernels
+from npgpt.training.checkpoint import write_atomically
 
 CONFIG = "config.toml"
 
 
-def make_folder(out: str | None, text: str) -> Path:
-    """Make the run's folder: `out`, or runs/NAME after the text, with -2, -3, ... where that is taken.
+def find_folder(out: str | None, text: str, resume: bool) -> Path:
+    """The folder of a run: `out`, or runs/NAME after the text. Makes nothing.
 
-    FileExistsError where `out` is there already; other OSErrors where it cannot be made.
+    For a new one NAME gets -2, -3, ... where it is taken; to resume, the last of these is meant.
+    FileExistsError where `out` is there already and is not to be resumed, or is no run.
     """
     if out is not None:
         folder = Path(out)
-        if folder.exists():
-            what = "exists already; a run needs a folder of its own (--out)"
-            raise FileExistsError(errno.EEXIST, what, str(folder))
-        folder.mkdir(parents=True)
+        if folder.exists() and not resume:
+            what = "exists already; --resume goes on with a run, a new one needs another --out"
+            raise FileExistsError(errno.EEXIST, what, out)
+        if folder.exists() and not (folder / CONFIG).exists() and any(folder.iterdir()):
+            raise FileExistsError(errno.EEXIST, "is no run, so it cannot be resumed", out)
         return folder
-    stem = Path(text).stem or "run"
-    number = 1
-    while True:
-        folder = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+    stem = Path("stdin" if text == "-" else text).resolve().stem or "run"
+    numbered = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))
+    taken = list(itertools.takewhile(Path.exists, numbered))
+    if resume and taken:
+        return taken[-1]
+    return Path("runs") / (f"{stem}-{len(taken) + 1}" if taken else stem)
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """The run's folder, made if need be, for this process alone. BlockingIOError while another has it.
+
+    The lock is the system's, on the file "lock": it ends with the process, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a") as file:
         try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            if not Path("runs").is_dir():
-                raise
-            number += 1
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, "another process is training this run", str(folder)) from None
+        yield folder
 
 
 def write_config(folder: Path, settings: dict, about: dict) -> None:
@@ -51,7 +67,7 @@ def write_config(folder: Path, settings: dict, about: dict) -> None:
     }
     text = "# Every setting of this run, resolved. A new run can start from it: --config\n"
     text += to_toml(settings | {"about": about})
-    (folder / CONFIG).write_text(text, encoding="utf-8", errors="replace")
+    write_atomically(folder / CONFIG, text)
 
 
 def read_config(folder) -> dict:

@@ -1,29 +1,59 @@
 """The training loop: batches in, checkpoints and metrics.csv out.
 
-Same text, plan and seed give the same weights, bit for bit, on any number of threads: the batch, the dropout
-masks and the learning rate of a step are functions of its number.
+Same text, plan and seed give the same weights, bit for bit, on any number of threads and however often the
+run was stopped: the batch, the dropout masks and the learning rate of a step are functions of its number.
 """
 
+import json
 import math
-import os
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
+from npgpt.engine import kernels
+from npgpt.engine.model import GPTConfig, training_floats
 from npgpt.engine.optim import AdamW, Muon
-from npgpt.text.data import Batches, Dataset
-from npgpt.training import checkpoint
+from npgpt.text.data import Batches, Dataset, n_windows
+from npgpt.training import checkpoint, memorising
 from npgpt.training.evaluation import mean_loss
-from npgpt.training.plan import Plan
+from npgpt.training.journal import Journal
+from npgpt.training.memory import check_memory
+from npgpt.training.plan import Plan, make_plan
 from npgpt.training.progress import Progress
+from npgpt.training.schedule import Budget, Schedule
 
-METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds"
+METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds,skipped"
+SKIPPED_AT_MOST = 3  # bad steps in a row: one odd batch is no reason to end a night's work
+SAVE_SECONDS = 300  # a kill costs no more than this, however far apart the plan's checkpoints are
+CLOSING_SECONDS = 2  # of a run with --minutes, for what comes after the last step
+PROGRAM = 8 << 20  # bytes: what is imported late, the threads' own buffers
+SCHEDULE = "schedule.json"  # the knots of a run with --minutes, written down as they are set
 
 
 class TrainingFailed(RuntimeError):
     """The run cannot go on; the message says why and what is kept."""
+
+
+def prepare(dataset: Dataset, flags: dict, seed: int, model_class, model=None, spent=0.0) -> "Trainer":
+    """A trainer for `dataset` by the default plan and `flags`; the model is new unless one is given.
+
+    ValueError, before anything large is allocated, for a plan that does not fit. With minutes and no steps,
+    the first guess at their number is measured; `spent` seconds of the minutes are gone already.
+    """
+    plan = make_plan(len(dataset), **flags)
+    sizes = plan.model_sizes()
+    config = model.config if model else GPTConfig(vocab_size=dataset.tokenizer.vocab_size, **sizes)
+    check_memory(config, plan, Trainer.memory_needed(config, plan, len(dataset.train)))
+    if model:
+        model.seed, model.config = seed, replace(config, dropout=plan.dropout)
+    trainer = Trainer(model or model_class(config, seed), dataset, plan, seed)
+    trainer.step_seconds()
+    if plan.minutes and not flags.get("steps"):
+        steps = trainer.steps_in(60 * plan.minutes - spent)
+        plan = make_plan(len(dataset), **flags | {"steps": steps})
+        trainer.plan, trainer.schedule = plan, Schedule(plan)
+    return trainer
 
 
 class Trainer:
@@ -32,116 +62,239 @@ class Trainer:
     def __init__(self, model, dataset: Dataset, plan: Plan, seed: int = 0):
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
         self.end_of_text = dataset.tokenizer.end_of_text
-        self.batches = Batches(dataset.train, plan.block_size, plan.batch_size, seed, self.end_of_text)
+        self.batches = Batches(dataset.train, plan.block_size, plan.windows, seed, self.end_of_text)
         kind = {"adamw": AdamW, "muon": Muon}[plan.optimizer]
         self.optimizer = kind(model, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.best = math.inf  # the lowest validation loss so far
+        self.schedule = Schedule(plan)
+        self.budget = Budget(60 * plan.minutes) if plan.minutes else None
+        self.step = self.tokens = self.skipped = self.bad_in_a_row = 0
+        self.seconds = 0.0  # of training, those of stopped processes included
+        self.best, self.best_step, self.since_best = math.inf, 0, 0  # validation loss; validations since
+        epoch = self.batches.per_epoch
+        self.recent = deque(maxlen=max(10, epoch if plan.memorise else min(epoch, 1000)))  # losses
+        self.ended, self._warned = None, False
 
-    def memory_needed(self) -> int:
-        """Bytes that training will hold, the model included."""
-        return self.model.training_bytes(self.plan.batch_size, self.plan.block_size)
+    # ------------------------------------------------------------------------ cost
+
+    @staticmethod
+    def memory_needed(config, plan: Plan, n_train: int) -> int:
+        """Bytes that training holds: model, optimizer, what a batch needs, the order of the windows."""
+        windows = n_windows(n_train, plan.block_size)
+        model = 4 * training_floats(config, min(windows, plan.batch_size), plan.block_size)
+        return model + 8 * windows + PROGRAM
 
     def seconds_needed(self) -> float:
-        """How long the whole plan takes here and now, by up to four trial steps that leave no trace."""
-        self.optimizer.lr = 0.0  # so the weights stay as they are
-        times = []
-        while len(times) < 4 and sum(times) < 2.0:
-            start = time.perf_counter()
-            x, y = self.batches.batch(0)
-            self.model.forward(x, y)
-            self.model.backward()
-            self.optimizer.step(max_grad_norm=self.plan.clip)
-            times.append(time.perf_counter() - start)
-        self.optimizer.load_state({name: np.zeros_like(a) for name, a in self.optimizer.state().items()}, 0)
-        step = min(times)  # the first ones also fetch memory
-
+        """How long what is left of the plan takes here and now."""
+        whole, plan = len(self.dataset.validation), self.plan
+        evaluations = (self.schedule.steps - self.step) // plan.eval_every
+        tokens = min(whole, plan.eval_tokens) * evaluations + whole
+        windows = tokens / plan.block_size
         # Validation runs the forward pass alone, a third of the arithmetic.
-        whole = len(self.dataset.validation)
-        tokens = min(whole, self.plan.eval_tokens) * (self.plan.steps // self.plan.eval_every) + whole
-        return step * (self.plan.steps + tokens / x.size / 3)
+        return self.step_seconds() * (self.schedule.steps - self.step + windows / plan.windows / 3)
 
-    def train(self, run: Path, keep: int = 2, should_stop=lambda: False) -> dict:
-        """Run the plan to its end or its target, with checkpoints and metrics.csv in the folder `run`.
+    def steps_in(self, seconds: float) -> int:
+        """About how many steps `seconds` are enough for, validation included."""
+        tokens = min(len(self.dataset.validation), self.plan.eval_tokens) * 10 + len(self.dataset.validation)
+        validation = self.step_seconds() / 3 * tokens / (self.plan.windows * self.plan.block_size)
+        return max(1, int(max(0.5 * seconds, seconds - validation) / self.step_seconds()))
+
+    def step_seconds(self) -> float:
+        """One step, by up to four trials that leave no trace; measured once, before anything is trained."""
+        if not hasattr(self, "_step_seconds"):
+            self.optimizer.lr, times = 0.0, []  # so the weights stay
+            while len(times) < 4 and sum(times) < 2.0:
+                start = time.perf_counter()
+                self._forward_backward(0)
+                self.optimizer.step(max_grad_norm=self.plan.clip)
+                times.append(time.perf_counter() - start)
+            for moment in self.optimizer.moments:
+                moment[...] = 0
+            self.optimizer.steps = 0
+            self._step_seconds = min(times)  # the first ones also fetch memory
+        return self._step_seconds
+
+    # ------------------------------------------------------------------------ the loop
+
+    def train(self, run: Path, keep=2, should_stop=lambda: False, sample=None, spent=0.0) -> dict:
+        """Run the plan to its end or its target, with checkpoints, metrics.csv and samples.jsonl in `run`.
 
         The last `keep` checkpoints and the best are kept. should_stop() is asked after each step: True ends
-        the run with a checkpoint. Returns how it went. TrainingFailed where the loss or a gradient is no
-        longer finite: the checkpoints before that are left as they are.
+        the run with a checkpoint. sample() -> text, asked at each validation. spent: seconds that count for
+        the plan's minutes beside those of training. Returns how it went. TrainingFailed where the loss or a
+        gradient stays not finite, OSError where the last checkpoint cannot be written: those before that are
+        left as they are.
         """
-        self.run, self.keep = Path(run), keep
-        plan, start = self.plan, time.perf_counter()
-        recent = deque(maxlen=max(10, self.batches.per_epoch))  # losses of the last epoch
-        tokens, ended, val_loss = 0, None, None
-        with (
-            open(self.run / "metrics.csv", "w", encoding="utf-8") as metrics,
-            Progress(plan.steps) as progress,
-        ):
-            metrics.write(METRICS + "\n")
-            for step in range(1, plan.steps + 1):
-                began = time.perf_counter()
-                x, y = self.batches.batch(step - 1)
-                loss, grad_norm = self._step(step, x, y)
-                n = int((y >= 0).sum())
-                speed = n / (time.perf_counter() - began)
-                tokens += n
-                recent.append(loss)
-
-                if plan.memorise and step >= recent.maxlen and _reached(plan, sum(recent) / len(recent)):
-                    ended = "memorised"
-                elif should_stop():
-                    ended = "interrupted"
-                last = bool(ended) or step == plan.steps
-                val_loss = self._validate() if last or step % plan.eval_every == 0 else None
-                if not plan.memorise and val_loss is not None and _reached(plan, val_loss):
-                    ended, last = ended or "target reached", True
-
-                epoch, seconds = step / self.batches.per_epoch, time.perf_counter() - start
-                shown = "" if val_loss is None else repr(val_loss)
-                row = (step, f"{epoch:.4f}", tokens, loss, shown, self.optimizer.lr, grad_norm)
-                metrics.write(",".join(map(str, (*row, f"{speed:.0f}", f"{seconds:.3f}"))) + "\n")
-                progress.step(step, loss, val_loss, speed, seconds)
-                better = val_loss is not None and val_loss < self.best
-                if last or better or step % plan.save_every == 0:
-                    metrics.flush()
-                    os.fsync(metrics.fileno())  # the rows up to a checkpoint are as safe as the checkpoint
-                    self._save(step, tokens, loss, val_loss)
-                if last:
-                    break
+        self.run, self.keep, self.sample = Path(run), keep, sample
+        self.metrics = Journal(self.run / "metrics.csv", lambda line: int(line.split(",")[0]), METRICS)
+        self.samples = Journal(self.run / "samples.jsonl", lambda line: json.loads(line)["step"])
+        self.history = memorising.History(self.metrics.start(self.step))
+        self.samples.start(self.step)
+        self._saved_at = self._flushed_at = time.perf_counter()
+        self._begun = self._saved_at - self.seconds - spent
+        self._validating = 0.0  # seconds of the last validation
+        if self.plan.minutes:
+            self._write_schedule()
+        val_loss = None
+        with Progress(self.schedule.steps, self.step) as self.progress:
+            while not self.ended and self.step < self.schedule.steps:
+                val_loss = self._one_step(should_stop)
         return {
             "run": str(self.run),
-            "steps": step,
-            "ended": ended or "done",
-            "train_loss": sum(recent) / len(recent),
+            "steps": self.step,
+            "ended": self.ended or "done",
+            "train_loss": sum(self.recent) / max(1, len(self.recent)),
             "val_loss": self._whole_validation(val_loss),
-            "seconds": time.perf_counter() - start,
+            "best_val_loss": None if math.isinf(self.best) else self.best,
+            "best_step": self.best_step or None,
+            "tokens": self.tokens,
+            "skipped": self.skipped,
+            "seconds": time.perf_counter() - self._begun,
         }
 
-    def _step(self, step: int, x, y) -> tuple[float, float]:
-        """One update of the weights; returns loss and gradient norm, both finite."""
+    def _one_step(self, should_stop) -> float | None:
+        """-> the validation loss, where this step has one."""
+        plan, began = self.plan, time.perf_counter()
+        self.step += 1
+        loss, grad_norm, n = self._update(self.step)
+        took = time.perf_counter() - began
+        self.tokens += n
+        if not self.bad_in_a_row:
+            self.recent.append(loss)
+
+        whole_epoch = len(self.recent) == self.recent.maxlen
+        if plan.memorise and whole_epoch and _reached(plan, sum(self.recent) / len(self.recent)):
+            self.ended = "memorised"
+        last = bool(self.ended) or self.step == self.schedule.steps
+        val_loss = self._validate() if last or self.step % plan.eval_every == 0 else None
+        better = val_loss is not None and val_loss < self.best
+        if val_loss is not None:
+            self.since_best = 0 if better else self.since_best + 1
+            if better:
+                self.best, self.best_step = val_loss, self.step
+            if not plan.memorise and _reached(plan, val_loss):
+                self.ended = self.ended or "target reached"
+            elif plan.patience and self.since_best >= plan.patience:
+                self.ended = self.ended or f"stopped, {plan.patience} validations without a better one,"
+        if not last and not self.ended and should_stop():
+            self.ended = "interrupted"
+
+        now = time.perf_counter()
+        self.seconds = now - self._begun
+        self._write_row(loss, val_loss, grad_norm, n / took)
+        self.progress.step(self.step, loss, val_loss, n / took, self.seconds)
+        if last or self.step % plan.eval_every == 0:
+            self._sample_and_warn()
+        save_now = self.ended or last or (now - self._saved_at > SAVE_SECONDS)
+        if save_now or ((better or self.step % plan.save_every == 0) and not self.bad_in_a_row):
+            self._save(final=bool(self.ended or last))
+        if self.budget:
+            evaluated = last or self.step % plan.eval_every == 0
+            whole = time.perf_counter() - began
+            self.budget.saw_step(took if evaluated else whole)
+            if evaluated:
+                self.budget.saw_evaluation(whole - took)
+            self._keep_to_budget()
+        return val_loss
+
+    def _update(self, step: int) -> tuple[float, float, int]:
+        """One update of the weights -> loss, gradient norm, tokens. What is not finite changes nothing."""
         self.model.step = step  # which dropout masks
-        self.optimizer.lr = self.plan.learning_rate(step)
-        loss = self.model.forward(x, y)
+        self.optimizer.lr = self.schedule.rate(step)
+        loss, n = self._forward_backward(step - 1)
         grad_norm = math.nan
         if math.isfinite(loss):
-            self.model.backward()
             grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
-        if not math.isfinite(grad_norm):
+        else:
+            self.model.zero_grads()
+        if math.isfinite(grad_norm):
+            self.bad_in_a_row = 0
+        else:
+            self.bad_in_a_row += 1
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
-            kept = checkpoint.checkpoints(self.run)
-            kept = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was saved before"
-            raise TrainingFailed(f"step {step}: {what}, so training stopped; {kept}. A lower --lr may help")
-        return float(loss), float(grad_norm)
+            if self.bad_in_a_row > SKIPPED_AT_MOST:
+                raise TrainingFailed(self._diverged(what))
+            self.skipped += 1
+            self.progress.tell(f"warning: step {step} is skipped: {what}")
+        return float(loss), float(grad_norm), n
+
+    def _forward_backward(self, batch: int) -> tuple[float, int]:
+        """Gradients of the mean loss over all windows of a step, in parts that fit -> that loss, tokens.
+
+        A loss that is not finite ends it: no gradient counts then.
+        """
+        x, y = self.batches.batch(batch)
+        B, model = self.plan.batch_size, self.model
+        total, tokens, before = 0.0, 0, 0
+        for model.first_sample in range(0, len(x), B):
+            part = slice(model.first_sample, model.first_sample + B)
+            n = int((y[part] >= 0).sum())
+            if before and n != before:  # each part's gradient is a mean over its own tokens
+                model.flat_grads[...] *= before / n
+            loss = model.forward(x[part], y[part])
+            total, tokens, before = total + loss * n, tokens + n, n
+            if not math.isfinite(loss):
+                break
+            model.backward()
+        if before and before != tokens:
+            model.flat_grads[...] *= before / tokens
+        model.first_sample = 0
+        return total / tokens, tokens
+
+    def _diverged(self, what: str) -> str:
+        kept = checkpoint.checkpoints(self.run)
+        kept = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was saved before"
+        skipped = f"as {SKIPPED_AT_MOST} steps before it, which were skipped"
+        lower = f"{self.plan.lr / 3:.2g}"
+        return (
+            f"step {self.step}: {what}, {skipped}, so training stopped; {kept}. "
+            f"Begin again with a lower learning rate (--lr {lower}) or a longer --warmup"
+        )
+
+    def _keep_to_budget(self) -> None:
+        """Move the last step where the minutes would be missed, and write that down."""
+        if self.ended or not self.schedule.knots[-1][0] < self.step < self.schedule.steps:
+            return
+        whole = len(self.dataset.validation)
+        closing = CLOSING_SECONDS + self._validating * max(1.0, whole / self.plan.eval_tokens)
+        spent = time.perf_counter() - self._begun
+        end = self.budget.new_end(self.step, self.schedule.steps, self.plan.eval_every, spent, closing)
+        if end is not None:
+            self.schedule.end_at(self.step, end)
+            self._write_schedule()
+            self.progress.total = end
+
+    def _write_schedule(self) -> None:
+        self._or_warn(
+            checkpoint.write_atomically, self.run / SCHEDULE, json.dumps(self.schedule.knots) + "\n"
+        )
+
+    def _or_warn(self, write, *args, **more) -> bool:
+        """write(...), where a failure is told but no reason to stop: what matters is written again later."""
+        try:
+            write(*args, **more)
+            return True
+        except OSError as error:
+            self.progress.tell(
+                f"warning: step {self.step}: {error.filename}: {error.strerror}; training goes on"
+            )
+            return False
+
+    # ------------------------------------------------------------------------ what is measured and told
 
     def _validate(self) -> float | None:
         """Loss on the fixed subset of the validation part that all steps are compared by."""
         if not len(self.dataset.validation):
             return None
-        return self._validation_loss(self.plan.eval_tokens)
+        start = time.perf_counter()
+        loss = self._validation_loss(self.plan.eval_tokens)
+        self._validating = time.perf_counter() - start
+        return loss
 
     def _whole_validation(self, val_loss: float | None) -> float | None:
-        """The final loss, over the whole validation part."""
+        """The final loss, over the whole validation part; of a stopped run that of the subset, if any."""
         if val_loss is None or len(self.dataset.validation) <= self.plan.eval_tokens:
             return val_loss
-        return self._validation_loss()
+        return val_loss if self.ended == "interrupted" else self._validation_loss()
 
     def _validation_loss(self, max_tokens: int | None = None) -> float:
         ids, B = (
@@ -150,25 +303,106 @@ class Trainer:
         )  # the shape of training fits the memory there is
         return mean_loss(self.model, ids, B, self.end_of_text, max_tokens)
 
-    def _save(self, step: int, tokens: int, loss: float, val_loss: float | None) -> None:
-        epoch, position = divmod(step, self.batches.per_epoch)
-        best = val_loss is not None and val_loss < self.best
-        self.best = val_loss if best else self.best
-        state = {
-            "step": step,
+    def _write_row(self, loss, val_loss, grad_norm, speed) -> None:
+        epoch = self.step / self.batches.per_epoch
+        row = (self.step, f"{epoch:.4f}", self.tokens, loss, "" if val_loss is None else repr(val_loss))
+        row = (*row, self.optimizer.lr, grad_norm, f"{speed:.0f}", f"{self.seconds:.3f}", self.skipped)
+        self.metrics.add(",".join(map(str, row)))
+        self.history.add(self.step, loss, val_loss)
+        if time.perf_counter() - self._flushed_at > 1:  # who looks at the file sees it grow
+            self._or_warn(self.metrics.flush)
+            self._flushed_at = time.perf_counter()
+
+    def _sample_and_warn(self) -> None:
+        """Keep a sample; say so once where the model begins to learn by heart what it should understand."""
+        text = self.sample() if self.sample else ""
+        if self.sample:
+            self.samples.add(json.dumps({"step": self.step, "text": text}, ensure_ascii=False))
+        if not self.plan.memorise and (verdict := self.history.verdict()) and not self._warned:
+            self._warned = True
+            train = memorising.training_text(self.dataset.train, self.dataset.tokenizer)
+            self.progress.tell(f"warning: {memorising.in_words(verdict, text.encode(), train)}")
+
+    # ------------------------------------------------------------------------ stopping and going on
+
+    def _save(self, final: bool) -> None:
+        """A checkpoint. One that cannot be written is told of, and an error if it was to be the last."""
+        if not math.isfinite(kernels.ops_for(self.model.dtype).global_norm(self.model.flat_params)):
+            raise TrainingFailed(self._diverged("the weights are not finite"))
+
+        def write():
+            self.metrics.flush(sync=True)  # the rows up to a checkpoint are as safe as the checkpoint
+            self.samples.flush(sync=True)
+            checkpoint.save(
+                self.run, self.step, self.model, self.dataset.tokenizer, self.optimizer, self._state()
+            )
+            self._point_to_best()
+            checkpoint.prune(self.run, self.keep)
+
+        if final:
+            write()
+        elif not self._or_warn(write):
+            return
+        self._saved_at = time.perf_counter()
+
+    def _point_to_best(self) -> None:
+        name = f"step-{self.best_step:06d}"
+        if (self.run / name).is_dir() and checkpoint.pointed(self.run, "BEST") != self.run / name:
+            checkpoint.point(self.run, "BEST", name)
+
+    def _state(self) -> dict:
+        epoch, position = divmod(self.step, self.batches.per_epoch)
+        ended = self.ended or ("done" if self.step == self.schedule.steps else None)
+        return {
+            "step": self.step,
+            "ended": None if ended == "interrupted" else ended,
             "optimizer_steps": self.optimizer.steps,
             # All randomness is counted, so these numbers are its whole state.
             "data": {"epoch": epoch, "position": position},
-            "rng": {"seed": self.seed, "step": step},
-            "tokens": tokens,
-            "train_loss": loss,
-            "val_loss": val_loss,
+            "rng": {"seed": self.seed, "step": self.step},
+            "schedule": self.schedule.knots,
+            "budget": self.budget.seen if self.budget else [],
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "bad_in_a_row": self.bad_in_a_row,
             "best_val_loss": None if math.isinf(self.best) else self.best,
+            "best_step": self.best_step,
+            "since_best": self.since_best,
+            "recent_losses": list(self.recent),
         }
-        folder = checkpoint.save(self.run, step, self.model, self.dataset.tokenizer, self.optimizer, state)
-        if best:
-            checkpoint.point(self.run, "BEST", folder.name)
-        checkpoint.prune(self.run, self.keep)
+
+    def go_on(self, run: Path, folder: Path) -> None:
+        """Take up where the checkpoint `folder` of `run`, which self.model was read from, left off."""
+        state, moments = checkpoint.load(folder)
+        self.optimizer.load_state(moments, state["optimizer_steps"])
+        for name in (
+            "step",
+            "tokens",
+            "seconds",
+            "skipped",
+            "bad_in_a_row",
+            "best_step",
+            "since_best",
+            "ended",
+        ):
+            setattr(self, name, state[name])
+        self.best = math.inf if state["best_val_loss"] is None else state["best_val_loss"]
+        self.recent.extend(state["recent_losses"])
+        self.schedule = Schedule(self.plan, read_knots(run) or state["schedule"])
+        if self.plan.minutes:
+            self.budget = Budget(60 * self.plan.minutes, state["budget"])
+        self.run = run
+        checkpoint.clean_up(run)
+        self._point_to_best()
+
+
+def read_knots(run: Path) -> list | None:
+    """What a run with --minutes wrote down of its schedule."""
+    try:
+        return json.loads((run / SCHEDULE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _reached(plan: Plan, loss: float) -> bool:

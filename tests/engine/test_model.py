@@ -330,14 +330,31 @@ def test_dropout_acts_in_forward_alone_and_depends_on_step_and_seed(impl, rng):
     assert len({without, *losses}) == 5
 
 
+def test_dropout_masks_of_a_batch_in_two_parts(rng):
+    """first_sample goes on where the last part ended: the gradients add up to those of the whole batch."""
+    model = random_model(rng, np.float64, **TINY, dropout=0.5)
+    ids, targets = random_ids(rng, model, 4, 5), random_ids(rng, model, 4, 5)
+    whole = model.forward(ids, targets)
+    model.backward()
+    expected = model.flat_grads.copy()
+    model.zero_grads()
+    losses = []
+    for model.first_sample in (0, 2):
+        part = slice(model.first_sample, model.first_sample + 2)
+        losses.append(model.forward(ids[part], targets[part]))
+        model.backward()
+    np.testing.assert_allclose(np.mean(losses), whole, rtol=1e-12)
+    np.testing.assert_allclose(model.flat_grads / 2, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_dropout_masks_differ_between_places(rng, monkeypatch):
     """The embedding and both branches of each layer: no two places ask for the same mask."""
     keys, reference = [], kernels.ops_for(np.float64)
     forward = reference.dropout_forward
 
-    def remember(x, p, key):
+    def remember(x, p, key, first_sample):
         keys.append(key)
-        return forward(x, p, key)
+        return forward(x, p, key, first_sample)
 
     monkeypatch.setattr(reference, "dropout_forward", remember)
     model = random_model(rng, np.float64, **TINY, dropout=0.5)

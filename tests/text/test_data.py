@@ -1,40 +1,14 @@
-"""Reading, cleaning, splitting, and that an epoch makes each token a target once."""
+"""Splitting, and that an epoch makes each token a target once."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.text import data
-from npgpt.text.data import Batches, Dataset, clean_document, cut_windows, evaluation_batches, parse_split
+from npgpt.text.data import Batches, Dataset, cut_windows, evaluation_batches, parse_split
+from npgpt.text.tokenizer import ByteTokenizer
 
 END = 256
-
-
-def test_light_cleaning():
-    assert clean_document("\ufeffcafe\u0301\r\nb\rc\n".encode()) == "café\nb\nc\n".encode()
-
-
-def test_full_cleaning():
-    assert clean_document(b"a\x00b \t\n\n\n\n\nc\td\x1f \n", "full") == b"ab\n\nc\td\n"
-
-
-def test_the_sample_text_is_clean():
-    text = "O céu de verão.\nA praia.".encode()
-    assert clean_document(text, "light") == clean_document(text, "full") == text
-
-
-@pytest.mark.parametrize("how", data.CLEANINGS)
-@pytest.mark.parametrize(
-    "document", ["ação\r\n".encode("latin-1"), "\ufeffção\r\n".encode("utf-16"), b"\xff\x00 \r"]
-)
-def test_what_is_not_utf8_is_never_touched(document, how):
-    assert clean_document(document, how) == document
-
-
-def test_unknown_cleaning_is_refused():
-    with pytest.raises(ValueError, match="how must be one of none, light, full, got 'hard'"):
-        clean_document(b"a", "hard")
 
 
 @pytest.mark.parametrize(
@@ -51,12 +25,20 @@ def test_splits():
     assert parse_split((1,)) == (1, 0, 0)
 
 
-@given(st.lists(st.text(min_size=2), min_size=1, max_size=3))
-def test_the_parts_are_the_text_cut_between_characters(texts):
-    documents = [text.encode() for text in texts]
-    parts = Dataset.from_documents(documents, (0.6, 0.2, 0.2))
+def write(folder, *documents):
+    """Files 0.txt, 1.txt, ... -> their paths."""
+    paths = [folder / f"{number}.txt" for number in range(len(documents))]
+    for path, document in zip(paths, documents, strict=True):
+        path.write_bytes(document)
+    return paths
+
+
+@given(st.text(min_size=3))
+def test_the_parts_are_the_text_cut_between_characters(text):
+    ids = np.append(ByteTokenizer().encode(text.encode()), np.uint16(END))
+    parts = Dataset.from_ids(ids, (0.6, 0.2, 0.2), ByteTokenizer())
     whole = np.concatenate([parts.train, parts.validation, parts.test])
-    assert whole.tolist() == [i for d in documents for i in [*d, END]]
+    assert whole.tolist() == ids.tolist() and len(parts) == len(ids)
     assert len(parts.train)
     for part in (parts.train, parts.validation, parts.test):
         parts.tokenizer.decode_bytes(part).decode("utf-8")  # no part begins or ends inside a character
@@ -70,9 +52,9 @@ def test_from_text_reads_files(tmp_path):
     assert Dataset.from_text(tmp_path / "a.txt", split="1", clean="none").train.tolist() == [*b"one\r\n", END]
 
 
-def test_too_short_a_text_is_refused():
+def test_too_short_a_text_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least 2 tokens, got 1"):
-        Dataset.from_documents([b"a"])
+        Dataset.from_text(write(tmp_path, b"a"))
 
 
 @given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3))
@@ -117,15 +99,3 @@ def test_evaluation_windows_cover_all_in_order(n, T, B):
 def test_ragged_window_is_padded():
     x, y = cut_windows(np.array([5, 6, 7], np.uint16), [0, 1], 2, END)
     assert x[0].tolist() == [END, 5] and y.tolist() == [[5, 6], [7, -1]] and x[1, 0] == 6
-
-
-def test_empty_files_are_refused(tmp_path):
-    for content, what in ((b"", "an empty file"), (b" \n\t", "only whitespace")):
-        (tmp_path / "t").write_bytes(content)
-        with pytest.raises(ValueError, match=f"must hold text, got {what}"):
-            data.read_files(tmp_path / "t")
-
-
-def test_fingerprint_tells_documents_apart():
-    prints = {data.fingerprint(d) for d in ([b"ab"], [b"a", b"b"], [b"b", b"a"], [b"ab", b""])}
-    assert len(prints) == 4

@@ -55,11 +55,3 @@ def test_epochs_become_steps():
     plan = make_plan(10**6, epochs=3)
     assert plan.steps == 3 * batches_per_epoch(800_000, plan.block_size, plan.batch_size)
     assert "epochs" in FLAGS and "memorise" not in FLAGS
-
-
-def test_learning_rate_rises_then_falls():
-    plan = make_plan(10**6, steps=100, warmup=10, lr=1.0, min_lr=0.1)
-    rates = [plan.learning_rate(step) for step in range(1, 101)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == 1 == max(rates)
-    assert rates[9:] == sorted(rates[9:], reverse=True) and rates[-1] == pytest.approx(0.1)
-    assert make_plan(10, steps=1, warmup=0).learning_rate(1) > 0

@@ -8,6 +8,7 @@ import pytest
 
 from npgpt.engine.model import GPT, GPTConfig
 from npgpt.text.data import Dataset
+from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import checkpoint
 from npgpt.training.plan import make_plan
 from npgpt.training.trainer import METRICS, Trainer, TrainingFailed
@@ -18,7 +19,9 @@ TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size":
 
 def trainer(seed=0, **flags):
     plan = make_plan(len(TEXT) + 1, **(TINY | flags))
-    dataset = Dataset.from_documents([TEXT], plan.split)
+    dataset = Dataset.from_ids(
+        np.append(ByteTokenizer().encode(TEXT), np.uint16(256)), plan.split, ByteTokenizer()
+    )
     return Trainer(GPT(GPTConfig(vocab_size=257, **plan.model_sizes()), seed), dataset, plan, seed)
 
 
@@ -43,6 +46,7 @@ def test_it_learns_and_writes_down_how(tmp_path, optimizer):
     assert (tmp_path / "LATEST").read_text() == "step-000060\n"
     state = json.loads((tmp_path / "step-000060" / "trainer.json").read_text())
     assert state["step"] == state["optimizer_steps"] == 60 and state["best_val_loss"] == best[0]
+    assert state["ended"] == "done"
     assert state["tokens"] == int(table[-1]["tokens"])
 
 
@@ -88,24 +92,74 @@ def test_it_stops_with_a_checkpoint_when_asked(tmp_path):
     assert (tmp_path / "LATEST").read_text() == "step-000001\n"
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, what):
-    run = trainer(steps=20, save_every=5)
+def poison(monkeypatch, run, what, steps):
+    """Makes loss or gradient not finite at these steps."""
     forward = run.model.forward
 
     def poisoned(x, y):
         loss = forward(x, y)
-        if run.model.step == 8:
+        if run.model.step in steps:
             if what == "loss":
                 return float("nan")
             run.model.flat_grads[3] = np.inf
         return loss
 
     monkeypatch.setattr(run.model, "forward", poisoned)
-    with pytest.raises(TrainingFailed, match=r"step 8: .* last good checkpoint is .*step-000005"):
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_stays_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path, monkeypatch, what, capsys
+):
+    run = trainer(steps=20, save_every=5)
+    poison(monkeypatch, run, what, range(8, 100))
+    with pytest.raises(
+        TrainingFailed, match=r"step 11: .* last good checkpoint is .*step-000005.*--lr 0.0033"
+    ):
         run.train(tmp_path)
     assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["step-000005"]
     assert checkpoint.choose(tmp_path)[1] == []
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" is ")[0] for line in told] == [f"warning: step {n}" for n in (8, 9, 10)]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_three_bad_steps_are_skipped_and_counted(tmp_path, monkeypatch, what):
+    run = trainer(steps=20, save_every=5, gradient_accumulation_steps=2)
+    poison(monkeypatch, run, what, (8, 9, 10))
+    weights = []
+    monkeypatch.setattr(
+        run, "_write_row", keep(run._write_row, lambda: weights.append(run.model.flat_params.copy()))
+    )
+    assert run.train(tmp_path)["skipped"] == 3
+    assert [int(row["skipped"]) for row in rows(tmp_path)] == [0] * 7 + [1, 2, 3] + [3] * 10
+    assert (weights[6] == weights[9]).all() and (weights[9] != weights[10]).any()
+    assert np.isfinite(run.model.flat_params).all() and run.optimizer.steps == 17
+
+
+def keep(function, before):
+    def kept(*args):
+        before()
+        return function(*args)
+
+    return kept
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_batch_in_parts_is_the_batch(tmp_path, dropout, optimizer):
+    """Gradient accumulation: the same steps as with the batch in one piece, the ragged last one of each epoch
+    and its masks included, up to the order of sums."""
+    losses = []
+    for parts in (1, 2, 4):
+        flags = {"batch_size": 8 // parts, "gradient_accumulation_steps": parts, "dropout": dropout}
+        run = trainer(steps=9, optimizer=optimizer, **flags)
+        assert run.batches.per_epoch == 3 and len(run.batches.batch(2)[0]) == 7
+        (tmp_path / str(parts)).mkdir()
+        run.train(tmp_path / str(parts))
+        losses.append([float(row["train_loss"]) for row in rows(tmp_path / str(parts))])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=2e-5)
 
 
 def test_old_checkpoints_are_removed(tmp_path):

@@ -1,0 +1,260 @@
+"""Files to clean documents: which files, what they hold, what cleaning leaves of them.
+
+A text up to IN_MEMORY bytes is held in memory; a larger one is read again, piece by piece, each time it is
+wanted. Pieces end where no cleaning could reach across, so that they clean as the whole would.
+"""
+
+import codecs
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+CLEANINGS = ("none", "light", "full")
+IN_MEMORY = 64 << 20  # bytes
+PIECE = 8 << 20  # bytes
+STDIN = "stdin.txt"  # what a run calls the text that came through a pipe
+
+# A piece ends behind a newline or between two letters: nothing composes across these (NFC), no line end, run
+# of blanks or blank lines is cut. Left out behind a newline: what may begin a blank, a control or a mark.
+_SEAM = re.compile(rb"\n(?=[!-~\xc3-\xdf\xe4-\xee\xf0-\xf4])")
+_OTHER_SEAM = re.compile(rb"[!-~](?=[!-~])")
+
+
+@dataclass
+class Document:
+    """One file, or stdin: read, hashed, not yet cleaned."""
+
+    name: str
+    n_bytes: int
+    sha256: str
+    is_utf8: bool
+    content: bytes | None  # None: too large, to be read again
+    spooled: object = None  # the temporary file that holds what came from stdin
+
+    def pieces(self, clean: str, changed: Counter | None = None):
+        """Yield the cleaned document, in one piece if it is in memory. ValueError if it is another by now."""
+        if self.content is not None:
+            yield self._clean(self.content, clean, changed)
+            return
+        whole, left, first = hashlib.sha256(), b"", True
+        for block in self.blocks():
+            whole.update(block)
+            left += block
+            end = _seam(left)
+            if end:
+                yield self._clean(left[:end], clean, changed, first)
+                left, first = left[end:], False
+        if left:
+            yield self._clean(left, clean, changed, first)
+        if whole.hexdigest() != self.sha256:
+            raise ValueError(f"{self.name}: must not change while it is read")
+
+    def __del__(self):
+        if self.spooled:
+            self.spooled.close()
+
+    def _clean(self, piece, *how):
+        return clean_document(piece, *how) if self.is_utf8 else piece
+
+    def blocks(self):
+        """Yield its bytes as they are."""
+        if self.content is not None:
+            yield self.content
+            return
+        again = self.name if self.spooled is None else os.dup(self.spooled.fileno())
+        with open(again, "rb") as file:
+            file.seek(0)
+            while block := file.read(PIECE):
+                yield block
+
+
+class Corpus:
+    """The documents of some files and folders, and how they are cleaned."""
+
+    def __init__(self, paths, clean: str = "light"):
+        """Reads them all once. `paths`: one or several; a folder stands for the .txt files in it and below,
+        by name; "-" is stdin. ValueError for what holds no text, OSError for what cannot be read."""
+        if clean not in CLEANINGS:
+            raise ValueError(f"clean must be one of {', '.join(CLEANINGS)}, got {clean!r}")
+        paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        files = [file for path in paths for file in _files(str(path))]
+        if files.count("-") > 1:
+            raise ValueError("-: stdin can be read only once")
+        self.clean = clean
+        room = IN_MEMORY
+        self.documents = []
+        for file in files:
+            self.documents.append(_read(file, room))
+            room -= self.documents[-1].n_bytes
+        self.n_bytes = sum(document.n_bytes for document in self.documents)
+        self.changed = Counter()  # what cleaning did to how many places, once pieces() has gone through
+        self.n_clean = None  # bytes that it left
+
+    @property
+    def in_memory(self) -> bool:
+        return all(document.content is not None for document in self.documents)
+
+    @property
+    def sha256(self) -> str:
+        """Over the documents in their order, uncleaned: tells whether a text changed since a run used it."""
+        whole = hashlib.sha256()
+        for document in self.documents:
+            whole.update(bytes.fromhex(document.sha256))
+        return whole.hexdigest()
+
+    def pieces(self):
+        """Yield (document's number, piece of the cleaned document)."""
+        changed, n_clean = Counter(), 0
+        for number, document in enumerate(self.documents):
+            for piece in document.pieces(self.clean, changed):
+                n_clean += len(piece)
+                yield number, piece
+        self.changed, self.n_clean = changed, n_clean
+
+    def names(self, run: Path | None = None) -> list[str]:
+        """Absolute paths of the files; of stdin what keep_stdin makes in `run`."""
+        where = [str(run / STDIN) if d.name == "-" else d.name for d in self.documents]
+        return [os.path.abspath(path) for path in where]
+
+    def keep_stdin(self, run: Path) -> None:
+        """Write what came from stdin, if anything did, into `run`: nobody could read it again."""
+        for document in self.documents:
+            if document.name == "-":
+                with open(run / STDIN, "wb") as file:
+                    file.writelines(document.blocks())
+                    file.flush()
+                    os.fsync(file.fileno())
+
+    def report(self) -> list[str]:
+        """Lines for people: what was read, what cleaning changed, what stands twice."""
+        files = f"{len(self.documents)} files" if len(self.documents) > 1 else "1 file"
+        done = ", ".join(f"{n:,} {what}" for what, n in self.changed.items())
+        effect = f"{done}; {self.n_clean:,} bytes are left" if done else "changed nothing"
+        if self.n_clean is None:  # nobody went through it: its tokens were there
+            effect = "done before"
+        lines = [f"text: {self.n_bytes:,} bytes in {files}; cleaning ({self.clean}) {effect}"]
+        if odd := [document.name for document in self.documents if not document.is_utf8]:
+            lines.append(f"not UTF-8, so kept byte for byte: {_few(odd)}")
+        seen = Counter(document.sha256 for document in self.documents)
+        if twice := [document.name for document in self.documents if seen[document.sha256] > 1]:
+            lines.append(f"warning: the same text several times: {_few(twice)}; the test would be too easy")
+        return lines
+
+
+def clean_document(document: bytes, how: str = "light", changed: Counter | None = None, first=True) -> bytes:
+    """`document` without what only looks like text.
+
+    light  byte-order mark, line ends, Unicode NFC: changes nothing in text that is clean
+    full   also control characters, blanks at line ends, runs of blank lines
+    A document that is not UTF-8 as a whole comes back as it is. What was done is added to `changed`; `first`
+    is False for a piece that is not the document's beginning.
+    """
+    if how not in CLEANINGS:
+        raise ValueError(f"clean_document: how must be one of {', '.join(CLEANINGS)}, got {how!r}")
+    if how == "none":
+        return document
+    try:
+        text = document.decode("utf-8")
+    except UnicodeDecodeError:
+        return document
+    done = {}
+    if first and text.startswith("\ufeff"):
+        text, done["byte-order marks removed"] = text[1:], 1
+    done["line ends made \\n"] = text.count("\r")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    composed = unicodedata.normalize("NFC", text)
+    done["characters composed (NFC)"] = max(1, len(text) - len(composed)) if composed != text else 0
+    text = composed
+    if how == "full":
+        for what, pattern, instead in (
+            (
+                "control characters removed",
+                r"[\x00-\x08\x0b-\x1f\x7f-\x9f]",
+                "",
+            ),  # all of Cc but tab, newline
+            ("line ends stripped of blanks", r"(?m:[^\S\n]+$)", ""),
+            ("runs of blank lines shortened", r"\n{3,}", "\n\n"),
+        ):
+            text, done[what] = re.subn(pattern, instead, text)
+    if changed is not None:
+        changed.update({what: n for what, n in done.items() if n})
+    return text.encode("utf-8")
+
+
+def _files(path: str) -> list[str]:
+    if path == "-" or not Path(path).is_dir():
+        return [path]
+    found = sorted(str(file) for file in Path(path).rglob("*.txt") if file.is_file())
+    if not found:
+        raise ValueError(f"{path}: must be a file or a folder with .txt files in it")
+    return found
+
+
+def _read(path: str, room: int) -> Document:
+    """Goes through the file once; its content is kept if it is at most `room` bytes."""
+    kept, whole, n, blank, decoder = [], hashlib.sha256(), 0, True, _Utf8()
+    file = sys.stdin.buffer if path == "-" else open(path, "rb")
+    spooled = None
+    try:
+        while block := file.read(PIECE):
+            whole.update(block)
+            decoder.feed(block)
+            n, blank = n + len(block), blank and not block.strip()
+            if kept is not None:
+                kept.append(block)
+                if n > room:
+                    if path == "-":
+                        spooled = tempfile.TemporaryFile()
+                        spooled.writelines(kept)
+                    kept = None
+            elif spooled:
+                spooled.write(block)
+    except OSError as error:
+        error.filename = path  # which a failed read, unlike a failed open, does not tell
+        raise
+    finally:
+        if path != "-":
+            file.close()
+    if blank:
+        raise ValueError(f"{path}: must hold text, got {'only whitespace' if n else 'an empty file'}")
+    if spooled:
+        spooled.flush()
+    content = None if kept is None else b"".join(kept)
+    return Document(path, n, whole.hexdigest(), decoder.is_valid(), content, spooled)
+
+
+class _Utf8:
+    """Whether bytes that come in blocks are UTF-8 as a whole."""
+
+    def __init__(self):
+        self._decoder, self._valid = codecs.getincrementaldecoder("utf-8")(), True
+
+    def feed(self, block: bytes, final=False) -> None:
+        if self._valid:
+            try:
+                self._decoder.decode(block, final)
+            except UnicodeDecodeError:
+                self._valid = False
+
+    def is_valid(self) -> bool:
+        self.feed(b"", final=True)
+        return self._valid
+
+
+def _seam(block: bytes) -> int:
+    """The last place of `block` where a piece may end; 0 where there is none."""
+    for seam in (_SEAM, _OTHER_SEAM):
+        for start in (max(0, len(block) - 65536), 0):
+            if ends := [match.end() for match in seam.finditer(block, start)]:
+                return ends[-1]
+    return 0
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

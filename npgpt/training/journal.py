@@ -1,0 +1,58 @@
+"""Files of a run that grow line by line: metrics.csv, samples.jsonl.
+
+Lines wait in memory until flush(), which writes all of them or, where the disk is full, none: the file is cut
+back and they go on waiting. A resumed run drops the lines past its checkpoint.
+"""
+
+import os
+from pathlib import Path
+
+from npgpt.training.checkpoint import write_atomically
+
+
+class Journal:
+    def __init__(self, path: Path, step_of, header: str = ""):
+        """step_of(line): the step that a line tells of; ValueError for half a line."""
+        self.path, self._step_of = path, step_of
+        self._header = header + "\n" if header else ""
+        self._waiting = []
+
+    def start(self, step: int) -> list[str]:
+        """Cut the file back to the lines up to `step`, which are returned; without one, begin it."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").removeprefix(self._header).splitlines()
+        except (OSError, ValueError):  # not there, or not ours
+            lines = []
+        kept = []
+        for line in lines:
+            try:
+                if self._step_of(line) > step:
+                    break
+            except (ValueError, KeyError, TypeError):
+                break
+            kept.append(line)
+        write_atomically(self.path, self._header + "".join(line + "\n" for line in kept))
+        return kept
+
+    def add(self, line: str) -> None:
+        self._waiting.append(line + "\n")
+
+    def flush(self, sync: bool = False) -> None:
+        """Write what waits; sync: and have it on the disk. OSError: nothing is written, nothing lost."""
+        if not self._waiting:
+            return
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        size = os.fstat(descriptor).st_size
+        data = (("" if size else self._header) + "".join(self._waiting)).encode("utf-8", "replace")
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            if sync:
+                os.fsync(descriptor)
+        except OSError as error:
+            os.ftruncate(descriptor, size)
+            error.filename = str(self.path)
+            raise
+        finally:
+            os.close(descriptor)
+        self._waiting.clear()

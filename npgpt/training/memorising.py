@@ -1,0 +1,73 @@
+"""Whether a model understands its text or learns it by heart, and the evidence for that."""
+
+from typing import NamedTuple
+
+LONGEST_TEXT = 32 << 20  # bytes of the training part that samples are looked for in
+RISEN = 1.01  # times its lowest: a validation loss that rose
+
+
+class Verdict(NamedTuple):
+    best_step: int
+    step: int
+    train: tuple[float, float]  # mean training loss then and now
+    val: tuple[float, float]
+
+
+class History:
+    """The validation losses of a run, each with the mean training loss since the one before."""
+
+    def __init__(self, rows=()):
+        """`rows`: lines of metrics.csv, of a run that is resumed."""
+        self.points = []  # (step, train, val)
+        self._total = self._count = 0
+        for row in rows:
+            step, _, _, loss, val_loss = row.split(",")[:5]
+            self.add(int(step), float(loss), float(val_loss) if val_loss else None)
+
+    def add(self, step: int, loss: float, val_loss: float | None) -> None:
+        if loss == loss:  # not that of a skipped step
+            self._total, self._count = self._total + loss, self._count + 1
+        if val_loss is not None and self._count:
+            self.points.append((step, self._total / self._count, val_loss))
+            self._total = self._count = 0
+
+    def verdict(self) -> Verdict | None:
+        """Not None once validation rose twice in a row from its lowest while the training loss fell."""
+        if not self.points:
+            return None
+        best = min(range(len(self.points)), key=lambda i: self.points[i][2])
+        later = self.points[best:]
+        if len(later) < 3:
+            return None
+        (best_step, train_then, lowest), *_, before, (step, train_now, val_now) = later
+        if not (lowest < before[2] < val_now and val_now > RISEN * lowest and train_now < train_then):
+            return None
+        return Verdict(best_step, step, (train_then, train_now), (lowest, val_now))
+
+
+def in_words(verdict: Verdict, sample: bytes = b"", text: bytes = b"") -> str:
+    """The verdict as a line for people, with what `sample` repeats of `text` as evidence."""
+    line = (
+        f"it is memorising: from step {verdict.best_step} to {verdict.step} the training loss fell from "
+        f"{verdict.train[0]:.3f} to {verdict.train[1]:.3f} while the validation loss rose from "
+        f"{verdict.val[0]:.3f} to {verdict.val[1]:.3f}; step {verdict.best_step} is kept as the best. "
+        "More text, more --dropout, a smaller model or --patience 3 would help"
+    )
+    if shared := longest_overlap(sample, text):
+        shown = shared.decode("utf-8", "ignore")
+        line += f". A sample of it repeats {len(shared)} bytes of the text: {shown!r}"
+    return line
+
+
+def longest_overlap(sample: bytes, text: bytes) -> bytes:
+    """The longest stretch of `sample` that stands in `text` as it is."""
+    start = length = 0
+    for i in range(len(sample)):
+        while i + length < len(sample) and sample[i : i + length + 1] in text:
+            start, length = i, length + 1
+    return sample[start : start + length]
+
+
+def training_text(ids, tokenizer) -> bytes:
+    """The training part as text, as far as it is searched."""
+    return tokenizer.decode_bytes(ids[:LONGEST_TEXT])

@@ -1,0 +1,74 @@
+"""Whether a plan fits into the memory that this process may have, and what would."""
+
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+from npgpt.engine.model import training_floats
+
+
+def check_memory(config, plan, needed: int) -> None:
+    """ValueError, with the settings that would fit, where `needed` bytes are more than there is."""
+    free, where = available_bytes()
+    if needed <= free:
+        return
+
+    def fits(config, batch):
+        return needed + 4 * training_floats(config, batch, plan.block_size) - now <= free
+
+    now = 4 * training_floats(config, plan.batch_size, plan.block_size)
+    message = (
+        f"not enough memory: this plan needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free ({where})"
+    )
+    batch = next((b for b in _halves(plan.batch_size) if fits(config, b)), None)
+    if batch:
+        parts = -(-plan.windows // batch)
+        advice = f"--batch-size {batch} --gradient-accumulation-steps {parts}"
+    else:
+        narrow = (replace(config, n_embd=c * config.n_head) for c in _halves(config.n_embd // config.n_head))
+        smaller = next((c for c in narrow if fits(c, 1)), None)
+        advice = smaller and f"--batch-size 1 --n-embd {smaller.n_embd}"
+    raise ValueError(f"{message}; {advice} would fit" if advice else f"{message}; no smaller plan would fit")
+
+
+def _halves(n: int):
+    while (n := n // 2) >= 1:
+        yield n
+
+
+def available_bytes() -> tuple[float, str]:
+    """(bytes that this process can still take, what sets that limit); infinite where nothing tells."""
+    limits = [(float("inf"), "no limit is known")]
+    if (free := _field("/proc/meminfo", "MemAvailable:")) is not None:
+        limits.append((1024 * free, "this machine"))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append((soft - 1024 * (_field("/proc/self/status", "VmSize:") or 0), "ulimit -v"))
+    limits += [(free, "cgroup") for free in _cgroup_bytes()]
+    free, where = min(limits)
+    return max(0, free), where
+
+
+def _cgroup_bytes():
+    """Room left in each cgroup (version 2) above this process; files that can be dropped count as room."""
+    try:
+        inside = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2]
+    except OSError:
+        return
+    here = Path("/sys/fs/cgroup") / inside.lstrip("/")
+    for folder in (here, *here.parents):
+        try:
+            limit = int((folder / "memory.max").read_text())
+            used = int((folder / "memory.current").read_text())
+        except (OSError, ValueError):  # no such controller, or "max"
+            continue
+        yield limit - used + (_field(folder / "memory.stat", "inactive_file") or 0)
+
+
+def _field(path, name: str) -> int | None:
+    """The number after `name` in a file of lines such as 'MemAvailable: 123 kB'."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.split()[0] == name), None)
