@@ -15,7 +15,7 @@ import numpy as np
 from npgpt.engine import kernels
 
 SQUARES = [384, 512, 768, 1024, 1536, 2048, 3072]
-PAUSE = 0.15  # seconds between turns: OpenBLAS goes on spinning, on the core that we need, for 0.11 s after a product
+PAUSE = 0.15  # seconds between turns: OpenBLAS spins on the core that we need for 0.11 s after each product
 LAYERS = [(768, 128), (4096, 384), (256, 768), (1024, 768)]  # tokens, C
 
 

@@ -185,7 +185,7 @@ def test_doors_to_a_model_that_is_not_there(door, text, name):
     refused(door(name, "nothing"), "nothing: No such file or directory")
     refused(door(name, "model.gguf"), "does not read GGUF")
     Path("empty").mkdir()
-    refused(door(name, "empty"), "must be a run, a checkpoint or a Hugging Face GPT-2 folder")
+    refused(door(name, "empty"), "must be a run, a checkpoint or a Hugging Face folder")
     refused(door(name, text), "must be a run")
 
 
