@@ -116,10 +116,10 @@ def read_pretrained(folder, model_class=GPT):
     not those of its config; all that is wrong with these is said at once, before memory is taken for them.
     """
     folder = Path(folder)
-    settings = _read_json(folder / "config.json")
+    settings = read_json(folder / "config.json")
     config = _config_from_json(settings, folder)
     tokenizer = read_tokenizer(folder)
-    _refuse_another(tokenizer, settings, config, f"read_pretrained: {folder}")
+    refuse_another(tokenizer, settings, config, f"read_pretrained: {folder}")
     with ExitStack() as stack:
         stored, path = _open_weights(folder, stack)
         model = fill(
@@ -139,7 +139,7 @@ def read_tokenizer(folder) -> Tokenizer | None:
         return None
 
 
-def _refuse_another(tokenizer: Tokenizer | None, settings: dict, config: GPTConfig, where: str) -> None:
+def refuse_another(tokenizer: Tokenizer | None, settings: dict, config: GPTConfig, where: str) -> None:
     """ValueError for a tokenizer that has more tokens than the model, or that is not the one it names."""
     if tokenizer is None:
         return
@@ -152,31 +152,31 @@ def _refuse_another(tokenizer: Tokenizer | None, settings: dict, config: GPTConf
         raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")
 
 
-def open_safetensors(path, stack: ExitStack) -> dict[str, Stored]:
-    """{name: tensor} of a safetensors file, which stays open as long as the stack."""
+def open_safetensors(path, stack: ExitStack) -> tuple[dict[str, Stored], dict]:
+    """({name: tensor}, metadata) of a safetensors file, which stays open as long as the stack."""
     try:
         file = stack.enter_context(safe_open(path, framework="np"))
     except SafetensorError as error:
         raise ValueError(f"read_pretrained: {path} must be a safetensors file, got {error}") from None
 
     def tensor(name):
-        slice = file.get_slice(name)
-        read = _read_bfloat16 if slice.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
-        return Stored(tuple(slice.get_shape()), slice.get_dtype(), lambda: read(path, name))
+        part = file.get_slice(name)
+        read = _read_bfloat16 if part.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
+        return Stored(tuple(part.get_shape()), part.get_dtype(), lambda: read(path, name))
 
-    return {name: tensor(name) for name in file.keys()}
+    return {name: tensor(name) for name in file.keys()}, file.metadata() or {}
 
 
 def _open_weights(folder: Path, stack: ExitStack):
     """The tensors of model.safetensors, or of the shards that its index names; and the path of either."""
     if (folder / WHOLE).exists():
-        return open_safetensors(folder / WHOLE, stack), folder / WHOLE
+        return open_safetensors(folder / WHOLE, stack)[0], folder / WHOLE
     path = folder / INDEX
     if not path.exists():
         raise ValueError(
-            f"read_pretrained: {folder} must hold {WHOLE}, or {INDEX} and its shards (pickles are not read)"
+            f"read_pretrained: {folder} must hold {WHOLE}, or {INDEX} and its shards (pickles are not opened)"
         )
-    names = _read_json(path).get("weight_map")
+    names = read_json(path).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise ValueError(f"read_pretrained: {path}: weight_map must map names of tensors to names of files")
     shards = {}
@@ -185,7 +185,7 @@ def _open_weights(folder: Path, stack: ExitStack):
             raise ValueError(f"read_pretrained: {path}: a shard must be a file of the folder, got {file!r}")
         if not (folder / file).is_file():
             raise ValueError(f"read_pretrained: {path}: there is no shard {file!r}")
-        shards[file] = open_safetensors(folder / file, stack)
+        shards[file], _ = open_safetensors(folder / file, stack)
     return {name: shards[file][name] for name, file in names.items() if name in shards[file]}, path
 
 
@@ -276,7 +276,7 @@ def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
