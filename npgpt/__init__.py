@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOME = {
     "GPT": "npgpt.api",
     "GPT2LMHeadModel": "npgpt.api",
+    "GPT2Tokenizer": "npgpt.api",
     "load": "npgpt.api",
     "GPTConfig": "npgpt.engine.model",
     "preset": "npgpt.engine.presets",

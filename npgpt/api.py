@@ -175,28 +175,123 @@ class GPT2LMHeadModel(GPT):
         return input_ids.new_tensor(rows) if hasattr(input_ids, "new_tensor") else rows
 
 
-def load(path, model_class=GPT) -> GPT:
-    """The model that `path` holds: a run folder, a checkpoint folder or a Hugging Face folder of the family.
+class Encoding(dict):
+    """What GPT2Tokenizer makes of texts: input_ids and attention_mask, as keys and as attributes."""
 
+    __getattr__ = dict.__getitem__
+
+
+class GPT2Tokenizer:
+    """A tokenizer of npgpt under the names of Transformers' class; any that a folder of the family has.
+
+    As there, a special token that is spelt out in a text becomes its id; padding is the end of text, on the
+    left, where generation needs it.
+    """
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self.vocab_size = tokenizer.vocab_size
+        self.bos_token_id = self.eos_token_id = self.pad_token_id = tokenizer.end_of_text
+
+    @classmethod
+    def from_pretrained(cls, path) -> "GPT2Tokenizer":
+        """Of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
+        from npgpt.text.tokenizer import load_tokenizer
+
+        return cls(load_tokenizer(_folder(path)))
+
+    def __len__(self):
+        return self.vocab_size
+
+    def encode(self, text: str, return_tensors: str | None = None):
+        """A list of ids; with return_tensors "np" or "pt" an array or a tensor (1, N)."""
+        ids = self._tokenizer.encode(text, special_tokens=True).astype(np.int64)
+        return _tensor(ids[None], return_tensors) if return_tensors else ids.tolist()
+
+    def __call__(self, text, padding: bool = False, return_tensors: str | None = None) -> Encoding:
+        """The ids of a text, or of a list of texts, and the mask of what is no padding."""
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [self.encode(one) for one in texts]
+        longest = max(map(len, rows), default=0)
+        if return_tensors and not padding and any(len(row) < longest for row in rows):
+            raise ValueError("GPT2Tokenizer: padding must be True for texts of unequal length in one tensor")
+        missing = [longest - len(row) if padding else 0 for row in rows]
+        ids = [[self.pad_token_id] * n + row for n, row in zip(missing, rows, strict=True)]
+        mask = [[0] * n + [1] * len(row) for n, row in zip(missing, rows, strict=True)]
+        if isinstance(text, str) and not return_tensors:
+            ids, mask = ids[0], mask[0]
+        return Encoding(input_ids=_tensor(ids, return_tensors), attention_mask=_tensor(mask, return_tensors))
+
+    def decode(self, ids, skip_special_tokens: bool = False) -> str:
+        """The text of a row of ids: list, array or tensor."""
+        return self._tokenizer.decode(np.asarray(ids), skip_special_tokens)
+
+    def batch_decode(self, rows, skip_special_tokens: bool = False) -> list[str]:
+        return [self.decode(row, skip_special_tokens) for row in rows]
+
+
+def _tensor(rows, kind: str | None):
+    if kind is None:
+        return rows
+    rows = np.array(rows, np.int64)
+    if kind == "np":
+        return rows
+    if kind != "pt":
+        raise ValueError(f"GPT2Tokenizer: return_tensors must be None, 'np' or 'pt', got {kind!r}")
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("GPT2Tokenizer: return_tensors='pt' needs torch: pip install torch") from None
+    return torch.from_numpy(rows)
+
+
+def load(path, model_class=GPT, **fields) -> GPT:
+    """The model that `path` holds or names.
+
+    A run folder, a checkpoint folder, a Hugging Face folder of the family, OpenAI's release of GPT-2 for
+    TensorFlow; a state_dict in a .safetensors file (`fields` of GPTConfig, n_head first, are what it does not
+    tell), nanoGPT's ckpt.pt; or, where nothing is there, a name on the Hugging Face Hub.
     A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is warned of
     and passed over for the one before. ValueError where there is no such model, OSError where nothing is.
     """
-    from npgpt.interop.huggingface import read_pretrained
-    from npgpt.training import checkpoint
+    from npgpt.interop import huggingface, pytorch, tensorflow
 
     path = Path(path)
     if path.suffix == ".gguf":
         raise ValueError(f"load: path must be a folder, got {path}: this version does not read GGUF")
+    if path.is_file() and path.suffix == ".safetensors":
+        return pytorch.read_state_dict(path, model_class, **fields)
+    if fields:
+        raise ValueError(
+            f"load: {', '.join(fields)} must be left out, but for a state_dict in a .safetensors file"
+        )
+    if path.is_file() and path.suffix in (".pt", ".pth"):
+        return pytorch.read_checkpoint(path, model_class)
+    folder = _folder(path)
+    if (folder / "hparams.json").exists() and not (folder / "config.json").exists():
+        model, tokenizer = tensorflow.read_release(folder, model_class)
+    elif not (folder / "config.json").exists():
+        raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
+    else:
+        model, tokenizer = huggingface.read_pretrained(folder, model_class)
+    model.tokenizer = tokenizer
+    return model
+
+
+def _folder(path) -> Path:
+    """The folder of files that a path stands for: of a run its best checkpoint, of a Hub's name what came."""
+    from npgpt.interop import hub
+    from npgpt.training import checkpoint
+
+    path = Path(path)
     if not path.exists():
+        if hub.is_name(path):
+            return hub.fetch(str(path))
         raise FileNotFoundError(2, "No such file or directory", str(path))
     if checkpoint.is_run(path):
         path, broken = checkpoint.choose(path)
         for line in broken:
-            warnings.warn(line, stacklevel=2)
+            warnings.warn(line, stacklevel=3)
     elif (path / checkpoint.MANIFEST).exists():
         checkpoint.verify(path)
-    elif not (path / "config.json").exists():
-        raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
-    model, tokenizer = read_pretrained(path, model_class)
-    model.tokenizer = tokenizer
-    return model
+    return path

@@ -21,7 +21,7 @@ def main(argv=None) -> int:
 
         model = npgpt.load(args.model)
         if model.tokenizer is None:
-            raise ValueError(f"{args.model}: must have the byte tokenizer to be measured on text")
+            raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         part, ids, train_ids = _parts(args, model.tokenizer)
     cli.begin(args.threads)
     print(f"measured on {part}: {len(ids):,} tokens")

@@ -1,13 +1,25 @@
 """`python -m npgpt.train TEXT...`: train a GPT on text, from reading the files to showing what it writes."""
 
+import argparse
 import contextlib
 import json
+import re
 import shlex
 import time
 from pathlib import Path
 
 from npgpt import cli
 from npgpt.cli import Setting
+
+
+def _tokenizer_name(text: str) -> str:
+    """For argparse: bytes, bpe:N, or the full path of what is there."""
+    if text == "bytes" or re.fullmatch(r"bpe:\d+", text):
+        return text
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"must be bytes, bpe:N or the path of a vocabulary, got {text}")
+    return str(Path(text).resolve())
+
 
 SETTINGS = [
     Setting("out", str, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
@@ -22,7 +34,12 @@ SETTINGS = [
     Setting("n_head", cli.count, "attention heads, which must divide n_embd"),
     Setting("n_embd", cli.count, "channels"),
     Setting("dropout", cli.share, "share of activations dropped while training"),
-    Setting("tokenizer", cli.one_of("bytes"), "bytes: a token is a byte, 257 in all (default)"),
+    Setting(
+        "tokenizer",
+        _tokenizer_name,
+        "bytes (257 tokens), bpe:N (N tokens, learnt from the training part), or the path of a vocabulary "
+        "(default: bytes for small texts, else bpe)",
+    ),
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
     Setting(
         "clean", cli.one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"
@@ -53,7 +70,7 @@ SETTINGS = [
     Setting("seed", cli.count_or_zero, "of weights, batches and dropout (default 0)"),
     Setting("threads", cli.count, "default: the CPUs this process may use"),
 ]
-DEFAULTS = {"tokenizer": "bytes", "clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
+DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
 MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no weight depends on
 
@@ -97,7 +114,7 @@ class _Job:
         from npgpt.text.corpus import Corpus
         from npgpt.training import checkpoint
         from npgpt.training import run as runs
-        from npgpt.training.plan import FLAGS, make_plan
+        from npgpt.training.plan import FLAGS, default_tokenizer, make_plan
         from npgpt.training.trainer import prepare, read_knots
 
         given = _one_length(cli.resolve(SETTINGS, args, args.config), args)
@@ -130,7 +147,9 @@ class _Job:
             model = _parent(settings, given)
             tokenizer = model.tokenizer
         else:
-            tokenizer = data.make_tokenizer(settings["tokenizer"], self.corpus)
+            settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(self.corpus.n_bytes)
+            split = settings["split"] or data.DEFAULT_SPLIT
+            tokenizer = data.make_tokenizer(settings["tokenizer"], self.corpus, split)
         ids = data.encode(self.corpus, tokenizer)
         flags = {name: settings[name] for name in FLAGS}
         if self.began_before:
@@ -145,6 +164,7 @@ class _Job:
         self.resident = runs.resident_bytes()
         spent = time.perf_counter() - started
         self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent)
+        self.trainer.model.tokenizer = tokenizer  # its samples are text
         if found:
             self.trainer.go_on(self.folder, found[0])
         elif not self.began_before:
@@ -194,6 +214,8 @@ class _Job:
     def _tell_text(self):
         print("\n".join(self.corpus.report()))
         dataset, plan = self.trainer.dataset, self.plan
+        size, name = dataset.tokenizer.vocab_size, self.settings["tokenizer"] or dataset.tokenizer.name
+        print(f"tokenizer: {name}, {size:,} tokens, {self.corpus.n_bytes / len(dataset):.2f} bytes in one")
         if plan.memorise:
             print(
                 "this text is too small to generalise from: it will be memorised, all of it is for training"
@@ -221,6 +243,11 @@ def _parent(settings: dict, given: dict):
     model = npgpt.load(path)
     if model.tokenizer is None:
         raise ValueError(f"--init-from {path}: must have a tokenizer to be trained on text")
+    if given["tokenizer"] not in (None, model.tokenizer.name):
+        raise ValueError(
+            f"--init-from {path}: its tokenizer is {model.tokenizer.name}, got {given['tokenizer']}"
+        )
+    settings["tokenizer"] = model.tokenizer.name
     for name in ("n_layer", "n_head", "n_embd", "block_size"):
         size = getattr(model.config, name)
         if given[name] not in (None, size):

@@ -132,7 +132,10 @@ def test_text_that_cannot_be_read(door, path, message):
         ("--split 0.5,0.6", "split must be"),
         ("--clean hard", "must be none or light or full, got hard"),
         ("--optimizer sgd", "must be adamw or muon, got sgd"),
-        ("--tokenizer words", "must be bytes, got words"),
+        ("--tokenizer bpe:100", "bpe: vocab_size must be a whole number, at least 257"),
+        ("--tokenizer bpe:4096", "bpe:4096: the text has pairs for at most"),
+        ("--tokenizer text.txt", "text.txt: holds no tokenizer"),
+        ("--tokenizer words", "must be bytes, bpe:N or the path of a vocabulary, got words"),
         ("--epochs 1 --steps 1", "--epochs and --steps cannot both be given"),
         ("--minutes 1 --steps 1", "--steps and --minutes cannot both be given"),
         ("--minutes 0", "--minutes: must be a number above 0, got 0"),
@@ -492,6 +495,30 @@ def test_going_on_from_another_model_on_new_text(door, run):
     bare = npgpt.GPT(npgpt.GPTConfig(1, 1, 8, 8, 300))
     bare.save_pretrained("bare")
     refused(door("train", "new.txt", "--init-from", "bare"), "must have a tokenizer")
+
+
+def test_a_vocabulary_learnt_from_the_text_goes_all_the_way(door, text):
+    flags = [*TINY, "--tokenizer", "bpe:264", "--split", "0.5,0.25,0.25"]
+    text.write_bytes(b"um dois abc abd " * 200 + b"zzz zzz " * 400)
+    code, out, err = door("train", text, *flags, "--steps", 4, "--save-every", 2, "--out", "r", "--json")
+    assert code == 0 and err == "" and "tokenizer: bpe:264, 264 tokens, " in out
+    tokenizer = npgpt.load("r").tokenizer
+    assert tokenizer.name == "bpe:264" and not any("zz" in token for token in tokenizer.vocabulary.tokens)
+    code, out, _ = door("evaluate", "r", "--json")
+    result = json.loads(out.splitlines()[-1])
+    assert code == 0 and result["bytes"] == result["tokens"] - 1  # the test part is all z and blanks
+    bits = result["loss"] * result["tokens"] / 0.6931472
+    assert result["bits_per_byte"] * result["bytes"] == pytest.approx(bits)
+    assert door("generate", "r", "um dois", "--max-new-tokens", 5)[0] == 0
+    door("train", text, *flags, "--steps", 4, "--save-every", 2, "--out", "again")
+    assert (npgpt.load("again").flat_params == npgpt.load("r").flat_params).all()
+    code, out, _ = door("train", "--resume", "--out", "r")
+    assert code == 0 and "is finished" in out
+    other = ("--tokenizer", "bytes")
+    refused(door("train", "--resume", "--out", "r", *other), "tokenizer is bpe:264 in this run, got bytes")
+    refused(door("train", text, "--init-from", "r", *other), "its tokenizer is bpe:264, got bytes")
+    code, out, _ = door("train", text, *TINY, "--tokenizer", "r/step-000004", "--steps", 1, "--out", "path")
+    assert code == 0 and npgpt.load("path").tokenizer == tokenizer
 
 
 def test_patience_and_target_loss(door, text):

@@ -32,6 +32,12 @@ MAY_IMPORT = {
 }
 OUTSIDE = {"numpy", "safetensors", "tqdm"}  # what `pip install npgpt` brings
 ENGINE_OUTSIDE = {"numpy"}
+EXTRAS = {  # file -> what it may import besides, inside a function
+    "api.py": {"torch"},
+    "interop/hub.py": {"huggingface_hub"},
+    "interop/pytorch.py": {"torch"},
+    "interop/tensorflow.py": {"tensorflow"},
+}
 
 
 def imports(path: Path):
@@ -71,8 +77,16 @@ def test_walls(path):
             allowed = MAY_IMPORT[here]
             assert room(module) in allowed or file in allowed, f"{inside} may not import {module}"
         elif top not in sys.stdlib_module_names:
-            allowed = ENGINE_OUTSIDE if here == "engine" else OUTSIDE
+            allowed = ENGINE_OUTSIDE if here == "engine" else OUTSIDE | EXTRAS.get(inside.as_posix(), set())
             assert top in allowed, f"{inside} imports {top}, which npgpt does not bring"
+
+
+def test_extras_are_imported_in_functions_alone():
+    for name, extras in EXTRAS.items():
+        heads = ast.Module(ast.parse((PACKAGE / name).read_text(encoding="utf-8")).body, [])
+        at_head = {alias.name for node in heads.body if isinstance(node, ast.Import) for alias in node.names}
+        at_head |= {node.module for node in heads.body if isinstance(node, ast.ImportFrom)}
+        assert not extras & at_head
 
 
 def test_nobody_imports_a_door():

@@ -6,6 +6,7 @@ in the file. No pickle is ever read.
 """
 
 import json
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from npgpt.engine.model import GPT, GPTConfig
 from npgpt.interop.layout import Stored, fill, tensors
 from npgpt.interop.safetensors_file import save_file
-from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.text.tokenizer import Tokenizer, load_tokenizer
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -83,7 +84,7 @@ def family_of(config: GPTConfig) -> str:
     return "openai-gpt" if config.post_norm else "gpt2" if config.window is None else "gpt_neo"
 
 
-def write_pretrained(folder, model: GPT, tokenizer: ByteTokenizer | None = None) -> None:
+def write_pretrained(folder, model: GPT, tokenizer: Tokenizer | None = None) -> None:
     """Write model.safetensors, config.json, generation_config.json and the tokenizer's files into `folder`.
 
     The folder is made if need be. A model without biases is written with zeros for them, as Transformers
@@ -95,7 +96,10 @@ def write_pretrained(folder, model: GPT, tokenizer: ByteTokenizer | None = None)
 
     # Said even where there is none: left out it would mean GPT-2's own 50256.
     end = tokenizer.end_of_text if tokenizer else None
-    _write_json(folder / "config.json", _config_to_json(model.config, end))
+    settings = _config_to_json(model.config, end)
+    if tokenizer:
+        settings["npgpt"]["tokenizer"] = tokenizer.fingerprint
+    _write_json(folder / "config.json", settings)
     _write_json(
         folder / "generation_config.json",
         {"_from_model_config": True, "bos_token_id": end, "eos_token_id": end},
@@ -107,54 +111,72 @@ def write_pretrained(folder, model: GPT, tokenizer: ByteTokenizer | None = None)
 def read_pretrained(folder, model_class=GPT):
     """(model, tokenizer) from a Hugging Face folder of one of the three, its safetensors whole or in shards.
 
-    The tokenizer is None where the folder has none, or has another than bytes: the model then takes ids.
-    ValueError where the model is not as we compute it, or its tensors are not those of its config; all that
-    is wrong with the tensors is said at once, before any memory is taken for them.
+    The tokenizer is None where the folder has none, or one that we cannot read: the model then takes ids.
+    ValueError for another model's tokenizer, and where the model is not as we compute it, or its tensors are
+    not those of its config; all that is wrong with these is said at once, before memory is taken for them.
     """
     folder = Path(folder)
-    settings = _read_json(folder / "config.json")
+    settings = read_json(folder / "config.json")
     config = _config_from_json(settings, folder)
+    tokenizer = read_tokenizer(folder)
+    refuse_another(tokenizer, settings, config, f"read_pretrained: {folder}")
     with ExitStack() as stack:
         stored, path = _open_weights(folder, stack)
         model = fill(
             model_class, settings.get("model_type", "gpt2"), config, stored, f"read_pretrained: {path}"
         )
-    return model, read_tokenizer(folder)
+    return model, tokenizer
 
 
-def read_tokenizer(folder) -> ByteTokenizer | None:
-    """The byte tokenizer if that is what `folder` holds, else None."""
+def read_tokenizer(folder) -> Tokenizer | None:
+    """The tokenizer that `folder` holds, None without one; a warning tells of one that we cannot read."""
     try:
-        return ByteTokenizer.from_folder(folder)
-    except (FileNotFoundError, ValueError):
+        return load_tokenizer(folder)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        warnings.warn(f"{error}; the model takes ids only", stacklevel=3)
         return None
 
 
-def open_safetensors(path, stack: ExitStack) -> dict[str, Stored]:
-    """{name: tensor} of a safetensors file, which stays open as long as the stack."""
+def refuse_another(tokenizer: Tokenizer | None, settings: dict, config: GPTConfig, where: str) -> None:
+    """ValueError for a tokenizer that has more tokens than the model, or that is not the one it names."""
+    if tokenizer is None:
+        return
+    if tokenizer.vocab_size > config.vocab_size:
+        wanted = f"at most the model's {config.vocab_size} tokens"
+        raise ValueError(f"{where}: the tokenizer must have {wanted}, got {tokenizer.vocab_size}")
+    ours = settings.get("npgpt")
+    named = ours.get("tokenizer", tokenizer.fingerprint) if isinstance(ours, dict) else tokenizer.fingerprint
+    if named != tokenizer.fingerprint:
+        raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")
+
+
+def open_safetensors(path, stack: ExitStack) -> tuple[dict[str, Stored], dict]:
+    """({name: tensor}, metadata) of a safetensors file, which stays open as long as the stack."""
     try:
         file = stack.enter_context(safe_open(path, framework="np"))
     except SafetensorError as error:
         raise ValueError(f"read_pretrained: {path} must be a safetensors file, got {error}") from None
 
     def tensor(name):
-        slice = file.get_slice(name)
-        read = _read_bfloat16 if slice.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
-        return Stored(tuple(slice.get_shape()), slice.get_dtype(), lambda: read(path, name))
+        part = file.get_slice(name)
+        read = _read_bfloat16 if part.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
+        return Stored(tuple(part.get_shape()), part.get_dtype(), lambda: read(path, name))
 
-    return {name: tensor(name) for name in file.keys()}
+    return {name: tensor(name) for name in file.keys()}, file.metadata() or {}
 
 
 def _open_weights(folder: Path, stack: ExitStack):
     """The tensors of model.safetensors, or of the shards that its index names; and the path of either."""
     if (folder / WHOLE).exists():
-        return open_safetensors(folder / WHOLE, stack), folder / WHOLE
+        return open_safetensors(folder / WHOLE, stack)[0], folder / WHOLE
     path = folder / INDEX
     if not path.exists():
         raise ValueError(
-            f"read_pretrained: {folder} must hold {WHOLE}, or {INDEX} and its shards (pickles are not read)"
+            f"read_pretrained: {folder} must hold {WHOLE}, or {INDEX} and its shards (pickles are not opened)"
         )
-    names = _read_json(path).get("weight_map")
+    names = read_json(path).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise ValueError(f"read_pretrained: {path}: weight_map must map names of tensors to names of files")
     shards = {}
@@ -163,7 +185,7 @@ def _open_weights(folder: Path, stack: ExitStack):
             raise ValueError(f"read_pretrained: {path}: a shard must be a file of the folder, got {file!r}")
         if not (folder / file).is_file():
             raise ValueError(f"read_pretrained: {path}: there is no shard {file!r}")
-        shards[file] = open_safetensors(folder / file, stack)
+        shards[file], _ = open_safetensors(folder / file, stack)
     return {name: shards[file][name] for name, file in names.items() if name in shards[file]}, path
 
 
@@ -254,7 +276,7 @@ def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

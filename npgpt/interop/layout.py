@@ -77,8 +77,8 @@ def tensors(form: str, model) -> dict[str, np.ndarray]:
     found, shapes = {}, parameter_shapes(replace(model.config, bias=True))
     for theirs, place in places(form, model.config).items():
         if place.name in model.params:
-            w = place.of(model.params) * np.float32(_factor(form, model.config, place))
-            found[theirs] = np.ascontiguousarray(w, np.float32)
+            w, factor = place.of(model.params), _factor(form, model.config, place)
+            found[theirs] = np.ascontiguousarray(w if factor == 1 else w * np.float32(factor), np.float32)
         else:
             found[theirs] = np.zeros(place.shape(shapes), np.float32)
     return found
@@ -101,7 +101,10 @@ def fill(model_class, form: str, config: GPTConfig, stored: dict[str, Stored], w
         if name in given:
             wrong.append(f"{name} is there twice")
         given[name] = tensor
-    head = given.pop("lm_head.weight", None)  # some repeat the tied head
+    head = given.pop("lm_head.weight", None)  # some repeat the tied head, or have it in the embedding's place
+    wte = next(name for name, place in wanted.items() if place.name == "wte.weight")
+    if head and wte not in given:
+        given[wte], head = head, None
     wrong += [f"{name} is missing" for name in wanted if name not in given]
     wrong += [f"{name} does not belong" for name in given if name not in wanted]
     expected = {name: place.shape(shapes) for name, place in wanted.items()}

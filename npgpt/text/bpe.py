@@ -36,6 +36,35 @@ def split(text) -> list[bytes]:
     return [piece.encode("utf-8", "surrogateescape") for piece in PATTERN.findall(text)]
 
 
+def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> list[int]:
+    """`ids` (which it takes over) with all merges done; merges: pair -> (rank, the id that takes its place).
+
+    In time n log n: possible merges wait in a heap by rank, then by place.
+    """
+    n = len(ids)
+    before, after = list(range(-1, n - 1)), list(range(1, n + 1))
+
+    def candidate(i):
+        found = merges.get((ids[i], ids[after[i]])) if after[i] < n else None
+        return [(found[0], i, found[1])] if found else []
+
+    heap = [entry for i in range(n) for entry in candidate(i)]
+    heapq.heapify(heap)
+    while heap:
+        entry = heapq.heappop(heap)
+        _, i, token = entry
+        if ids[i] is None or [entry] != candidate(i):  # another merge was there first
+            continue
+        ids[i], ids[after[i]] = token, None
+        after[i] = after[after[i]]
+        if after[i] < n:
+            before[after[i]] = i
+        for place in (before[i], i):
+            for new in candidate(place) if place >= 0 else ():
+                heapq.heappush(heap, new)
+    return [token for token in ids if token is not None]
+
+
 class ReferenceBpe:
     """Encodes and decodes.
 
@@ -57,35 +86,9 @@ class ReferenceBpe:
             if piece not in self._known:
                 if len(self._known) > 100_000:
                     self._known.clear()
-                self._known[piece] = self.encode_piece(piece)
+                self._known[piece] = merge([self._byte_ids[byte] for byte in piece], self._merges)
             ids += self._known[piece]
         return np.array(ids, self._dtype)
-
-    def encode_piece(self, piece: bytes) -> list[int]:
-        """The ids of one piece, in time n log n: possible merges wait in a heap by rank, then by place."""
-        ids = [self._byte_ids[byte] for byte in piece]
-        n = len(ids)
-        before, after = list(range(-1, n - 1)), list(range(1, n + 1))
-
-        def candidate(i):
-            found = self._merges.get((ids[i], ids[after[i]])) if after[i] < n else None
-            return [(found[0], i, found[1])] if found else []
-
-        heap = [entry for i in range(n) for entry in candidate(i)]
-        heapq.heapify(heap)
-        while heap:
-            entry = heapq.heappop(heap)
-            _, i, token = entry
-            if ids[i] is None or [entry] != candidate(i):  # another merge was there first
-                continue
-            ids[i], ids[after[i]] = token, None
-            after[i] = after[after[i]]
-            if after[i] < n:
-                before[after[i]] = i
-            for place in (before[i], i):
-                for new in candidate(place) if place >= 0 else ():
-                    heapq.heappush(heap, new)
-        return [token for token in ids if token is not None]
 
     def decode(self, ids) -> bytes:
         return b"".join(self._tokens[i] for i in np.asarray(ids).tolist())
@@ -127,7 +130,7 @@ class ReferenceCounts:
                 old = words[w]
                 for pair in pairwise(old):
                     pairs[pair] -= times[w]
-                new = words[w] = _merge(old, best, token)
+                new = words[w] = _merge_pair(old, best, token)
                 for pair in pairwise(new):
                     pairs[pair] += times[w]
                     where[pair].add(w)
@@ -136,7 +139,7 @@ class ReferenceCounts:
         return np.array(merges, np.uint32).reshape(-1, 3)
 
 
-def _merge(word: list[int], pair: tuple[int, int], token: int) -> list[int]:
+def _merge_pair(word: list[int], pair: tuple[int, int], token: int) -> list[int]:
     """[1, 2, 3, 1, 2] with (1, 2) -> 4 is [4, 3, 4]; from left to right."""
     merged, i = [], 0
     while i < len(word):

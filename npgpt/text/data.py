@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from npgpt.text import tokenizer as tokenizers
 from npgpt.text.corpus import Corpus
-from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 
@@ -54,11 +55,19 @@ def _encoded(corpus: Corpus, tokenizer):
     yield end
 
 
-def make_tokenizer(name: str, corpus: Corpus):
-    """The tokenizer that --tokenizer names, for this corpus."""
-    if name != "bytes":
-        raise ValueError(f"tokenizer must be bytes, got {name}")
-    return ByteTokenizer()
+def make_tokenizer(name: str, corpus: Corpus, split=DEFAULT_SPLIT) -> Tokenizer:
+    """What --tokenizer names: bytes; bpe:N, learnt from the training part of the corpus; a path."""
+    return tokenizers.make_tokenizer(name, _beginning(corpus, parse_split(split)[0]))
+
+
+def _beginning(corpus: Corpus, share: float):
+    """Yield the documents up to `share` of the bytes."""
+    left = round(share * corpus.n_bytes)
+    for _, piece in corpus.pieces():
+        yield piece[:left]
+        left -= len(piece)
+        if left <= 0:
+            return
 
 
 def cache_folder() -> Path:
@@ -93,7 +102,7 @@ class Dataset:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-    tokenizer: ByteTokenizer
+    tokenizer: Tokenizer
 
     def __len__(self):
         return len(self.train) + len(self.validation) + len(self.test)

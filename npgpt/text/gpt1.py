@@ -4,17 +4,16 @@ What transformers' OpenAIGPTTokenizer computes (BERT's cleaning and splitting). 
 ends and runs of blanks, and a character that it does not know becomes <unk>: for GPT-1's own weights only.
 """
 
-import itertools
 import unicodedata
 
 import numpy as np
 
+from npgpt.text.bpe import merge
 from npgpt.text.tokenizer import StreamDecoder, Tokenizer
 from npgpt.text.tokenizer_json import END_OF_WORD, UNKNOWN, Vocabulary
 
-LINE_END = (
-    "\n</w>"  # GPT-1 has no end of text; this token of its, which no text encodes to here, stands for it
-)
+# GPT-1 has no end of text; this token of its, which no text encodes to here, stands for it.
+LINE_END = "\n</w>"
 
 
 class GPT1Tokenizer(Tokenizer):
@@ -43,7 +42,11 @@ class GPT1Tokenizer(Tokenizer):
                 raise ValueError(f"{where}: no merge makes the token {token!r}")
         special = vocabulary.special | {UNKNOWN: tokens[UNKNOWN]}
         self.vocabulary = Vocabulary(where, tokens, vocabulary.merges, special, LINE_END, words=True)
-        self._ranks, self._names = ranks, sorted(tokens, key=tokens.get)
+        self._names = sorted(tokens, key=tokens.get)
+        self._merges = {
+            (tokens[left], tokens[right]): (rank, tokens[left + right])
+            for (left, right), rank in ranks.items()
+        }
         self._known = {}  # word -> its ids
 
     def _encode(self, data):
@@ -59,14 +62,7 @@ class GPT1Tokenizer(Tokenizer):
     def _encode_word(self, word: str) -> list[int]:
         tokens = self.vocabulary.tokens
         parts = [*word[:-1], word[-1] + END_OF_WORD]
-        parts = [part if part in tokens else UNKNOWN for part in parts]
-        while len(parts) > 1:
-            pairs = list(itertools.pairwise(parts))
-            first = min(range(len(pairs)), key=lambda i: self._ranks.get(pairs[i], len(self._ranks)))
-            if pairs[first] not in self._ranks:
-                break
-            parts[first : first + 2] = ["".join(pairs[first])]
-        return [tokens[part] for part in parts]
+        return merge([tokens.get(part, tokens[UNKNOWN]) for part in parts], self._merges)
 
     def _decode(self, ids):
         return "".join(self.words(ids)).removesuffix(" ").encode()

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from npgpt.engine.model import GPT, GPTConfig
 from npgpt.interop.huggingface import read_pretrained, write_pretrained
-from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 6, "vocab_size": 257}
 
@@ -252,8 +252,23 @@ def test_broken_files_are_refused(folder):
 
 
 def test_a_folder_with_another_tokenizer_gives_a_model_that_takes_ids(folder):
-    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}, "merges": []}}')
-    assert read_pretrained(folder)[1] is None
+    (folder / "tokenizer.json").write_text('{"model": {"type": "WordPiece", "vocab": {"a": 0}}}')
+    with pytest.warns(UserWarning, match=r"tokenizer\.json: must hold a BPE model; the model takes ids only"):
+        assert read_pretrained(folder)[1] is None
     for name in ("tokenizer.json", "vocab.json"):
         (folder / name).unlink()
     assert read_pretrained(folder)[1] is None
+
+
+def test_any_tokenizer_travels_with_its_model(tmp_path):
+    bpe = BPETokenizer.train([b"um dois um dois"], 260)
+    model = GPT(GPTConfig(**SMALL | {"vocab_size": 260}), seed=1)
+    write_pretrained(tmp_path, model, bpe)
+    assert read_pretrained(tmp_path)[1] == bpe
+    assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == 259
+    BPETokenizer.train([b"mar sol mar sol"], 260).save(tmp_path, 6)  # as many tokens, but others
+    with pytest.raises(ValueError, match="the tokenizer must be the one that the model was trained with"):
+        read_pretrained(tmp_path)
+    BPETokenizer.train([b"um dois um dois"], 261).save(tmp_path, 6)
+    with pytest.raises(ValueError, match="must have at most the model's 260 tokens, got 261"):
+        read_pretrained(tmp_path)

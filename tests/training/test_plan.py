@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from npgpt.text.data import batches_per_epoch
-from npgpt.training.plan import FLAGS, TOO_SMALL, make_plan
+from npgpt.training.plan import BPE_FROM, DEFAULT_BPE, FLAGS, TOO_SMALL, default_tokenizer, make_plan
 
 
 def test_a_small_text_is_memorised_whole():
@@ -55,3 +55,8 @@ def test_epochs_become_steps():
     plan = make_plan(10**6, epochs=3)
     assert plan.steps == 3 * batches_per_epoch(800_000, plan.block_size, plan.batch_size)
     assert "epochs" in FLAGS and "memorise" not in FLAGS
+
+
+def test_the_tokenizer_depends_on_the_size_alone():
+    assert default_tokenizer(682) == default_tokenizer(BPE_FROM - 1) == "bytes"
+    assert default_tokenizer(BPE_FROM) == default_tokenizer(10**12) == DEFAULT_BPE

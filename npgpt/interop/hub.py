@@ -1,0 +1,32 @@
+"""Checkpoints from the Hugging Face Hub, through huggingface_hub where it is installed."""
+
+import re
+from pathlib import Path
+
+FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+         "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # fmt: skip
+
+
+def is_name(path: Path) -> bool:
+    """Whether a path that is not there may be a name on the Hub: "gpt2", "openai-community/gpt2".
+
+    Not "runs/x" beside a folder runs: that is a slip of the pen, and nobody else's business.
+    """
+    name = re.fullmatch(r"([\w-][\w.-]*)(/[\w-][\w.-]*)?", path.as_posix())
+    return bool(name) and not (name[2] and Path(name[1]).is_dir())
+
+
+def fetch(name: str) -> Path:
+    """The folder, in huggingface_hub's cache, with what npgpt reads of a model; fetched if need be."""
+    put = f"or put its config.json, model.safetensors and the tokenizer's files into ./{name}"
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        how = f"pip install 'npgpt[hub]' to fetch it from the Hugging Face Hub, {put}"
+        raise FileNotFoundError(2, f"No such folder; {how}", name) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except Exception as error:  # of many kinds: no network, no such name, no leave
+        reason = str(error).split("\n")[0] or type(error).__name__
+        how = f"and the Hugging Face Hub does not give it ({reason}); be online, {put}"
+        raise FileNotFoundError(2, f"No such folder, {how}", name) from None
