@@ -15,7 +15,7 @@ from npgpt.engine.model import GPT, GPTConfig
 from npgpt.interop import huggingface, pytorch, tensorflow
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer
 
-SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 257}
+SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 3}
 FAMILY = {"gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
 
 
