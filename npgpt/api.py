@@ -102,6 +102,44 @@ class GPT(engine.GPT):
         write_pretrained(folder, self, self.tokenizer)
 
 
+class ModelEngine:
+    """The engines, by the names that the pseudo-API has for them."""
+
+    gpt, gpt2, gpt3 = engine.ENGINES
+
+
+def Train(
+    engine=None, dataset=None, model_engine=None, batch_size=None, epochs=None, out=None, seed=0, **flags
+):
+    """Train a GPT on a Dataset, or on a file -> the model, which generates; its run is kept in runs/train.
+
+    engine, or model_engine, is one of ModelEngine's, gpt-2 unless told. `out` is another folder for the run,
+    `flags` are further settings of `python -m npgpt.train` (steps, n_layer, lr ...). What is not given is
+    planned by the size of the text, and a small text is learnt by heart, all of it.
+    """
+    from npgpt.text.data import Dataset
+    from npgpt.training import plan, run
+    from npgpt.training.trainer import prepare
+
+    if engine and model_engine and engine != model_engine:
+        raise ValueError(f"Train: model_engine must be the engine, {engine!r}, got {model_engine!r}")
+    if unknown := [name for name in flags if name not in plan.FLAGS]:
+        raise TypeError(f"Train: {unknown[0]} must be one of {', '.join(plan.FLAGS)}")
+    if not isinstance(dataset, Dataset):
+        dataset = Dataset.from_text(dataset)
+    flags |= {"engine": engine or model_engine, "batch_size": batch_size, "epochs": epochs}
+    ids = np.concatenate([dataset.train, dataset.validation, dataset.test])
+    dataset = Dataset.from_ids(ids, plan.make_plan(len(ids), **flags).split, dataset.tokenizer)
+    trainer = prepare(dataset, flags, seed, GPT)
+    trainer.model.tokenizer = dataset.tokenizer
+    folder = run.find_folder(out, "train", resume=False)
+    with run.locked(folder):
+        about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
+        run.write_config(folder, {**trainer.plan.settings(), "seed": seed}, about)
+        trainer.train(folder)
+    return load(folder)
+
+
 class GPT2LMHeadModel(GPT):
     """GPT under the names of Transformers' class; a folder of any of the family will do."""
 

@@ -24,6 +24,14 @@ def _tokenizer_name(text: str) -> str:
 SETTINGS = [
     Setting("out", str, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
     Setting("init_from", str, "go on from this model's weights, with its tokenizer: a run or a GPT-2 folder"),
+    Setting(
+        "engine",
+        cli.one_of("gpt", "gpt-2", "gpt-3"),
+        "gpt (layernorms behind the branches), gpt-2 (default) or gpt-3 (a window in every other layer)",
+    ),
+    Setting(
+        "window", cli.count, "tokens that a window of gpt-3 holds (default: half the context, at most 256)"
+    ),
     Setting("epochs", cli.count, "train for so many epochs; in one, each training token is a target once"),
     Setting("steps", cli.count, "train for so many steps"),
     Setting("minutes", cli.positive, "train for so many minutes, from the command to its end"),
@@ -237,7 +245,10 @@ def _one_length(settings: dict, args) -> dict:
 
 def _parent(settings: dict, given: dict):
     """The model that --init-from names; its sizes become settings."""
+    from dataclasses import asdict
+
     import npgpt
+    from npgpt.engine.model import engine_of
 
     path = settings["init_from"]
     model = npgpt.load(path)
@@ -248,8 +259,9 @@ def _parent(settings: dict, given: dict):
             f"--init-from {path}: its tokenizer is {model.tokenizer.name}, got {given['tokenizer']}"
         )
     settings["tokenizer"] = model.tokenizer.name
-    for name in ("n_layer", "n_head", "n_embd", "block_size"):
-        size = getattr(model.config, name)
+    about = {"engine": engine_of(model.config)} | asdict(model.config)
+    for name in ("engine", "window", "n_layer", "n_head", "n_embd", "block_size"):
+        size = about[name]
         if given[name] not in (None, size):
             raise ValueError(f"--init-from {path}: {name} is {size} there, got {given[name]}")
         settings[name] = size
@@ -279,7 +291,7 @@ def _refuse_changes(given: dict, settings: dict, n_tokens: int) -> None:
 def _tell_cost(trainer, resident: int):
     """What the run will take, before it takes it; `resident` is what the process held before the model."""
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
-    shape = f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels"
+    shape = f"{plan.engine}, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels"
     print(f"model: {shape}, context {config.block_size}: {model.num_params:,} parameters")
     steps, windows = trainer.schedule.steps, f"{plan.batch_size} x {plan.block_size} tokens"
     if plan.gradient_accumulation_steps > 1:

@@ -19,6 +19,7 @@ import pytest
 
 import npgpt
 from npgpt.engine import kernels
+from npgpt.engine.model import engine_of
 from npgpt.training import checkpoint
 
 ROOT = Path(npgpt.__file__).parent.parent
@@ -672,3 +673,26 @@ def test_bench_tells_the_cost_of_the_published_sizes(door):
     assert code == 0 and costs["gpt2"]["parameters"] == 124_439_808 and "gpt3-175b" in out
     compiled = kernels.name() != "numpy"
     assert all((c["step_seconds"] is not None) == compiled for c in costs.values())
+
+
+@pytest.mark.parametrize("engine", ["gpt", "gpt-2", "gpt-3"])
+def test_train_every_engine(door, text, engine):
+    code, out, err = door("train", text, *TINY, "--engine", engine, "--steps", 4, "--out", "run")
+    assert code == 0 and f"model: {engine}, 1 layers" in out, err
+    assert engine_of(npgpt.load("run").config) == engine
+    assert tomllib.loads(Path("run/config.toml").read_text())["engine"] == engine
+    code, out, err = door("train", text, "--init-from", "run", "--steps", 2, "--out", "next")
+    assert code == 0 and engine_of(npgpt.load("next").config) == engine
+    other = "gpt" if engine == "gpt-2" else "gpt-2"
+    refused(
+        door("train", text, "--init-from", "run", "--engine", other, "--out", "x"),
+        f"engine is {engine} there",
+    )
+
+
+def test_a_window_is_for_gpt3(door, text):
+    refused(door("train", text, *TINY, "--window", 4), "window is for engine gpt-3, got gpt-2")
+    assert (
+        door("train", text, *TINY, "--engine", "gpt-3", "--window", 4, "--steps", 2, "--out", "run")[0] == 0
+    )
+    assert npgpt.load("run").config.window == 4

@@ -71,13 +71,21 @@ class GPTConfig:
         return 1 / sqrt(D) if self.window is None else 2.0 ** -round(log2(D) / 2)
 
 
+ENGINES = ("gpt", "gpt-2", "gpt-3")
+
+
 def engine_config(engine, **fields):
-    """The GPTConfig of one of the family, "gpt", "gpt-2" or "gpt-3", with these fields."""
-    if engine not in ("gpt", "gpt-2", "gpt-3"):
-        raise ValueError(f"engine_config: engine must be gpt, gpt-2 or gpt-3, got {engine!r}")
+    """The GPTConfig of one of ENGINES, with these fields."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine_config: engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "gpt-3":
-        fields.setdefault("window", 256)
+        fields = {"window": 256} | fields
     return GPTConfig(post_norm=engine == "gpt", **fields)
+
+
+def engine_of(config):
+    """Which of ENGINES a config is."""
+    return "gpt" if config.post_norm else "gpt-2" if config.window is None else "gpt-3"
 
 
 def parameter_shapes(config):

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from npgpt.engine.model import GPT, GPTConfig
-from npgpt.interop.layout import Stored, fill, tensors
+from npgpt.interop.layout import Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -247,7 +247,8 @@ def _config_from_json(settings: dict, folder: Path) -> GPTConfig:
             settings.get("attention_types", [[["global", "local"], 12]]), fields["n_layer"], where
         ):
             fields["window"] = fields["block_size"]
-    return GPTConfig(**fields, bias=bool(ours.get("bias", True)), post_norm=model_type == "openai-gpt")
+    fields |= {"bias": bool(ours.get("bias", True)), "post_norm": model_type == "openai-gpt"}
+    return config_of(fields, where)
 
 
 def _kind(default) -> str:

@@ -43,6 +43,14 @@ class Place(NamedTuple):
         return w.T if self.transposed else w
 
 
+def config_of(fields: dict, where: str) -> GPTConfig:
+    """The GPTConfig of fields that stood in a file; ValueError for whatever is wrong with them."""
+    try:
+        return GPTConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def places(form: str, config: GPTConfig) -> dict[str, Place]:
     """{the form's name: its place} for every tensor but the tied head.
 

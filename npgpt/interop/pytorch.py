@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt.engine.model import GPT, GPTConfig
 from npgpt.interop.huggingface import family_of, open_safetensors
-from npgpt.interop.layout import Stored, fill, tensors
+from npgpt.interop.layout import Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
 
 COMPILED = "_orig_mod."  # what torch.compile puts before a name
@@ -45,7 +45,7 @@ def read_state_dict(path, model_class=GPT, **known):
             fields = _written_config(metadata["npgpt"], where)
         elif "n_head" not in known:
             raise ValueError(f"{where} does not tell n_head; give it: load(path, n_head=12)")
-        return fill(model_class, form, GPTConfig(**fields | known), stored, where)
+        return fill(model_class, form, config_of(fields | known, where), stored, where)
 
 
 def read_checkpoint(path, model_class=GPT):
@@ -79,7 +79,7 @@ def read_checkpoint(path, model_class=GPT):
 
     stored = {str(name).removeprefix(COMPILED): tensor(value) for name, value in state.items()}
     fields = {name: args[name] for name in (*SIZES, "bias", "dropout") if name in args}
-    return fill(model_class, "nanogpt", GPTConfig(**fields), stored, where)
+    return fill(model_class, "nanogpt", config_of(fields, where), stored, where)
 
 
 def _recognise(stored: dict[str, Stored], where: str):

@@ -5,9 +5,9 @@ import os
 import re
 from pathlib import Path
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.interop.huggingface import read_json, refuse_another
-from npgpt.interop.layout import Stored, fill
+from npgpt.interop.layout import Stored, config_of, fill
 from npgpt.text.tokenizer import BPETokenizer
 
 HPARAMS = {
@@ -28,7 +28,7 @@ def read_release(folder, model_class=GPT):
     missing = [key for key in HPARAMS.values() if key not in hparams]
     if missing:
         raise ValueError(f"{where}: hparams.json must tell {', '.join(missing)} too")
-    config = GPTConfig(**{field: hparams[key] for field, key in HPARAMS.items()})
+    config = config_of({field: hparams[key] for field, key in HPARAMS.items()}, where)
     prefix = folder / _name(folder, where)
     if not prefix.with_name(f"{prefix.name}.index").is_file():
         raise ValueError(f"{where} must hold {prefix.name}.index, which its file checkpoint names")

@@ -6,6 +6,7 @@ A function of the text's size and the flags alone, never of the clock, the proce
 import math
 from dataclasses import dataclass, fields
 
+from npgpt.engine.model import GPTConfig, engine_config
 from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
 from npgpt.training.schedule import SCHEDULES
 
@@ -21,6 +22,8 @@ class Plan:
 
     memorise: bool  # the text is too small to generalise: learn it by heart, all of it
     split: tuple[float, float, float]
+    engine: str  # gpt, gpt-2 or gpt-3
+    window: int | None  # of gpt-3: tokens that every other layer sees
     n_layer: int
     n_head: int
     n_embd: int
@@ -47,10 +50,11 @@ class Plan:
         """The fields that flags can set, by the flags' names."""
         return {name: value for name, value in vars(self).items() if name in FLAGS}
 
-    def model_sizes(self) -> dict:
-        """The fields that are GPTConfig's too."""
-        sizes = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
-        return {name: getattr(self, name) for name in sizes}
+    def model_config(self, vocab_size: int) -> GPTConfig:
+        names = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "window")
+        return engine_config(
+            self.engine, vocab_size=vocab_size, **{name: getattr(self, name) for name in names}
+        )
 
     @property
     def windows(self) -> int:
@@ -80,6 +84,7 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
 
     size = min(1.0, math.sqrt(n_tokens / 1e6))  # 0.1 at TOO_SMALL
     default = {
+        "engine": "gpt-2",
         "n_layer": 2 if memorise else 4,  # two layers learn by heart as well as four, in half the time
         "n_head": 4,
         "n_embd": 128,
@@ -95,6 +100,10 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
         "eval_tokens": 65536,
     }
     shape = default | flags
+    gpt3 = shape["engine"] == "gpt-3"
+    if flags.get("window") and not gpt3:
+        raise ValueError(f"window is for engine gpt-3, got {shape['engine']}")
+    default["window"] = min(256, max(1, shape["block_size"] // 2)) if gpt3 else None
     default["lr"] = LEARNING_RATE[shape["optimizer"]]
     if shape["schedule"] not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {shape['schedule']!r}")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from npgpt.engine import kernels
-from npgpt.engine.model import GPTConfig, training_floats
+from npgpt.engine.model import training_floats
 from npgpt.engine.optim import AdamW, Muon
 from npgpt.text.data import Batches, Dataset, n_windows
 from npgpt.training import checkpoint, memorising
@@ -42,8 +42,7 @@ def prepare(dataset: Dataset, flags: dict, seed: int, model_class, model=None, s
     the first guess at their number is measured; `spent` seconds of the minutes are gone already.
     """
     plan = make_plan(len(dataset), **flags)
-    sizes = plan.model_sizes()
-    config = model.config if model else GPTConfig(vocab_size=dataset.tokenizer.vocab_size, **sizes)
+    config = model.config if model else plan.model_config(dataset.tokenizer.vocab_size)
     check_memory(config, plan, Trainer.memory_needed(config, plan, len(dataset.train)))
     if model:
         model.seed, model.config = seed, replace(config, dropout=plan.dropout)

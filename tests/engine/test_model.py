@@ -7,7 +7,15 @@ import pytest
 from gradcheck import assert_gradient
 
 from npgpt.engine import kernels
-from npgpt.engine.model import GPT, GPTConfig, count_parameters, engine_config, parameter_shapes
+from npgpt.engine.model import (
+    ENGINES,
+    GPT,
+    GPTConfig,
+    count_parameters,
+    engine_config,
+    engine_of,
+    parameter_shapes,
+)
 from npgpt.engine.optim import AdamW
 
 TINY = {"n_layer": 2, "n_head": 3, "n_embd": 15, "block_size": 7, "vocab_size": 11}
@@ -198,7 +206,8 @@ def test_the_family_differs_from_gpt2_in_what_it_leaves_out():
     assert gpt2 - gpt3 == {"h.0.attn.c_attn.bias", "h.1.attn.c_attn.bias"} and gpt3 < gpt2
     assert engine_config("gpt-2", **TINY) == GPTConfig(**TINY)
     assert engine_config("gpt-3", **TINY).window == 256
-    with pytest.raises(ValueError, match="engine must be gpt, gpt-2 or gpt-3, got 'gpt-5'"):
+    assert all(engine_of(engine_config(name, **TINY)) == name for name in ENGINES)
+    with pytest.raises(ValueError, match="engine must be one of gpt, gpt-2, gpt-3, got 'gpt-5'"):
         engine_config("gpt-5")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.interop.huggingface import read_pretrained
 from npgpt.text.data import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
@@ -34,7 +34,7 @@ def trainer(model=None, **flags):
     plan = make_plan(len(IDS), **(FLAGS | flags))
     dataset = Dataset.from_ids(IDS, plan.split, ByteTokenizer())
     if model is None:
-        model = GPT(GPTConfig(vocab_size=257, **plan.model_sizes()), seed=5)
+        model = GPT(plan.model_config(257), seed=5)
     model.seed = 5
     return Trainer(model, dataset, plan, seed=5)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.text.data import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import checkpoint
@@ -22,7 +22,7 @@ def trainer(seed=0, **flags):
     dataset = Dataset.from_ids(
         np.append(ByteTokenizer().encode(TEXT), np.uint16(256)), plan.split, ByteTokenizer()
     )
-    return Trainer(GPT(GPTConfig(vocab_size=257, **plan.model_sizes()), seed), dataset, plan, seed)
+    return Trainer(GPT(plan.model_config(257), seed), dataset, plan, seed)
 
 
 def rows(run):
