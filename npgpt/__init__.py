@@ -11,6 +11,8 @@ _HOME = {
     "GPT": "npgpt.api",
     "GPT2LMHeadModel": "npgpt.api",
     "GPT2Tokenizer": "npgpt.api",
+    "ModelEngine": "npgpt.api",
+    "Train": "npgpt.api",
     "load": "npgpt.api",
     "GPTConfig": "npgpt.engine.model",
     "preset": "npgpt.engine.presets",

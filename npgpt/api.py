@@ -102,6 +102,41 @@ class GPT(engine.GPT):
         write_pretrained(folder, self, self.tokenizer)
 
 
+class ModelEngine:
+    """Names of the architectures, for Train."""
+
+    gpt, gpt2, gpt3 = "gpt", "gpt-2", "gpt-3"
+
+
+def Train(dataset, engine=None, model_engine=None, out=None, seed=0, **settings) -> GPT:
+    """Train a GPT on a Dataset; the name and the first arguments are those of a pseudo-API in an article.
+
+    engine: "gpt", "gpt-2" (the default) or "gpt-3"; model_engine: the same as one of ModelEngine's names.
+    out: a folder for the run, which is left nowhere by default. settings: epochs, steps, minutes, batch_size,
+    n_layer, lr and whatever else `npgpt train --help` lists; what is not given depends on the text's size.
+    Returns the best model, or the last where nothing was validated. ValueError, TypeError for settings that
+    cannot be; TrainingFailed (a RuntimeError) where the loss does not stay finite.
+    """
+    import tempfile
+
+    from npgpt.training import run
+    from npgpt.training.plan import FLAGS
+    from npgpt.training.trainer import prepare
+
+    names = {name for name in (engine, model_engine) if name is not None} or {ModelEngine.gpt2}
+    if len(names) > 1:
+        raise ValueError(f"Train: engine must be model_engine, got {engine!r} and {model_engine!r}")
+    if unknown := [name for name in settings if name not in FLAGS or name == "split"]:
+        raise TypeError(f"Train: settings must be of {', '.join(FLAGS)}, got {unknown[0]}")
+    parts = (dataset.train, dataset.validation, dataset.test)
+    flags = {"split": [len(part) / len(dataset) for part in parts], **settings}
+    trainer = prepare(dataset, flags, seed, GPT, engine=names.pop())
+    with tempfile.TemporaryDirectory() as folder:
+        with run.locked(run.find_folder(out, "", resume=False) if out else Path(folder)) as where:
+            trainer.train(where)
+            return load(where)
+
+
 class GPT2LMHeadModel(GPT):
     """GPT under the names of Transformers' class; a folder of any of the family will do."""
 

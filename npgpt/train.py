@@ -24,6 +24,7 @@ def _tokenizer_name(text: str) -> str:
 SETTINGS = [
     Setting("out", str, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
     Setting("init_from", str, "go on from this model's weights, with its tokenizer: a run or a GPT-2 folder"),
+    Setting("engine", cli.one_of("gpt", "gpt-2", "gpt-3"), "architecture: gpt, gpt-2 (default) or gpt-3"),
     Setting("epochs", cli.count, "train for so many epochs; in one, each training token is a target once"),
     Setting("steps", cli.count, "train for so many steps"),
     Setting("minutes", cli.positive, "train for so many minutes, from the command to its end"),
@@ -70,8 +71,9 @@ SETTINGS = [
     Setting("seed", cli.count_or_zero, "of weights, batches and dropout (default 0)"),
     Setting("threads", cli.count, "default: the CPUs this process may use"),
 ]
-DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
+DEFAULTS = {"engine": "gpt-2", "clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
+CLOSING = 2.0  # seconds of --minutes for what comes after the last step: report and sample
 MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no weight depends on
 
 
@@ -163,7 +165,7 @@ class _Job:
         dataset = data.Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
         self.resident = runs.resident_bytes()
         spent = time.perf_counter() - started
-        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent)
+        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent, settings["engine"])
         self.trainer.model.tokenizer = tokenizer  # its samples are text
         if found:
             self.trainer.go_on(self.folder, found[0])
@@ -173,6 +175,7 @@ class _Job:
 
     def run(self, as_json: bool) -> int:
         from npgpt.engine import kernels
+        from npgpt.training import report
         from npgpt.training import run as runs
         from npgpt.training.trainer import TrainingFailed
 
@@ -197,10 +200,11 @@ class _Job:
             prompt = _beginning(trainer.dataset)
             sample = _Sample(trainer.model, settings["seed"])
             spent = time.perf_counter() - self.started
-            result = trainer.train(folder, keep, interrupted, sample, spent)
+            result = trainer.train(folder, keep, interrupted, sample, spent, CLOSING)
             del self.trainer, trainer, sample  # its memory is needed to read the model back
             kernels.release_memory()
             _tell_result(result, plan)
+            report.write(folder)
             if result["ended"] == "interrupted":
                 print(f"go on: python -m npgpt.train --resume --out {shlex.quote(str(folder))}")
             else:
@@ -253,7 +257,9 @@ def _parent(settings: dict, given: dict):
         if given[name] not in (None, size):
             raise ValueError(f"--init-from {path}: {name} is {size} there, got {given[name]}")
         settings[name] = size
-    settings["init_from"] = str(Path(path).resolve())
+    if given["engine"]:
+        raise ValueError(f"--init-from {path}: has an architecture of its own, so --engine cannot be given")
+    settings |= {"init_from": str(Path(path).resolve()), "engine": None}
     return model
 
 
@@ -309,7 +315,7 @@ def _tell_result(result, plan):
         print(f"{result['skipped']} steps were skipped, as loss or gradient was not finite")
     if plan.memorise and result["ended"] == "done":
         print(f"not memorised yet: the training loss should be {plan.target_loss}; more --steps will do it")
-    print(f"saved to {result['run']}")
+    print(f"saved to {result['run']}, drawn in {result['run']}/report.html")
 
 
 class _Sample:
