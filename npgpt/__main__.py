@@ -5,6 +5,7 @@ from importlib import import_module
 
 DOORS = {
     "train": "train a GPT on text",
+    "tune": "find better settings for a text",
     "evaluate": "measure a trained GPT on text",
     "generate": "let a trained GPT write",
     "bench": "measure how fast this machine trains",

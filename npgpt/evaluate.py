@@ -5,6 +5,9 @@ from pathlib import Path
 
 from npgpt import cli
 
+TEST = "the test part of its text"
+SAMPLES, SAMPLE_TOKENS = 4, 300  # that are searched for stretches of the training text
+
 
 def main(argv=None) -> int:
     parser = cli.parser("evaluate", "Measure a trained GPT: on the test part of its run's text, or on TEXT.")
@@ -17,7 +20,7 @@ def main(argv=None) -> int:
 
     with cli.errors_as_lines("evaluate"):
         import npgpt
-        from npgpt.training import checkpoint, evaluation
+        from npgpt.training import checkpoint, evaluation, memorising, report
 
         model = npgpt.load(args.model)
         if model.tokenizer is None:
@@ -27,9 +30,16 @@ def main(argv=None) -> int:
     print(f"measured on {part}: {len(ids):,} tokens")
     measured = evaluation.evaluate(model, ids, model.tokenizer)
     result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, model.tokenizer)}
+    if not args.text:
+        held_out = b"" if part != TEST else model.tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4])
+        samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
+        text = memorising.training_text(train_ids, model.tokenizer)
+        result["overlap"] = memorising.overlap(samples, held_out, text)
     _print_table(result)
     if not args.text and checkpoint.is_run(Path(args.model)):
-        checkpoint.write_atomically(Path(args.model) / "test.json", json.dumps(result, indent=2) + "\n")
+        with cli.errors_as_lines("evaluate", 1, (OSError,)):
+            checkpoint.write_atomically(Path(args.model) / "test.json", json.dumps(result, indent=2) + "\n")
+            report.write(Path(args.model))
     if args.json:
         print(json.dumps({"run": args.model, **result}))
     return 0
@@ -54,7 +64,7 @@ def _parts(args, tokenizer):
         raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
     dataset = data.Dataset.from_ids(data.encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):
-        return "the test part of its text", dataset.test, dataset.train
+        return TEST, dataset.test, dataset.train
     trained = np.concatenate([dataset.train, dataset.validation])
     memorised = ", which was to be memorised" if config["about"].get("memorise") else ""
     return f"the text that it was trained on{memorised} (there is no test part)", trained, dataset.train
@@ -67,6 +77,8 @@ def _print_table(result):
         cells = [f"{row['bits_per_byte']:15.3f}"]
         cells += [f"{row[key]:12.1%}" for key in ("accuracy@1", "accuracy@5") if key in row]
         print(f"{name:10}{''.join(cells)}")
+    if "overlap" in result:
+        print(result["overlap"]["in_words"])
 
 
 if __name__ == "__main__":

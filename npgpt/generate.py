@@ -19,6 +19,7 @@ def main(argv=None) -> int:
     add("--repetition-penalty", type=cli.positive, default=1.0, help="above 1: less repetition (default 1)")
     add("--stop", action="append", default=[], metavar="S", help="end before this text; may be repeated")
     add("--ignore-eos", action="store_true", help="never end the text by itself")
+    add("--num-samples", type=cli.count, default=1, help="texts to write, seeds S, S + 1, ... (default 1)")
     add("--seed", type=cli.count_or_zero, help="same seed, same text (default: another each time)")
     add("--stream", action="store_true", help="show the text as it is written")
     add("--threads", type=cli.count, help="default: the CPUs this process may use")
@@ -29,27 +30,36 @@ def main(argv=None) -> int:
         import npgpt
 
         model = npgpt.load(args.model)
-        pieces = model.generate(
-            args.prompt,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-            stop=args.stop,
-            ignore_eos=args.ignore_eos,
-            seed=args.seed,
-            stream=True,
-        )
+
+        def sample(number):
+            return model.generate(
+                args.prompt,
+                max_new_tokens=args.max_new_tokens,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                min_p=args.min_p,
+                repetition_penalty=args.repetition_penalty,
+                stop=args.stop,
+                ignore_eos=args.ignore_eos,
+                seed=None if args.seed is None else args.seed + number,
+                stream=True,
+            )
+
+        samples = [sample(number) for number in range(args.num_samples)]  # which draw nothing yet
     cli.begin(args.threads, out=sys.stderr)  # stdout is for the text alone
     if args.json:
-        print(json.dumps({"model": args.model, "prompt": args.prompt, "text": "".join(pieces)}))
+        texts = ["".join(pieces) for pieces in samples]
+        more = {"texts": texts} if len(texts) > 1 else {}
+        print(json.dumps({"model": args.model, "prompt": args.prompt, "text": texts[0], **more}))
         return 0
-    print(args.prompt, end="", flush=True)
-    for piece in pieces if args.stream else ["".join(pieces)]:
-        print(piece, end="", flush=True)
-    print()
+    for number, pieces in enumerate(samples):
+        if number:
+            print("-" * 70)
+        print(args.prompt, end="", flush=True)
+        for piece in pieces if args.stream else ["".join(pieces)]:
+            print(piece, end="", flush=True)
+        print()
     return 0
 
 

@@ -80,6 +80,7 @@ SETTINGS = [
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
+CLOSING = 2.0  # seconds of --minutes for what comes after the last step: report and sample
 MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no weight depends on
 
 
@@ -181,6 +182,7 @@ class _Job:
 
     def run(self, as_json: bool) -> int:
         from npgpt.engine import kernels
+        from npgpt.training import report
         from npgpt.training import run as runs
         from npgpt.training.trainer import TrainingFailed
 
@@ -205,10 +207,11 @@ class _Job:
             prompt = _beginning(trainer.dataset)
             sample = _Sample(trainer.model, settings["seed"])
             spent = time.perf_counter() - self.started
-            result = trainer.train(folder, keep, interrupted, sample, spent)
+            result = trainer.train(folder, keep, interrupted, sample, spent, CLOSING)
             del self.trainer, trainer, sample  # its memory is needed to read the model back
             kernels.release_memory()
             _tell_result(result, plan)
+            report.write(folder)
             if result["ended"] == "interrupted":
                 print(f"go on: python -m npgpt.train --resume --out {shlex.quote(str(folder))}")
             else:
@@ -321,7 +324,7 @@ def _tell_result(result, plan):
         print(f"{result['skipped']} steps were skipped, as loss or gradient was not finite")
     if plan.memorise and result["ended"] == "done":
         print(f"not memorised yet: the training loss should be {plan.target_loss}; more --steps will do it")
-    print(f"saved to {result['run']}")
+    print(f"saved to {result['run']}, drawn in {result['run']}/report.html")
 
 
 class _Sample:

@@ -61,3 +61,13 @@ def test_what_is_refused(tmp_path, settings, error, message):
     with pytest.raises(error, match=message):
         npgpt.Train(**{"dataset": "text.txt"} | settings)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"batch_size": 0}, {"steps": -1}, {"lr": float("nan")}, {"epochs": 0}, {"n_embd": 130}]
+)
+def test_settings_that_cannot_be(setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must be"):
+        npgpt.Train(dataset="text.txt", **setting)
+    with pytest.raises(TypeError, match=r"batch_size must be a whole number, got 1\.5"):
+        npgpt.Train(dataset="text.txt", batch_size=1.5)

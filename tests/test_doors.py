@@ -143,7 +143,7 @@ def test_text_that_cannot_be_read(door, path, message):
         ("--patience 0", "--patience: must be"),
         ("--gradient-accumulation-steps 0", "--gradient-accumulation-steps: must be"),
         ("--schedule steps", "must be linear or cosine or constant, got steps"),
-        ("--init-from nothing", "nothing: No such file or directory"),
+        ("--init-from no/such/run", "no/such/run: No such file or directory"),
         ("--resume --out text.txt", "Not a directory"),
         ("--config none.toml", "none.toml: No such file or directory"),
         ("--no-such-flag", "unrecognized arguments: --no-such-flag"),
@@ -186,7 +186,7 @@ def test_a_run_that_exists_is_not_touched(door, run):
 
 @pytest.mark.parametrize("name", ["generate", "evaluate"])
 def test_doors_to_a_model_that_is_not_there(door, text, name):
-    refused(door(name, "nothing"), "nothing: No such file or directory")
+    refused(door(name, "no/such/run"), "no/such/run: No such file or directory")
     refused(door(name, "model.gguf"), "does not read GGUF")
     Path("empty").mkdir()
     refused(door(name, "empty"), "must be a run, a checkpoint or a Hugging Face folder")
@@ -205,7 +205,8 @@ def test_bad_flags_for_generate(door, run, flags):
 
 def test_what_a_run_says_and_leaves(door, run, text):
     names = {path.name for path in run.iterdir()}
-    files = {"config.toml", "metrics.csv", "samples.jsonl", "LATEST", "lock", "step-000003"}
+    files = {"config.toml", "metrics.csv", "samples.jsonl", "LATEST", "lock", "report.html", "step-000003"}
+    names -= {"loss.png"}  # with matplotlib
     assert names == files | (names & {"step-000002"})
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["n_embd"] == 16 and config["steps"] == 3 and config["split"] == [1.0, 0.0, 0.0]
@@ -261,6 +262,14 @@ def test_generate(door, run):
     assert door("generate", run / "step-000003", "abc", *flags)[1] == out
 
 
+def test_generate_several(door, run):
+    flags = ["--seed", 5, "--max-new-tokens", 20]
+    one, two = (door("generate", run, "abc", "--seed", seed, "--max-new-tokens", 20)[1] for seed in (5, 6))
+    assert door("generate", run, "abc", *flags, "--num-samples", 2)[1] == f"{one}{'-' * 70}\n{two}"
+    texts = json.loads(door("generate", run, "abc", *flags, "--num-samples", 2, "--json")[1])["texts"]
+    assert [f"abc{text}\n" for text in texts] == [one, two]
+
+
 def test_evaluate(door, run):
     code, out, _ = door("evaluate", run, "--json")
     assert code == 0 and "to be memorised" in out
@@ -268,6 +277,8 @@ def test_evaluate(door, run):
     assert result["tokens"] == 481 and result["loss"] > 0
     assert result["baselines"].keys() == {"uniform", "unigram", "gzip", "xz"}
     assert json.loads((run / "test.json").read_text())["loss"] == result["loss"]
+    assert result["overlap"]["bytes"] >= 1 and "Longest stretch of the training text in 4 samples" in out
+    assert "bits per byte" in (run / "report.html").read_text()
     Path("other.txt").write_text("abd abd")
     assert "the text given: 8 tokens" in door("evaluate", run, "other.txt")[1]
     Path("text.txt").write_bytes(b"changed")
@@ -520,6 +531,50 @@ def test_a_vocabulary_learnt_from_the_text_goes_all_the_way(door, text):
     refused(door("train", text, "--init-from", "r", *other), "its tokenizer is bpe:264, got bytes")
     code, out, _ = door("train", text, *TINY, "--tokenizer", "r/step-000004", "--steps", 1, "--out", "path")
     assert code == 0 and npgpt.load("path").tokenizer == tokenizer
+
+
+@pytest.mark.parametrize("engine", ["gpt", "gpt-2", "gpt-3"])
+def test_each_architecture_is_trained_resumed_and_used(door, text, monkeypatch, engine):
+    flags = [*FLAGS, "--engine", engine]
+    assert door("train", text, *flags, "--out", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        stopped(patch, 5)
+        assert door("train", text, *flags, "--out", "r")[0] == 130
+    assert door("train", "--resume", "--out", "r")[0] == 0
+    assert weights("r") == weights("whole")
+    config = npgpt.load("r").config
+    assert (config.post_norm, config.window) == {
+        "gpt": (True, None),
+        "gpt-2": (False, None),
+        "gpt-3": (False, 256),
+    }[engine]
+    assert door("evaluate", "r")[0] == 0
+
+
+def test_minutes(door, text):
+    code, out, err = door("train", text, *TINY, "--minutes", 0.06, "--target-loss", 0.0001, "--out", "r")
+    assert code == 1 and err == "" and "about " in out and "done after" in out
+    config = tomllib.loads(Path("r/config.toml").read_text())
+    assert config["minutes"] == 0.06 and "steps" not in config
+    assert "r is finished" in door("train", "--resume", "--out", "r")[1]
+
+
+def test_tune(door):
+    Path("t.txt").write_bytes(b"the cat sat on the mat, the rat ate the hat, " * 30)
+    code, out, err = door("tune", "t.txt", "--minutes", 0.03, "--json")
+    assert code == 0 and err == "", err
+    found = json.loads(out.splitlines()[-1])
+    assert found["run"] == "runs/t-tune" and found["val_loss"] > 0
+    assert {path.name for path in Path("runs/t-tune").iterdir()} == {"config.toml", "report.html", "trials"}
+    assert Path("runs/t-tune/trials/3-0/report.html").exists()
+    code, out, _ = door("train", "t.txt", "--config", "runs/t-tune/config.toml")
+    assert code == 0 and f"{found['steps']}/{found['steps']}" in out
+    config = tomllib.loads(Path("runs/t/config.toml").read_text())
+    assert {name: config[name] for name in found["settings"]} == found["settings"]
+    Path("short.txt").write_bytes(b"a")
+    refused(door("tune", "short.txt", "--minutes", 1), "must hold at least 2 tokens")
+    refused(door("tune", "t.txt", "--minutes", 1, "--split", "1"), "must be long enough to leave something")
+    refused(door("tune", "t.txt"), "required: --minutes")
 
 
 def test_patience_and_target_loss(door, text):

@@ -9,7 +9,7 @@ import pytest
 import npgpt
 
 PACKAGE = Path(npgpt.__file__).parent
-DOORS = {"train", "evaluate", "generate", "bench"}
+DOORS = {"train", "tune", "evaluate", "generate", "bench"}
 
 # room -> what of npgpt it may import. `engine.kernels` stands for that one file of the room.
 MAY_IMPORT = {
@@ -37,6 +37,7 @@ EXTRAS = {  # file -> what it may import besides, inside a function
     "interop/hub.py": {"huggingface_hub"},
     "interop/pytorch.py": {"torch"},
     "interop/tensorflow.py": {"tensorflow"},
+    "training/report.py": {"matplotlib"},
 }
 
 

@@ -59,6 +59,23 @@ def in_words(verdict: Verdict, sample: bytes = b"", text: bytes = b"") -> str:
     return line
 
 
+def overlap(samples: list[str], held_out: bytes, text: bytes) -> dict:
+    """The longest stretch of the training text in samples of the model, and in as much text it never saw."""
+    found = max((longest_overlap(sample.encode(), text) for sample in samples), key=len)
+    pieces = [held_out[i * len(s) : (i + 1) * len(s)] for i, s in enumerate(samples)]
+    usual = max(len(longest_overlap(piece, text)) for piece in pieces)
+    shown = found.decode("utf-8", "ignore")
+    words = f"Longest stretch of the training text in {len(samples)} samples: {len(found)} bytes, {shown!r}"
+    if held_out:
+        words += f"; in as much text that it never saw: {usual} bytes"
+    return {
+        "bytes": len(found),
+        "text": shown,
+        "held_out_bytes": usual if held_out else None,
+        "in_words": words,
+    }
+
+
 def longest_overlap(sample: bytes, text: bytes) -> bytes:
     """The longest stretch of `sample` that stands in `text` as it is."""
     start = length = 0

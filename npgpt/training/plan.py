@@ -6,6 +6,8 @@ A function of the text's size and the flags alone, never of the clock, the proce
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 from npgpt.engine.model import GPTConfig, engine_config
 from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
 from npgpt.training.schedule import SCHEDULES
@@ -77,6 +79,8 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
     as there is more to learn; beyond, the plan stays what it is, about two minutes on two cores.
     """
     flags = {name: value for name, value in flags.items() if value is not None}
+    for name, value in (flags | {"epochs": 1 if epochs is None else epochs}).items():
+        _check(name, value)
     small = n_tokens < TOO_SMALL
     split = parse_split(flags.pop("split", (1, 0, 0) if small else DEFAULT_SPLIT))
     memorise = small and split[1] == 0
@@ -121,3 +125,18 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags) -> Plan:
     }
     default["save_every"] = flags.get("eval_every", default["eval_every"])
     return Plan(memorise=memorise, split=split, **(default | flags))
+
+
+def _check(name: str, value) -> None:
+    """ValueError or TypeError unless the field `name` can have this value."""
+    kind = {field.name: field.type for field in fields(Plan)}.get(name, int)
+    if kind not in (int, float, int | None, float | None):
+        return
+    whole = kind in (int, int | None)
+    if isinstance(value, bool) or not isinstance(
+        value, (int, np.integer) if whole else (int, float, np.number)
+    ):
+        raise TypeError(f"make_plan: {name} must be a {'whole ' if whole else ''}number, got {value!r}")
+    least = 1 if whole and name != "warmup" else 0
+    if not least <= value < math.inf:
+        raise ValueError(f"make_plan: {name} must be at least {least} and finite, got {value}")

@@ -6,11 +6,11 @@ from tqdm import tqdm
 
 
 class Progress:
-    """`total` may change as the run goes; `done` steps were made by processes before this one."""
+    """`total` may change as the run goes; `done` steps were made before; `quiet`: tells of warnings alone."""
 
-    def __init__(self, total: int, done: int = 0):
+    def __init__(self, total: int, done: int = 0, quiet: bool = False):
         self.total, self.val_loss = total, None
-        self.live = sys.stderr.isatty()
+        self.quiet, self.live = quiet, sys.stderr.isatty() and not quiet
         layout = "{percentage:3.0f}% {bar:20} step {n}/{total}, {remaining} left{postfix}"
         options = {"bar_format": layout, "dynamic_ncols": True, "disable": not self.live}
         self.bar = tqdm(total=total, initial=done, **options)
@@ -26,7 +26,9 @@ class Progress:
         self.bar.set_postfix_str(", ".join(parts), refresh=False)
         self.bar.update()
         tenth = max(1, self.total // 10)
-        if not self.live and (val_loss is not None or step % tenth == 0 or step == self.total):
+        if not (self.live or self.quiet) and (
+            val_loss is not None or step % tenth == 0 or step == self.total
+        ):
             left = seconds / step * (self.total - step)
             print(f"step {step}/{self.total}: {', '.join(parts)}, {left:.0f} s left", flush=True)
 

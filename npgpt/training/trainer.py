@@ -26,7 +26,6 @@ from npgpt.training.schedule import Budget, Schedule
 METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds,skipped"
 SKIPPED_AT_MOST = 3  # bad steps in a row: one odd batch is no reason to end a night's work
 SAVE_SECONDS = 300  # a kill costs no more than this, however far apart the plan's checkpoints are
-CLOSING_SECONDS = 2  # of a run with --minutes, for what comes after the last step
 PROGRAM = 8 << 20  # bytes: what is imported late, the threads' own buffers
 SCHEDULE = "schedule.json"  # the knots of a run with --minutes, written down as they are set
 
@@ -114,16 +113,18 @@ class Trainer:
 
     # ------------------------------------------------------------------------ the loop
 
-    def train(self, run: Path, keep=2, should_stop=lambda: False, sample=None, spent=0.0) -> dict:
+    def train(
+        self, run: Path, keep=2, should_stop=lambda: False, sample=None, spent=0.0, reserved=0.0, quiet=False
+    ) -> dict:
         """Run the plan to its end or its target, with checkpoints, metrics.csv and samples.jsonl in `run`.
 
         The last `keep` checkpoints and the best are kept. should_stop() is asked after each step: True ends
-        the run with a checkpoint. sample() -> text, asked at each validation. spent: seconds that count for
-        the plan's minutes beside those of training. Returns how it went. TrainingFailed where the loss or a
-        gradient stays not finite, OSError where the last checkpoint cannot be written: those before that are
-        left as they are.
+        the run with a checkpoint. sample() -> text, asked every eval_every steps. Of the plan's minutes
+        `spent` seconds are gone and `reserved` ones are for what comes afterwards. Returns how it went.
+        TrainingFailed where the loss or a gradient stays not finite, OSError where the last checkpoint cannot
+        be written: those before that are left as they are.
         """
-        self.run, self.keep, self.sample = Path(run), keep, sample
+        self.run, self.keep, self.sample, self._reserved = Path(run), keep, sample, reserved
         self.metrics = Journal(self.run / "metrics.csv", lambda line: int(line.split(",")[0]), METRICS)
         self.samples = Journal(self.run / "samples.jsonl", lambda line: json.loads(line)["step"])
         self.history = memorising.History(self.metrics.start(self.step))
@@ -134,7 +135,7 @@ class Trainer:
         if self.plan.minutes:
             self._write_schedule()
         val_loss = None
-        with Progress(self.schedule.steps, self.step) as self.progress:
+        with Progress(self.schedule.steps, self.step, quiet) as self.progress:
             while not self.ended and self.step < self.schedule.steps:
                 val_loss = self._one_step(should_stop)
         return {
@@ -254,7 +255,7 @@ class Trainer:
         if self.ended or not self.schedule.knots[-1][0] < self.step < self.schedule.steps:
             return
         whole = len(self.dataset.validation)
-        closing = CLOSING_SECONDS + self._validating * max(1.0, whole / self.plan.eval_tokens)
+        closing = self._reserved + self._validating * max(1.0, whole / self.plan.eval_tokens)
         spent = time.perf_counter() - self._begun
         end = self.budget.new_end(self.step, self.schedule.steps, self.plan.eval_every, spent, closing)
         if end is not None:

@@ -1,0 +1,277 @@
+"""report.html: what a run or a search did, as one page that needs nothing else; loss.png with matplotlib.
+
+Made from the files of the run's folder alone, so it can be made again at any time.
+"""
+
+import csv
+import importlib.util
+import json
+from html import escape
+from pathlib import Path
+
+from npgpt.training import charts
+from npgpt.training.checkpoint import write_atomically
+from npgpt.training.memorising import History, in_words
+from npgpt.training.run import read_config
+
+POINTS = 300  # of the training curve: each is a mean over its share of the steps
+SHAPE = ("engine", "n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer")
+HIDDEN = ("text", "about", "split", "threads", "keep", "save_every", "eval_tokens")
+
+STYLE = """
+:root { --page: #fdfdfb; --ink: #1d1f21; --soft: #6c7076; --line: #e4e4df; --fill: #f4f4f0;
+        --one: #0b62a4; --two: #c2410c; --three: #8a8f96; color-scheme: light dark; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #16181a; --ink: #e6e6e3; --soft: #9a9fa6; --line: #2c3034; --fill: #1e2124;
+          --one: #6cb2ee; --two: #f59e63; --three: #7d848c; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+       font-variant-numeric: tabular-nums; }
+main { max-width: 880px; margin: 0 auto; padding: 56px 24px 96px; }
+h1 { font-size: 30px; font-weight: 650; letter-spacing: -.02em; line-height: 1.2; margin: 0 0 6px; }
+h2 { font-size: 17px; font-weight: 650; margin: 52px 0 12px; }
+p { margin: 0 0 12px; max-width: 68ch; }
+.soft { max-width: none; color: var(--soft); font-size: 14px; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(118px, 1fr)); gap: 16px 24px;
+           margin: 30px 0 0; }
+.figures div { font-size: 27px; font-weight: 600; letter-spacing: -.01em; line-height: 1.25; }
+.figures span { display: block; font-size: 13px; font-weight: 400; letter-spacing: 0; color: var(--soft); }
+.warning { border-left: 3px solid var(--two); padding: 2px 0 2px 14px; margin: 28px 0 0; }
+svg { display: block; width: 100%; height: auto; overflow: visible; margin: 4px 0 0; }
+svg text { font-size: 13px; fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 12px; }
+svg .grid { stroke: var(--line); } polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
+polyline.one { stroke: var(--one); } polyline.two { stroke: var(--two); stroke-width: 2.4; }
+polyline.three { stroke: var(--three); stroke-width: 1.6; }
+text.one.label, circle.one { fill: var(--one); } text.two.label, circle.two { fill: var(--two); }
+text.three.label { fill: var(--soft); } .label { font-weight: 500; }
+table { border-collapse: collapse; width: 100%; font-size: 15px; margin: 16px 0 0; }
+th { text-align: right; font-weight: 500; color: var(--soft); font-size: 13px; padding: 4px 0 6px 16px; }
+td { text-align: right; border-top: 1px solid var(--line); padding: 6px 0 6px 16px; }
+td.bar { width: 44%; } td.bar i { display: block; height: 14px; background: var(--three); }
+tr.best td.bar i { background: var(--one); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; } tr.best td { font-weight: 650; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 0 40px; margin: 0; }
+dl div { display: flex; justify-content: space-between; gap: 16px; border-top: 1px solid var(--line);
+         padding: 5px 0; font-size: 14px; }
+dt { color: var(--soft); } dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
+.sample { display: grid; grid-template-columns: 84px 1fr; padding: 10px 0;
+          border-top: 1px solid var(--line); }
+.sample span { color: var(--soft); font-size: 13px; padding-top: 2px; }
+.sample pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 14.5px/1.5 Georgia, serif; }
+.two-up { display: grid; grid-template-columns: 1fr 1fr; gap: 40px; } .two-up h2 { margin-top: 40px; }
+@media (max-width: 640px) { .two-up { grid-template-columns: 1fr; } .sample { grid-template-columns: 1fr; } }
+"""
+
+
+class Bar(float):
+    """A cell of a table that is drawn: a share of its width."""
+
+
+def write(run: Path) -> Path:
+    """Make run/report.html, and run/loss.png where matplotlib is installed; returns the page."""
+    rows = metrics(run)
+    config = read_config(run)
+    test = _json(run / "test.json")
+    curves, marks = _curves(rows)
+    body = [
+        f"<h1>{escape(run.resolve().name)}</h1>",
+        f'<p class="soft">{escape(_what(config, rows))}</p>',
+        _figures(rows, test),
+        _warning(run),
+        "<h2>Loss</h2>",
+        '<p class="soft">Nats per token; lower is better.</p>',
+        charts.line_chart(curves, "step", marks=marks),
+        _test(test),
+        _samples(run),
+        _rates(rows),
+        _settings(config),
+    ]
+    _write_page(run, body)
+    if importlib.util.find_spec("matplotlib"):
+        _write_png(run, curves)
+    return run / "report.html"
+
+
+def write_search(folder: Path, title: str, about: str, picture: str, table: str) -> Path:
+    """The page of a search for settings (tuner.py)."""
+    _write_page(folder, [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(about)}</p>', picture, table])
+    return folder / "report.html"
+
+
+def table(head, rows, best: int | None = None) -> str:
+    """head: names; rows: lists of texts and Bars; the row number `best` stands out."""
+    lines = ["<table><tr>" + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>"]
+    for i, row in enumerate(rows):
+        kind = ' class="best"' if i == best else ""
+        cells = (
+            f'<td class="bar"><i style="width:{cell:.1%}"></i></td>'
+            if isinstance(cell, Bar)
+            else f"<td>{escape(str(cell))}</td>"
+            for cell in row
+        )
+        lines.append(f"<tr{kind}>" + "".join(cells) + "</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _write_page(folder: Path, body) -> None:
+    page = (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(folder.resolve().name)} · npgpt</title>\n<style>{STYLE}</style>\n<main>\n"
+    )
+    write_atomically(folder / "report.html", page + "\n".join(part for part in body if part) + "\n</main>\n")
+
+
+def metrics(run: Path) -> list[dict]:
+    """The rows of metrics.csv by their columns' names; none without it."""
+    try:
+        with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if row["seconds"]]
+    except OSError:
+        return []
+
+
+def _json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _curves(rows):
+    """Curves and marks of the loss chart: training, averaged, and validation, with its best step."""
+    losses = [(int(row["step"]), float(row["train_loss"])) for row in rows]
+    losses = [(step, loss) for step, loss in losses if loss == loss]
+    share = max(1, len(losses) // POINTS)
+    train = []
+    for i in range(0, len(losses), share):
+        part = losses[i : i + share]
+        train.append((part[-1][0], sum(loss for _, loss in part) / len(part)))
+    val = [(int(row["step"]), float(row["val_loss"])) for row in rows if row["val_loss"]]
+    curves = [(f"training {train[-1][1]:.3f}" if train else "", "one", train)]
+    marks = []
+    if val:
+        curves.append((f"validation {val[-1][1]:.3f}", "two", val))
+        best = min(val, key=lambda point: point[1])
+        marks = [("" if best == val[-1] else f"best {best[1]:.3f}", "two", *best)]
+    return curves, marks
+
+
+def _what(config, rows) -> str:
+    texts = [Path(text).name for text in config["text"]]
+    text = texts[0] if len(texts) == 1 else f"{texts[0]} and {len(texts) - 1} more"
+    steps = f"{len(rows):,} steps" + (f", {float(rows[-1]['epoch']):.1f} epochs" if rows else "")
+    about = config["about"]
+    return f"A GPT trained on {text}: {steps} · npgpt {about['npgpt']}, {about['kernels']}"
+
+
+def _figures(rows, test) -> str:
+    figures = []
+    val = [float(row["val_loss"]) for row in rows if row["val_loss"]]
+    if test:
+        figures += [
+            (f"{test['bits_per_byte']:.3f}", "bits per byte, test"),
+            (f"{test['loss']:.3f}", "loss, test"),
+        ]
+        figures.append((f"{test['accuracy@1']:.1%}", "accuracy@1, test"))
+    if val:
+        figures.append((f"{min(val):.3f}", "best val loss"))
+    if rows:
+        minutes, seconds = divmod(round(float(rows[-1]["seconds"])), 60)
+        figures.append((f"{minutes}:{seconds:02}", "training, min:s"))
+        figures.append((f"{int(rows[-1]['tokens']):,}", "tokens seen"))
+    return '<div class="figures">' + "".join(f"<div>{a}<span>{b}</span></div>" for a, b in figures) + "</div>"
+
+
+def _warning(run: Path) -> str:
+    try:
+        rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]
+        verdict = History(rows).verdict()
+    except (OSError, ValueError):
+        return ""
+    return f'<p class="warning">{escape(in_words(verdict).capitalize())}.</p>' if verdict else ""
+
+
+def _test(test) -> str:
+    if not test:
+        return ""
+    models = {"npgpt": test, **test["baselines"]}
+    names = sorted(models, key=lambda name: models[name]["bits_per_byte"])
+    longest = models[names[-1]]["bits_per_byte"]
+    rows = []
+    for name in names:
+        m = models[name]
+        shares = [f"{m[key]:.1%}" if key in m else "" for key in ("accuracy@1", "accuracy@5")]
+        rows.append([name, Bar(m["bits_per_byte"] / longest), f"{m['bits_per_byte']:.3f}", *shares])
+    overlap = test.get("overlap")
+    where = f"{escape(test['part'])}, {test['tokens']:,} tokens"
+    parts = [
+        "<h2>Test</h2>",
+        f'<p class="soft">Bits per byte on {where}; lower is better.</p>',
+        table(["", "", "bits per byte", "accuracy@1", "accuracy@5"], rows, best=names.index("npgpt")),
+    ]
+    if overlap:
+        parts.append(f'<p class="soft" style="margin-top:16px">{escape(overlap["in_words"])}</p>')
+    return "\n".join(parts)
+
+
+def _samples(run: Path) -> str:
+    try:
+        lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        samples = [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        return ""
+    if not samples:
+        return ""
+    shown = samples[:: max(1, len(samples) // 6)]
+    shown += [] if shown[-1] is samples[-1] else [samples[-1]]
+    parts = [
+        f'<div class="sample"><span>step {s["step"]:,}</span><pre>{escape(s["text"].strip())}</pre></div>'
+        for s in shown
+    ]
+    return "\n".join(["<h2>What it wrote on the way</h2>", *parts])
+
+
+def _rates(rows) -> str:
+    def thin(name):
+        points = [(int(row["step"]), float(row[name])) for row in rows]
+        return [point for point in points[:: max(1, len(points) // POINTS)] if point[1] == point[1]]
+
+    def small(title, name):
+        chart = charts.line_chart([("", "three", thin(name))], "step", 420, 190, 8)
+        return f"<div><h2>{title}</h2>{chart}</div>" if chart else ""
+
+    both = small("Learning rate", "lr") + small("Gradient norm, before clipping", "grad_norm")
+    return f'<div class="two-up">{both}</div>' if both else ""
+
+
+def _settings(config) -> str:
+    shown = {name: value for name, value in config.items() if name not in HIDDEN}
+    shown = {name: shown.pop(name) for name in SHAPE if name in shown} | shown
+    shown |= {
+        "split": ", ".join(map(str, config["split"])),
+        "text": ", ".join(Path(t).name for t in config["text"][:3]),
+    }
+    shown |= {name: config["about"][name] for name in ("kernels", "python", "numpy")}
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(f'{v:g}' if isinstance(v, float) else str(v))}</dd></div>"
+        for name, v in shown.items()
+    )
+    return f"<h2>Settings</h2>\n<dl>{cells}</dl>"
+
+
+def _write_png(run: Path, curves) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    looks = (("#0b62a4", "top"), ("#c2410c", "bottom"))  # the labels must not meet
+    for (label, _, points), (colour, side) in zip(curves, looks, strict=False):
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6)
+            axes.annotate(label, points[-1], (6, 0), textcoords="offset points", va=side, color=colour)
+    axes.set(xlabel="step", ylabel="nats per token", title=run.resolve().name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4df")
+    figure.savefig(run / "loss.png")

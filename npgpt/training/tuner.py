@@ -1,0 +1,176 @@
+"""A search for better settings than the default's, by successive halving (arXiv:1603.06560) at equal time.
+
+Candidates are trained for a ninth of the final training time, the better third of them for a third, the best
+two for all of it, each time from the start with a schedule of that length. The default goes along to the end,
+so that the winner has beaten it at the very length that it will be used for, or it is the winner itself.
+Short runs are compared by their seconds, not their steps: a larger model must be worth its time.
+"""
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from npgpt.engine import kernels
+from npgpt.text.data import Dataset
+from npgpt.training import charts, report, run
+from npgpt.training.plan import make_plan
+from npgpt.training.trainer import TrainingFailed, prepare
+
+SHARES = (1 / 9, 1 / 3, 1.0)  # of the final training time, one for each rung
+KEPT = (9, 3, 2)  # candidates in each rung; beside them the default
+COST = sum(share * (kept + (i > 0)) for i, (share, kept) in enumerate(zip(SHARES, KEPT, strict=True)))
+TUNED = ("n_layer", "n_head", "n_embd", "batch_size", "lr", "dropout")
+LENGTHS = (1.0, 1.0, 0.5)  # of the time: a text may be learnt, and then learnt by heart, before it is over
+EVAL_TOKENS = 16384  # in the short runs, which would else spend their time on validation
+
+
+@dataclass
+class Trial:
+    rung: int
+    candidate: int  # 0 is the default
+    settings: dict
+    length: float  # share of the rung's time
+    minutes: float
+    folder: Path
+    result: dict = field(default_factory=dict)
+    epochs: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        return self.result.get("best_val_loss") or float("inf")
+
+
+def candidates(plan, count: int, seed: int) -> list[tuple[dict, float]]:
+    """`count` different settings and lengths around the plan's, the plan's own first."""
+    rng = random.Random(seed)
+    own = {name: getattr(plan, name) for name in TUNED}
+    found = [(own, 1.0)]
+    while len(found) < count:
+        n_layer, n_embd = rng.choice([(2, 128), (4, 128), (4, 192), (6, 192), (6, 256)])
+        changes = {
+            "lr": plan.lr * 2 ** rng.choice([-1.5, -1, -0.5, 0.5, 1]),
+            "batch_size": rng.choice([4, 8, 16, 32]),
+            "dropout": rng.choice([0.0, 0.05, 0.1, 0.2, 0.3]),
+        }
+        changed = {name: value for name, value in changes.items() if rng.random() < 0.6}
+        if rng.random() < 0.6:
+            changed |= {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_embd // 32}
+        one = (own | changed, rng.choice(LENGTHS))
+        if one not in found:
+            found.append(one)
+    return found
+
+
+class Search:
+    """Trials on `dataset`, each a run in folder/trials."""
+
+    def __init__(
+        self, dataset: Dataset, folder: Path, minutes, settings: dict, about: dict, seed, model_class
+    ):
+        """minutes: of the whole search. settings: those that all runs share, by the flags' names."""
+        if not len(dataset.validation):
+            raise ValueError("tune: the text must be long enough to leave something for validation")
+        self.dataset, self.folder, self.seed, self.model_class = dataset, folder, seed, model_class
+        self.settings, self.about = settings, about
+        self.minutes = minutes / COST  # of the final training
+        self.trials: list[Trial] = []
+
+    def run(self, should_stop, tell) -> Trial | None:
+        """All rungs -> the best trial of the last; None if it was stopped before. tell(line) after each."""
+        plan = make_plan(len(self.dataset), split=self.settings["split"])
+        alive = list(enumerate(candidates(plan, KEPT[0], self.seed)))
+        for rung, share in enumerate(SHARES):
+            done = []
+            for candidate, (settings, length) in alive:
+                trial = self._try(rung, candidate, settings, length, share * self.minutes, should_stop)
+                self.trials.append(trial)
+                if should_stop():
+                    return None
+                done.append(trial)
+                tell(
+                    " ".join(f"{cell:>{width}}" for cell, width in zip(self.row(trial), WIDTHS, strict=True))
+                )
+            done.sort(key=lambda trial: trial.loss)
+            if rung + 1 == len(SHARES):
+                return done[0]
+            keep = {trial.candidate for trial in done[: KEPT[rung + 1]]} | {0}
+            alive = [one for one in alive if one[0] in keep]
+        raise AssertionError("SHARES is empty")
+
+    def _try(self, rung, candidate, settings, length, minutes, should_stop) -> Trial:
+        folder = self.folder / "trials" / f"{rung + 1}-{candidate}"
+        trial = Trial(rung, candidate, settings, length, length * minutes, folder)
+        last = rung + 1 == len(SHARES)
+        flags = {**settings, "split": self.settings["split"], "minutes": trial.minutes}
+        flags["eval_tokens"] = None if last else EVAL_TOKENS
+        with run.locked(folder):
+            try:
+                trainer = prepare(self.dataset, flags, self.seed, self.model_class)
+                shown = self.settings | trainer.plan.settings() | {"steps": None, "out": None}
+                run.write_config(folder, shown, self.about)
+                trial.result = trainer.train(folder, 1, should_stop, quiet=True)
+                trial.epochs = trainer.step / trainer.batches.per_epoch
+                report.write(folder)
+            except (TrainingFailed, ValueError) as failure:  # a rate too high, a model too large: it is out
+                trial.result = {"ended": str(failure)}
+        trainer = None
+        kernels.release_memory()
+        return trial
+
+    # ------------------------------------------------------------------------ what is told and kept
+
+    def row(self, trial: Trial) -> list[str]:
+        """A trial as HEAD names it; the last cell compares it with the default of its rung."""
+        s = trial.settings
+        default = next(t for t in self.trials if t.candidate == 0 and t.rung == trial.rung)
+        versus = "" if trial is default else f"{trial.loss - default.loss:+.4f}"
+        shape, steps = f"{s['n_layer']} x {s['n_embd']}", str(trial.result.get("steps", ""))
+        tuned = [shape, str(s["batch_size"]), f"{s['lr']:.4f}", f"{s['dropout']:.2f}"]
+        outcome = [f"{trial.epochs:.1f}", steps, f"{trial.loss:.4f}", versus or "default"]
+        return [trial.folder.name, f"{trial.minutes:.2f}", *tuned, *outcome]
+
+    def write(self, best: Trial | None) -> None:
+        """report.html, and config.toml of the best, in the folder of the search."""
+        shown = sorted(self.trials, key=lambda trial: (-trial.rung, trial.loss))
+        if not shown:
+            return
+        verdict = "The search was stopped before its end."
+        if best:
+            verdict = self.verdict(best)
+            settings = self.settings | best.settings | {"steps": best.result["steps"], "out": None}
+            run.write_config(self.folder, settings, self.about | {"tuned": verdict})
+        curves = [self._curve(trial, best) for trial in shown]
+        curves.sort(key=lambda curve: {"three": 0, "two": 1, "one": 2}[curve[1]])
+        picture = "<h2>Validation loss</h2>\n" + charts.line_chart(curves, "seconds of training", right=120)
+        rows = [self.row(trial) for trial in shown]
+        table = "<h2>Trials</h2>\n" + report.table(HEAD, rows, best=shown.index(best) if best else None)
+        report.write_search(self.folder, self.folder.name, verdict, picture, table)
+
+    def verdict(self, best: Trial) -> str:
+        default = next(t for t in self.trials if t.candidate == 0 and t.rung == best.rung)
+        if best is default:
+            return (
+                f"The default was best: validation loss {default.loss:.4f} after {self.minutes:.1f} minutes."
+            )
+        changed = ", ".join(f"{k} {v:g}" for k, v in best.settings.items() if v != default.settings[k])
+        return (
+            f"Validation loss {best.loss:.4f} instead of the default's {default.loss:.4f} in the same "
+            f"{self.minutes:.1f} minutes, with {changed or 'half the time'}; {best.epochs:.1f} epochs."
+        )
+
+    def _curve(self, trial: Trial, best: Trial | None):
+        rows = [row for row in report.metrics(trial.folder) if row["val_loss"]]
+        points = [(float(row["seconds"]), float(row["val_loss"])) for row in rows]
+        kind = "one" if trial is best else "two" if trial.candidate == 0 else "three"
+        last = trial.rung + 1 == len(SHARES)
+        names = {"one": "best", "two": "default"}
+        return (f"{names[kind]} {trial.loss:.3f}" if last and kind in names else ""), kind, points
+
+
+COLUMNS = "trial,minutes,layers x channels,batch,lr,dropout,epochs,steps,val loss,vs default"
+HEAD = COLUMNS.split(",")
+WIDTHS = [max(len(name), 6) for name in HEAD]
+
+
+def in_columns(cells) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))

@@ -1,0 +1,91 @@
+"""`python -m npgpt.tune TEXT... --minutes M`: find settings that train better than the default's."""
+
+import json
+import shlex
+from pathlib import Path
+
+from npgpt import cli
+from npgpt.cli import Setting
+
+SETTINGS = [
+    Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
+    Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1)"),
+    Setting(
+        "clean", cli.one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"
+    ),
+    Setting(
+        "tokenizer",
+        str,
+        "bytes, bpe:N, or the path of a vocabulary (default: bytes for small texts, else bpe)",
+    ),
+    Setting("seed", cli.count_or_zero, "of candidates, weights, batches and dropout (default 0)"),
+    Setting("threads", cli.count, "default: the CPUs this process may use"),
+]
+
+
+def main(argv=None) -> int:
+    parser = cli.parser(
+        "tune", "Find settings that train better than the default's: size, batch, rate, dropout."
+    )
+    add = parser.add_argument
+    add("text", nargs="+", metavar="TEXT", help="files, folders of .txt files, or - for stdin")
+    add(
+        "--minutes",
+        type=cli.positive,
+        required=True,
+        help="of the whole search; the training that it is for will take a fifth of them",
+    )
+    cli.add_settings(parser, SETTINGS)
+    add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
+    args = parser.parse_args(argv)
+
+    with cli.errors_as_lines("tune"):
+        from npgpt.api import GPT
+        from npgpt.text import data
+        from npgpt.text.corpus import Corpus
+        from npgpt.training import run as runs
+        from npgpt.training import tuner
+        from npgpt.training.plan import default_tokenizer
+
+        settings = cli.resolve(SETTINGS, args, None)
+        settings["split"] = data.parse_split(settings["split"] or data.DEFAULT_SPLIT)
+        settings["clean"] = settings["clean"] or "light"
+        corpus = Corpus(args.text, settings["clean"])
+        settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
+        tokenizer = data.make_tokenizer(settings["tokenizer"], corpus, settings["split"])
+        dataset = data.Dataset.from_ids(data.encode(corpus, tokenizer), settings["split"], tokenizer)
+        name = "stdin" if args.text[0] == "-" else Path(args.text[0]).resolve().stem
+        folder = runs.find_folder(settings["out"], f"{name}-tune", resume=False)
+        seed, threads = settings.pop("seed") or 0, settings.pop("threads")
+        about = {"memorise": False, "text_sha256": corpus.sha256}
+        shared = settings | {"text": corpus.names(folder), "seed": seed}
+        search = tuner.Search(dataset, folder, args.minutes, shared, about, seed, GPT)
+    cli.begin(threads)
+    print("\n".join(corpus.report()))
+    print(f"{len(tuner.SHARES)} rungs; the last trains for {search.minutes:.2f} minutes, as the winner will")
+    with cli.errors_as_lines("tune", 1, (OSError, MemoryError)), cli.interruptible() as interrupted:
+        folder.mkdir(parents=True)
+        corpus.keep_stdin(folder)
+        print(tuner.in_columns(tuner.HEAD))
+        best = search.run(interrupted, lambda line: print(line, flush=True))
+        search.write(best)
+    where = shlex.quote(str(folder))
+    if best is None:
+        print(f"interrupted; the trials so far are in {where}")
+        return 130
+    print(search.verdict(best))
+    print(f"saved to {where}, drawn in {where}/report.html")
+    print(f"next: python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
+    if args.json:
+        told = {
+            "run": str(folder),
+            "minutes": search.minutes,
+            "settings": best.settings,
+            "val_loss": best.loss,
+        }
+        print(json.dumps(told | {"is_default": best.candidate == 0, "steps": best.result["steps"]}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,60 @@
+"""When a run learns by heart, and what a sample repeats."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt.training.memorising import History, in_words, longest_overlap, overlap
+
+
+def history(train, val):
+    """A validation after each two steps."""
+    found = History()
+    for i, (t, v) in enumerate(zip(train, val, strict=True)):
+        found.add(2 * i + 1, t, None)
+        found.add(2 * i + 2, t, v)
+    return found
+
+
+@pytest.mark.parametrize(
+    "train, val",
+    [
+        ([3, 2, 1], [3, 2, 1]),  # it learns
+        ([3, 2, 1], [3, 2, 2.1]),  # one rise is noise
+        ([3, 2, 1, 0.9], [3, 2, 2.1, 2.05]),  # and it turned
+        ([3, 2, 2.5, 2.6], [3, 2, 2.5, 3]),  # training rises too: it diverges
+        ([3, 2, 1.9, 1.8], [3, 2, 2.004, 2.009]),  # not worth a word
+        ([], []),
+    ],
+)
+def test_no_alarm(train, val):
+    assert history(train, val).verdict() is None
+
+
+def test_alarm():
+    verdict = history([3, 2, 1, 0.5], [3, 2, 2.2, 2.4]).verdict()
+    assert verdict == (4, 8, (2, 0.5), (2, 2.4))
+    line = in_words(verdict, b"...the rat ate...", b"the cat and the rat ate")
+    assert "from step 4 to 8 the training loss fell from 2.000 to 0.500" in line
+    assert "validation loss rose from 2.000 to 2.400; step 4 is kept as the best" in line
+    assert "repeats 11 bytes of the text: 'the rat ate'" in line
+
+
+def test_a_resumed_run_knows_what_it_was_told():
+    rows = ["1,0,9,3.0,,0,0,0,0,0", "2,0,9,nan,,0,0,0,0,1", "3,0,9,2.0,4.5,0,0,0,0,1"]
+    assert History(rows).points == [(3, 2.5, 4.5)]
+
+
+@given(st.text("ab", max_size=20), st.text("ab", max_size=30))
+def test_longest_overlap_is_the_longest(sample, text):
+    sample, text = sample.encode(), text.encode()
+    found = longest_overlap(sample, text)
+    assert found in sample and found in text
+    n = len(found) + 1
+    assert not any(sample[i : i + n] in text for i in range(len(sample) - n + 1))
+
+
+def test_overlap_beside_what_is_usual():
+    found = overlap(["xxabcx", "zzzz"], b"bcd", b"abcdef")
+    assert (found["bytes"], found["text"], found["held_out_bytes"]) == (3, "abc", 3)
+    assert overlap(["abc"], b"", b"abc")["held_out_bytes"] is None
