@@ -123,6 +123,8 @@ def Train(
 
     if engine and model_engine and engine != model_engine:
         raise ValueError(f"Train: model_engine must be the engine, {engine!r}, got {model_engine!r}")
+    if dataset is None:
+        raise ValueError("Train: dataset must be a Dataset or the path of a text, got None")
     if unknown := [name for name in flags if name not in plan.FLAGS]:
         raise TypeError(f"Train: {unknown[0]} must be one of {', '.join(plan.FLAGS)}")
     if not isinstance(dataset, Dataset):

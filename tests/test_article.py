@@ -55,6 +55,7 @@ def test_engines_and_settings(engine):
         ({"engine": "gpt-2", "window": 4}, ValueError, "window is for engine gpt-3, got gpt-2"),
         ({"depth": 3}, TypeError, "Train: depth must be one of epochs, "),
         ({"dataset": "none.txt"}, FileNotFoundError, "none.txt"),
+        ({"dataset": None}, ValueError, "Train: dataset must be a Dataset or the path of a text, got None"),
     ],
 )
 def test_what_is_refused(tmp_path, settings, error, message):

@@ -142,6 +142,13 @@ def test_halves_of_transformers_are_read(rng, tmp_path, dtype):
         np.testing.assert_array_equal(w, expected, name)
 
 
+def test_autotokenizer_finds_ours_in_every_folder(rng, tmp_path, model):
+    model.save_pretrained(tmp_path)
+    theirs, text = transformers.AutoTokenizer.from_pretrained(tmp_path), "naïve 日本語<|endoftext|>"
+    assert theirs.encode(text) == npgpt.GPT2Tokenizer(model.tokenizer).encode(text)
+    assert theirs.eos_token_id == 256
+
+
 def test_the_released_sizes():
     """Transformers' own numbers of parameters for the configs that it has as defaults."""
     for name, theirs in (("gpt", transformers.OpenAIGPTConfig), ("gpt2", transformers.GPT2Config)):
