@@ -10,6 +10,7 @@ N = tokens, B = windows in a batch, T = tokens in a window (block_size).
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,14 +46,28 @@ def encode(corpus: Corpus, tokenizer) -> np.ndarray:
 
 
 def _encoded(corpus: Corpus, tokenizer):
-    """Yield ids, piece by piece."""
-    end, before = np.array([tokenizer.end_of_text], tokenizer.dtype), 0
+    """Yield ids, piece by piece: those of each document as a whole."""
+    end, before, held = np.array([tokenizer.end_of_text], tokenizer.dtype), 0, b""
+
+    def encode(piece):
+        return tokenizer.encode(piece).astype(end.dtype, copy=False)
+
     for number, piece in corpus.pieces():
         if number != before:
+            yield encode(held)
             yield end
-        before = number
-        yield tokenizer.encode(piece).astype(end.dtype, copy=False)
+            held = b""
+        before, piece = number, held + piece
+        # What is behind the last place where any tokenizer's words part waits for the piece that follows.
+        cut = max((m.end() for m in _PARTING.finditer(piece, len(piece) - TAIL)), default=len(piece))
+        yield encode(piece[:cut])
+        held = piece[cut:]
+    yield encode(held)
     yield end
+
+
+TAIL = 4096  # bytes at the end of a piece in which its parting is looked for
+_PARTING = re.compile(rb"[!-~](?=[ \n])")
 
 
 def make_tokenizer(name: str, corpus: Corpus, split=DEFAULT_SPLIT) -> Tokenizer:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from npgpt.text import corpus as corpora
 from npgpt.text import data
 from npgpt.text.corpus import CLEANINGS, Corpus, clean_document
-from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 
 END = 256
 
@@ -185,3 +185,19 @@ def test_a_large_text_that_changes_while_it_is_read_is_refused(tmp_path, tiny_me
     with pytest.raises(ValueError, match=r"a\.txt: must not change while it is read"):
         data.encode(corpus, ByteTokenizer())
     assert not list(tiny_memory.iterdir())
+
+
+def test_pieces_of_a_large_text_have_the_ids_of_the_whole(tmp_path, monkeypatch):
+    text = ("Um dia \n\nDois dias  \n  três,\n\n\n quatro's dias \n" * 200).encode()
+    tokenizer = BPETokenizer.train([text], 280)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes(text)
+    monkeypatch.setattr(corpora, "PIECE", 61)
+    monkeypatch.setattr(data, "TAIL", 20)
+    corpus = Corpus([tmp_path / "a.txt", tmp_path / "b.txt"])
+    for document in corpus.documents:
+        document.content = None  # as where it is too large to be kept
+    assert len(list(corpus.pieces())) > 100
+    ids = np.concatenate(list(data._encoded(corpus, tokenizer)))
+    whole = np.append(tokenizer.encode(text), tokenizer.end_of_text)
+    np.testing.assert_array_equal(ids, np.tile(whole, 2))
