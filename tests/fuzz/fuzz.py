@@ -3,7 +3,7 @@
     python tests/fuzz/fuzz.py TARGET [-runs=200000] [libFuzzer's other flags]
 
 Starts from valid files. What it finds lies in the working folder as crash-*: repair the parser, then keep the
-file as tests/fuzz/corpus/TARGET-NAME, which test_corpus.py reads.
+file as tests/fuzz/corpus/TARGET-NAME, which test_findings.py reads.
 """
 
 import sys
