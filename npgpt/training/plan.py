@@ -13,7 +13,7 @@ from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
 from npgpt.training.schedule import SCHEDULES
 
 TOO_SMALL = 10_000  # tokens: under this a validation part is a few sentences, and its loss means nothing
-BPE_FROM, DEFAULT_BPE = 1_000_000, "bpe:1024"  # bytes of text from which a vocabulary of its own pays
+TOKENIZERS = (4_000_000, "bpe:4096"), (1_000_000, "bpe:1024"), (0, "bytes")  # from so many bytes of text on
 MEMORISED = 0.05  # nats per token over an epoch: nearly all that is left are the first tokens of each window
 LEARNING_RATE = {"adamw": 4e-3, "muon": 0.02}
 
@@ -66,7 +66,7 @@ class Plan:
 
 def default_tokenizer(n_bytes: int) -> str:
     """What --tokenizer is for a text of n_bytes when nobody says; benchmarks/vocabulary.py measures it."""
-    return "bytes" if n_bytes < BPE_FROM else DEFAULT_BPE
+    return next(name for least, name in TOKENIZERS if n_bytes >= least)
 
 
 FLAGS = ("epochs", *(field.name for field in fields(Plan) if field.name != "memorise"))

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from npgpt.text.data import batches_per_epoch
-from npgpt.training.plan import BPE_FROM, DEFAULT_BPE, FLAGS, TOO_SMALL, default_tokenizer, make_plan
+from npgpt.training.plan import FLAGS, TOO_SMALL, default_tokenizer, make_plan
 
 
 def test_a_small_text_is_memorised_whole():
@@ -58,5 +58,6 @@ def test_epochs_become_steps():
 
 
 def test_the_tokenizer_depends_on_the_size_alone():
-    assert default_tokenizer(682) == default_tokenizer(BPE_FROM - 1) == "bytes"
-    assert default_tokenizer(BPE_FROM) == default_tokenizer(10**12) == DEFAULT_BPE
+    assert default_tokenizer(1) == default_tokenizer(999_999) == "bytes"
+    assert default_tokenizer(1_000_000) == default_tokenizer(3_999_999) == "bpe:1024"
+    assert default_tokenizer(4_000_000) == default_tokenizer(10**12) == "bpe:4096"
