@@ -472,7 +472,7 @@ class GPT:
             raise ValueError(
                 f"{function}: targets must be below {self.config.vocab_size}, got {targets.max()}"
             )
-        return np.ascontiguousarray(np.maximum(targets, -1), dtype=np.int32)
+        return np.maximum(targets.astype(np.int32), -1)  # ids may be unsigned
 
 
 def flops_per_token(config, time):
