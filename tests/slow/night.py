@@ -1,13 +1,14 @@
 """A night's work in small: train for some minutes, kill it twice, resume, test it, let it write."""
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 from common import run, start
+
+from npgpt.training import checkpoint
 
 
 def main():
@@ -39,12 +40,9 @@ def show(args, out):
         said = process.communicate()[0]
         if kill == 1:
             print("\n".join(said.splitlines()[:6]))
-        saved = json.loads((out / (out / "LATEST").read_text().strip() / "trainer.json").read_text())
-        lost += _seconds(out) - saved["seconds"]
-        print(
-            f"killed at {_seconds(out):.0f} s; saved: step {saved['step']}, {saved['seconds']:.0f} s",
-            flush=True,
-        )
+        step, seconds = _saved(out)
+        lost += _seconds(out) - seconds
+        print(f"killed at {_seconds(out):.0f} s; saved: step {step}, {seconds:.0f} s", flush=True)
     said = run(*command, "--resume")
     print(
         "\n".join(
@@ -57,6 +55,14 @@ def show(args, out):
     print("\n".join(run("evaluate", out).splitlines()[1:]))
     print(f"it writes, after {args.prompt!r}:\n{'-' * 70}")
     print(run("generate", out, args.prompt, "--seed", 1, "--max-new-tokens", 400).rstrip())
+
+
+def _saved(out: Path) -> tuple[int, float]:
+    """Step and seconds of training of the last checkpoint; 0 without one."""
+    if not checkpoint.is_run(out):
+        return 0, 0.0
+    state, _ = checkpoint.load(checkpoint.choose(out, ())[0])
+    return state["step"], state["seconds"]
 
 
 def _seconds(out: Path) -> float:

@@ -92,6 +92,23 @@ def test_only_the_last_and_the_best_are_kept(save, tmp_path):
     assert kept == ["step-000005", "step-000004", "step-000002"]
 
 
+@pytest.mark.parametrize("error", [None, OSError(28, "No space left on device")])
+def test_a_step_that_is_saved_again_replaces_what_was_there(save, tmp_path, monkeypatch, error):
+    """What a resume passed over is in nobody's way; it stays until the new one is whole."""
+    save(1)
+    broken = save(2) / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    if error:
+        with monkeypatch.context() as patch:
+            _fail_at(patch, "fsync", 3, error)
+            with pytest.raises(OSError, match="No space left"):
+                save(2)
+        assert broken.exists() and checkpoint.choose(tmp_path)[0].name == "step-000001"
+    save(2)
+    assert checkpoint.choose(tmp_path) == (tmp_path / "step-000002", [])
+    assert not list(tmp_path.glob(".step*"))
+
+
 class PowerCut(BaseException):
     """Not an OSError: nothing in the program cleans up after it."""
 
