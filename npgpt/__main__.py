@@ -7,6 +7,8 @@ DOORS = {
     "train": "train a GPT on text",
     "evaluate": "measure a trained GPT on text",
     "generate": "let a trained GPT write",
+    "export": "write it as other programs read it",
+    "embed": "what a C compiler needs to build against libnpgpt",
     "bench": "measure how fast this machine trains",
 }
 
