@@ -97,7 +97,8 @@ def write_gguf(path, model: GPT, tokenizer=None, type: str = "f32", name: str = 
     values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
 
     infos, offset = [], 0
-    for ours, shape in parameter_shapes(replace(config, bias=True)).items():
+    full = replace(config, bias=True, window=config.window if arch == "npgpt" else None)
+    for ours, shape in parameter_shapes(full).items():
         matrix = len(shape) == 2 and ours != "wpe.weight"
         if matrix and ours != "wte.weight":
             shape = shape[::-1]  # (out, in)
