@@ -1,7 +1,11 @@
-"""Builds npgpt._kernels from csrc/; the instruction set of isa_NAME.cpp is set for that file alone."""
+"""Builds npgpt._kernels from csrc/, and libnpgpt for C programs from the rooms of it that know no Python.
+
+The instruction set of isa_NAME.cpp is set for that file alone.
+"""
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,12 +14,26 @@ from setuptools import setup
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/__init__.py").read_text()).group(1)
 SOURCES = sorted(str(p) for p in Path("csrc").glob("*/*.cpp"))  # sorted: builds are reproducible
+# train.cpp is the one file there that inference has no use for
+LIBRARY = [s for s in SOURCES if re.search(r"csrc/(kernels|threads|text|runtime)/(?!train)", s)]
 HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc").glob(pattern))
 
 # -ffp-contract=off: a*b+c is rounded as it is written; results do not depend on what a compiler fuses.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
-ISA_FLAGS = {"avx2": ["-mavx2", "-mfma"]}
+ISA_FLAGS = {"avx2": ["-mavx2", "-mfma", "-mf16c"]}
 REQUIRED = os.environ.get("NPGPT_REQUIRE_KERNELS", "0") not in ("", "0")
+
+
+PKG_CONFIG = """prefix=${{pcfiledir}}/../..
+libdir=${{prefix}}/lib
+
+Name: npgpt
+Description: A trained GPT inside any program
+Version: {version}
+Cflags: -I${{prefix}}/include
+Libs: -L${{libdir}} -lnpgpt -Wl,-rpath,${{libdir}}
+Libs.private: -lstdc++ -pthread -lm
+"""
 
 
 class BuildKernels(build_ext):
@@ -30,6 +48,41 @@ class BuildKernels(build_ext):
         if self.compiler.compiler_type == "unix":
             self.compiler._compile = compile_with_isa
         super().build_extensions()
+        extension = Path(self.get_ext_fullpath("npgpt._kernels"))
+        if self.compiler.compiler_type == "unix" and extension.exists():
+            self.build_library(extension.parent)
+
+    def copy_extensions_to_source(self):  # pip install -e .
+        super().copy_extensions_to_source()
+        for folder in ("lib", "include"):
+            built = Path(self.build_lib, "npgpt", folder)
+            if built.exists():
+                shutil.copytree(built, Path("npgpt", folder), dirs_exist_ok=True)
+
+    def build_library(self, package: Path):
+        """package/lib/libnpgpt.so and .a, package/include/npgpt.h, package/lib/pkgconfig/npgpt.pc."""
+        library, include = package / "lib", package / "include"
+        (library / "pkgconfig").mkdir(parents=True, exist_ok=True)
+        include.mkdir(exist_ok=True)
+        shutil.copyfile("csrc/runtime/npgpt.h", include / "npgpt.h")
+        # sections: a static program keeps what it uses
+        flags = [*FLAGS, "-std=c++17", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"]
+        objects = self.compiler.compile(
+            LIBRARY,
+            output_dir=os.path.join(self.build_temp, "libnpgpt"),
+            extra_postargs=flags,
+            depends=HEADERS,
+        )
+        archive = library / "libnpgpt.a"
+        archive.unlink(missing_ok=True)
+        self.compiler.create_static_lib(objects, "npgpt", output_dir=str(library))
+        self.compiler.link_shared_object(
+            objects,
+            str(library / "libnpgpt.so"),
+            extra_postargs=["-pthread", "-Wl,-soname,libnpgpt.so", "-Wl,--gc-sections", "-Wl,-s"],
+            target_lang="c++",
+        )
+        (library / "pkgconfig" / "npgpt.pc").write_text(PKG_CONFIG.format(version=VERSION))
 
     def run(self):
         try:

@@ -45,7 +45,7 @@ class GPT(engine.GPT):
         Returns str; with stream=True an iterator of pieces of it, none of which breaks a character; with
         return_ids=True the list of new ids, those of a stop string included.
         """
-        from npgpt.runtime import sampling
+        from npgpt.runtime import binding, sampling
 
         how = sampling.Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)):
@@ -57,7 +57,7 @@ class GPT(engine.GPT):
             raise ValueError(f"generate: stop must be strings that are not empty, got {stop!r}")
         ids = sampling.prompt_ids(prompt, self.tokenizer, self.config.vocab_size)
         end = self.tokenizer.end_of_text if self.tokenizer else None
-        new_ids = sampling.generate_ids(self, ids, max_new_tokens, how, end, ignore_eos, seed)
+        new_ids = binding.generate_ids(self, ids, max_new_tokens, how, end, ignore_eos, seed)
         if self.tokenizer is None:
             if not return_ids or stop:
                 raise ValueError("generate: return_ids must be True, stop empty, without a tokenizer")
@@ -289,16 +289,20 @@ def load(path, model_class=GPT, **fields) -> GPT:
     """The model that `path` holds or names.
 
     A run folder, a checkpoint folder, a Hugging Face folder of the family, OpenAI's release of GPT-2 for
-    TensorFlow; a state_dict in a .safetensors file (`fields` of GPTConfig, n_head first, are what it does not
-    tell), nanoGPT's ckpt.pt; or, where nothing is there, a name on the Hugging Face Hub.
+    TensorFlow; a .gguf file; a state_dict in a .safetensors file (`fields` of GPTConfig, n_head first, are
+    what it does not tell), nanoGPT's ckpt.pt; or, where nothing is there, a name on the Hugging Face Hub.
     A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is warned of
     and passed over for the one before. ValueError where there is no such model, OSError where nothing is.
     """
     from npgpt.interop import huggingface, pytorch, tensorflow
 
     path = Path(path)
-    if path.suffix == ".gguf":
-        raise ValueError(f"load: path must be a folder, got {path}: this version does not read GGUF")
+    if path.is_file() and path.suffix == ".gguf":
+        from npgpt.interop.gguf import read_gguf
+
+        model, tokenizer = read_gguf(path, model_class)
+        model.tokenizer = tokenizer
+        return model
     if path.is_file() and path.suffix == ".safetensors":
         return pytorch.read_state_dict(path, model_class, **fields)
     if fields:

@@ -187,7 +187,9 @@ def test_a_run_that_exists_is_not_touched(door, run):
 @pytest.mark.parametrize("name", ["generate", "evaluate"])
 def test_doors_to_a_model_that_is_not_there(door, text, name):
     refused(door(name, "no/such/run"), "no/such/run: No such file or directory")
-    refused(door(name, "model.gguf"), "does not read GGUF")
+    refused(door(name, "model.gguf"), "model.gguf: No such file or directory")
+    Path("model.gguf").write_bytes(b"GGUF")
+    refused(door(name, "model.gguf"), "read_gguf: model.gguf: the file ends at byte 4")
     Path("empty").mkdir()
     refused(door(name, "empty"), "must be a run, a checkpoint or a Hugging Face folder")
     refused(door(name, text), "must be a run")
@@ -749,3 +751,34 @@ def test_a_window_is_for_gpt3(door, text):
         door("train", text, *TINY, "--engine", "gpt-3", "--window", 4, "--steps", 2, "--out", "run")[0] == 0
     )
     assert npgpt.load("run").config.window == 4
+
+
+# ---------------------------------------------------------------------------- export, embed
+
+
+@pytest.mark.parametrize("to", ["gguf", "hf"])
+def test_an_exported_model_writes_the_same(door, run, to):
+    code, out, _ = door("export", run, "--to", to, "-o", "out.gguf" if to == "gguf" else "out")
+    assert code == 0 and out.startswith("out") and out.rstrip().endswith("MB")
+    how = ["abc", "--max-new-tokens", 30, "--seed", 1, "--ignore-eos"]
+    assert door("generate", out.split(":")[0], *how)[1] == door("generate", run, *how)[1]
+
+
+def test_what_export_refuses(door, run):
+    refused(door("export", run, "--to", "onnx", "-o", "out"), "must be gguf or hf, got onnx")
+    refused(
+        door("export", run, "--to", "gguf", "--type", "q3", "-o", "out"), "must be f32 or f16 or q8_0 or q4_0"
+    )
+    refused(door("export", run, "--to", "hf", "--type", "f16", "-o", "out"), "--type is for gguf")
+    refused(door("export", run, "--to", "gguf", "-o", run), "run: is there already")
+    refused(door("export", run, "--to", "gguf", "-o", "none/out"), "none: No such folder")
+    refused(
+        door("export", "no/such/run", "--to", "gguf", "-o", "out"), "no/such/run: No such file or directory"
+    )
+    assert nothing_written("text.txt", "run")
+
+
+def test_embed_prints_flags(door):
+    refused(door("embed"), "give --cflags, --libs or both")
+    code, out, _ = door("embed", "--cflags", "--libs")
+    assert (code, out.count("-I"), "-lnpgpt" in out) == (0, 1, True) or code == 1  # 1: without a compiler

@@ -20,7 +20,8 @@ const Kernels* const* available_kernels(int* count) {
         tables[i++] = &baseline::kernels;
 #if defined(__x86_64__)
         __builtin_cpu_init();  // reads cpuid and, for AVX, whether the system saves the wide registers (xgetbv)
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables[i++] = &avx2::kernels;
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+            tables[i++] = &avx2::kernels;
 #endif
         return i;
     }();

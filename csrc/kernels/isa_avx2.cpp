@@ -1,4 +1,4 @@
-// AVX2 and FMA (Haswell, Zen and later). Compiled with -mavx2 -mfma: nothing in here may run before dispatch.cpp has asked the CPU.
+// AVX2, FMA and F16C (Haswell, Zen and later). Compiled with -mavx2 -mfma -mf16c: nothing in here may run before dispatch.cpp has asked the CPU.
 #include "kernels.h"
 
 #define NPGPT_ISA avx2
@@ -9,5 +9,7 @@
 #include "attention.inl"
 #include "rows.inl"
 #include "elements.inl"
+#include "matvec.inl"
+#include "attend.inl"
 #include "probe.inl"
 #include "table.inl"

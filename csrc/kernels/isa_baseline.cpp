@@ -9,5 +9,7 @@
 #include "attention.inl"
 #include "rows.inl"
 #include "elements.inl"
+#include "matvec.inl"
+#include "attend.inl"
 #include "probe.inl"
 #include "table.inl"

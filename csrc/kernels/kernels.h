@@ -30,6 +30,21 @@ struct AdamW {
     float grad_scale;                           // clipping
 };
 
+// How the numbers of a weight matrix lie in memory. All but COLUMNS are (N,K), row after row, so that an output is the
+// product of a row with x; Q8_0 and Q4_0 in blocks of 32 that share a scale, as GGUF has them.
+enum WeightType { F32, F16, Q8_0, Q4_0, COLUMNS };  // COLUMNS: float32 (K,N), as the engine has its linear layers
+
+struct Matrix {
+    const void* data;
+    WeightType type;
+    Index N, K;  // outputs, inputs
+};
+
+// Bytes of K weights side by side
+static inline Index row_bytes(WeightType type, Index K) {
+    return type == F16 ? K * 2 : type == Q8_0 ? K / 32 * 34 : type == Q4_0 ? K / 32 * 18 : K * 4;
+}
+
 struct Kernels {
     const char* name;
     int tile_m, tile_n;  // the matmul tile: rows of A and columns of B that one panel holds
@@ -53,6 +68,21 @@ struct Kernels {
     void (*attention_backward)(float* dq, float* dk, float* dv, float* scratch, const float* dout, const float* q,
                                const float* k, const float* v, const float* out, const float* lse,
                                const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale);
+
+    // ---- decoding: few rows of x meet every weight once, so that memory is what limits
+    // y (M,count) with stride ldy = or += x (M,K) with stride ldx, times outputs [first, first + count) of w; then bias
+    // (of output 0), then GELU. A row's result depends neither on the other rows nor on the range.
+    void (*matvec)(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count, Index M,
+                   bool add, const float* bias, bool gelu);
+    // y (count,kn) = rows [first, first + count) of w, columns [k, k + kn), multiples of 32 for block types; not COLUMNS
+    void (*unpack_rows)(float* y, const Matrix& w, Index first, Index count, Index k, Index kn);
+    // out (D) of one query against keys [first, keys) of k, v (keys,D); scores (keys) is work space
+    void (*attend)(float* out, float* scores, const float* q, const float* k, const float* v, Index first, Index keys,
+                   Index D, float scale);
+    // The same for many queries, the last keys of k being their own: q (queries,D) with its stride, out likewise. A query
+    // sees `window` keys, itself included. The scratch of attention_scratch(96, D) will do.
+    void (*attend_block)(float* out, Index out_stride, float* scratch, const float* q, Index stride, const float* k,
+                         const float* v, Index queries, Index keys, Index window, Index D, float scale);
 
     // ---- rows: each (rows,C)
     void (*layernorm_forward)(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b,

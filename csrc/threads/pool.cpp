@@ -7,8 +7,9 @@
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
-#include <fstream>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <string>
@@ -24,26 +25,39 @@ namespace {
 
 // ---- how many CPUs
 
+// stdio, not streams: those alone would double the size of a program around libnpgpt.
+int read_line(const std::string& path, char* line, int size) {
+    std::FILE* file = std::fopen(path.c_str(), "re");
+    if (!file) return 0;
+    const bool read = std::fgets(line, size, file) != nullptr;
+    std::fclose(file);
+    return read;
+}
+
 double read_quota(const std::string& path) {  // cgroup v2 cpu.max: "max 100000" or "50000 100000"
-    std::ifstream file(path);
-    std::string quota;
-    double period = 0;
-    if (!(file >> quota >> period) || quota == "max" || period <= 0) return INFINITY;
-    return std::atof(quota.c_str()) / period;
+    char line[64];
+    double quota = 0, period = 0;
+    if (!read_line(path, line, sizeof(line)) || std::sscanf(line, "%lf %lf", &quota, &period) != 2 || period <= 0)
+        return INFINITY;
+    return quota / period;
 }
 
 double read_quota_v1(const std::string& folder) {
-    std::ifstream quota_file(folder + "/cpu.cfs_quota_us"), period_file(folder + "/cpu.cfs_period_us");
-    double quota = 0, period = 0;
-    if (!(quota_file >> quota) || !(period_file >> period) || quota <= 0 || period <= 0) return INFINITY;
-    return quota / period;
+    char quota_line[64], period_line[64];
+    if (!read_line(folder + "/cpu.cfs_quota_us", quota_line, sizeof(quota_line)) ||
+        !read_line(folder + "/cpu.cfs_period_us", period_line, sizeof(period_line)))
+        return INFINITY;
+    const double quota = std::atof(quota_line), period = std::atof(period_line);
+    return quota <= 0 || period <= 0 ? INFINITY : quota / period;
 }
 
 double cgroup_quota() {
     // every ancestor's quota binds: walk from this process's group up to the mount point
     double quota = std::fmin(read_quota("/sys/fs/cgroup/cpu.max"), read_quota_v1("/sys/fs/cgroup/cpu"));
-    std::ifstream groups("/proc/self/cgroup");
-    for (std::string line; std::getline(groups, line);) {  // "0::/path" or "4:cpu,cpuacct:/path"
+    std::FILE* groups = std::fopen("/proc/self/cgroup", "re");
+    char buffer[4096];
+    while (groups && std::fgets(buffer, sizeof(buffer), groups)) {  // "0::/path" or "4:cpu,cpuacct:/path"
+        const std::string line(buffer, std::strcspn(buffer, "\n"));
         const size_t first = line.find(':'), second = line.find(':', first + 1);
         if (first == std::string::npos || second == std::string::npos) continue;
         const std::string controllers = line.substr(first + 1, second - first - 1);
@@ -55,6 +69,7 @@ double cgroup_quota() {
             path.resize(path.rfind('/'));
         }
     }
+    if (groups) std::fclose(groups);
     return quota;
 }
 

@@ -89,6 +89,11 @@ def compiled(name):
     return getattr(_kernels, name) if _compiled else None
 
 
+def library():
+    """The file of the compiled kernels, which holds libnpgpt too, where they are in use, else None."""
+    return _kernels.__file__ if _compiled else None
+
+
 # ---------------------------------------------------------------------------- threads and memory
 
 

@@ -6,12 +6,16 @@ from pathlib import Path
 FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
          "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # fmt: skip
 
+FORMATS = (".gguf", ".safetensors", ".pt", ".pth", ".txt")
+
 
 def is_name(path: Path) -> bool:
     """Whether a path that is not there may be a name on the Hub: "gpt2", "openai-community/gpt2".
 
-    Not "runs/x" beside a folder runs: that is a slip of the pen, and nobody else's business.
+    Not "runs/x" beside a folder runs, nor "x.gguf": those are slips of the pen, and nobody else's business.
     """
+    if path.suffix in FORMATS:
+        return False
     name = re.fullmatch(r"([\w-][\w.-]*)(/[\w-][\w.-]*)?", path.as_posix())
     return bool(name) and not (name[2] and Path(name[1]).is_dir())
 

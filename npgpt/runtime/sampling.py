@@ -6,6 +6,7 @@ is accepted can make a NaN or leave no token to draw. B rows, V = vocabulary.
 """
 
 import math
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -81,7 +82,28 @@ def probabilities(logits, sampling: Sampling, seen=None, banned: int | None = No
     return p
 
 
-def draw(p: np.ndarray, generator: np.random.Generator) -> int:
+class Draws:
+    """Numbers in [0, 1): the n-th is a function of seed and n alone, here as in csrc/runtime/sampler.cpp.
+
+    53 bits of Philox 4x32-10 (Salmon et al. 2011; ops.py) each. Without a seed, other ones each time.
+    """
+
+    def __init__(self, seed: int | None = None):
+        seed = (secrets.randbits(64) if seed is None else int(seed)) % 2**64
+        self._key, self._count = (seed % 2**32, seed >> 32), 0
+
+    def random(self) -> float:
+        n, (k0, k1) = self._count, self._key
+        self._count += 1
+        a, b, c, d = n % 2**32, n >> 32, 0, 0
+        for _ in range(10):
+            x, y = a * 0xD2511F53, c * 0xCD9E8D57
+            a, b, c, d = (y >> 32) ^ b ^ k0, y % 2**32, (x >> 32) ^ d ^ k1, x % 2**32
+            k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+        return ((a >> 5) * 2**26 + (b >> 6)) / 2**53
+
+
+def draw(p: np.ndarray, generator) -> int:
     """An id drawn from the distribution p (V,), with one number of the generator."""
     total = np.cumsum(p)
     index = int(np.searchsorted(total, generator.random() * total[-1], side="right"))
@@ -126,7 +148,7 @@ class Context:
 
 def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, ignore_eos=False, seed=None):
     """Yield the ids that follow prompt (N >= 1), up to max_new_tokens or the end of text (not yielded)."""
-    generator = np.random.default_rng(seed)
+    generator = Draws(seed)
     context = Context(model, [prompt], length=len(prompt) + max_new_tokens)
     seen = np.zeros(model.config.vocab_size, bool)
     seen[prompt] = True

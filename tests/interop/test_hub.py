@@ -12,7 +12,7 @@ def test_what_may_be_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     assert all(hub.is_name(Path(name)) for name in ("gpt2", "openai-community/gpt2", "a_b/c.d-1"))
-    others = "runs/praia", "/gpt2", "../gpt2", "a/b/c", ".hidden", "a b", "ação!", "a/../b", "."
+    others = "runs/praia", "/gpt2", "../gpt2", "a/b/c", ".hidden", "a b", "ação!", "a/../b", ".", "x.gguf"
     assert not any(hub.is_name(Path(name)) for name in others)
 
 

@@ -1,0 +1,264 @@
+// Products of a few rows of x with weights of every type, each weight read once: decoding, which memory limits.
+//
+// A row of weights becomes vectors of floats in registers and meets all rows of x there. Each pair of the two has one
+// accumulator that runs over k in order: no result depends on how many rows of either kind are taken at a time.
+
+namespace npgpt {
+namespace NPGPT_ISA {
+
+typedef uint16_t Halves __attribute__((vector_size(2 * NPGPT_VLEN)));
+
+NPGPT_INLINE Vec load_half(const uint8_t* p) {
+#if NPGPT_VLEN == 8
+    return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+    Halves h;
+    __builtin_memcpy(&h, p, sizeof(h));
+    const IVec bits = __builtin_convertvector(h, IVec), rest = bits & 0x7FFF;
+    // The exponent moves from a bias of 15 to one of 127; subnormals by way of an integer, as those may be flushed here.
+    const IVec normal = (rest << 13) + (112 << 23) + ((IVec)(rest >= 0x7C00) & (112 << 23));
+    const Vec small = __builtin_convertvector(rest, Vec) * set1(5.9604644775390625e-8f);  // 2^-24
+    return (Vec)((IVec)select(rest < 0x400, small, (Vec)normal) | (bits >> 15 << 31));
+#endif
+}
+NPGPT_INLINE Vec set1_half(const uint8_t* p) {
+    uint16_t h;
+    __builtin_memcpy(&h, p, sizeof(h));
+#if NPGPT_VLEN == 8
+    return (Vec)_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+#else
+    const Halves all = Halves{} + h;
+    return load_half(reinterpret_cast<const uint8_t*>(&all));
+#endif
+}
+
+// VLEN bytes, signed or not, as integers
+NPGPT_INLINE IVec load_int8(const uint8_t* p) {
+#if NPGPT_VLEN == 8
+    return (IVec)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+    return IVec{int8_t(p[0]), int8_t(p[1]), int8_t(p[2]), int8_t(p[3])};
+#endif
+}
+NPGPT_INLINE IVec load_uint8(const uint8_t* p) {
+#if NPGPT_VLEN == 8
+    return (IVec)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+    return IVec{p[0], p[1], p[2], p[3]};
+#endif
+}
+NPGPT_INLINE Vec to_float(IVec x) {
+#if NPGPT_VLEN == 8
+    return (Vec)_mm256_cvtepi32_ps((__m256i)x);
+#else
+    return __builtin_convertvector(x, Vec);
+#endif
+}
+
+// The types: SIZE numbers in BYTES bytes are a block; open() it, then at(v) is its vector v.
+struct FloatBlock {
+    static constexpr Index SIZE = VLEN, BYTES = 4 * VLEN;
+    const uint8_t* p;
+    NPGPT_INLINE FloatBlock open(const uint8_t* p) { return {p}; }
+    inline __attribute__((always_inline)) Vec at(int) const { return load(reinterpret_cast<const float*>(p)); }
+};
+struct HalfBlock {
+    static constexpr Index SIZE = VLEN, BYTES = 2 * VLEN;
+    const uint8_t* p;
+    NPGPT_INLINE HalfBlock open(const uint8_t* p) { return {p}; }
+    inline __attribute__((always_inline)) Vec at(int) const { return load_half(p); }
+};
+struct Q8Block {  // a half d, then 32 signed bytes: d * q
+    static constexpr Index SIZE = 32, BYTES = 34;
+    const uint8_t* q;
+    Vec d;
+    NPGPT_INLINE Q8Block open(const uint8_t* p) { return {p + 2, set1_half(p)}; }
+    inline __attribute__((always_inline)) Vec at(int v) const { return to_float(load_int8(q + v * VLEN)) * d; }
+};
+struct Q4Block {  // a half d, then 16 bytes, whose low halves are numbers 0..15 and whose high halves are 16..31: d (q - 8)
+    static constexpr Index SIZE = 32, BYTES = 18;
+    const uint8_t* q;
+    Vec d, minus_8d;
+    NPGPT_INLINE Q4Block open(const uint8_t* p) {
+        const Vec d = set1_half(p);
+        return {p + 2, d, d * set1(-8)};
+    }
+    inline __attribute__((always_inline)) Vec at(int v) const {
+        constexpr int HALF = 16 / VLEN;
+        const IVec bytes = load_uint8(q + v % HALF * VLEN);
+        return fma(to_float(v < HALF ? bytes & 15 : bytes >> 4), d, minus_8d);  // exact: 11 bits times 4
+    }
+};
+
+// y (RX,RW) with stride RW = x (RX,K) times RW rows of weights
+template <class W, int RW, int RX>
+static void dots(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K) {
+    Vec acc[RW][RX];
+#pragma GCC unroll 8
+    for (int r = 0; r < RW; r++)
+#pragma GCC unroll 8
+        for (int m = 0; m < RX; m++) acc[r][m] = Vec{};
+    Index k = 0;
+    for (; k + W::SIZE <= K; k += W::SIZE, w += W::BYTES) {
+        W rows[RW];
+#pragma GCC unroll 8
+        for (int r = 0; r < RW; r++) {
+            rows[r] = W::open(w + r * row_bytes);
+            __builtin_prefetch(w + (r + RW) * row_bytes);  // the rows whose turn is next
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < int(W::SIZE / VLEN); v++)
+#pragma GCC unroll 8
+            for (int r = 0; r < RW; r++) {
+                const Vec weights = rows[r].at(v);
+#pragma GCC unroll 8
+                for (int m = 0; m < RX; m++) acc[r][m] = fma(weights, load(x + m * ldx + k + v * VLEN), acc[r][m]);
+            }
+    }
+    if (k < K) {  // never with blocks of 32
+        uint8_t last[W::BYTES] = {};
+#pragma GCC unroll 8
+        for (int r = 0; r < RW; r++) {
+            __builtin_memcpy(last, w + r * row_bytes, (K - k) * W::BYTES / W::SIZE);
+            const Vec weights = W::open(last).at(0);
+#pragma GCC unroll 8
+            for (int m = 0; m < RX; m++) acc[r][m] = fma(weights, load_part(x + m * ldx + k, K - k), acc[r][m]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < RW; r++)
+#pragma GCC unroll 8
+        for (int m = 0; m < RX; m++) y[m * RW + r] = reduce_add(acc[r][m]);
+}
+
+NPGPT_INLINE void put(float* y, const float* part, Index n, bool add, const float* bias) {
+    for (Index i = 0; i < n; i++) y[i] = (add ? y[i] + part[i] : part[i]) + (bias ? bias[i] : 0);
+}
+
+template <class W, int RW, int RX>
+NPGPT_INLINE void row_group(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K,
+                            bool add, const float* bias) {
+    float part[RX * RW];
+    dots<W, RW, RX>(part, x, ldx, w, row_bytes, K);
+    for (int m = 0; m < RX; m++) put(y + m * ldy, part + m * RW, RW, add, bias);
+}
+
+template <class W, int RW>
+NPGPT_INLINE void all_rows_of_x(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
+                                Index K, Index M, bool add, const float* bias) {
+    Index m = 0;
+    for (; m + 4 <= M; m += 4)
+        row_group<W, RW, 4>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+    for (; m + 2 <= M; m += 2)
+        row_group<W, RW, 2>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+    if (m < M) row_group<W, RW, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+}
+
+template <class W>
+static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
+                        Index M, bool add, const float* bias) {
+    const Index bytes = row_bytes(w.type, w.K), K = w.K;
+    const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes;
+    Index i = 0;
+    const auto bias_at = [&](Index i) { return bias ? bias + i : nullptr; };
+    if (M == 1)
+        for (; i + 4 <= count; i += 4)
+            row_group<W, 4, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, add, bias_at(i));
+    else
+        for (; i + 2 <= count; i += 2)
+            all_rows_of_x<W, 2>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
+    for (; i < count; i++)
+        all_rows_of_x<W, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
+}
+
+// One row of x and STRIP vectors of columns. A strip's piece of the next rows is asked for early: they are far apart.
+template <int STRIP>
+static void column_strip(float* y, const float* x, const float* w, Index stride, Index K) {
+    Vec acc[STRIP];
+#pragma GCC unroll 12
+    for (int q = 0; q < STRIP; q++) acc[q] = Vec{};
+    for (Index k = 0; k < K; k++, w += stride) {
+        const Vec x_k = set1(x[k]);
+#pragma GCC unroll 12
+        for (int q = 0; q < STRIP; q++) {
+            if (q * VLEN % 16 == 0) __builtin_prefetch(w + 8 * stride + q * VLEN);
+            acc[q] = fma(x_k, load(w + q * VLEN), acc[q]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int q = 0; q < STRIP; q++) store(y + q * VLEN, acc[q]);
+}
+
+static void matvec_columns(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
+                           Index M, bool add, const float* bias) {
+    constexpr Index WIDE = 8 * VLEN;
+    const float* columns = static_cast<const float*>(w.data) + first;
+    float part[MR * WIDE];
+    Index j = 0;
+    if (M == 1)
+        for (; j + WIDE <= count; j += WIDE) {
+            column_strip<8>(part, x, columns + j, w.N, w.K);
+            put(y + j, part, WIDE, add, bias ? bias + j : nullptr);
+        }
+    for (; j < count; j += NR) {
+        const Index n = least(NR, count - j);
+        for (Index m = 0; m < M; m += MR) {
+            const Index rows = least(MR, M - m);
+            if (first + j + NR <= w.N)
+                tiles[rows](part, NR, x + m * ldx, ldx, 1, columns + j, w.N, w.K, NR, false, nullptr, 0, 0);
+            else  // the last columns: what lies behind a row's end is the next row, and behind the last one nothing
+                for (Index r = 0; r < rows; r++)
+                    for (Index c = 0; c < n; c++) {
+                        Vec sum = Vec{};  // rounded as in a tile
+                        for (Index k = 0; k < w.K; k++)
+                            sum = fma(set1(x[(m + r) * ldx + k]), set1(columns[k * w.N + j + c]), sum);
+                        part[r * NR + c] = sum[0];
+                    }
+            for (Index r = 0; r < rows; r++)
+                put(y + (m + r) * ldy + j, part + r * NR, n, add, bias ? bias + j : nullptr);
+        }
+    }
+}
+
+static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count, Index M,
+                   bool add, const float* bias, bool gelu) {
+    if (bias) bias += first;
+    switch (w.type) {
+        case F32: matvec_rows<FloatBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case F16: matvec_rows<HalfBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case Q8_0: matvec_rows<Q8Block>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case Q4_0: matvec_rows<Q4Block>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case COLUMNS: matvec_columns(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+    }
+    if (gelu)
+        for (Index m = 0; m < M; m++) gelu_forward(y + m * ldy, y + m * ldy, count);
+}
+
+template <class W>
+static void unpack(float* y, const uint8_t* w, Index n) {
+    Index k = 0;
+    for (; k + W::SIZE <= n; k += W::SIZE, w += W::BYTES) {
+        const W block = W::open(w);
+#pragma GCC unroll 8
+        for (int v = 0; v < int(W::SIZE / VLEN); v++) store(y + k + v * VLEN, block.at(v));
+    }
+    if (k < n) {
+        uint8_t last[W::BYTES] = {};
+        __builtin_memcpy(last, w, (n - k) * W::BYTES / W::SIZE);
+        store_part(y + k, W::open(last).at(0), n - k);
+    }
+}
+
+static void unpack_rows(float* y, const Matrix& w, Index first, Index count, Index k, Index kn) {
+    const Index bytes = row_bytes(w.type, w.K);
+    const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes;
+    for (Index i = 0; i < count; i++, row += bytes, y += kn) switch (w.type) {
+            case F16: unpack<HalfBlock>(y, row + k * 2, kn); break;
+            case Q8_0: unpack<Q8Block>(y, row + k / 32 * 34, kn); break;
+            case Q4_0: unpack<Q4Block>(y, row + k / 32 * 18, kn); break;
+            default: unpack<FloatBlock>(y, row + k * 4, kn); break;
+        }
+}
+
+}  // namespace NPGPT_ISA
+}  // namespace npgpt

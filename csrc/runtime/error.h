@@ -1,0 +1,45 @@
+// Errors inside the library are exceptions; guard() at the ABI turns them into a status and a line.
+#pragma once
+#include <cstdarg>
+#include <cstdio>
+#include <new>
+
+#include "npgpt.h"
+
+namespace npgpt {
+
+struct Error {
+    npgpt_status status;
+    char message[sizeof(npgpt_error::message)];
+};
+
+// printf's format, cut to what npgpt_error holds
+[[noreturn]] __attribute__((format(printf, 2, 3))) inline void fail(npgpt_status status, const char* format, ...) {
+    Error error;
+    error.status = status;
+    va_list values;
+    va_start(values, format);
+    std::vsnprintf(error.message, sizeof(error.message), format, values);
+    va_end(values);
+    throw error;
+}
+
+template <class Body>
+npgpt_status guard(npgpt_error* error, Body&& body) noexcept {
+    const auto report = [&](npgpt_status status, const char* message) {
+        if (error) std::snprintf(error->message, sizeof(error->message), "%s", message);
+        return status;
+    };
+    try {
+        body();
+        return NPGPT_OK;
+    } catch (const Error& e) {
+        return report(e.status, e.message);
+    } catch (const std::bad_alloc&) {
+        return report(NPGPT_NO_MEMORY, "not enough memory");
+    } catch (...) {
+        return report(NPGPT_INTERNAL, "an error that should not be");
+    }
+}
+
+}  // namespace npgpt

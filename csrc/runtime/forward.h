@@ -1,0 +1,40 @@
+// The forward pass of a few tokens of one or several sessions, on the pool's threads.
+#pragma once
+#include "model.h"
+
+namespace npgpt {
+
+// Floats on 64-byte boundaries that grow and never shrink.
+class Buffer {
+   public:
+    Buffer() = default;
+    ~Buffer();
+    Buffer(const Buffer&) = delete;
+    float* room(size_t floats);  // what was in it is lost; throws std::bad_alloc
+    float* data = nullptr;
+
+   private:
+    size_t size = 0;
+};
+
+// Keys and values of a session: (L, H, context, D) each.
+struct Cache {
+    float *keys, *values;
+    Index context;
+};
+
+// Tokens of one session, which go to the positions from `position` on.
+struct Piece {
+    Cache cache;
+    const int32_t* ids;
+    Index count, position;
+};
+
+constexpr Index CHUNK = 128;  // tokens of a piece at most: it bounds the work space
+constexpr Index WIDE = 6;     // tokens of a piece from which weights are unpacked for all of them
+
+// One piece, or several of one token each. logits: (rows, V) of the last token of each piece, or of every token.
+// A piece's results do not depend on the other pieces.
+void forward(const Model& model, Buffer& work, const Piece* pieces, Index count, float* logits, bool every);
+
+}  // namespace npgpt

@@ -1,0 +1,239 @@
+#include "gguf.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "error.h"
+
+namespace npgpt {
+
+// Takes bytes off the front, never more than there are.
+struct Gguf::Reader {
+    const uint8_t *begin, *at, *end;
+
+    uint64_t left() const { return uint64_t(end - at); }
+    unsigned long long where() const { return (unsigned long long)(at - begin); }
+    const uint8_t* take(uint64_t bytes, const char* what) {
+        if (bytes > left())
+            fail(NPGPT_BAD_FORMAT, "GGUF: %s at byte %llu needs %llu bytes, but %llu are left", what, where(),
+                 (unsigned long long)bytes, (unsigned long long)left());
+        const uint8_t* taken = at;
+        at += bytes;
+        return taken;
+    }
+    template <class T>
+    T number(const char* what) {
+        T value;
+        std::memcpy(&value, take(sizeof(T), what), sizeof(T));
+        return value;
+    }
+    std::string_view string(const char* what) {
+        const uint64_t length = number<uint64_t>(what);
+        return {reinterpret_cast<const char*>(take(length, what)), size_t(length)};
+    }
+};
+
+namespace {
+
+int shown(std::string_view text) { return int(std::min<size_t>(text.size(), 64)); }
+
+template <class T>
+T read(const uint8_t* data) {
+    T value;
+    std::memcpy(&value, data, sizeof(T));
+    return value;
+}
+
+const char* name_of(WeightType type) {
+    return type == F32 ? "F32" : type == F16 ? "F16" : type == Q8_0 ? "Q8_0" : "Q4_0";
+}
+
+}  // namespace
+
+uint64_t Gguf::size_of(Type type) {
+    constexpr uint8_t sizes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    return sizes[type];
+}
+
+Gguf::Gguf(const uint8_t* data, size_t size) {
+    Reader in{data, data, data + size};
+    if (size < 4 || std::memcmp(in.take(4, "magic"), "GGUF", 4)) fail(NPGPT_BAD_FORMAT, "GGUF: byte 0 must begin GGUF");
+    const uint32_t version = in.number<uint32_t>("version");
+    if (version < 2 || version > 3) fail(NPGPT_UNSUPPORTED, "GGUF: version must be 2 or 3, got %u", version);
+    const uint64_t n_tensors = in.number<uint64_t>("number of tensors"), n_values = in.number<uint64_t>("number of values");
+    // The shortest value takes 13 bytes, the shortest tensor 32: more than fit are none.
+    if (n_values > in.left() / 13 || n_tensors > in.left() / 32)
+        fail(NPGPT_BAD_FORMAT, "GGUF: %llu values and %llu tensors do not fit a file of %llu bytes",
+             (unsigned long long)n_values, (unsigned long long)n_tensors, (unsigned long long)size);
+
+    for (uint64_t i = 0; i < n_values; i++) {
+        Value value{};
+        const unsigned long long where = in.where();
+        value.key = in.string("a key");
+        const auto type = [&] {
+            const uint32_t number = in.number<uint32_t>("a type");
+            if (number > F64)
+                fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu is of type %u, which is none", shown(value.key),
+                     value.key.data(), where, number);
+            return Type(number);
+        };
+        if (value.key.empty()) fail(NPGPT_BAD_FORMAT, "GGUF: the key at byte %llu is empty", where);
+        value.type = type();
+        if (value.type == STRING) {
+            value.data = in.at;
+            in.string("a string");
+        } else if (value.type == ARRAY) {
+            value.element = type();
+            value.count = in.number<uint64_t>("the length of an array");
+            value.data = in.at;
+            if (value.element == ARRAY)
+                fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu is an array of arrays", shown(value.key),
+                     value.key.data(), where);
+            if (value.element == STRING) {
+                for (uint64_t k = 0; k < value.count; k++) in.string("a string of an array");
+            } else {
+                const uint64_t each = size_of(value.element);
+                if (value.count > in.left() / each)
+                    fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu has %llu elements, but %llu bytes are left",
+                         shown(value.key), value.key.data(), where, (unsigned long long)value.count,
+                         (unsigned long long)in.left());
+                in.take(value.count * each, "an array");
+            }
+        } else {
+            value.data = in.take(size_of(value.type), "a value");
+        }
+        values.push_back(value);
+    }
+    std::sort(values.begin(), values.end(), [](const Value& a, const Value& b) { return a.key < b.key; });
+    for (size_t i = 1; i < values.size(); i++)
+        if (values[i].key == values[i - 1].key)
+            fail(NPGPT_BAD_FORMAT, "GGUF: the key %.*s is there twice", shown(values[i].key), values[i].key.data());
+    const uint64_t alignment = integer("general.alignment", 1, 1 << 20, 32);
+    if (alignment & (alignment - 1) || alignment % 8)
+        fail(NPGPT_BAD_FORMAT, "GGUF: general.alignment must be a power of two from 8 on, got %llu",
+             (unsigned long long)alignment);
+
+    std::vector<uint64_t> offsets;
+    for (uint64_t i = 0; i < n_tensors; i++) {
+        Tensor tensor{};
+        tensor.columns = tensor.rows = 1;
+        tensor.name = in.string("a tensor's name");
+        const auto refuse = [&](const char* what, unsigned long long got) {
+            fail(NPGPT_BAD_FORMAT, "GGUF: tensor %.*s: %s, got %llu", shown(tensor.name), tensor.name.data(), what, got);
+        };
+        tensor.dimensions = int(std::min<uint32_t>(5, in.number<uint32_t>("a tensor's dimensions")));
+        if (tensor.dimensions < 1 || tensor.dimensions > 4) refuse("dimensions must be 1 to 4", tensor.dimensions);
+        uint64_t elements = 1;
+        for (int d = 0; d < tensor.dimensions; d++) {
+            const uint64_t length = in.number<uint64_t>("a tensor's shape");
+            if (!length || length > (uint64_t(1) << 48) / elements) refuse("a length must be 1 to 2^48 in all", length);
+            elements *= length;
+            if (d == 0) tensor.columns = length;
+        }
+        tensor.rows = elements / tensor.columns;
+        const uint32_t type = in.number<uint32_t>("a tensor's type");
+        switch (type) {
+            case 0: tensor.type = F32; break;
+            case 1: tensor.type = F16; break;
+            case 2: tensor.type = Q4_0; break;
+            case 8: tensor.type = Q8_0; break;
+            default:
+                fail(NPGPT_UNSUPPORTED, "GGUF: tensor %.*s is of type %u; F32 (0), F16 (1), Q4_0 (2) and Q8_0 (8) are read",
+                     shown(tensor.name), tensor.name.data(), type);
+        }
+        if ((tensor.type == Q8_0 || tensor.type == Q4_0) && tensor.columns % 32)
+            refuse("rows of blocks must be of a multiple of 32", tensor.columns);
+        offsets.push_back(in.number<uint64_t>("a tensor's place"));
+        tensors.push_back(tensor);
+    }
+    const uint64_t begin = (uint64_t(in.at - data) + alignment - 1) / alignment * alignment;
+    for (size_t i = 0; i < tensors.size(); i++) {
+        Tensor& tensor = tensors[i];
+        const uint64_t bytes = tensor.rows * row_bytes(tensor.type, Index(tensor.columns));
+        const uint64_t room = begin > size ? 0 : size - begin;
+        if (offsets[i] % alignment || offsets[i] > room || bytes > room - offsets[i])
+            fail(NPGPT_BAD_FORMAT,
+                 "GGUF: tensor %.*s (%s) needs %llu bytes at %llu of the %llu that follow byte %llu, aligned to %llu",
+                 shown(tensor.name), tensor.name.data(), name_of(tensor.type), (unsigned long long)bytes,
+                 (unsigned long long)offsets[i], (unsigned long long)room, (unsigned long long)begin,
+                 (unsigned long long)alignment);
+        tensor.data = data + begin + offsets[i];
+    }
+    std::sort(tensors.begin(), tensors.end(), [](const Tensor& a, const Tensor& b) { return a.name < b.name; });
+    for (size_t i = 1; i < tensors.size(); i++)
+        if (tensors[i].name == tensors[i - 1].name)
+            fail(NPGPT_BAD_FORMAT, "GGUF: the tensor %.*s is there twice", shown(tensors[i].name),
+                 tensors[i].name.data());
+}
+
+const Gguf::Value* Gguf::find(const char* key) const {
+    const auto at = std::lower_bound(values.begin(), values.end(), std::string_view(key),
+                                     [](const Value& value, std::string_view key) { return value.key < key; });
+    return at != values.end() && at->key == key ? &*at : nullptr;
+}
+
+const Gguf::Value& Gguf::need(const char* key) const {
+    const Value* value = find(key);
+    if (!value) fail(NPGPT_BAD_FORMAT, "GGUF: there is no %s", key);
+    return *value;
+}
+
+std::string_view Gguf::text(const char* key) const {
+    const Value& value = need(key);
+    if (value.type != STRING) fail(NPGPT_BAD_FORMAT, "GGUF: %s must be a string", key);
+    return {reinterpret_cast<const char*>(value.data) + 8, size_t(read<uint64_t>(value.data))};
+}
+
+uint64_t Gguf::integer(const char* key, uint64_t least, uint64_t most) const {
+    const Value& value = need(key);
+    uint64_t number = 0;
+    switch (value.type) {
+        case U8: case BOOL: number = read<uint8_t>(value.data); break;
+        case U16: number = read<uint16_t>(value.data); break;
+        case U32: number = read<uint32_t>(value.data); break;
+        case I32: number = uint64_t(int64_t(read<int32_t>(value.data))); break;
+        case U64: case I64: number = read<uint64_t>(value.data); break;
+        default: fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an integer", key);
+    }
+    if (number < least || number > most)
+        fail(NPGPT_BAD_FORMAT, "GGUF: %s must be in %llu..%llu, got %llu", key, (unsigned long long)least,
+             (unsigned long long)most, (unsigned long long)number);
+    return number;
+}
+
+uint64_t Gguf::integer(const char* key, uint64_t least, uint64_t most, uint64_t missing) const {
+    return has(key) ? integer(key, least, most) : missing;
+}
+
+double Gguf::number(const char* key) const {
+    const Value& value = need(key);
+    if (value.type != F32_ && value.type != F64) fail(NPGPT_BAD_FORMAT, "GGUF: %s must be a float", key);
+    return value.type == F64 ? read<double>(value.data) : double(read<float>(value.data));
+}
+
+double Gguf::number(const char* key, double missing) const { return has(key) ? number(key) : missing; }
+
+std::vector<std::string_view> Gguf::texts(const char* key) const {
+    const Value& value = need(key);
+    if (value.type != ARRAY || value.element != STRING) fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an array of strings", key);
+    std::vector<std::string_view> found;
+    const uint8_t* at = value.data;
+    for (uint64_t i = 0; i < value.count; i++) {
+        const size_t length = size_t(read<uint64_t>(at));
+        found.emplace_back(reinterpret_cast<const char*>(at) + 8, length);
+        at += 8 + length;
+    }
+    return found;
+}
+
+std::vector<int32_t> Gguf::integers(const char* key) const {
+    const Value* value = find(key);
+    if (!value) return {};
+    if (value->type != ARRAY || (value->element != I32 && value->element != U32))
+        fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an array of 32-bit integers", key);
+    std::vector<int32_t> found;
+    for (uint64_t i = 0; i < value->count; i++) found.push_back(read<int32_t>(value->data + 4 * i));
+    return found;
+}
+
+}  // namespace npgpt

@@ -1,0 +1,51 @@
+// A model's weights, where they lie: in a mapped GGUF file or in the caller's arrays. Nothing is copied.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "../kernels/kernels.h"
+#include "npgpt.h"
+#include "vocabulary.h"
+
+namespace npgpt {
+
+class Mapping {  // a file in memory
+   public:
+    explicit Mapping(const char* path);  // throws Error
+    ~Mapping();
+    Mapping(const Mapping&) = delete;
+    const uint8_t* data;
+    size_t size;
+};
+
+struct Norm {
+    const float *weight, *bias;  // (C); bias may be null
+};
+struct Linear {
+    Matrix weight;
+    const float* bias;  // (N) or null
+};
+struct Layer {
+    Norm ln_1, ln_2;
+    Linear c_attn, attn_proj, c_fc, mlp_proj;
+};
+
+struct Model {
+    static std::shared_ptr<Model> open(const char* path);
+    static std::shared_ptr<Model> from_gguf(const uint8_t* data, size_t size);
+    static std::shared_ptr<Model> from_tensors(const npgpt_config& config, const npgpt_tensor* tensors, size_t count);
+
+    npgpt_config config;
+    Matrix wte, wpe, head;
+    std::vector<Layer> layers;
+    Norm ln_f;  // weight null with post_norm
+    std::unique_ptr<Vocabulary> vocabulary;
+    std::atomic<const Kernels*> kernels{find_kernels("auto")};
+    std::atomic<uint64_t> version{0};
+
+   private:
+    std::unique_ptr<Mapping> mapping;
+};
+
+}  // namespace npgpt

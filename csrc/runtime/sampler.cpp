@@ -1,0 +1,102 @@
+#include "sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "error.h"
+
+namespace npgpt {
+namespace {
+
+// A number in [0, 1), 53 bits of Philox 4x32-10 (Salmon et al. 2011): counter = draw, key = seed.
+double uniform(uint64_t seed, uint64_t draw) {
+    uint32_t c[4] = {uint32_t(draw), uint32_t(draw >> 32), 0, 0}, k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = uint64_t(c[0]) * 0xD2511F53u, b = uint64_t(c[2]) * 0xCD9E8D57u;
+        const uint32_t next[4] = {uint32_t(b >> 32) ^ c[1] ^ k0, uint32_t(b), uint32_t(a >> 32) ^ c[3] ^ k1, uint32_t(a)};
+        std::copy(next, next + 4, c);
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    return (double(c[0] >> 5) * 67108864.0 + double(c[1] >> 6)) / 9007199254740992.0;
+}
+
+}  // namespace
+
+void check_sampling(const npgpt_sampling& how, size_t V) {
+    const auto check = [](const char* name, double value, bool holds, const char* what) {
+        if (!(holds && std::isfinite(value))) fail(NPGPT_BAD_ARGUMENT, "sampling: %s must be %s, got %g", name, what, value);
+    };
+    check("temperature", how.temperature, how.temperature >= 0, "at least 0");
+    check("top_k", how.top_k, how.top_k >= 0, "at least 0");
+    check("top_p", how.top_p, how.top_p >= 0 && how.top_p <= 1, "in 0..1");
+    check("min_p", how.min_p, how.min_p >= 0 && how.min_p <= 1, "in 0..1");
+    check("repetition_penalty", how.repetition_penalty, how.repetition_penalty > 0, "above 0");
+    check("banned", how.banned, how.banned >= -1 && how.banned < int64_t(V), "an id or -1");
+}
+
+int32_t Sampler::sample(const float* logits, size_t V, const std::vector<bool>& seen, const npgpt_sampling& how,
+                        uint64_t draw) {
+    const size_t banned = how.banned >= 0 && V > 1 ? size_t(how.banned) : V;
+    z.resize(V);
+    size_t best = banned == 0 ? 1 : 0;
+    for (size_t i = 0; i < V; i++) {
+        if (!std::isfinite(logits[i])) fail(NPGPT_NOT_FINITE, "sample: the model's logits are not finite (its weights are not)");
+        z[i] = double(logits[i]);
+        if (how.repetition_penalty != 1) {
+            if (seen[i]) z[i] = z[i] > 0 ? z[i] / how.repetition_penalty : z[i] * how.repetition_penalty;
+            z[i] = std::min(1e300, std::max(-1e300, z[i]));
+        }
+        if (i != banned && z[i] > z[best]) best = i;  // the first of equals
+    }
+    if (how.temperature == 0) return int32_t(best);
+    if (banned < V) z[banned] = -INFINITY;
+
+    // The candidates, likeliest first, equals by id: only as many as the settings can keep are put in order.
+    const auto before = [&](int32_t a, int32_t b) { return z[size_t(a)] > z[size_t(b)] || (z[size_t(a)] == z[size_t(b)] && a < b); };
+    size_t k = how.top_k ? std::min(V, size_t(how.top_k)) : V;
+    const bool few = k < V || how.top_p < 1 || how.min_p > 0;
+    if (few) {
+        order.resize(V);
+        std::iota(order.begin(), order.end(), 0);
+    }
+    if (k < V) {
+        const auto last = order.begin() + std::ptrdiff_t(k) - 1;
+        std::nth_element(order.begin(), last, order.end(), before);
+        const double least = z[size_t(*last)];  // those equal to the last stay
+        k = size_t(std::partition(last + 1, order.end(), [&](int32_t i) { return z[size_t(i)] == least; }) - order.begin());
+    }
+    const double top = z[best];
+    for (double& value : z) value = std::exp((value - top) / how.temperature);  // <= 1: no temperature overflows
+    if (few) {
+        double total = 0;
+        for (size_t i = 0; i < k; i++) total += z[size_t(order[i])];
+        size_t sorted = 0, kept = 0;
+        double reached = 0;  // the probability of those ahead
+        for (; kept < k; kept++) {
+            if (kept == sorted) {
+                sorted = std::min(k, std::max<size_t>(32, 4 * sorted));
+                std::partial_sort(order.begin() + std::ptrdiff_t(kept), order.begin() + std::ptrdiff_t(sorted),
+                                  order.begin() + std::ptrdiff_t(k), before);
+            }
+            const double p = z[size_t(order[kept])] / total;
+            if (kept && !(reached < how.top_p && p >= how.min_p * (1 / total))) break;
+            reached += p;
+        }
+        for (size_t i = kept; i < V; i++) z[size_t(order[i])] = 0;
+    }
+    double total = 0;
+    for (double value : z) total += value;
+    const double target = uniform(how.seed, draw) * total;
+    double reached = 0;
+    size_t last = best;
+    for (size_t i = 0; i < V; i++) {
+        if (z[i] == 0) continue;
+        last = i;
+        reached += z[i];
+        if (reached > target) break;
+    }
+    return int32_t(last);  // rounding never lands behind the last possible token
+}
+
+}  // namespace npgpt

@@ -1,0 +1,22 @@
+// From logits to a token: the algorithm of npgpt/runtime/sampling.py, number for number.
+#pragma once
+#include <vector>
+
+#include "npgpt.h"
+
+namespace npgpt {
+
+class Sampler {
+   public:
+    // logits (V); seen (V): the tokens that the repetition penalty is for; draw: how many came before this one
+    int32_t sample(const float* logits, size_t V, const std::vector<bool>& seen, const npgpt_sampling& how,
+                   uint64_t draw);
+
+   private:
+    std::vector<double> z;
+    std::vector<int32_t> order;
+};
+
+void check_sampling(const npgpt_sampling& how, size_t V);  // throws Error
+
+}  // namespace npgpt

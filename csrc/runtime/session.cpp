@@ -1,0 +1,130 @@
+#include "session.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "error.h"
+
+namespace npgpt {
+
+// The cache is mapped, not allocated: only what a text has reached takes memory.
+Session::Session(std::shared_ptr<Model> model_, Index context) : model(std::move(model_)), version(model->version) {
+    const npgpt_config& c = model->config;
+    cache.context = context ? context : c.block_size;
+    logits.resize(size_t(c.vocab_size));
+    seen.resize(size_t(c.vocab_size));
+    text.reserve(size_t(cache.context));
+    const size_t floats = size_t(c.n_layer) * size_t(c.n_embd) * size_t(cache.context);
+    if (floats > (size_t(1) << 44)) throw std::bad_alloc();
+    void* block = ::mmap(nullptr, 2 * floats * sizeof(float), PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (block == MAP_FAILED) throw std::bad_alloc();
+    cache.keys = static_cast<float*>(block);
+    cache.values = cache.keys + floats;
+}
+
+Session::~Session() { ::munmap(cache.keys, 2 * size_t(cache.values - cache.keys) * sizeof(float)); }
+
+void Session::reset() {
+    text.clear();
+    seen.assign(seen.size(), false);
+    length = 0;
+    draws = 0;
+    has_logits = false;
+}
+
+void Session::check(const int32_t* ids, size_t count) const {
+    const int32_t V = model->config.vocab_size;
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= V) fail(NPGPT_BAD_ARGUMENT, "feed: ids must be in 0..%d, got %d", V - 1, ids[i]);
+}
+
+void Session::append(const int32_t* ids, size_t count) {
+    for (size_t i = 0; i < count; i++) seen[size_t(ids[i])] = true;
+    const size_t context = size_t(cache.context), kept = std::min(count, context);
+    if (text.size() + kept > context)
+        text.erase(text.begin(), text.begin() + std::ptrdiff_t(text.size() + kept - context));
+    text.insert(text.end(), ids + count - kept, ids + count);
+}
+
+// ids go behind what the cache holds, and fit.
+void Session::read(const int32_t* ids, size_t count, float* every) {
+    const Index V = model->config.vocab_size;
+    for (size_t done = 0; done < count;) {
+        const Index n = Index(std::min(count - done, size_t(CHUNK)));
+        const bool last = done + size_t(n) == count;
+        const Piece piece{cache, ids + done, n, length};
+        forward(*model, work, &piece, 1, every ? every + Index(done) * V : last ? logits.data() : nullptr,
+                every != nullptr);
+        length += n;
+        done += size_t(n);
+    }
+    if (every) std::copy_n(every + (Index(count) - 1) * V, V, logits.data());
+    has_logits = true;
+}
+
+void Session::feed(const int32_t* ids, size_t count, float* every) {
+    check(ids, count);
+    if (!count) fail(NPGPT_BAD_ARGUMENT, "feed: count must be at least 1");
+    const size_t context = size_t(cache.context);
+    const bool stale = version != model->version, fits = size_t(length) + count <= context;
+    if (!fits && (every || !slide))
+        fail(every ? NPGPT_BAD_ARGUMENT : NPGPT_FULL, "feed: the context of %zu tokens holds %zu, %zu more do not fit", context,
+             size_t(length), count);
+    const bool first = text.empty();
+    version = model->version;
+    append(ids, count);
+    if (fits && !stale) return read(ids, count, every);
+    size_t again = first ? count : fits ? size_t(length) + count : std::max<size_t>(1, context / 2);
+    again = std::min(again, text.size());
+    length = 0;
+    const std::vector<int32_t> tokens(text.end() - std::ptrdiff_t(again), text.end());
+    if (!every) return read(tokens.data(), again, nullptr);
+    if (again > count) read(tokens.data(), again - count, nullptr);
+    read(tokens.data() + (again - count), count, every);
+}
+
+void Session::feed_many(Session* const* sessions, const int32_t* ids, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        Session& session = *sessions[i];
+        if (session.model != sessions[0]->model) fail(NPGPT_BAD_ARGUMENT, "feed_many: all sessions must be of one model");
+        for (size_t k = 0; k < i; k++)
+            if (sessions[k] == &session) fail(NPGPT_BAD_ARGUMENT, "feed_many: a session is there twice");
+        session.check(ids + i, 1);
+        if (session.is_full()) fail(NPGPT_FULL, "feed_many: the context of session %zu is full", i);
+    }
+    std::vector<Piece> pieces;
+    std::vector<Session*> together;
+    for (size_t i = 0; i < count; i++) {
+        Session& session = *sessions[i];
+        if (session.length == session.cache.context || session.version != session.model->version) {
+            session.feed(ids + i, 1, nullptr);  // reads more than this token
+            continue;
+        }
+        session.append(ids + i, 1);
+        pieces.push_back({session.cache, ids + i, 1, session.length});
+        together.push_back(&session);
+    }
+    if (pieces.empty()) return;
+    const Model& model = *sessions[0]->model;
+    const Index V = model.config.vocab_size;
+    Session& host = *together[0];
+    float* all = pieces.size() == 1 ? host.logits.data() : host.batch_logits.room(pieces.size() * size_t(V));
+    forward(model, host.work, pieces.data(), Index(pieces.size()), all, true);
+    for (size_t i = 0; i < together.size(); i++) {
+        if (pieces.size() > 1) std::copy_n(all + Index(i) * V, V, together[i]->logits.data());
+        together[i]->length++;
+        together[i]->has_logits = true;
+    }
+}
+
+int32_t Session::sample(const npgpt_sampling& how) {
+    if (!has_logits) fail(NPGPT_BAD_ARGUMENT, "sample: the session must have been fed");
+    check_sampling(how, logits.size());
+    const int32_t id = sampler.sample(logits.data(), logits.size(), seen, how, draws);
+    draws++;
+    return id;
+}
+
+}  // namespace npgpt

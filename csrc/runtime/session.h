@@ -1,0 +1,41 @@
+// A text that grows: its tokens, its cache of keys and values, what the model says comes next.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "forward.h"
+#include "sampler.h"
+
+namespace npgpt {
+
+class Session {
+   public:
+    Session(std::shared_ptr<Model> model, Index context);
+    ~Session();
+
+    void reset();
+    void feed(const int32_t* ids, size_t count, float* logits);
+    static void feed_many(Session* const* sessions, const int32_t* ids, size_t count);
+    int32_t sample(const npgpt_sampling& how);
+    bool is_full() const { return !slide && length == cache.context; }
+
+    const std::shared_ptr<Model> model;
+    bool slide = true;
+    Index length = 0;           // tokens in the cache
+    bool has_logits = false;
+    std::vector<float> logits;  // (V)
+
+   private:
+    void check(const int32_t* ids, size_t count) const;
+    void append(const int32_t* ids, size_t count);
+    void read(const int32_t* ids, size_t count, float* every);
+
+    Cache cache{};
+    std::vector<int32_t> text;  // the last `context` tokens
+    std::vector<bool> seen;
+    uint64_t version, draws = 0;
+    Buffer work, batch_logits;
+    Sampler sampler;
+};
+
+}  // namespace npgpt

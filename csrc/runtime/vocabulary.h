@@ -1,0 +1,30 @@
+// The tokenizer inside a GGUF file: byte-level BPE with GPT-2's split, or plain bytes (the same without merges).
+#pragma once
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../text/bpe.h"
+#include "gguf.h"
+
+namespace npgpt {
+
+class Vocabulary {
+   public:
+    explicit Vocabulary(const Gguf& file);  // throws Error
+
+    int32_t end_of_text() const { return end; }
+    size_t size() const { return tokens.size(); }
+    bool is_special(int32_t id) const { return special[size_t(id)]; }
+    const std::string& bytes(int32_t id) const { return tokens[size_t(id)]; }
+    std::vector<int32_t> encode(const char* text, size_t length) const;
+
+   private:
+    std::vector<std::string> tokens;  // the bytes of each id; of a special one its name
+    std::vector<bool> special;
+    int32_t end;
+    std::unique_ptr<Bpe> bpe;
+};
+
+}  // namespace npgpt

@@ -1,0 +1,34 @@
+"""`python -m npgpt.embed --cflags --libs`: what a C compiler needs to build against libnpgpt."""
+
+from pathlib import Path
+
+from npgpt import cli
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(argv=None) -> int:
+    parser = cli.parser("embed", "Print what a C compiler needs to build against libnpgpt (npgpt.h).")
+    add = parser.add_argument
+    add("--cflags", action="store_true", help="flags to compile with")
+    add("--libs", action="store_true", help="flags to link with")
+    add("--static", action="store_true", help="link libnpgpt and the C++ library into the program")
+    args = parser.parse_args(argv)
+    if not (args.cflags or args.libs):
+        parser.error("give --cflags, --libs or both")
+    library = HERE / "lib"
+    if not (library / "libnpgpt.a").exists():
+        cli.fail("embed", f"libnpgpt was not built: there is no {library / 'libnpgpt.a'}", 1)
+    flags = [f"-I{HERE / 'include'}"] if args.cflags else []
+    if args.libs and args.static:
+        # in a C program's link the C++ library is named, so that it can be the static one
+        flags += [str(library / "libnpgpt.a"), "-Wl,--gc-sections", "-static-libgcc"]
+        flags += ["-Wl,-Bstatic", "-lstdc++", "-Wl,-Bdynamic", "-pthread", "-lm"]
+    elif args.libs:
+        flags += [f"-L{library}", "-lnpgpt", f"-Wl,-rpath,{library}"]
+    print(" ".join(flags))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,50 @@
+"""`python -m npgpt.export RUN --to gguf|hf -o OUT`: a trained GPT for other programs."""
+
+from pathlib import Path
+
+from npgpt import cli
+
+
+def main(argv=None) -> int:
+    parser = cli.parser("export", "Write a trained GPT as other programs read it.")
+    add = parser.add_argument
+    add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
+    add(
+        "--to",
+        required=True,
+        type=cli.one_of("gguf", "hf"),
+        help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers",
+    )
+    add(
+        "--type",
+        type=cli.one_of("f32", "f16", "q8_0", "q4_0"),
+        help="of the weights in a gguf file (default f32)",
+    )
+    add(
+        "-o", "--out", required=True, metavar="OUT", help="the file or folder to write; must not be there yet"
+    )
+    args = parser.parse_args(argv)
+    if args.to == "hf" and args.type:
+        parser.error("--type is for gguf; a Hugging Face folder is float32")
+
+    with cli.errors_as_lines("export"):
+        import npgpt
+        from npgpt.interop.gguf import write_gguf
+
+        out = Path(args.out)
+        if out.exists():
+            raise FileExistsError(17, "is there already", str(out))
+        if not out.parent.is_dir():
+            raise FileNotFoundError(2, "No such folder", str(out.parent))
+        model = npgpt.load(args.model)
+        if args.to == "gguf":
+            write_gguf(out, model, model.tokenizer, args.type or "f32", Path(args.model).resolve().name)
+        else:
+            model.save_pretrained(out)
+    size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
+    print(f"{out}: {size / 1e6:,.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,370 @@
+"""GGUF, the one-file form that llama.cpp and libnpgpt read: written and read, F32, F16, Q8_0 and Q4_0.
+
+Architecture gpt2 wherever the mathematics is GPT-2's, else npgpt, which libnpgpt alone knows. Matrices are
+(out, in) there, and blocks of 32 numbers of a row share a scale. Format: ggml's docs/gguf.md.
+"""
+
+import os
+import struct
+from dataclasses import replace
+from math import prod, sqrt
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
+from npgpt.text.tokenizer_json import Vocabulary
+
+TYPES = {"f32": (0, 0), "f16": (1, 1), "q8_0": (8, 7), "q4_0": (2, 2)}  # ggml's type, general.file_type
+NAMES = {
+    "wte": "token_embd",
+    "wpe": "position_embd",
+    "ln_f": "output_norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+ALIGNMENT = 32
+NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
+# struct's letters by the number of a value's type; 8 is a string, 9 an array
+SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+
+
+# ---------------------------------------------------------------------------- blocks
+
+
+def quantise(x, type: str) -> np.ndarray:
+    """x (rows, n) float32 -> its bytes (rows, ...) as `type`; n a multiple of 32 for q8_0 and q4_0."""
+    if type == "f32":
+        return np.ascontiguousarray(x, "<f4").view(np.uint8)
+    if type == "f16":
+        return np.ascontiguousarray(x, "<f2").view(np.uint8)
+    blocks = np.ascontiguousarray(x, np.float32).reshape(len(x), -1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)  # with its sign
+    d = np.abs(largest) / np.float32(127) if type == "q8_0" else largest / np.float32(-8)
+    with np.errstate(divide="ignore", over="ignore"):
+        scaled = blocks * np.where(d == 0, np.float32(0), np.float32(1) / d)
+    if type == "q8_0":  # halves away from zero, as in ggml
+        q = (np.trunc(np.abs(scaled) + np.float32(0.5)) * np.sign(scaled)).astype(np.int8).view(np.uint8)
+    else:
+        q = np.trunc(np.clip(scaled + np.float32(8.5), 0, 15)).astype(np.uint8)
+        q = q[..., :16] | q[..., 16:] << 4
+    return np.concatenate([d.astype("<f2").view(np.uint8), q], -1).reshape(len(x), -1)
+
+
+def dequantise(data, type: str, shape) -> np.ndarray:
+    """The float32 array (rows, n) of such bytes."""
+    if type in ("f32", "f16"):
+        return data.view({"f32": "<f4", "f16": "<f2"}[type]).astype(np.float32).reshape(shape)
+    blocks = data.reshape(-1, 34 if type == "q8_0" else 18)
+    d, q = blocks[:, :2].copy().view("<f2").astype(np.float32), blocks[:, 2:]
+    if type == "q8_0":
+        return (d * q.view(np.int8)).reshape(shape)
+    return (d * (np.concatenate([q & 15, q >> 4], -1).astype(np.int8) - 8)).reshape(shape)
+
+
+def _bytes_of(shape, type: str) -> int:
+    per_block, block = {"f32": (4, 1), "f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}[type]
+    return prod(shape) // block * per_block
+
+
+def _their_name(name: str) -> str:
+    name = name.replace("h.", "blk.", 1) if name.startswith("h.") else name
+    stem, ending = name.rsplit(".", 1)
+    for ours, theirs in NAMES.items():
+        if stem == ours or stem.endswith(f".{ours}"):
+            return stem.removesuffix(ours) + f"{theirs}.{ending}"
+    raise KeyError(name)
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def write_gguf(path, model: GPT, tokenizer=None, type: str = "f32", name: str = "npgpt") -> None:
+    """Write model and tokenizer to the file `path`, which is whole or not there.
+
+    type: of the matrices, but for the positions, which stay F32 as vectors do. Rows that are no multiple of
+    32 are F16 where blocks are asked for. ValueError for a tokenizer that GGUF has no form for.
+    """
+    if type not in TYPES:
+        raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
+    config, path = model.config, Path(path)
+    arch = "npgpt" if config.post_norm or (config.window or config.block_size) < config.block_size else "gpt2"
+    values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
+
+    infos, offset = [], 0
+    full = replace(config, bias=True, window=config.window if arch == "npgpt" else None)
+    for ours, shape in parameter_shapes(full).items():
+        matrix = len(shape) == 2 and ours != "wpe.weight"
+        if matrix and ours != "wte.weight":
+            shape = shape[::-1]  # (out, in)
+        of = type if matrix else "f32"
+        of = "f16" if of.startswith("q") and shape[-1] % 32 else of
+        infos.append((ours, shape, of, offset))
+        offset += -(-_bytes_of(shape, of) // ALIGNMENT) * ALIGNMENT
+
+    head = [b"GGUF", struct.pack("<IQQ", 3, len(infos), len(values))]
+    head += [_string(key) + _value(value) for key, value in values.items()]
+    for ours, shape, of, begin in infos:
+        head.append(_string(_their_name(ours)) + struct.pack("<I", len(shape)))
+        head.append(struct.pack(f"<{len(shape)}QIQ", *shape[::-1], TYPES[of][0], begin))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(b"".join(head))
+            for ours, shape, of, _ in infos:
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                rows = np.atleast_2d(_tensor(model, ours, shape, arch))
+                for first in range(
+                    0, len(rows), 4096
+                ):  # a part at a time: a large matrix is never copied whole
+                    file.write(quantise(rows[first : first + 4096], of).tobytes())
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _tensor(model: GPT, name: str, shape, arch: str) -> np.ndarray:
+    config = model.config
+    if name not in model.params:  # a bias that the model does not have
+        return np.zeros(shape, np.float32)
+    w = model.params[name]
+    factor = np.float32(config.scale * sqrt(config.n_embd // config.n_head))
+    if arch == "gpt2" and "c_attn" in name and factor != 1:  # the scale that llama.cpp does not apply
+        w = w.copy()
+        w[..., : config.n_embd] *= factor
+    return w if len(w.shape) == 1 or name.startswith("w") else w.T
+
+
+def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> dict:
+    values = {
+        "general.architecture": arch,
+        "general.name": name,
+        "general.file_type": TYPES[type][1],
+        "general.quantization_version": 2,
+        f"{arch}.context_length": config.block_size,
+        f"{arch}.embedding_length": config.n_embd,
+        f"{arch}.block_count": config.n_layer,
+        f"{arch}.feed_forward_length": 4 * config.n_embd,
+        f"{arch}.attention.head_count": config.n_head,
+        f"{arch}.attention.layer_norm_epsilon": float(config.layer_norm_epsilon),
+        "npgpt.bias": config.bias,
+    }
+    if arch == "npgpt":
+        values |= {"npgpt.post_norm": config.post_norm, "npgpt.attention.scale": float(config.scale)}
+        if config.window is not None:
+            values["npgpt.attention.sliding_window"] = config.window
+    return values
+
+
+def _tokenizer_metadata(tokenizer, arch: str, vocab_size: int) -> dict:
+    if tokenizer is None:
+        return {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": vocab_size}
+    vocabulary = tokenizer.vocabulary
+    if vocabulary.words:
+        raise ValueError("write_gguf: tokenizer must be of bytes or byte-level BPE, got GPT-1's")
+    tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.get)
+    types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
+    padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
+    # llama.cpp insists on merges: one that does nothing where there are none.
+    merges = [" ".join(pair) for pair in vocabulary.merges] or [" ".join([vocabulary.end_of_text] * 2)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens + padding,
+        "tokenizer.ggml.token_type": types + [UNUSED] * len(padding),
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
+        "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
+    }
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value) -> bytes:
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + _string(value)
+    if isinstance(value[0], str):
+        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
+    return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def read_gguf(path, model_class=GPT):
+    """(model, tokenizer) of a GGUF file, its weights as float32; the tokenizer is None where it has none.
+
+    ValueError, with what is wrong, for a file that is malformed or not of a GPT as we compute it.
+    """
+    where = f"read_gguf: {path}"
+    data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
+    values, tensors = _parse(data, where)
+
+    def value(key, kind, default=None):
+        found = values.get(key, default)
+        if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+            raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
+        return found
+
+    arch = value("general.architecture", str)
+    if arch not in ("gpt2", "npgpt"):
+        raise ValueError(f"{where}: general.architecture must be gpt2 or npgpt, got {arch!r}")
+    tokenizer = None
+    if value("tokenizer.ggml.model", str) == "no_vocab":
+        vocab_size = value(f"{arch}.vocab_size", int)
+    else:
+        tokenizer = _read_tokenizer(values, where)
+        vocab_size = len(values["tokenizer.ggml.tokens"])
+    config = GPTConfig(
+        n_layer=value(f"{arch}.block_count", int),
+        n_head=value(f"{arch}.attention.head_count", int),
+        n_embd=value(f"{arch}.embedding_length", int),
+        block_size=value(f"{arch}.context_length", int),
+        vocab_size=vocab_size,
+        bias=value("npgpt.bias", bool, True),
+        # stored as float32: 1e-5 comes back as 1e-5
+        layer_norm_epsilon=float(f"{value(f'{arch}.attention.layer_norm_epsilon', float):.7g}"),
+        post_norm=value("npgpt.post_norm", bool, False),
+        window=values.get("npgpt.attention.sliding_window"),
+    )
+    if config.n_layer > len(tensors):  # a config that lies must not cost time or memory
+        raise ValueError(f"{where}: {config.n_layer} layers, but only {len(tensors)} tensors")
+    full = parameter_shapes(replace(config, bias=True))
+    wanted = {_their_name(name): (name, shape) for name, shape in full.items()}
+    for theirs, (name, shape) in wanted.items():
+        linear = len(shape) == 2 and not name.startswith("w")
+        expected = shape[::-1] if linear else shape
+        if theirs not in tensors and not theirs.endswith(".bias"):
+            raise ValueError(f"{where}: the tensor {theirs} is missing")
+        if theirs in tensors and tensors[theirs][0] != expected:
+            raise ValueError(f"{where}: {theirs} must have shape {expected}, got {tensors[theirs][0]}")
+    for theirs in tensors:
+        if theirs not in wanted:
+            raise ValueError(f"{where}: the tensor {theirs} does not belong")
+    model = model_class(config, seed=None)
+    for theirs, (shape, type, part) in tensors.items():
+        array = dequantise(part, type, shape)
+        name = wanted[theirs][0]
+        if name in model.params:
+            model.params[name][...] = array.T if array.ndim == 2 and not name.startswith("w") else array
+        elif array.any():
+            raise ValueError(f"{where}: {theirs} must be zero, as npgpt.bias is false")
+    factor = value("npgpt.attention.scale", float, config.scale) / config.scale
+    if arch == "npgpt" and abs(factor - 1) > 1e-6:
+        for name, w in model.params.items():
+            if "c_attn" in name:
+                w[..., : config.n_embd] *= factor
+    model.touch()
+    return model, tokenizer
+
+
+def _read_tokenizer(values: dict, where: str):
+    if (values["tokenizer.ggml.model"], values.get("tokenizer.ggml.pre", "gpt-2")) != ("gpt2", "gpt-2"):
+        raise ValueError(f"{where}: the tokenizer must be gpt2 with pre gpt-2")
+    names, merges, types = (values.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges", "token_type"))
+    end = values.get("tokenizer.ggml.eos_token_id")
+    if types is None and isinstance(names, list):
+        types = [NORMAL] * len(names)
+    if not all(isinstance(v, list) for v in (names, merges, types)) or len(names) != len(types):
+        raise ValueError(f"{where}: tokenizer.ggml.tokens, token_type and merges must be arrays that fit")
+    if not isinstance(end, int) or end >= len(names) or not all(isinstance(n, str) for n in names + merges):
+        raise ValueError(f"{where}: tokenizer.ggml.eos_token_id must be one of the tokens")
+    special = {name: i for i, name in enumerate(names) if types[i] == CONTROL or i == end}
+    tokens = {name: i for i, name in enumerate(names) if types[i] != UNUSED}
+    rules = [tuple(rule.split(" ", 1)) for rule in merges]
+    rules = [rule for rule in rules if not all(part in special for part in rule)]
+    if any(len(rule) != 2 for rule in rules):
+        raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs")
+    if tokens == ByteTokenizer.vocabulary.tokens and not rules:
+        return ByteTokenizer()
+    return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
+
+
+def _parse(data: np.ndarray, where: str):
+    """({key: value}, {name: (shape, type, bytes)}), everything within the file; ValueError otherwise."""
+    at = 0
+
+    def take(letters: str):
+        nonlocal at
+        size = struct.calcsize(f"<{letters}")
+        if size > len(data) - at:
+            raise ValueError(f"{where}: the file ends at byte {len(data)} inside what begins at {at}")
+        found = struct.unpack_from(f"<{letters}", data, at)
+        at += size
+        return found
+
+    def string() -> str:
+        (length,) = take("Q")
+        if length > len(data) - at:
+            raise ValueError(f"{where}: the string at byte {at} of {length} bytes goes beyond the file")
+        return take(f"{length}s")[0].decode("utf-8", "replace")
+
+    def item(kind: int):
+        if kind == 8:
+            return string()
+        if kind == 9:
+            inner, count = take("IQ")
+            if inner == 8:
+                if count > (len(data) - at) // 8:
+                    raise ValueError(
+                        f"{where}: the array at byte {at} of {count} strings goes beyond the file"
+                    )
+                return [string() for _ in range(count)]
+            if inner not in SCALARS or count > (len(data) - at) // struct.calcsize(SCALARS[inner]):
+                raise ValueError(f"{where}: the array at byte {at} is malformed or goes beyond the file")
+            return list(take(f"{count}{SCALARS[inner]}"))
+        if kind not in SCALARS:
+            raise ValueError(f"{where}: the value at byte {at} is of type {kind}, which is none")
+        return take(SCALARS[kind])[0]
+
+    magic, version, n_tensors, n_values = take("4sIQQ")
+    if magic != b"GGUF" or version not in (2, 3):
+        raise ValueError(f"{where}: must be GGUF, version 2 or 3, got {magic!r}, version {version}")
+    values, infos = {}, []
+    for _ in range(n_values):
+        key = string()
+        if key in values:
+            raise ValueError(f"{where}: the key {key!r:.60} is there twice")
+        values[key] = item(take("I")[0])
+    types = {number: type for type, (number, _) in TYPES.items()}
+    for _ in range(n_tensors):
+        name, (dimensions,) = string(), take("I")
+        if not 1 <= dimensions <= 2:
+            raise ValueError(f"{where}: {name!r:.60} must have 1 or 2 dimensions, got {dimensions}")
+        *shape, number, offset = take(f"{dimensions}QIQ")
+        if number not in types:
+            raise ValueError(f"{where}: {name!r:.60} must be F32, F16, Q8_0 or Q4_0, got type {number}")
+        if types[number].startswith("q") and shape[0] % 32:
+            raise ValueError(f"{where}: {name!r:.60} must have rows of a multiple of 32, got {shape[0]}")
+        infos.append((name, tuple(shape[::-1]), types[number], offset))
+    alignment = values.get("general.alignment", ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"{where}: general.alignment must be at least 1, got {alignment!r:.60}")
+    begin, tensors = -(-at // alignment) * alignment, {}
+    for name, shape, type, offset in infos:
+        first, size = begin + offset, _bytes_of(shape, type)
+        if first + size > len(data):
+            raise ValueError(
+                f"{where}: {name!r:.60} needs {size} bytes at {first}, beyond the file's {len(data)}"
+            )
+        if name in tensors:
+            raise ValueError(f"{where}: the tensor {name!r:.60} is there twice")
+        tensors[name] = shape, type, data[first : first + size]
+    return values, tensors

@@ -1,0 +1,198 @@
+"""Generation by libnpgpt, the compiled runtime, through the C ABI of csrc/runtime/npgpt.h.
+
+The same code as for C programs, in the library of the engine's kernels, so that training and generation share
+one pool of threads. Weights are used where the model has them. Where NumPy runs instead (no kernels,
+NPGPT_KERNELS=numpy, a float64 model) sampling.py generates: the same draws from the same logits.
+"""
+
+import functools
+import re
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.engine import kernels
+from npgpt.runtime import sampling as numpy_path
+
+HEADER = Path(__file__).parents[1] / "include" / "npgpt.h"
+BAD_ARGUMENT, FULL, NOT_FINITE, NO_MEMORY = 1, 6, 7, 5
+
+
+def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, ignore_eos=False, seed=None):
+    """As sampling.generate_ids, compiled where the kernels are in use."""
+    args = model, prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
+    return _generate_ids(*args) if is_compiled_for(model) else numpy_path.generate_ids(*args)
+
+
+def is_compiled_for(model) -> bool:
+    """Whether libnpgpt generates for this model now."""
+    return kernels.library() is not None and (isinstance(model, Model) or model.dtype == np.float32)
+
+
+def _generate_ids(model, prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed):
+    how = sampling_struct(sampling, end_of_text if ignore_eos else None, seed)
+    session = Session(model if isinstance(model, Model) else Model.of(model))
+    unread = prompt
+    for _ in range(max_new_tokens):
+        session.feed(unread)
+        token = session.sample(how)
+        if token == end_of_text:
+            return
+        yield token
+        unread = [token]
+
+
+def sampling_struct(sampling, banned: int | None = None, seed: int | None = None):
+    """npgpt_sampling of a Sampling; without a seed, another one each time."""
+    ffi, _ = library()
+    return ffi.new(
+        "npgpt_sampling *",
+        {
+            "temperature": sampling.temperature,
+            "top_k": min(int(sampling.top_k or 0), 2**31 - 1),
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "seed": (secrets.randbits(64) if seed is None else seed) % 2**64,
+            "banned": -1 if banned is None else banned,
+        },
+    )
+
+
+@functools.cache
+def library():
+    """(ffi, lib): the functions of npgpt.h."""
+    from cffi import FFI
+
+    ffi = FFI()
+    ffi.cdef(declarations(HEADER.read_text(encoding="utf-8")))
+    return ffi, ffi.dlopen(kernels.library())
+
+
+def declarations(header: str) -> str:
+    """What of a C header cffi reads: no preprocessor, no linkage."""
+    header = re.sub(r"#ifdef __cplusplus\n.*?#endif\n", "", header, flags=re.S)
+    return re.sub(r"^#.*$", "", header, flags=re.M).replace("NPGPT_API", "")
+
+
+def _check(status: int, error) -> None:
+    if status:
+        message = library()[0].string(error.message).decode("utf-8", "replace")
+        kinds = {NO_MEMORY: MemoryError, FULL: ValueError, NOT_FINITE: ValueError, BAD_ARGUMENT: ValueError}
+        if status == NOT_FINITE:
+            message = "generate: the model's logits must be finite (its weights are not)"
+        raise kinds.get(status, ValueError)(message)
+
+
+class Model:
+    """npgpt_model: over an engine model's own weights, or a GGUF file."""
+
+    def __init__(self, make, keeps=None):
+        ffi, lib = library()
+        error, made = ffi.new("npgpt_error *"), ffi.new("npgpt_model **")
+        _check(make(ffi, lib, made, error), error)
+        self.handle, self._keeps = ffi.gc(made[0], lib.npgpt_free), keeps
+        config = ffi.new("npgpt_config *")
+        lib.npgpt_get_config(self.handle, config)
+        self.vocab_size, self.block_size = config.vocab_size, config.block_size
+
+    @classmethod
+    def open(cls, path) -> "Model":
+        """A GGUF file, mapped. ValueError for one that is malformed."""
+        return cls(lambda ffi, lib, made, error: lib.npgpt_open(str(path).encode(), made, error))
+
+    @classmethod
+    def of(cls, model) -> "Model":
+        """The engine's model, float32; what its weights are at the time of each token counts."""
+        kept = getattr(model, "_runtime", None)
+        if kept is None or kept._keeps is not model.flat_params:
+            kept = model._runtime = cls(functools.partial(_from_tensors, model), model.flat_params)
+        kept.use_kernels(kernels.name())
+        return kept
+
+    def use_kernels(self, name: str) -> None:
+        ffi, lib = library()
+        error = ffi.new("npgpt_error *")
+        _check(lib.npgpt_use_kernels(self.handle, name.encode(), error), error)
+
+    def encode(self, data: bytes) -> list[int]:
+        """The ids of data, by the tokenizer of a GGUF file."""
+        ffi, lib = library()
+        error, ids, count = (
+            ffi.new("npgpt_error *"),
+            ffi.new("int32_t[]", len(data) or 1),
+            ffi.new("size_t *"),
+        )
+        _check(lib.npgpt_encode(self.handle, data, len(data), ids, len(data), count, error), error)
+        return list(ids[0 : count[0]])
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes of an id, by the same."""
+        ffi, lib = library()
+        length = ffi.new("size_t *")
+        return ffi.buffer(lib.npgpt_token_bytes(self.handle, id, length), length[0])[:]
+
+
+def _from_tensors(model, ffi, lib, made, error) -> int:
+    c = model.config
+    config = ffi.new("npgpt_config *")
+    config.n_layer, config.n_head, config.n_embd = c.n_layer, c.n_head, c.n_embd
+    config.block_size, config.vocab_size = c.block_size, c.vocab_size
+    config.layer_norm_epsilon, config.scale = c.layer_norm_epsilon, c.scale
+    config.window, config.post_norm = c.window or 0, c.post_norm
+    names = [ffi.new("char[]", name.encode()) for name in model.params]
+    tensors = ffi.new("npgpt_tensor[]", len(names))
+    for tensor, name, w in zip(tensors, names, model.params.values(), strict=True):
+        tensor.name, tensor.data = name, ffi.cast("float *", w.ctypes.data)
+        tensor.rows, tensor.columns = w.shape if w.ndim == 2 else (1, len(w))
+    return lib.npgpt_from_tensors(config, tensors, len(names), made, error)
+
+
+class Session:
+    """npgpt_session: a text that grows."""
+
+    def __init__(self, model: Model, context: int = 0, slide: bool = True):
+        ffi, lib = library()
+        self.model, self._error = model, ffi.new("npgpt_error *")
+        made = ffi.new("npgpt_session **")
+        _check(lib.npgpt_session_new(model.handle, context, made, self._error), self._error)
+        self.handle = ffi.gc(made[0], lib.npgpt_session_free)
+        lib.npgpt_session_slide(self.handle, slide)
+        self._id = ffi.new("int32_t *")
+
+    def __len__(self):
+        return library()[1].npgpt_session_length(self.handle)
+
+    def feed(self, ids, every: bool = False):
+        """Append ids; with every=True returns the logits behind each of them, (n, V)."""
+        ffi, lib = library()
+        ids = np.ascontiguousarray(ids, np.int32)
+        logits = np.empty((len(ids), self.model.vocab_size), np.float32) if every else None
+        to = ffi.cast("float *", logits.ctypes.data) if every else ffi.NULL
+        from_ = ffi.cast("int32_t *", ids.ctypes.data)
+        _check(lib.npgpt_feed(self.handle, from_, len(ids), to, self._error), self._error)
+        return logits
+
+    def logits(self) -> np.ndarray:
+        """(V,) what comes next; a copy."""
+        ffi, lib = library()
+        return np.frombuffer(
+            ffi.buffer(lib.npgpt_logits(self.handle), 4 * self.model.vocab_size), np.float32
+        ).copy()
+
+    def sample(self, how) -> int:
+        """An id drawn as sampling_struct() says; it is not fed."""
+        _check(library()[1].npgpt_sample(self.handle, how, self._id, self._error), self._error)
+        return self._id[0]
+
+    def reset(self) -> None:
+        library()[1].npgpt_session_reset(self.handle)
+
+
+def feed_many(sessions, ids) -> None:
+    """One id to each of several sessions of one model, computed together."""
+    ffi, lib = library()
+    error, ids = ffi.new("npgpt_error *"), np.ascontiguousarray(ids, np.int32)
+    handles = ffi.new("npgpt_session *[]", [session.handle for session in sessions])
+    _check(lib.npgpt_feed_many(handles, ffi.cast("int32_t *", ids.ctypes.data), len(ids), error), error)

@@ -1,0 +1,185 @@
+"""libnpgpt through its C ABI: the engine's numbers, the NumPy path's draws, the same bits in any company."""
+
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt.engine import kernels
+from npgpt.interop.gguf import write_gguf
+from npgpt.runtime import binding
+from npgpt.runtime.sampling import Sampling
+from tests.conftest import COMPILED
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
+
+FAMILY = {
+    "gpt-2": {},
+    "gpt": {"post_norm": True},
+    "gpt-3": {"window": 5},
+    "no bias": {"bias": False},
+    "unscaled": {"scale_attn_weights": False},
+    "odd": {"n_embd": 60, "n_head": 3},
+    "one head": {"n_embd": 28, "n_head": 1, "vocab_size": 31},
+    "wide": {"n_embd": 384, "n_head": 3, "n_layer": 1, "vocab_size": 300},
+}
+
+
+def random_model(seed=3, **fields):
+    """Far from its beginning: every parameter matters."""
+    shape = {"n_layer": 3, "n_head": 2, "n_embd": 64, "block_size": 48, "vocab_size": 257}
+    model = npgpt.GPT(npgpt.GPTConfig(**(shape | fields)), seed=seed)
+    rng = np.random.default_rng(seed)
+    for name, w in model.params.items():
+        if w.ndim == 2:
+            w *= 5
+        else:
+            w[...] = (not name.endswith("bias")) + rng.normal(0, 0.2, w.shape)
+    model.touch()
+    return model
+
+
+def steps(session, ids):
+    """The logits behind each of ids, fed one by one."""
+    logits = []
+    for i in ids:
+        session.feed([i])
+        logits.append(session.logits())
+    return np.array(logits)
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_all_paths_give_the_full_forward_pass(kind, isa, rng, measured):
+    model = random_model(**FAMILY[kind])
+    ids = rng.integers(0, model.config.vocab_size, 45)
+    full = model.logits(ids[None])[0]
+    runtime = binding.Model.of(model)
+    at_once = binding.Session(runtime).feed(ids, every=True)
+    one_by_one = steps(binding.Session(runtime), ids)
+    session = binding.Session(runtime)
+    in_parts = [session.feed(part, every=True) for part in np.split(ids, [3, 13, 14, 16, 22])]
+    for logits in (at_once, one_by_one, np.concatenate(in_parts)):
+        measured("key-value cache against the full pass", np.abs(logits - full).max(), 1e-4)
+    assert len(session) == 45
+
+
+def test_a_text_longer_than_a_chunk(isa, rng, measured):
+    model = random_model(block_size=300, n_layer=2)
+    ids = rng.integers(0, 257, 290)
+    session = binding.Session(binding.Model.of(model))
+    full = model.logits(ids[None])[0]
+    measured(
+        "key-value cache against the full pass", np.abs(session.feed(ids, every=True) - full).max(), 1e-4
+    )
+    session.reset()
+    session.feed(ids)
+    np.testing.assert_allclose(session.logits(), full[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("type", ["engine", "f32", "f16", "q8_0", "q4_0"])
+def test_the_same_bits_in_any_company_and_on_any_threads(type, isa, threads, tmp_path):
+    model = random_model(n_embd=96, n_head=3)
+    if type == "engine":
+        runtime = binding.Model.of(model)
+    else:
+        write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
+        runtime = binding.Model.open(tmp_path / "m.gguf")
+        runtime.use_kernels(isa)
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5, 11, 3, 9)]
+    told = rng.integers(0, 257, (8, len(prompts)))
+    results = []
+    for count, together in ((1, False), (1, True), (2, True), (3, True)):
+        threads(count)
+        sessions = [binding.Session(runtime) for _ in prompts]
+        for session, prompt in zip(sessions, prompts, strict=True):
+            session.feed(prompt)
+        for ids in told:
+            if together:
+                binding.feed_many(sessions[::-1], ids[::-1])
+            else:
+                for session, i in zip(sessions, ids, strict=True):
+                    session.feed([i])
+        results.append(np.array([session.logits() for session in sessions]))
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+SETTINGS = [
+    Sampling(0),
+    Sampling(1.0),
+    Sampling(0.7, top_k=5),
+    Sampling(1.0, top_p=0.8),
+    Sampling(1.0, min_p=0.2),
+    Sampling(1.3, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.5),
+    Sampling(1e-320),
+    Sampling(1e300, repetition_penalty=1e-300),
+]
+
+
+@pytest.mark.parametrize("how", SETTINGS)
+@pytest.mark.parametrize("kind", ["gpt-2", "gpt", "gpt-3"])
+def test_numpy_draws_the_same_tokens(kind, how, rng):
+    model = random_model(**FAMILY[kind])
+    for seed, prompt in ((0, [65]), (2**63 + 5, rng.integers(0, 256, 47)), (7, rng.integers(0, 256, 99))):
+        args = model, prompt, 120, how, 256, seed != 0, seed
+        with kernels.use("numpy"):
+            assert not binding.is_compiled_for(model)
+            expected = list(binding.generate_ids(*args))
+        assert list(binding.generate_ids(*args)) == expected  # the context is full twice over
+
+
+def test_weights_count_as_they_are_now(rng):
+    model = random_model()
+    before = model.generate("a", temperature=0, return_ids=True)
+    for w in model.params.values():
+        w[...] = rng.normal(0, 0.3, w.shape)
+    model.touch()
+    after = model.generate("a", temperature=0, return_ids=True)
+    with kernels.use("numpy"):
+        assert after == model.generate("a", temperature=0, return_ids=True) != before
+
+
+def test_a_full_context_slides_or_stops(rng):
+    runtime = binding.Model.of(random_model())
+    session = binding.Session(runtime, context=8, slide=False)
+    session.feed([1, 2, 3, 4, 5, 6, 7, 8])
+    held = session.logits()
+    with pytest.raises(ValueError, match="the context of 8 tokens holds 8, 1 more do not fit"):
+        session.feed([9])
+    with pytest.raises(ValueError, match="full"):
+        binding.feed_many([session], [9])
+    assert len(session) == 8 and np.array_equal(session.logits(), held)
+    sliding = binding.Session(runtime, context=8)
+    sliding.feed(range(1, 9))
+    sliding.feed([9])
+    assert len(sliding) == 4  # 6, 7, 8, 9
+    fresh = binding.Session(runtime)
+    fresh.feed([6, 7, 8, 9])
+    np.testing.assert_array_equal(sliding.logits(), fresh.logits())
+
+
+def test_what_is_refused_is_named():
+    model = random_model()
+    runtime = binding.Model.of(model)
+    session = binding.Session(runtime)
+    with pytest.raises(ValueError, match=r"ids must be in 0..256, got 257"):
+        session.feed([3, 257])
+    with pytest.raises(ValueError, match="the session must have been fed"):
+        session.sample(binding.sampling_struct(Sampling()))
+    with pytest.raises(ValueError, match=r"context must be in 0..48, got 49"):
+        binding.Session(runtime, context=49)
+    session.feed([1])
+    bad = binding.sampling_struct(Sampling())
+    bad.top_p = 1.5
+    with pytest.raises(ValueError, match=r"top_p must be in 0..1, got 1.5"):
+        session.sample(bad)
+    with pytest.raises(ValueError, match="there twice"):
+        binding.feed_many([session, session], [1, 2])
+    with pytest.raises(ValueError, match="one model"):
+        binding.feed_many([session, binding.Session(binding.Model.of(random_model()))], [1, 2])
+
+
+def test_a_float64_model_generates_on_numpy():
+    config = npgpt.GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=257)
+    model = npgpt.GPT(config, dtype=np.float64)
+    assert not binding.is_compiled_for(model)
+    assert len(model.generate("a", max_new_tokens=9, ignore_eos=True, return_ids=True)) == 9
