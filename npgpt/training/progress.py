@@ -26,9 +26,9 @@ class Progress:
         self.bar.set_postfix_str(", ".join(parts), refresh=False)
         self.bar.update()
         tenth = max(1, self.total // 10)
-        if not (self.live or self.quiet) and (
-            val_loss is not None or step % tenth == 0 or step == self.total
-        ):
+        now_and_then = self.val_loss is None and step % tenth == 0  # where no validation sets the pace
+        due = val_loss is not None or now_and_then or step == self.total
+        if due and not (self.live or self.quiet):
             left = seconds / step * (self.total - step)
             print(f"step {step}/{self.total}: {', '.join(parts)}, {left:.0f} s left", flush=True)
 

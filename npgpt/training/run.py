@@ -48,12 +48,15 @@ def locked(folder: Path):
     The lock is the system's, on the file "lock": it ends with the process, however that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a") as file:
+    lock = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(error.errno, "another process is training this run", str(folder)) from None
         yield folder
+    finally:
+        os.close(lock)
 
 
 def write_config(folder: Path, settings: dict, about: dict) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from common import bits, run, start
 
 FLAGS = (
-    "--n-layer 2 --n-head 2 --n-embd 64 --block-size 32 --batch-size 4 --save-every 5 --steps 400 "
+    "--n-layer 2 --n-head 2 --n-embd 64 --block-size 32 --batch-size 4 --save-every 5 --steps 200 "
     "--split 0.8,0.2 --seed 3"
 ).split()
 
