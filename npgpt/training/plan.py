@@ -13,7 +13,7 @@ from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
 from npgpt.training.schedule import SCHEDULES
 
 TOO_SMALL = 10_000  # tokens: under this a validation part is a few sentences, and its loss means nothing
-TOKENIZERS = (4_000_000, "bpe:4096"), (1_000_000, "bpe:1024"), (0, "bytes")  # from so many bytes of text on
+TOKENIZERS = (4_000_000, "bpe:8192"), (1_000_000, "bpe:1024"), (0, "bytes")  # from so many bytes of text on
 MEMORISED = 0.05  # nats per token over an epoch: nearly all that is left are the first tokens of each window
 LEARNING_RATE = {"adamw": 4e-3, "muon": 0.02}
 

@@ -60,4 +60,4 @@ def test_epochs_become_steps():
 def test_the_tokenizer_depends_on_the_size_alone():
     assert default_tokenizer(1) == default_tokenizer(999_999) == "bytes"
     assert default_tokenizer(1_000_000) == default_tokenizer(3_999_999) == "bpe:1024"
-    assert default_tokenizer(4_000_000) == default_tokenizer(10**12) == "bpe:4096"
+    assert default_tokenizer(4_000_000) == default_tokenizer(10**12) == "bpe:8192"
