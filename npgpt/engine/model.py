@@ -472,7 +472,7 @@ class GPT:
             raise ValueError(
                 f"{function}: targets must be below {self.config.vocab_size}, got {targets.max()}"
             )
-        return np.maximum(targets.astype(np.int32), -1)  # ids may be unsigned
+        return np.maximum(targets.astype(np.int64), -1).astype(np.int32)  # they may be unsigned
 
 
 def flops_per_token(config, time):
