@@ -55,83 +55,110 @@ NPGPT_INLINE Vec to_float(IVec x) {
 #endif
 }
 
-// The types: SIZE numbers in BYTES bytes are a block; open() it, then at(v) is its vector v.
+// The types, in blocks of 32 numbers, BYTES bytes each. Vector v of a block is scale * at(v), but that Q4_0's first
+// half is 2^28 times too large: it costs less to undo that in the sum.
+constexpr int VECTORS = 32 / VLEN;
 struct FloatBlock {
-    static constexpr Index SIZE = VLEN, BYTES = 4 * VLEN;
+    static constexpr Index BYTES = 128;
+    static constexpr bool SCALED = false, LOW_SCALED = false;
     const uint8_t* p;
     NPGPT_INLINE FloatBlock open(const uint8_t* p) { return {p}; }
-    inline __attribute__((always_inline)) Vec at(int) const { return load(reinterpret_cast<const float*>(p)); }
+    inline __attribute__((always_inline)) Vec scale() const { return set1(1); }
+    inline __attribute__((always_inline)) Vec at(int v) const { return load(reinterpret_cast<const float*>(p) + v * VLEN); }
 };
 struct HalfBlock {
-    static constexpr Index SIZE = VLEN, BYTES = 2 * VLEN;
+    static constexpr Index BYTES = 64;
+    static constexpr bool SCALED = false, LOW_SCALED = false;
     const uint8_t* p;
     NPGPT_INLINE HalfBlock open(const uint8_t* p) { return {p}; }
-    inline __attribute__((always_inline)) Vec at(int) const { return load_half(p); }
+    inline __attribute__((always_inline)) Vec scale() const { return set1(1); }
+    inline __attribute__((always_inline)) Vec at(int v) const { return load_half(p + 2 * v * VLEN); }
 };
-struct Q8Block {  // a half d, then 32 signed bytes: d * q
-    static constexpr Index SIZE = 32, BYTES = 34;
-    const uint8_t* q;
-    Vec d;
-    NPGPT_INLINE Q8Block open(const uint8_t* p) { return {p + 2, set1_half(p)}; }
-    inline __attribute__((always_inline)) Vec at(int v) const { return to_float(load_int8(q + v * VLEN)) * d; }
+struct Q8Block {  // a half d, then 32 signed bytes q: d q
+    static constexpr Index BYTES = 34;
+    static constexpr bool SCALED = true, LOW_SCALED = false;
+    const uint8_t* p;
+    NPGPT_INLINE Q8Block open(const uint8_t* p) { return {p}; }
+    inline __attribute__((always_inline)) Vec scale() const { return set1_half(p); }
+    inline __attribute__((always_inline)) Vec at(int v) const { return to_float(load_int8(p + 2 + v * VLEN)); }
 };
-struct Q4Block {  // a half d, then 16 bytes, whose low halves are numbers 0..15 and whose high halves are 16..31: d (q - 8)
-    static constexpr Index SIZE = 32, BYTES = 18;
-    const uint8_t* q;
-    Vec d, minus_8d;
+struct Q4Block {  // a half d, then 16 bytes, whose low halves are the first 16 numbers q and whose high halves the rest: d (q - 8)
+    static constexpr Index BYTES = 18;
+    static constexpr bool SCALED = true, LOW_SCALED = true;
+    const uint8_t* p;
+    uint8_t flipped[16];  // q - 8 is q with its highest bit flipped, as a signed number of four bits
     NPGPT_INLINE Q4Block open(const uint8_t* p) {
-        const Vec d = set1_half(p);
-        return {p + 2, d, d * set1(-8)};
+        Q4Block block;
+        block.p = p;
+        uint64_t halves[2];
+        __builtin_memcpy(halves, p + 2, 16);
+        halves[0] ^= 0x8888888888888888u, halves[1] ^= 0x8888888888888888u;
+        __builtin_memcpy(block.flipped, halves, 16);
+        return block;
     }
+    inline __attribute__((always_inline)) Vec scale() const { return set1_half(p); }
     inline __attribute__((always_inline)) Vec at(int v) const {
-        constexpr int HALF = 16 / VLEN;
-        const IVec bytes = load_uint8(q + v % HALF * VLEN);
-        return fma(to_float(v < HALF ? bytes & 15 : bytes >> 4), d, minus_8d);  // exact: 11 bits times 4
+        const IVec bytes = load_int8(flipped + v % (VECTORS / 2) * VLEN);
+        return to_float(v < VECTORS / 2 ? bytes << 28 : bytes >> 4);
     }
 };
 
+// n <= VLEN products of a row of numbers that is no whole number of blocks
+template <class W>
+static __attribute__((noinline)) Vec last_products(const float* x, const uint8_t* w, Index n) {
+    uint8_t last[W::BYTES] = {};
+    __builtin_memcpy(last, w, n * W::BYTES / 32);
+    return W::open(last).at(0) * load_part(x, n);
+}
+
 // y (RX,RW) with stride RW = x (RX,K) times RW rows of weights
 template <class W, int RW, int RX>
-static void dots(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K) {
-    Vec acc[RW][RX];
+static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K) {
+    Vec acc[RW][RX], sum[RW][RX];
 #pragma GCC unroll 8
     for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
         for (int m = 0; m < RX; m++) acc[r][m] = Vec{};
     Index k = 0;
-    for (; k + W::SIZE <= K; k += W::SIZE, w += W::BYTES) {
+    for (; k + 32 <= K; k += 32, w += W::BYTES, x += 32) {
         W rows[RW];
 #pragma GCC unroll 8
         for (int r = 0; r < RW; r++) {
             rows[r] = W::open(w + r * row_bytes);
-            __builtin_prefetch(w + (r + RW) * row_bytes);  // the rows whose turn is next
+            __builtin_prefetch(w + r * row_bytes + (RX == 1 ? 1024 : RW * row_bytes));
         }
 #pragma GCC unroll 8
-        for (int v = 0; v < int(W::SIZE / VLEN); v++)
+        for (int v = 0; v < VECTORS; v++)
 #pragma GCC unroll 8
             for (int r = 0; r < RW; r++) {
                 const Vec weights = rows[r].at(v);
 #pragma GCC unroll 8
-                for (int m = 0; m < RX; m++) acc[r][m] = fma(weights, load(x + m * ldx + k + v * VLEN), acc[r][m]);
+                for (int m = 0; m < RX; m++) {
+                    if (W::LOW_SCALED && v == VECTORS / 2) sum[r][m] *= set1(3.7252902984619140625e-9f);  // 2^-28
+                    const Vec x_v = load(x + m * ldx + v * VLEN);
+                    sum[r][m] = v ? fma(weights, x_v, sum[r][m]) : weights * x_v;
+                }
             }
-    }
-    if (k < K) {  // never with blocks of 32
-        uint8_t last[W::BYTES] = {};
 #pragma GCC unroll 8
-        for (int r = 0; r < RW; r++) {
-            __builtin_memcpy(last, w + r * row_bytes, (K - k) * W::BYTES / W::SIZE);
-            const Vec weights = W::open(last).at(0);
+        for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
-            for (int m = 0; m < RX; m++) acc[r][m] = fma(weights, load_part(x + m * ldx + k, K - k), acc[r][m]);
-        }
+            for (int m = 0; m < RX; m++)
+                acc[r][m] = W::SCALED ? fma(rows[r].scale(), sum[r][m], acc[r][m]) : acc[r][m] + sum[r][m];
     }
+    if (!W::SCALED)
+        for (; k < K; k += VLEN, w += W::BYTES / VECTORS, x += VLEN)
+#pragma GCC unroll 8
+            for (int r = 0; r < RW; r++)
+#pragma GCC unroll 8
+                for (int m = 0; m < RX; m++)
+                    acc[r][m] += last_products<W>(x + m * ldx, w + r * row_bytes, least(VLEN, K - k));
 #pragma GCC unroll 8
     for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
         for (int m = 0; m < RX; m++) y[m * RW + r] = reduce_add(acc[r][m]);
 }
 
-NPGPT_INLINE void put(float* y, const float* part, Index n, bool add, const float* bias) {
+static __attribute__((noinline)) void put(float* y, const float* part, Index n, bool add, const float* bias) {
     for (Index i = 0; i < n; i++) y[i] = (add ? y[i] + part[i] : part[i]) + (bias ? bias[i] : 0);
 }
 
@@ -147,26 +174,22 @@ template <class W, int RW>
 NPGPT_INLINE void all_rows_of_x(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
                                 Index K, Index M, bool add, const float* bias) {
     Index m = 0;
-    for (; m + 4 <= M; m += 4)
-        row_group<W, RW, 4>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
-    for (; m + 2 <= M; m += 2)
-        row_group<W, RW, 2>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
-    if (m < M) row_group<W, RW, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+    for (; m + 3 <= M; m += 3)
+        row_group<W, RW, 3>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+    if (M - m == 2) row_group<W, RW, 2>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+    if (M - m == 1) row_group<W, RW, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
 }
 
+// One row of x takes the rows of weights one by one: memory is read fastest in a single stream.
 template <class W>
 static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
                         Index M, bool add, const float* bias) {
     const Index bytes = row_bytes(w.type, w.K), K = w.K;
     const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes;
-    Index i = 0;
     const auto bias_at = [&](Index i) { return bias ? bias + i : nullptr; };
-    if (M == 1)
-        for (; i + 4 <= count; i += 4)
-            row_group<W, 4, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, add, bias_at(i));
-    else
-        for (; i + 2 <= count; i += 2)
-            all_rows_of_x<W, 2>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
+    Index i = 0;
+    for (; M > 1 && i + 2 <= count; i += 2)
+        all_rows_of_x<W, 2>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
     for (; i < count; i++)
         all_rows_of_x<W, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
 }
@@ -237,15 +260,17 @@ static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix&
 template <class W>
 static void unpack(float* y, const uint8_t* w, Index n) {
     Index k = 0;
-    for (; k + W::SIZE <= n; k += W::SIZE, w += W::BYTES) {
+    for (; k + 32 <= n; k += 32, w += W::BYTES) {
         const W block = W::open(w);
+        const Vec scale = block.scale(), low_scale = W::LOW_SCALED ? scale * set1(3.7252902984619140625e-9f) : scale;
 #pragma GCC unroll 8
-        for (int v = 0; v < int(W::SIZE / VLEN); v++) store(y + k + v * VLEN, block.at(v));
+        for (int v = 0; v < VECTORS; v++) store(y + k + v * VLEN, block.at(v) * (v < VECTORS / 2 ? low_scale : scale));
     }
-    if (k < n) {
-        uint8_t last[W::BYTES] = {};
-        __builtin_memcpy(last, w, (n - k) * W::BYTES / W::SIZE);
-        store_part(y + k, W::open(last).at(0), n - k);
+    for (; k < n; k += VLEN, w += W::BYTES / VECTORS) {
+        const Index rest = least(VLEN, n - k);
+        float one[VLEN];
+        for (float& x : one) x = 1;
+        store_part(y + k, last_products<W>(one, w, rest), rest);
     }
 }
 

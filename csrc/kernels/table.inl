@@ -1,4 +1,9 @@
-// The table of one instruction set.
+// The table of one instruction set. libnpgpt's is without what only training needs: it halves its size.
+#ifdef NPGPT_INFERENCE
+#define NPGPT_TRAINING(kernel) nullptr
+#else
+#define NPGPT_TRAINING(kernel) kernel
+#endif
 
 namespace npgpt {
 namespace NPGPT_ISA {
@@ -12,29 +17,30 @@ const Kernels kernels = {
     pack_b,
     matmul_block,
     attention_scratch,
-    attention_forward,
-    attention_backward,
+    NPGPT_TRAINING(attention_forward),
+    NPGPT_TRAINING(attention_backward),
     matvec,
     unpack_rows,
     attend,
     attend_block,
     layernorm_forward,
-    layernorm_apply,
-    layernorm_backward,
-    softmax_forward,
-    softmax_backward,
-    cross_entropy,
+    NPGPT_TRAINING(layernorm_apply),
+    NPGPT_TRAINING(layernorm_backward),
+    NPGPT_TRAINING(softmax_forward),
+    NPGPT_TRAINING(softmax_backward),
+    NPGPT_TRAINING(cross_entropy),
     gelu_forward,
-    gelu_backward,
+    NPGPT_TRAINING(gelu_backward),
     add,
-    sum,
-    sum_rows,
-    dropout,
-    square_sum,
-    adamw,
-    probe_flops,
-    probe_read,
+    NPGPT_TRAINING(sum),
+    NPGPT_TRAINING(sum_rows),
+    NPGPT_TRAINING(dropout),
+    NPGPT_TRAINING(square_sum),
+    NPGPT_TRAINING(adamw),
+    NPGPT_TRAINING(probe_flops),
+    NPGPT_TRAINING(probe_read),
 };
 
 }  // namespace NPGPT_ISA
 }  // namespace npgpt
+#undef NPGPT_TRAINING

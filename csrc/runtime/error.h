@@ -3,6 +3,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <new>
+#include <string_view>
 
 #include "npgpt.h"
 
@@ -23,6 +24,9 @@ struct Error {
     va_end(values);
     throw error;
 }
+
+// How much of a name that a file gives is shown in a message: for "%.*s"
+inline int shown(std::string_view text) { return text.size() < 64 ? int(text.size()) : 64; }
 
 template <class Body>
 npgpt_status guard(npgpt_error* error, Body&& body) noexcept {

@@ -35,8 +35,6 @@ struct Gguf::Reader {
 
 namespace {
 
-int shown(std::string_view text) { return int(std::min<size_t>(text.size(), 64)); }
-
 template <class T>
 T read(const uint8_t* data) {
     T value;

@@ -127,7 +127,7 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     const bool own = architecture == "npgpt";
     if (!own && architecture != "gpt2")
         fail(NPGPT_UNSUPPORTED, "GGUF: general.architecture must be gpt2 or npgpt, got %.*s",
-             int(std::min<size_t>(architecture.size(), 64)), architecture.data());
+             shown(architecture), architecture.data());
     const auto key = [&](const char* name) { return std::string(architecture) + "." + name; };
     const auto size_of = [&](const char* name) { return int32_t(file.integer(key(name).c_str(), 1, MANY)); };
     npgpt_config& c = model->config;
@@ -165,8 +165,7 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     Builder{*model, find}.build();
     for (const Gguf::Tensor& tensor : file.tensors)
         if (!tensor.used)
-            fail(NPGPT_UNSUPPORTED, "GGUF: tensor %.*s is none of a GPT's", int(std::min<size_t>(tensor.name.size(), 64)),
-                 tensor.name.data());
+            fail(NPGPT_UNSUPPORTED, "GGUF: tensor %.*s is none of a GPT's", shown(tensor.name), tensor.name.data());
     return model;
 }
 

@@ -11,8 +11,6 @@ namespace {
 
 constexpr int32_t CONTROL = 3, UNUSED = 5;  // of tokenizer.ggml.token_type
 
-int shown(std::string_view text) { return int(std::min<size_t>(text.size(), 64)); }
-
 // GPT-2's printable stand-in for each byte: itself where it prints, else the next one from 256 on.
 struct Characters {
     int16_t byte_of[512];

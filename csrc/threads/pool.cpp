@@ -105,7 +105,7 @@ class Pool {
   public:
     explicit Pool(int threads) { start(threads); }
 
-    int size() const { return int(workers.size()) + 1; }
+    int size() const { return members.load(std::memory_order_relaxed); }  // asked from any thread
 
     void resize(int threads) {
         std::lock_guard<std::mutex> one_job(job_mutex);
@@ -202,6 +202,7 @@ class Pool {
 
     void start(int threads) {
         stopping = false;
+        members = threads;
         ranges = std::vector<Range>(threads);
         caller_cpu = -1;
         enough_cpus = sched_getaffinity(0, sizeof(process_cpus), &process_cpus) == 0 &&
@@ -225,6 +226,7 @@ class Pool {
     };
 
     std::vector<std::thread> workers;
+    std::atomic<int> members{1};  // they and the caller
     std::vector<Range> ranges;
     cpu_set_t process_cpus;
     bool enough_cpus = false;  // a CPU for each thread
@@ -247,7 +249,7 @@ thread_local bool Pool::inside_job = false;
 // The pool is never destroyed: at exit its workers sleep in a wait that nothing touches any more.
 std::mutex create_mutex;
 std::atomic<Pool*> pool{nullptr};
-int wanted_threads = 0;
+std::atomic<int> wanted_threads{0};
 
 Pool& the_pool() {
     Pool* existing = pool.load(std::memory_order_acquire);

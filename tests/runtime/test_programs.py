@@ -53,6 +53,43 @@ def test_generate_in_c_writes_what_python_writes(program, saved, tmp_path):
     assert run(shared, path, "Olá", 90, 3, encoding="utf-8").stdout == f"Olá{text}\n"
 
 
+def test_the_whole_abi(saved, tmp_path):
+    how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", "--static"]
+    libs = run(*how, cwd=ROOT).stdout.split()
+    run("cc", "-std=gnu11", "-Wall", "-Werror", ROOT / "tests/runtime/abi.c", *libs, "-o", tmp_path / "abi")
+    assert run(tmp_path / "abi", saved[1]).stdout == "all holds\n"
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
+def test_one_source_and_one_header_are_enough(program, saved, tmp_path):
+    run(sys.executable, ROOT / "csrc/amalgamate.py", tmp_path)
+    run("c++", "-std=c++17", "-O1", "-Wall", "-Werror", "-c", "npgpt.cpp", cwd=tmp_path)
+    run("cc", ROOT / "csrc/examples/generate.c", "-I.", "-c", "-o", "generate.o", cwd=tmp_path)
+    run("c++", "generate.o", "npgpt.o", "-pthread", "-o", "generate", cwd=tmp_path)
+    what = saved[1], "O sol", 60, 1
+    assert (
+        run(tmp_path / "generate", *what, encoding="utf-8").stdout
+        == run(program, *what, encoding="utf-8").stdout
+    )
+
+
+def test_the_program_is_small(program, tmp_path):
+    run("strip", program, "-o", tmp_path / "stripped")
+    assert (tmp_path / "stripped").stat().st_size <= 400_000
+
+
+def test_it_takes_little_memory_beside_the_weights(program, tmp_path):
+    """A file of 13 MB, none of which is copied; its cache grows with the text."""
+    model = random_model(n_layer=4, n_embd=256, n_head=4, block_size=256)
+    write_gguf(tmp_path / "m.gguf", model, model.tokenizer)
+    weights = (tmp_path / "m.gguf").stat().st_size
+    cache = 4 * 256 * 2 * 4 * 250  # bytes of the tokens below
+    code = "import os, resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)"
+    code += "; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    peak = 1024 * int(run(sys.executable, "-c", code, program, tmp_path / "m.gguf", "O sol", 240).stdout)
+    assert peak <= weights + cache + 8 * 2**20
+
+
 def test_it_needs_nothing_but_the_c_library(program):
     needed = [line.split()[0] for line in run("ldd", program).stdout.splitlines()]
     assert not [n for n in needed if not n.startswith(("linux-vdso", "libc.", "libm.", "/lib", "libpthread"))]
@@ -63,6 +100,32 @@ def test_what_fails_is_a_line_and_a_code(program, tmp_path):
     failed = subprocess.run([program, tmp_path / "m.gguf"], capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stdout == "" and failed.stderr.count("\n") == 1
     assert "GGUF" in failed.stderr
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="g++-aarch64-linux-gnu and qemu-user are not installed",
+)
+def test_the_same_tokens_on_aarch64(program, tmp_path):
+    model = random_model(n_layer=2, n_embd=64, block_size=32)
+    run(sys.executable, ROOT / "csrc/amalgamate.py", tmp_path)
+    cross = ["aarch64-linux-gnu-g++", "-O1", "-static", "-pthread", "-I.", "-x", "c"]
+    run(
+        *cross,
+        ROOT / "csrc/examples/generate.c",
+        "-x",
+        "c++",
+        "-std=c++17",
+        "npgpt.cpp",
+        "-o",
+        "arm",
+        cwd=tmp_path,
+    )
+    for type in ("f32", "f16", "q8_0", "q4_0"):
+        write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
+        what = tmp_path / "m.gguf", "O sol", 40, 1
+        arm = run("qemu-aarch64", tmp_path / "arm", *what, encoding="utf-8").stdout
+        assert arm == run(program, *what, encoding="utf-8").stdout
 
 
 @pytest.mark.skipif(not shutil.which("pkg-config"), reason="there is no pkg-config here")

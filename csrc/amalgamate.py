@@ -1,0 +1,77 @@
+"""`python csrc/amalgamate.py OUT`: libnpgpt as two files, OUT/npgpt.cpp and OUT/npgpt.h, for those who vendor.
+
+    c++ -std=c++17 -O2 -pthread -c npgpt.cpp      with GCC or clang; no other flag is needed
+
+Every include of ours is put in its place. What setup.py says by flags for one file is said here by pragmas.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOMS = ("kernels", "threads", "text", "runtime")
+TARGETS = {"avx2": "avx2,fma,f16c"}
+HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT licence.
+#define NPGPT_INFERENCE
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wunused-function"
+#pragma clang fp contract(off)
+#else
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC optimize("no-math-errno", "fp-contract=off")
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+"""
+
+
+def inline(path: Path, once: set) -> str:
+    """The text of a file with our own includes replaced by theirs."""
+    text = path.read_text(encoding="utf-8")
+    if "#pragma once" in text or path.name == "npgpt.h":
+        if path in once:
+            return ""
+        once.add(path)
+    if path.name == "npgpt.h":
+        return '#include "npgpt.h"\n'
+
+    def put(match):
+        return inline((path.parent / match[1]).resolve(), once)
+
+    text = re.sub(r'^#include "(.*)"\n', put, text, flags=re.M)
+    return f"// ---- {path.relative_to(HERE.resolve())}\n" + text.replace("#pragma once\n", "")
+
+
+def unit(path: Path, once: set) -> str:
+    """One source file; a kernel file's instruction set is a pragma around it."""
+    # included by the kernel files too, and not to be compiled for their instruction set
+    text = inline((HERE / "kernels/kernels.h").resolve(), once) + inline(path.resolve(), once)
+    if not path.name.startswith("isa_"):
+        return text
+    text += "#undef NPGPT_ISA\n#undef NPGPT_ISA_NAME\n#undef NPGPT_VLEN\n#undef NPGPT_INLINE\n"
+    target = TARGETS.get(path.stem.removeprefix("isa_"))
+    if not target:
+        return text
+    clang = f'#pragma clang attribute push(__attribute__((target("{target}"))), apply_to = function)'
+    gcc = f'#pragma GCC push_options\n#pragma GCC target("{target}")'
+    begin = f"#if defined(__x86_64__)\n#if defined(__clang__)\n{clang}\n#else\n{gcc}\n#endif\n"
+    end = "#if defined(__clang__)\n#pragma clang attribute pop\n#else\n#pragma GCC pop_options\n#endif\n#endif\n"
+    return begin + text + end
+
+
+def main(out: str) -> None:
+    sources = [p for room in ROOMS for p in sorted((HERE / room).glob("*.cpp")) if p.name != "train.cpp"]
+    once = set()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = HEAD + "".join(unit(path, once) for path in sources)
+    (folder / "npgpt.cpp").write_text(text, encoding="utf-8")
+    (folder / "npgpt.h").write_text((HERE / "runtime/npgpt.h").read_text(encoding="utf-8"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])
