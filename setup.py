@@ -65,7 +65,7 @@ class BuildKernels(build_ext):
         (library / "pkgconfig").mkdir(parents=True, exist_ok=True)
         include.mkdir(exist_ok=True)
         shutil.copyfile("csrc/runtime/npgpt.h", include / "npgpt.h")
-        # -O2, the last to be said, is as fast here and a third smaller; sections: a program keeps only what it uses
+        # -O2, the last to be said, is as fast and a third smaller; sections: a program keeps what it uses
         flags = [*FLAGS, "-O2", "-std=c++17", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"]
         flags += ["-DNPGPT_INFERENCE", "-Wno-unused-function"]
         objects = self.compiler.compile(

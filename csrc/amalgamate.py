@@ -1,4 +1,4 @@
-"""`python csrc/amalgamate.py OUT`: libnpgpt as two files, OUT/npgpt.cpp and OUT/npgpt.h, for those who vendor.
+"""`python csrc/amalgamate.py OUT`: libnpgpt as OUT/npgpt.cpp and OUT/npgpt.h, for those who vendor.
 
     c++ -std=c++17 -O2 -pthread -c npgpt.cpp      with GCC or clang; no other flag is needed
 
@@ -56,8 +56,8 @@ def unit(path: Path, once: set) -> str:
         return text
     clang = f'#pragma clang attribute push(__attribute__((target("{target}"))), apply_to = function)'
     gcc = f'#pragma GCC push_options\n#pragma GCC target("{target}")'
-    begin = f"#if defined(__x86_64__)\n#if defined(__clang__)\n{clang}\n#else\n{gcc}\n#endif\n"
-    end = "#if defined(__clang__)\n#pragma clang attribute pop\n#else\n#pragma GCC pop_options\n#endif\n#endif\n"
+    begin = f"#ifdef __x86_64__\n#ifdef __clang__\n{clang}\n#else\n{gcc}\n#endif\n"
+    end = "#ifdef __clang__\n#pragma clang attribute pop\n#else\n#pragma GCC pop_options\n#endif\n#endif\n"
     return begin + text + end
 
 

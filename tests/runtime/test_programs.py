@@ -84,7 +84,7 @@ def test_it_takes_little_memory_beside_the_weights(program, tmp_path):
     write_gguf(tmp_path / "m.gguf", model, model.tokenizer)
     weights = (tmp_path / "m.gguf").stat().st_size
     cache = 4 * 256 * 2 * 4 * 250  # bytes of the tokens below
-    code = "import os, resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)"
+    code = "import resource, subprocess as s, sys; s.run(sys.argv[1:], stdout=s.DEVNULL, check=True)"
     code += "; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     peak = 1024 * int(run(sys.executable, "-c", code, program, tmp_path / "m.gguf", "O sol", 240).stdout)
     assert peak <= weights + cache + 8 * 2**20

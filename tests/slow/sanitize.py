@@ -1,4 +1,4 @@
-"""`python tests/slow/sanitize.py`: the whole C ABI (tests/runtime/abi.c) under ASan with UBSan, then under TSan.
+"""`python tests/slow/sanitize.py`: the C ABI (tests/runtime/abi.c) under ASan with UBSan, then TSan.
 
 About a minute. Exit code 0 and "all holds" twice, or the sanitizer's report.
 """
