@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from npgpt.engine.ops import philox4x32
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -85,7 +87,7 @@ def probabilities(logits, sampling: Sampling, seen=None, banned: int | None = No
 class Draws:
     """Numbers in [0, 1): the n-th is a function of seed and n alone, here as in csrc/runtime/sampler.cpp.
 
-    53 bits of Philox 4x32-10 (Salmon et al. 2011; ops.py) each. Without a seed, other ones each time.
+    53 bits of Philox 4x32-10 (ops.py) each. Without a seed, other ones each time.
     """
 
     def __init__(self, seed: int | None = None):
@@ -93,13 +95,9 @@ class Draws:
         self._key, self._count = (seed % 2**32, seed >> 32), 0
 
     def random(self) -> float:
-        n, (k0, k1) = self._count, self._key
+        n = self._count
         self._count += 1
-        a, b, c, d = n % 2**32, n >> 32, 0, 0
-        for _ in range(10):
-            x, y = a * 0xD2511F53, c * 0xCD9E8D57
-            a, b, c, d = (y >> 32) ^ b ^ k0, y % 2**32, (x >> 32) ^ d ^ k1, x % 2**32
-            k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+        a, b, *_ = map(int, philox4x32((n, n >> 32, 0, 0), self._key))
         return ((a >> 5) * 2**26 + (b >> 6)) / 2**53
 
 

@@ -1,4 +1,4 @@
-"""The parsers of other people's files, each a function of the bytes of one: it reads them or says ValueError.
+"""The parsers of other people's files: whatever bytes are in one, it is read or refused with a ValueError.
 
 Each target gets a folder in which the other files are as they should be. Nothing else may come of any bytes:
 no other exception, no long run, no large allocation.
@@ -19,61 +19,20 @@ SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 
 FAMILY = {"gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
 
 
-def _config(folder, data):
-    (folder / "config.json").write_bytes(data)
-    huggingface.read_pretrained(folder)
+def _read_state_dict(folder):
+    return pytorch.read_state_dict(folder / "state.safetensors", n_head=1)
 
 
-def _weights(folder, data):
-    (folder / "model.safetensors").write_bytes(data)
-    huggingface.read_pretrained(folder)
-
-
-def _index(folder, data):
-    (folder / "model.safetensors.index.json").write_bytes(data)
-    huggingface.read_pretrained(folder)
-
-
-def _state_dict(folder, data):
-    (folder / "state.safetensors").write_bytes(data)
-    pytorch.read_state_dict(folder / "state.safetensors", n_head=1)
-
-
-def _hparams(folder, data):
-    (folder / "hparams.json").write_bytes(data)
-    tensorflow.read_release(folder)
-
-
-def _checkpoint(folder, data):
-    (folder / "checkpoint").write_bytes(data)
-    tensorflow.read_release(folder)
-
-
-def _tokenizer(folder, data):
-    (folder / "tokenizer.json").write_bytes(data)
-    load_tokenizer(folder)
-
-
-def _vocabulary(folder, data):
-    (folder / "vocab.json").write_bytes(data)
-    load_tokenizer(folder)
-
-
-def _merges(folder, data):
-    (folder / "merges.txt").write_bytes(data)
-    load_tokenizer(folder)
-
-
-TARGETS = {
-    "config": _config,
-    "weights": _weights,
-    "index": _index,
-    "state_dict": _state_dict,
-    "hparams": _hparams,
-    "checkpoint": _checkpoint,
-    "tokenizer": _tokenizer,
-    "vocabulary": _vocabulary,
-    "merges": _merges,
+TARGETS = {  # name: the file that is fuzzed, and who reads its folder
+    "config": ("config.json", huggingface.read_pretrained),
+    "weights": ("model.safetensors", huggingface.read_pretrained),
+    "index": ("model.safetensors.index.json", huggingface.read_pretrained),
+    "state_dict": ("state.safetensors", _read_state_dict),
+    "hparams": ("hparams.json", tensorflow.read_release),
+    "checkpoint": ("checkpoint", tensorflow.read_release),
+    "tokenizer": ("tokenizer.json", load_tokenizer),
+    "vocabulary": ("vocab.json", load_tokenizer),
+    "merges": ("merges.txt", load_tokenizer),
 }
 
 
@@ -119,8 +78,10 @@ class Folders:
 
     def run(self, name: str, data: bytes) -> str:
         """ "read" or "refused"."""
+        file, read = TARGETS[name]
+        (self.root / name / file).write_bytes(data)
         try:
-            TARGETS[name](self.root / name, data)
+            read(self.root / name)
         except ValueError:
             return "refused"
         return "read"
