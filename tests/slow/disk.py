@@ -1,5 +1,6 @@
 """Disks that fail while a run trains: named, survived where that can be, and nothing lost."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -12,9 +13,13 @@ from pathlib import Path
 from common import bits, run, start
 
 FLAGS = (
-    "--n-layer 2 --n-head 2 --n-embd 64 --block-size 32 --batch-size 4 --save-every 5 --steps 200 "
+    "--n-layer 2 --n-head 2 --n-embd 64 --block-size 32 --batch-size 4 --save-every 5 --steps 1500 "
     "--split 0.8,0.2 --seed 3"
 ).split()
+
+
+class Skipped(Exception):
+    """What this machine does not let us show."""
 
 
 def main():
@@ -24,7 +29,11 @@ def main():
     try:
         run("train", text, *FLAGS, "--out", folder / "whole")
         for show in (file_limit, small_disk, read_only, vanishing_files):
-            print(f"{show.__name__.replace('_', ' ')}: {show(folder, text)}", flush=True)
+            try:
+                shown = show(folder, text)
+            except Skipped as why:
+                shown = f"skipped: {why}"
+            print(f"{show.__name__.replace('_', ' ')}: {shown}", flush=True)
     finally:
         shutil.rmtree(folder)
 
@@ -50,16 +59,25 @@ def file_limit(folder, text):
     return f"'{said.splitlines()[-1]}', exit 1; with room again, {same(folder, folder / 'limit')}"
 
 
-def small_disk(folder, text):
-    """A file system that a neighbour fills up while the run goes, and empties again."""
-    disk = folder / "disk"
+@contextlib.contextmanager
+def run_on_disk(folder, text, size):
+    """(disk, process): a run on a file system of its own, once it has a checkpoint."""
+    disk = folder / f"disk-{size}"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk]).returncode:
-        return "skipped: a tmpfs cannot be mounted here"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]).returncode:
+        raise Skipped("a tmpfs cannot be mounted here")
     try:
         process = start("train", text, *FLAGS, "--out", disk / "run", stderr=subprocess.STDOUT)
         while not (disk / "run" / "LATEST").exists():
             time.sleep(0.01)
+        yield disk, process
+    finally:
+        subprocess.run(["umount", disk])
+
+
+def small_disk(folder, text):
+    """A file system that a neighbour fills up while the run goes, and empties again."""
+    with run_on_disk(folder, text, "6m") as (disk, process):
         neighbour = os.open(disk / "neighbour", os.O_WRONLY | os.O_CREAT)
         try:
             while True:
@@ -75,20 +93,11 @@ def small_disk(folder, text):
         assert times, said
         named = f"{times} checkpoints could not be written and were named; training went on"
         return f"{named}, {same(folder, disk / 'run')}"
-    finally:
-        subprocess.run(["umount", disk])
 
 
 def read_only(folder, text):
     """The file system turns read-only while the run goes."""
-    disk = folder / "read-only"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", disk]).returncode:
-        return "skipped: a tmpfs cannot be mounted here"
-    try:
-        process = start("train", text, *FLAGS, "--out", disk / "run", stderr=subprocess.STDOUT)
-        while not (disk / "run" / "LATEST").exists():
-            time.sleep(0.01)
+    with run_on_disk(folder, text, "20m") as (disk, process):
         while subprocess.run(["mount", "-o", "remount,ro", disk], stderr=subprocess.DEVNULL).returncode:
             time.sleep(0.01)  # busy: a file is open for writing just now
         said = process.communicate()[0]
@@ -98,8 +107,6 @@ def read_only(folder, text):
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         run("train", "--resume", "--out", disk / "run")
         return f"named, exit 1, a new run refused with exit 2; writable again, {same(folder, disk / 'run')}"
-    finally:
-        subprocess.run(["umount", disk])
 
 
 def vanishing_files(folder, text):
