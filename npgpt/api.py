@@ -289,8 +289,9 @@ def load(path, model_class=GPT, **fields) -> GPT:
     """The model that `path` holds or names.
 
     A run folder, a checkpoint folder, a Hugging Face folder of the family, OpenAI's release of GPT-2 for
-    TensorFlow; a .gguf file; a state_dict in a .safetensors file (`fields` of GPTConfig, n_head first, are
-    what it does not tell), nanoGPT's ckpt.pt; or, where nothing is there, a name on the Hugging Face Hub.
+    TensorFlow; a .gguf file; a state_dict in a .safetensors file, nanoGPT's ckpt.pt; or, where nothing is
+    there, a name on the Hugging Face Hub. `fields` of GPTConfig are what a state_dict (n_head) or an old
+    ckpt.pt (activation="gelu_new") does not tell.
     A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is warned of
     and passed over for the one before. ValueError where there is no such model, OSError where nothing is.
     """
@@ -305,12 +306,10 @@ def load(path, model_class=GPT, **fields) -> GPT:
         return model
     if path.is_file() and path.suffix == ".safetensors":
         return pytorch.read_state_dict(path, model_class, **fields)
-    if fields:
-        raise ValueError(
-            f"load: {', '.join(fields)} must be left out, but for a state_dict in a .safetensors file"
-        )
     if path.is_file() and path.suffix in (".pt", ".pth"):
-        return pytorch.read_checkpoint(path, model_class)
+        return pytorch.read_checkpoint(path, model_class, **fields)
+    if fields:
+        raise ValueError(f"load: {', '.join(fields)} must be left out, but for a .safetensors or .pt file")
     folder = _folder(path)
     if (folder / "hparams.json").exists() and not (folder / "config.json").exists():
         model, tokenizer = tensorflow.read_release(folder, model_class)

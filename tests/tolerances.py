@@ -21,6 +21,12 @@ TOLERANCES = {
     "linear": (2 * EPS, 0, "per sqrt(K): a matmul, then two additions of bias and residual"),
     "layernorm": (4 * EPS, 0, "some eight roundings of values of the size of the row's largest term"),
     "gelu": (2 * EPS, TINY, "x * sigmoid: an exponential (2 ulp), a sum, a division, a product; scale |x|"),
+    "erf_gelu": (
+        4 * EPS,
+        TINY,
+        "x Phi(x): the fit of Phi (EPS / 2), an exponential (2 ulp) and four products of at most 1/2 each, a "
+        "difference, a product; scale |x|, or for the slope (1 + |x phi(x)|) |dy|: below 2 |dy|",
+    ),
     "gelu_slope": (
         32 * EPS,
         TINY,

@@ -16,6 +16,20 @@ static void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
     if (i < n) store_part(dx + i, load_part(dy + i, n - i) * gelu_slope(load_part(x + i, n - i), &y), n - i);
 }
 
+static void erf_gelu_forward(float* y, const float* x, Index n) {
+    Vec gelu;
+    Index i = 0;
+    for (; i + VLEN <= n; i += VLEN) erf_gelu_slope(load(x + i), &gelu), store(y + i, gelu);
+    if (i < n) erf_gelu_slope(load_part(x + i, n - i), &gelu), store_part(y + i, gelu, n - i);
+}
+
+static void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n) {
+    Vec y;
+    Index i = 0;
+    for (; i + VLEN <= n; i += VLEN) store(dx + i, load(dy + i) * erf_gelu_slope(load(x + i), &y));
+    if (i < n) store_part(dx + i, load_part(dy + i, n - i) * erf_gelu_slope(load_part(x + i, n - i), &y), n - i);
+}
+
 static void add(float* y, const float* x, Index n) {
     for (Index i = 0; i < n; i++) y[i] += x[i];
 }

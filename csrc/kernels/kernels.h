@@ -101,6 +101,8 @@ struct Kernels {
     // ---- elements
     void (*gelu_forward)(float* y, const float* x, Index n);
     void (*gelu_backward)(float* dx, const float* dy, const float* x, Index n);
+    void (*erf_gelu_forward)(float* y, const float* x, Index n);
+    void (*erf_gelu_backward)(float* dx, const float* dy, const float* x, Index n);
     void (*add)(float* y, const float* x, Index n);                       // y += x
     void (*sum)(float* y, const float* a, const float* b, Index n);       // y = a + b
     // db (n) += the sum over rows of dy (rows,n) with stride ld: in blocks of 64 rows, in order

@@ -31,6 +31,8 @@ const Kernels kernels = {
     NPGPT_TRAINING(cross_entropy),
     gelu_forward,
     NPGPT_TRAINING(gelu_backward),
+    erf_gelu_forward,
+    NPGPT_TRAINING(erf_gelu_backward),
     add,
     NPGPT_TRAINING(sum),
     NPGPT_TRAINING(sum_rows),

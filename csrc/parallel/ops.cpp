@@ -179,6 +179,16 @@ void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
     });
 }
 
+void erf_gelu_forward(float* y, const float* x, Index n) {
+    in_pieces(n, PIECE, [&](Index begin, Index end) { active->erf_gelu_forward(y + begin, x + begin, end - begin); });
+}
+
+void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n) {
+    in_pieces(n, PIECE, [&](Index begin, Index end) {
+        active->erf_gelu_backward(dx + begin, dy + begin, x + begin, end - begin);
+    });
+}
+
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size) {
     const uint32_t threshold = uint32_t(p * 4294967296.0);
     const float scale = float(1 / (1 - p));

@@ -56,6 +56,8 @@ double head_cross_entropy(float* dx, float* dwte, const float* x, const float* w
 constexpr Index LOGITS = Index(13) << 19;  // floats of logits in memory at a time: 26 MB, 128 rows of GPT-2's and a few
 void gelu_forward(float* y, const float* x, Index n);
 void gelu_backward(float* dx, const float* dy, const float* x, Index n);
+void erf_gelu_forward(float* y, const float* x, Index n);
+void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n);
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size);
 double global_norm(const float* g, Index n);
 void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, const AdamW& settings);

@@ -307,27 +307,37 @@ py::array py_gelu_linear_backward(const py::array& dz, const py::array& h, const
     return dh.array;
 }
 
-py::array py_gelu_forward(const py::array& x) {
-    const float* px = input({"gelu_forward", "x"}, x, shape_of(x));
+// An op on elements, alone or with the gradient of its result.
+template <void (*op)(float*, const float*, Index)>
+py::array py_elements(const char* f, const py::array& x) {
+    const float* px = input({f, "x"}, x, shape_of(x));
     New y(shape_of(x));
     const Index n = x.size();
     {
         Free free;
-        gelu_forward(y.data, px, n);
+        op(y.data, px, n);
     }
     return y.array;
 }
-
-py::array py_gelu_backward(const py::array& dy, const py::array& x) {
-    const char* f = "gelu_backward";
+template <void (*op)(float*, const float*, const float*, Index)>
+py::array py_elements_backward(const char* f, const py::array& dy, const py::array& x) {
     const float *pdy = input({f, "dy"}, dy, shape_of(x)), *px = input({f, "x"}, x, shape_of(x));
     New dx(shape_of(x));
     const Index n = x.size();
     {
         Free free;
-        gelu_backward(dx.data, pdy, px, n);
+        op(dx.data, pdy, px, n);
     }
     return dx.array;
+}
+
+py::array py_gelu_forward(const py::array& x) { return py_elements<gelu_forward>("gelu_forward", x); }
+py::array py_gelu_backward(const py::array& dy, const py::array& x) {
+    return py_elements_backward<gelu_backward>("gelu_backward", dy, x);
+}
+py::array py_erf_gelu_forward(const py::array& x) { return py_elements<erf_gelu_forward>("erf_gelu_forward", x); }
+py::array py_erf_gelu_backward(const py::array& dy, const py::array& x) {
+    return py_elements_backward<erf_gelu_backward>("erf_gelu_backward", dy, x);
 }
 
 py::array py_softmax_forward(const py::array& x) {
@@ -549,6 +559,8 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("gelu_linear_backward", py_gelu_linear_backward, "dz"_a, "h"_a, "w"_a, "dw"_a, "db"_a = none);
     m.def("gelu_forward", py_gelu_forward, "x"_a);
     m.def("gelu_backward", py_gelu_backward, "dy"_a, "x"_a);
+    m.def("erf_gelu_forward", py_erf_gelu_forward, "x"_a);
+    m.def("erf_gelu_backward", py_erf_gelu_backward, "dy"_a, "x"_a);
     m.def("softmax_forward", py_softmax_forward, "x"_a);
     m.def("softmax_backward", py_softmax_backward, "dy"_a, "y"_a);
     m.def("attention_forward", py_attention_forward, "qkv"_a, "n_head"_a, "scale"_a, "first_key"_a = none);

@@ -98,6 +98,14 @@ struct Pass {
         });
     }
 
+    // h (M,4C) = gelu(x c_fc)
+    void inner(float* h, const float* x, const Linear& c_fc) const {
+        linear(h, x, c_fc, false, !model.config.exact_gelu);
+        if (!model.config.exact_gelu) return;
+        const Index N = c_fc.weight.N;
+        run(M, M * N * 8, [&](Index row, int) { kernels.erf_gelu_forward(h + row * N, h + row * N, N); });
+    }
+
     void norm(float* y, const float* x, const Norm& ln, Index rows) const {
         const Index C = model.config.n_embd;
         constexpr Index PART = 8;
@@ -184,11 +192,11 @@ void forward(const Model& model, Buffer& work, const Piece* pieces, Index count,
         pass.linear(x, y, p.attn_proj, true, false);  // x += attention
         if (!c.post_norm) {
             pass.norm(a, x, p.ln_2, M);
-            pass.linear(h, a, p.c_fc, false, true);
+            pass.inner(h, a, p.c_fc);
             pass.linear(x, h, p.mlp_proj, true, false);  // x += mlp
         } else {
             pass.norm(a, x, p.ln_1, M);
-            pass.linear(h, a, p.c_fc, false, true);
+            pass.inner(h, a, p.c_fc);
             pass.linear(a, h, p.mlp_proj, true, false);
             pass.norm(x, a, p.ln_2, M);
         }

@@ -139,6 +139,7 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
         fail(NPGPT_UNSUPPORTED, "GGUF: %s must be four times the embedding_length", key("feed_forward_length").c_str());
     if (own) {
         c.post_norm = int32_t(file.integer("npgpt.post_norm", 0, 1, 0));
+        c.exact_gelu = int32_t(file.integer("npgpt.exact_gelu", 0, 1, 0));
         c.window = int32_t(file.integer("npgpt.attention.sliding_window", 1, INT32_MAX, 0));
         c.scale = float(file.number("npgpt.attention.scale", 0));
     }

@@ -71,6 +71,7 @@ typedef struct npgpt_config {
     float scale;       /* of attention scores; 0: 1 / sqrt(n_embd / n_head) */
     int32_t window;    /* tokens that the layers 1, 3, ... see; 0: all */
     int32_t post_norm; /* 1: GPT-1's order, layernorms behind the sums */
+    int32_t exact_gelu; /* 1: x Phi(x), as nanoGPT has it, and not its tanh form */
 } npgpt_config;
 
 typedef struct npgpt_tensor {

@@ -17,6 +17,7 @@ import numpy as np
 from npgpt.engine import kernels
 
 EMBEDDING, ATTENTION, MLP = range(3)  # the places of a layer where dropout acts
+ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class GPTConfig:
     post_norm: bool = False  # GPT: layernorms behind the sums, and none at the end
     window: int | None = None  # GPT-3: layers 1, 3, ... see this many tokens, the present one included
     scale_attn_weights: bool = True  # False: scores are not scaled, as in GPT-Neo
+    activation: str = "gelu_new"  # GELU's tanh form; "gelu": the exact one, as in nanoGPT
 
     def __post_init__(self):
         sizes = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
@@ -51,8 +53,14 @@ class GPTConfig:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
         if not self.layer_norm_epsilon > 0:
             raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
-        if self.post_norm and (self.window is not None or not self.scale_attn_weights):
-            raise ValueError("GPTConfig: post_norm must be alone, got a window or unscaled scores beside it")
+        if self.activation not in ACTIVATIONS:
+            known = " or ".join(ACTIVATIONS)
+            raise ValueError(f"GPTConfig: activation must be {known}, got {self.activation!r}")
+        others = self.window is not None, not self.scale_attn_weights, self.activation != "gelu_new"
+        if self.post_norm and any(others):
+            raise ValueError(
+                "GPTConfig: post_norm must be alone, got a window, unscaled scores or exact GELU beside it"
+            )
 
     @property
     def qkv_bias(self):
@@ -363,7 +371,11 @@ class GPT:
     def _mlp_forward(self, ops, m, x, layer, training):
         """x + mlp(m), and what of it backward needs: act costs less to compute again than to keep."""
         p = self._layers[layer]
-        act, h = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)  # (B,T,4C)
+        if self.config.activation == "gelu":
+            h = ops.linear_forward(m, p.c_fc.weight, p.c_fc.bias)
+            act = ops.erf_gelu_forward(h)
+        else:  # one op
+            act, h = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)  # (B,T,4C)
         return self._add_projected(ops, act, p.mlp_proj, x, layer, MLP, training), h
 
     def _mlp_backward(self, ops, dx, m, layer, h):
@@ -371,7 +383,12 @@ class GPT:
         p, g = self._layers[layer], self._layer_grads[layer]
         # forward: x + dropout(gelu(h) @ mlp_proj)
         dy = self._dropout(ops, dx, layer, MLP, training=True)
-        dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
+        if self.config.activation == "gelu":
+            act = ops.erf_gelu_forward(h)
+            dact = ops.linear_backward(dy, act, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
+            dh = ops.erf_gelu_backward(dact, h)
+        else:
+            dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
         # forward: h = m @ c_fc
         return ops.linear_backward(dh, m, p.c_fc.weight, g.c_fc.weight, g.c_fc.bias)
 

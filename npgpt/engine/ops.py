@@ -9,6 +9,8 @@ Rules:      y is the forward result and dy the gradient of the loss with respect
             What a backward needs from its forward is returned by the forward under its own name.
 """
 
+import math
+
 import numpy as np
 
 # ---------------------------------------------------------------------------- embedding
@@ -146,6 +148,27 @@ def _gelu_gate(x):
     with np.errstate(over="ignore"):
         z = GELU_SCALE * (x + GELU_CUBE * x * x * x)
         return 1 / (1 + np.exp(-2 * z)), z
+
+
+# ---------------------------------------------------------------------------- erf_gelu
+
+_erf = np.frompyfunc(math.erf, 1, 1)  # NumPy has none
+
+
+def erf_gelu_forward(x):
+    """y = x Phi(x), Phi the normal distribution's: the exact GELU, as nanoGPT has it (arXiv:1606.08415)."""
+    return x * _normal_distribution(x)
+
+
+def erf_gelu_backward(dy, x):
+    """dy, x of one shape -> dx."""
+    # forward: y = x Phi(x), and Phi' is the density
+    density = np.exp(-0.5 * np.minimum(x * x, 1e3)) / math.sqrt(2 * math.pi)
+    return dy * (_normal_distribution(x) + x * density)
+
+
+def _normal_distribution(x):
+    return 0.5 * (1 + _erf(x / math.sqrt(2)).astype(x.dtype))
 
 
 # ---------------------------------------------------------------------------- softmax

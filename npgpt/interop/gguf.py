@@ -93,7 +93,8 @@ def write_gguf(path, model: GPT, tokenizer=None, type: str = "f32", name: str = 
     if type not in TYPES:
         raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
     config, path = model.config, Path(path)
-    arch = "npgpt" if config.post_norm or (config.window or config.block_size) < config.block_size else "gpt2"
+    windows = (config.window or config.block_size) < config.block_size
+    arch = "npgpt" if config.post_norm or config.activation == "gelu" or windows else "gpt2"
     values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
 
     infos, offset = [], 0
@@ -159,6 +160,7 @@ def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> dict:
     }
     if arch == "npgpt":
         values |= {"npgpt.post_norm": config.post_norm, "npgpt.attention.scale": float(config.scale)}
+        values["npgpt.exact_gelu"] = config.activation == "gelu"
         if config.window is not None:
             values["npgpt.attention.sliding_window"] = config.window
     return values
@@ -242,6 +244,7 @@ def read_gguf(path, model_class=GPT):
         # stored as float32: 1e-5 comes back as 1e-5
         layer_norm_epsilon=float(f"{value(f'{arch}.attention.layer_norm_epsilon', float):.7g}"),
         post_norm=value("npgpt.post_norm", bool, False),
+        activation="gelu" if value("npgpt.exact_gelu", bool, False) else "gelu_new",
         window=values.get("npgpt.attention.sliding_window"),
     )
     if config.n_layer > len(tensors):  # a config that lies must not cost time or memory

@@ -43,17 +43,14 @@ def _keys(n_layer, n_head, n_embd, block_size, dropout):
 GPT2_KEYS = _keys(
     ("n_layer", 12), ("n_head", 12), ("n_embd", 768), ("n_positions", 1024), ("resid_pdrop", 0.1)
 )
+ACTIVATION = {"activation": ("activation_function", "gelu_new")}
 FAMILIES = {
     "gpt2": Family(
         "GPT2LMHeadModel",
-        GPT2_KEYS | {"scale_attn_weights": ("scale_attn_weights", True)},
+        GPT2_KEYS | {"scale_attn_weights": ("scale_attn_weights", True)} | ACTIVATION,
         ("embd_pdrop", "attn_pdrop"),
         "n_inner",
-        {
-            "activation_function": "gelu_new",
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-        },
+        {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     ),
     "openai-gpt": Family(
         "OpenAIGPTLMHeadModel",
@@ -71,10 +68,11 @@ FAMILIES = {
             ("max_position_embeddings", 2048),
             ("resid_dropout", 0.0),
         )
-        | {"window": ("window_size", 256)},
+        | {"window": ("window_size", 256)}
+        | ACTIVATION,
         ("embed_dropout", "attention_dropout"),
         "intermediate_size",
-        {"activation_function": "gelu_new"},
+        {},
     ),
 }
 
@@ -234,7 +232,7 @@ def _config_from_json(settings: dict, folder: Path) -> GPTConfig:
     fields = {}
     for field, (key, default) in family.keys.items():
         value = fields[field] = settings.get(key, default)
-        kind = type(default) if isinstance(default, (bool, int)) else (int, float)
+        kind = type(default) if isinstance(default, (bool, int, str)) else (int, float)
         if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind):
             raise ValueError(f"{where}: {key} must be {_kind(default)}, got {value!r}")
     if family.inner and settings.get(family.inner) not in (None, 4 * fields["n_embd"]):
@@ -252,7 +250,7 @@ def _config_from_json(settings: dict, folder: Path) -> GPTConfig:
 
 
 def _kind(default) -> str:
-    return "true or false" if isinstance(default, bool) else "a number"
+    return {bool: "true or false", str: "a string"}.get(type(default), "a number")
 
 
 def _has_windows(types, n_layer: int, where: str) -> bool:

@@ -1,7 +1,7 @@
 """PyTorch's files: a state_dict as safetensors, read and written, and nanoGPT's ckpt.pt, read.
 
 ckpt.pt is a pickle: torch, which must be installed, opens it, and for weights and plain values alone. nanoGPT
-computes GELU exactly, the family in its tanh form: logits of a nanoGPT checkpoint differ by some 1e-3.
+computes GELU exactly; before July 2023 it had the tanh form, which its files do not tell: give activation.
 """
 
 import json
@@ -48,8 +48,8 @@ def read_state_dict(path, model_class=GPT, **known):
         return fill(model_class, form, config_of(fields | known, where), stored, where)
 
 
-def read_checkpoint(path, model_class=GPT):
-    """The model of nanoGPT's ckpt.pt."""
+def read_checkpoint(path, model_class=GPT, **known):
+    """The model of nanoGPT's ckpt.pt; `known` are fields of GPTConfig that it is to have all the same."""
     where = f"read_checkpoint: {path}"
     try:
         import torch
@@ -79,7 +79,8 @@ def read_checkpoint(path, model_class=GPT):
 
     stored = {str(name).removeprefix(COMPILED): tensor(value) for name, value in state.items()}
     fields = {name: args[name] for name in (*SIZES, "bias", "dropout") if name in args}
-    return fill(model_class, "nanogpt", config_of(fields, where), stored, where)
+    config = config_of({"activation": "gelu"} | fields | known, where)
+    return fill(model_class, "nanogpt", config, stored, where)
 
 
 def _recognise(stored: dict[str, Stored], where: str):
@@ -100,7 +101,7 @@ def _recognise(stored: dict[str, Stored], where: str):
     if "h.0.attn.attention.q_proj.weight" in shapes:
         return "gpt_neo", fields | {"window": 256, "scale_attn_weights": False}
     if shapes.get("h.0.attn.c_attn.weight") == (3 * wte[1], wte[1]):
-        return "nanogpt", fields | {"bias": "h.0.attn.c_attn.bias" in shapes}
+        return "nanogpt", fields | {"bias": "h.0.attn.c_attn.bias" in shapes, "activation": "gelu"}
     return "gpt2", fields
 
 

@@ -140,7 +140,7 @@ def _from_tensors(model, ffi, lib, made, error) -> int:
     config.n_layer, config.n_head, config.n_embd = c.n_layer, c.n_head, c.n_embd
     config.block_size, config.vocab_size = c.block_size, c.vocab_size
     config.layer_norm_epsilon, config.scale = c.layer_norm_epsilon, c.scale
-    config.window, config.post_norm = c.window or 0, c.post_norm
+    config.window, config.post_norm, config.exact_gelu = c.window or 0, c.post_norm, c.activation == "gelu"
     names = [ffi.new("char[]", name.encode()) for name in model.params]
     tensors = ffi.new("npgpt_tensor[]", len(names))
     for tensor, name, w in zip(tensors, names, model.params.values(), strict=True):

@@ -107,6 +107,14 @@ def gelu_backward(rng, s):
     return {"dy": _normal(rng, s.B, s.T, s.N), "x": _normal(rng, s.B, s.T, s.N)}
 
 
+def erf_gelu_forward(rng, s):
+    return gelu_forward(rng, s)
+
+
+def erf_gelu_backward(rng, s):
+    return gelu_backward(rng, s)
+
+
 def softmax_forward(rng, s):
     return {"x": _normal(rng, s.B, s.T, s.N)}
 
@@ -179,7 +187,7 @@ OPS = {
     for f in (
         embedding_forward, embedding_backward, layernorm_forward, layernorm_apply, layernorm_backward, matmul,
         linear_forward, linear_gelu_forward, linear_backward, gelu_linear_backward, gelu_forward,
-        gelu_backward,
+        gelu_backward, erf_gelu_forward, erf_gelu_backward,
         softmax_forward, softmax_backward, attention_forward, attention_backward, head_cross_entropy,
         dropout_forward, dropout_backward, global_norm, adamw_step, muon_step,
     )

@@ -246,6 +246,16 @@ def test_gelu(isa, rng):
         assert_close("gelu_slope", f"{isa} n={n}", dx, dx64, np.abs(dy))
 
 
+def test_erf_gelu(isa, rng):
+    for n in (*ROW_LENGTHS, 20_000):
+        x = (rng.standard_normal((1, n)) * rng.choice([0.01, 1, 4, 20], (1, n))).astype(np.float32)
+        dy = normal(rng, 1, n)
+        y, y64 = compiled().erf_gelu_forward(x), ops.erf_gelu_forward(*wide(x))
+        assert_close("erf_gelu", f"{isa} n={n}", y, y64, np.abs(x))
+        dx, dx64 = compiled().erf_gelu_backward(dy, x), ops.erf_gelu_backward(*wide(dy, x))
+        assert_close("erf_gelu", f"{isa} n={n}, slope", dx, dx64, np.abs(dy))
+
+
 def test_softmax(isa, rng):
     for N in ROW_LENGTHS:
         for rows in (1, 3, 70):
@@ -539,6 +549,8 @@ def test_large_inputs_stay_finite(impl, rng):
         assert np.isfinite(here.softmax_backward(dy, y)).all()
         np.testing.assert_allclose(here.gelu_forward(x), np.maximum(x, 0), atol=1e-6)
         assert np.isfinite(here.gelu_backward(dy, x)).all()
+        np.testing.assert_allclose(here.erf_gelu_forward(x), np.maximum(x, 0), atol=1e-6)
+        assert np.isfinite(here.erf_gelu_backward(dy, x)).all()
         out, lse = here.attention_forward(x, 3, 0.5)
         assert np.isfinite(out).all() and np.isfinite(lse).all()
         # each result is an average of values
@@ -570,6 +582,8 @@ def test_nan_reaches_what_depends_on_it(impl, rng):
                 "softmax": (here.softmax_forward(x), row),
                 "gelu": (here.gelu_forward(x), lone),
                 "gelu_backward": (here.gelu_backward(np.ones_like(x), x), lone),
+                "erf_gelu": (here.erf_gelu_forward(x), lone),
+                "erf_gelu_backward": (here.erf_gelu_backward(np.ones_like(x), x), lone),
                 "dropout": (here.dropout_forward(x, 0.0, (0, 0, 0, 0)), lone),
             }
             for op, (y, expected) in nan.items():

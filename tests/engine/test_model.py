@@ -22,6 +22,7 @@ TINY = {"n_layer": 2, "n_head": 3, "n_embd": 15, "block_size": 7, "vocab_size": 
 FAMILY = {  # window: shorter than the texts below, longer than 1
     "gpt-2": {},
     "gpt": {"post_norm": True},
+    "gelu": {"activation": "gelu"},
     "gpt-3": {"window": 3},
     "gpt-neo": {"window": 3, "scale_attn_weights": False},
 }
@@ -556,6 +557,8 @@ def test_targets_far_below_zero_do_not_count(impl, rng):
         ({"window": 2.5}, TypeError, "window must be an integer, got 2.5"),
         ({"window": 4, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
         ({"scale_attn_weights": False, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
+        ({"activation": "gelu", "post_norm": True}, ValueError, "post_norm must be alone, .*"),
+        ({"activation": "relu"}, ValueError, "activation must be gelu_new or gelu, got 'relu'"),
     ],
 )
 def test_bad_config(fields, error, what):

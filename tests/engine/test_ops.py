@@ -128,6 +128,13 @@ def _gelu(rng):
     return lambda: np.sum(ops.gelu_forward(x) * dy), {"x": (x, dx)}
 
 
+@case("erf_gelu_backward")
+def _erf_gelu(rng):
+    x, dy = np.linspace(-6, 6, B * T * C).reshape(B, T, C), normal(rng, B, T, C)
+    dx = ops.erf_gelu_backward(dy, x)
+    return lambda: np.sum(ops.erf_gelu_forward(x) * dy), {"x": (x, dx)}
+
+
 @case("softmax_backward")
 def _softmax(rng):
     x, dy = normal(rng, B, T, C) * 2, normal(rng, B, T, C)

@@ -34,6 +34,7 @@ FAMILY = [
     {},
     {"scale_attn_weights": False},
     {"post_norm": True},
+    {"activation": "gelu"},
     {"window": 3},
     {"window": 3, "n_layer": 3},
     {"window": 9, "n_layer": 1, "scale_attn_weights": False},
@@ -221,7 +222,7 @@ def test_biases_that_should_not_be_are_refused(folder):
     "change, message",
     [
         ({"model_type": "llama"}, "model_type must be one of gpt2, openai-gpt, gpt_neo, got 'llama'"),
-        ({"activation_function": "relu"}, "activation_function must be 'gelu_new'"),
+        ({"activation_function": "relu"}, "activation must be gelu_new or gelu, got 'relu'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings must be True"),
         ({"n_inner": 5}, r"n_inner must be 4 \* n_embd, got 5"),
         ({"n_layer": "two"}, "n_layer must be a number, got 'two'"),

@@ -18,6 +18,7 @@ torch.set_num_threads(1)  # two pools that both spin are a hundred times slower 
 FAMILY = {
     "gpt": {"post_norm": True, "block_size": 512},
     "gpt-2": {"block_size": 1024},
+    "gpt-2, exact gelu": {"activation": "gelu", "block_size": 64},
     "gpt-2 unscaled": {"scale_attn_weights": False, "block_size": 64},
     "gpt-3": {"window": 19, "block_size": 2048},
     "gpt-neo": {"window": 19, "scale_attn_weights": False, "block_size": 300},

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kern
 FAMILY = {
     "gpt-2": {},
     "gpt": {"post_norm": True},
+    "gelu": {"activation": "gelu"},
     "gpt-3": {"window": 5},
     "no bias": {"bias": False},
     "unscaled": {"scale_attn_weights": False},
