@@ -31,7 +31,7 @@ def main():
 def show(folder: Path, kills: int) -> str:
     text, began, rng = folder / "text.txt", time.monotonic(), random.Random(0)
     text.write_bytes(b"the cat sat on the mat, the rat ate the hat, " * 40)
-    victim, steps, killed, in_a_save, passed_over = folder / "killed", 4 * kills, 0, 0, 0
+    victim, steps, killed, in_a_save, passed_over = folder / "killed", 16 * kills, 0, 0, 0
     flags = [*FLAGS, "--steps", steps]
     while killed < kills:
         process = start("train", text, *flags, "--out", victim, "--resume")
