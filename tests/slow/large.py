@@ -32,7 +32,16 @@ def main():
         times = []
         for name in ("first", "again"):
             began = time.monotonic()
-            flags = ["--steps", 20, "--tokenizer", "bytes", "--out", folder / name]
+            flags = [
+                "--steps",
+                20,
+                "--split",
+                "0.998,0.001,0.001",
+                "--tokenizer",
+                "bytes",
+                "--out",
+                folder / name,
+            ]
             said = run("train", text, *flags, preexec_fn=limit)
             times.append(time.monotonic() - began)
             print(next(part for part in said.splitlines() if part.startswith("text: ")), flush=True)
