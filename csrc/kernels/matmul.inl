@@ -79,6 +79,11 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
         __builtin_prefetch(c + r * ldc);
         __builtin_prefetch(c + r * ldc + NR - 1);
     }
+    if (epilogue) {  // what it reads comes from further away than c
+        const float* from = epilogue->gelu_slope ? epilogue->gelu_slope : epilogue->residual;
+        if (from)
+            for (int r = 0; r < ROWS; r++) __builtin_prefetch(from + (row0 + r) * ldc + column0);
+    }
     outer_products<ROWS>(acc, a, row_stride, k_stride, b, b_stride, K);
     if (columns == NR) {
         if (accumulate) {

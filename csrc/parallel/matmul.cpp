@@ -1,8 +1,9 @@
 // The matmul of the whole engine: forward, input gradient and weight gradient are this one product with other strides.
 //
 // After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): K is cut so that a panel of B
-// stays in L1 and a block of A in L2. The smaller factor is packed once for everybody; of the larger one each thread packs
-// what it multiplies itself, so that it finds it in its own cache and a weight matrix is read once from memory.
+// stays in L1 and a block of A in L2. Of the larger factor each thread packs what it multiplies itself, so that it finds it in
+// its own cache and a weight matrix is read once from memory; of the smaller one it packs a copy of its own, as two cores that
+// write and read the same lines, with a cache boundary between them, take a quarter longer over a small product.
 #include <algorithm>
 
 #include "../memory/blocks.h"
@@ -18,6 +19,8 @@ constexpr Index SHARED_B = Index(1) << 20;  // a B of up to 4 MB likewise
 constexpr Index ROWS = 192;               // rows of A that meet a strip of B in L2
 constexpr Index STRIP_PANELS = 4;         // panels of B in a strip
 constexpr Index SMALL = 128;              // N or K up to this: reading A in place costs less than packing it
+constexpr Index COPIED = Index(5) << 17;  // floats of a factor of which each core packs a copy: 2.5 MB
+constexpr Index COPY_FOR = 64;            // but no core for fewer rows or columns of the other
 constexpr Index MIN_WORK = 1 << 16;       // multiply-adds: below this a second thread does not pay
 
 Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
@@ -56,6 +59,10 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
         else
             parallel_for(count, body, workers);
     };
+    // Copies of a packed factor, which meets so many rows or columns of the other: one for each worker where that pays.
+    auto copies_of = [&](Index floats, Index others) {
+        return floats <= COPIED && others >= COPY_FOR * workers ? Index(workers) : 1;
+    };
     // c's block at (row, column) from packed panels of B and rows of A, packed (a_stride 0) or not; k of K are done then
     auto multiply = [&](const float* a_rows, Index a_stride, const float* b_panels, Index row, Index column, Index rows,
                         Index columns, Index k, Index kn) {
@@ -67,12 +74,15 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     };
 
     if (N <= M && K * b_panels * NR <= SHARED_B) {  // B for everybody, A by blocks of rows
-        const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
-        Block b_block(K * b_panels * NR);
-        run((K + kc - 1) / kc * strips, [&](Index item, int) {
-            const Index k = item / strips * kc, kn = std::min(kc, K - k), column = item % strips * STRIP_PANELS * NR;
-            kernels.pack_b(b_block.data + k * b_panels * NR + column * kn, b.data + k * b.row + column * b.column, b.row,
-                           b.column, kn, std::min(STRIP_PANELS * NR, N - column));
+        const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS, items = (K + kc - 1) / kc * strips;
+        const Index copy = K * b_panels * NR, copies = copies_of(copy, M);
+        Block b_block(copies * copy);
+        run(copies * items, [&](Index item, int) {
+            const Index k = item % items / strips * kc, kn = std::min(kc, K - k);
+            const Index column = item % strips * STRIP_PANELS * NR;
+            kernels.pack_b(b_block.data + item / items * copy + k * b_panels * NR + column * kn,
+                           b.data + k * b.row + column * b.column, b.row, b.column, kn,
+                           std::min(STRIP_PANELS * NR, N - column));
         });
         const Index blocks = std::max((M + ROWS - 1) / ROWS, std::min(M / (4 * MR), Index(4) * workers));
         const Index block_rows = round_up((M + blocks - 1) / blocks, MR);
@@ -80,12 +90,12 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
         run((M + block_rows - 1) / block_rows, [&](Index item, int worker) {
             const Index row = item * block_rows, rows = std::min(block_rows, M - row);
             float* packed = a_block.data + worker * block_rows * kc;
+            const float* b_own = b_block.data + worker % copies * copy;
             for (Index k = 0; k < K; k += kc) {
                 const Index kn = std::min(kc, K - k);
                 const float* a_rows = a.data + row * a.row + k * a.column;
                 if (pack_a) kernels.pack_a(packed, a_rows, a.row, a.column, rows, kn);
-                multiply(pack_a ? packed : a_rows, pack_a ? 0 : a.row, b_block.data + k * b_panels * NR, row, 0, rows, N, k,
-                         kn);
+                multiply(pack_a ? packed : a_rows, pack_a ? 0 : a.row, b_own + k * b_panels * NR, row, 0, rows, N, k, kn);
             }
         });
         return;
@@ -95,18 +105,20 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
     const Index chunk_rows = pack_a ? std::min(round_up(M, MR), round_up(Index(1024), ROWS)) : M;
     const Index chunk_k = pack_a ? std::max(kc, SHARED_A / chunk_rows / kc * kc) : round_up(K, kc);
-    Block a_block(pack_a ? chunk_rows * std::min(K, chunk_k) : 0);
+    const Index copy = chunk_rows * std::min(K, chunk_k), copies = copies_of(copy, N);
+    Block a_block(pack_a ? copies * copy : 0);
     Block b_block(workers * kc * STRIP_PANELS * NR);
     for (Index m0 = 0; m0 < M; m0 += chunk_rows)
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
             const Index rows = std::min(chunk_rows, M - m0), padded_rows = round_up(rows, MR);
             const Index depth = std::min(chunk_k, K - k0), k_blocks = (depth + kc - 1) / kc;
             constexpr Index GROUP = 8;  // panels of A that are packed in one go
+            const Index items = k_blocks * ((padded_rows / MR + GROUP - 1) / GROUP);
             if (pack_a)
-                run(k_blocks * ((padded_rows / MR + GROUP - 1) / GROUP), [&](Index item, int) {
-                    const Index k = item % k_blocks * kc, kn = std::min(kc, depth - k);
-                    const Index row = item / k_blocks * GROUP * MR;
-                    kernels.pack_a(a_block.data + k * padded_rows + row * kn,
+                run(copies * items, [&](Index item, int) {
+                    const Index k = item % items % k_blocks * kc, kn = std::min(kc, depth - k);
+                    const Index row = item % items / k_blocks * GROUP * MR;
+                    kernels.pack_a(a_block.data + item / items * copy + k * padded_rows + row * kn,
                                    a.data + (m0 + row) * a.row + (k0 + k) * a.column, a.row, a.column,
                                    std::min(GROUP * MR, rows - row), kn);
                 });
@@ -125,7 +137,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                     const Index kn = std::min(kc, depth - k);
                     kernels.pack_b(strip, b.data + (k0 + k) * b.row + column * b.column, b.row, b.column, kn, columns);
                     for (Index row = row_begin; row < row_end; row += ROWS) {
-                        const float* a_rows = pack_a ? a_block.data + k * padded_rows + row * kn
+                        const float* a_rows = pack_a ? a_block.data + worker % copies * copy + k * padded_rows + row * kn
                                                      : a.data + (m0 + row) * a.row + k0 + k;
                         multiply(a_rows, pack_a ? 0 : a.row, strip, m0 + row, column, std::min(ROWS, row_end - row),
                                  columns, k0 + k, kn);
