@@ -6,6 +6,7 @@ Its own limits are for applications behind a proxy: nothing there ends a client 
 import asyncio
 import contextlib
 import json
+import logging
 import resource
 import signal
 import socket
@@ -21,7 +22,8 @@ SPARE = 64  # descriptors that are no connections: files, the library, the worke
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; OSError, named, where there is none to have."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # by its protocol, or asyncio leaves Nagle's algorithm on: 40 ms before each answer
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
@@ -92,6 +94,8 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
     class Server(uvicorn.Server):
         """SIGTERM and SIGINT: no new work, what runs may end within the grace time, exit code 0."""
 
+        hurry = False
+
         @contextlib.contextmanager
         def capture_signals(self):
             before = {n: signal.signal(n, self.handle_exit) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -102,19 +106,21 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
                     signal.signal(number, handler)
 
         def handle_exit(self, sig, frame):
-            if self.should_exit:
-                self.force_exit = True
+            self.hurry = self.should_exit  # the second one does not wait for the grace time
             self.should_exit = app.state.closing = True
 
         async def shutdown(self, sockets=None):
             async def last_call():
-                await asyncio.sleep(settings.grace)
-                app.state.stop()
+                end = asyncio.get_running_loop().time() + settings.grace
+                while asyncio.get_running_loop().time() < end and not self.hurry:
+                    await asyncio.sleep(0.05)
+                await asyncio.to_thread(app.state.stop)
 
             task = asyncio.create_task(last_call())
             await super().shutdown(sockets)
             task.cancel()
 
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients send is not for the log
     config = uvicorn.Config(
         app,
         host=host,
@@ -122,7 +128,7 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
         http=Connection,
         ws="none",
         loop="asyncio",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_seconds,

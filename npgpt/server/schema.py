@@ -310,7 +310,7 @@ def openapi(version: str, models: list[str]) -> dict:
 
     def texts(kind):
         whole = answer("the whole answer, or with stream its events", of(kind))
-        whole["content"]["text/event-stream"] = {"schema": STRING}
+        whole["content"]["text/event-stream"] = {"schema": {}}
         return whole
 
     page = [parameter("after", "query"), parameter("limit", "query", integer(1, 100))]
