@@ -8,6 +8,7 @@ DOORS = {
     "tune": "find better settings for a text",
     "evaluate": "measure a trained GPT on text",
     "generate": "let a trained GPT write",
+    "serve": "serve it as OpenAI's HTTP API, with a page to try it",
     "export": "write it as other programs read it",
     "embed": "what a C compiler needs to build against libnpgpt",
     "bench": "measure how fast this machine trains",

@@ -9,7 +9,7 @@ import pytest
 import npgpt
 
 PACKAGE = Path(npgpt.__file__).parent
-DOORS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed"}
+DOORS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "serve"}
 
 # room -> what of npgpt it may import. `engine.kernels` stands for that one file of the room.
 MAY_IMPORT = {
@@ -24,14 +24,17 @@ MAY_IMPORT = {
         "__init__",
     },  # __init__: the version, for config.toml
     "runtime": {"runtime", "engine", "text"},
+    "server": {"server", "runtime", "text"},
     "__init__": {"api", "engine", "text"},  # by name and lazily
     "api": {"engine", "text", "interop", "training", "runtime"},
     "cli": {"engine"},
     "__main__": set(),  # opens the doors by name
     **{door: {"__init__", "api", "cli", "engine", "text", "training", "interop"} for door in DOORS},
+    "serve": {"__init__", "cli", "engine.kernels", "interop", "runtime", "server"},
 }
 OUTSIDE = {"numpy", "safetensors", "tqdm", "cffi"}  # what `pip install npgpt` brings
 ENGINE_OUTSIDE = {"numpy"}
+SERVER = {"starlette", "uvicorn"}  # a room that its own door alone opens, inside a function
 EXTRAS = {  # file -> what it may import besides, inside a function
     "api.py": {"torch"},
     "interop/hub.py": {"huggingface_hub"},
@@ -79,6 +82,7 @@ def test_walls(path):
             assert room(module) in allowed or file in allowed, f"{inside} may not import {module}"
         elif top not in sys.stdlib_module_names:
             allowed = ENGINE_OUTSIDE if here == "engine" else OUTSIDE | EXTRAS.get(inside.as_posix(), set())
+            allowed = allowed | SERVER if here == "server" else allowed
             assert top in allowed, f"{inside} imports {top}, which npgpt does not bring"
 
 

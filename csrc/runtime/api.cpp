@@ -162,6 +162,7 @@ npgpt_status npgpt_session_new(npgpt_model* model, int32_t context, npgpt_sessio
 
 void npgpt_session_free(npgpt_session* session) { delete session; }
 void npgpt_session_reset(npgpt_session* session) { session->reset(); }
+void npgpt_session_forget(npgpt_session* session) { session->forget(); }
 int32_t npgpt_session_length(const npgpt_session* session) { return int32_t(session->length); }
 void npgpt_session_slide(npgpt_session* session, int slide) { session->slide = slide != 0; }
 
@@ -169,6 +170,15 @@ npgpt_status npgpt_feed(npgpt_session* session, const int32_t* ids, size_t count
     return guard(error, [&] {
         need("feed", "session", session), need("feed", "ids", ids);
         session->feed(ids, count, logits);
+    });
+}
+
+npgpt_status npgpt_feed_hidden(npgpt_session* session, const int32_t* ids, size_t count, float* hidden,
+                               npgpt_error* error) {
+    return guard(error, [&] {
+        need("feed_hidden", "session", session), need("feed_hidden", "ids", ids);
+        need("feed_hidden", "hidden", hidden);
+        session->feed(ids, count, nullptr, hidden);
     });
 }
 
@@ -188,7 +198,7 @@ const float* npgpt_logits(const npgpt_session* session) {
     return session->has_logits ? session->logits.data() : nullptr;
 }
 
-void npgpt_default_sampling(npgpt_sampling* sampling) { *sampling = {0.8, 1, 0, 1, 0, 0, -1}; }
+void npgpt_default_sampling(npgpt_sampling* sampling) { *sampling = {0.8, 1, 0, 1, 0, 0, -1, 0, 0}; }
 
 npgpt_status npgpt_sample(npgpt_session* session, const npgpt_sampling* sampling, int32_t* id, npgpt_error* error) {
     return guard(error, [&] {

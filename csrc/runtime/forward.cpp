@@ -162,7 +162,8 @@ struct Pass {
 
 }  // namespace
 
-void forward(const Model& model, Buffer& work, const Piece* pieces, Index count, float* logits, bool every) {
+void forward(const Model& model, Buffer& work, const Piece* pieces, Index count, float* logits, bool every,
+             float* hidden) {
     const npgpt_config& c = model.config;
     const Index C = c.n_embd, D = C / c.n_head;
     Index M = 0, context = 0;
@@ -200,6 +201,12 @@ void forward(const Model& model, Buffer& work, const Piece* pieces, Index count,
             pass.linear(a, h, p.mlp_proj, true, false);
             pass.norm(x, a, p.ln_2, M);
         }
+    }
+    if (hidden) {
+        if (c.post_norm)
+            std::copy_n(x, M * C, hidden);
+        else
+            pass.norm(hidden, x, model.ln_f, M);
     }
     if (!logits) return;
     Index rows = M;

@@ -34,7 +34,9 @@ constexpr Index CHUNK = 128;  // tokens of a piece at most: it bounds the work s
 constexpr Index WIDE = 6;     // tokens of a piece from which weights are unpacked for all of them
 
 // One piece, or several of one token each. logits: (rows, V) of the last token of each piece, or of every token.
+// hidden: (rows, C) of every token, what the head reads.
 // A piece's results do not depend on the other pieces.
-void forward(const Model& model, Buffer& work, const Piece* pieces, Index count, float* logits, bool every);
+void forward(const Model& model, Buffer& work, const Piece* pieces, Index count, float* logits, bool every,
+             float* hidden = nullptr);
 
 }  // namespace npgpt

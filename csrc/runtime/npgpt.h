@@ -24,7 +24,7 @@
 #define NPGPT_API
 #endif
 
-#define NPGPT_ABI_VERSION 1
+#define NPGPT_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -119,6 +119,9 @@ NPGPT_API void npgpt_session_free(npgpt_session *session);
 NPGPT_API void npgpt_session_reset(npgpt_session *session);         /* an empty text again */
 NPGPT_API int32_t npgpt_session_length(const npgpt_session *session); /* tokens in the cache */
 
+/* Empties the cache to read a text anew, of one that goes on: what was seen and drawn still counts. */
+NPGPT_API void npgpt_session_forget(npgpt_session *session);
+
 /* At the end of the context: 1 (the default) forgets the older half and reads the rest again; 0 fails with NPGPT_FULL. */
 NPGPT_API void npgpt_session_slide(npgpt_session *session, int slide);
 
@@ -126,6 +129,10 @@ NPGPT_API void npgpt_session_slide(npgpt_session *session, int slide);
  * behind each id are written; count must then fit the context. */
 NPGPT_API npgpt_status npgpt_feed(npgpt_session *session, const int32_t *ids, size_t count, float *logits,
                                   npgpt_error *error);
+
+/* The same, and hidden (count,C) receives the state behind each id that the head makes logits of: an embedding. */
+NPGPT_API npgpt_status npgpt_feed_hidden(npgpt_session *session, const int32_t *ids, size_t count, float *hidden,
+                                         npgpt_error *error);
 
 /* One id to each of several sessions of one model, computed together: faster than one by one, and the same to the bit. */
 NPGPT_API npgpt_status npgpt_feed_many(npgpt_session *const *sessions, const int32_t *ids, size_t count,
@@ -144,6 +151,8 @@ typedef struct npgpt_sampling {
     uint64_t seed;             /* the same seed and text give the same draws, on any number of threads */
     int32_t top_k;             /* only so many; 0: all */
     int32_t banned;            /* an id that never comes; -1: none */
+    double presence_penalty;   /* taken from the logits of the ids drawn before; 0: no */
+    double frequency_penalty;  /* the same, as many times as each was drawn; 0: no */
 } npgpt_sampling;
 
 NPGPT_API void npgpt_default_sampling(npgpt_sampling *sampling); /* temperature 0.8, seed 0, the rest off */

@@ -32,11 +32,13 @@ void check_sampling(const npgpt_sampling& how, size_t V) {
     check("top_p", how.top_p, how.top_p >= 0 && how.top_p <= 1, "in 0..1");
     check("min_p", how.min_p, how.min_p >= 0 && how.min_p <= 1, "in 0..1");
     check("repetition_penalty", how.repetition_penalty, how.repetition_penalty > 0, "above 0");
+    check("presence_penalty", how.presence_penalty, true, "finite");
+    check("frequency_penalty", how.frequency_penalty, true, "finite");
     check("banned", how.banned, how.banned >= -1 && how.banned < int64_t(V), "an id or -1");
 }
 
-int32_t Sampler::sample(const float* logits, size_t V, const std::vector<bool>& seen, const npgpt_sampling& how,
-                        uint64_t draw) {
+int32_t Sampler::sample(const float* logits, size_t V, const std::vector<bool>& seen,
+                        const std::vector<uint32_t>& drawn, const npgpt_sampling& how, uint64_t draw) {
     const size_t banned = how.banned >= 0 && V > 1 ? size_t(how.banned) : V;
     z.resize(V);
     size_t best = banned == 0 ? 1 : 0;
@@ -47,6 +49,8 @@ int32_t Sampler::sample(const float* logits, size_t V, const std::vector<bool>& 
             if (seen[i]) z[i] = z[i] > 0 ? z[i] / how.repetition_penalty : z[i] * how.repetition_penalty;
             z[i] = std::min(1e300, std::max(-1e300, z[i]));
         }
+        if (!drawn.empty() && drawn[i])
+            z[i] = std::min(1e300, std::max(-1e300, z[i] - how.presence_penalty - how.frequency_penalty * drawn[i]));
         if (i != banned && z[i] > z[best]) best = i;  // the first of equals
     }
     if (how.temperature == 0) return int32_t(best);

@@ -8,9 +8,10 @@ namespace npgpt {
 
 class Sampler {
    public:
-    // logits (V); seen (V): the tokens that the repetition penalty is for; draw: how many came before this one
-    int32_t sample(const float* logits, size_t V, const std::vector<bool>& seen, const npgpt_sampling& how,
-                   uint64_t draw);
+    // logits (V); seen (V): the tokens that the repetition penalty is for; drawn (V), with the other penalties: how
+    // often each came; draw: how many came before this one
+    int32_t sample(const float* logits, size_t V, const std::vector<bool>& seen,
+                   const std::vector<uint32_t>& drawn, const npgpt_sampling& how, uint64_t draw);
 
    private:
     std::vector<double> z;

@@ -27,10 +27,15 @@ Session::Session(std::shared_ptr<Model> model_, Index context) : model(std::move
 Session::~Session() { ::munmap(cache.keys, 2 * size_t(cache.values - cache.keys) * sizeof(float)); }
 
 void Session::reset() {
-    text.clear();
+    forget();
     seen.assign(seen.size(), false);
-    length = 0;
+    drawn.clear();
     draws = 0;
+}
+
+void Session::forget() {
+    text.clear();
+    length = 0;
     has_logits = false;
 }
 
@@ -49,14 +54,14 @@ void Session::append(const int32_t* ids, size_t count) {
 }
 
 // ids go behind what the cache holds, and fit.
-void Session::read(const int32_t* ids, size_t count, float* every) {
-    const Index V = model->config.vocab_size;
+void Session::read(const int32_t* ids, size_t count, float* every, float* hidden) {
+    const Index V = model->config.vocab_size, C = model->config.n_embd;
     for (size_t done = 0; done < count;) {
         const Index n = Index(std::min(count - done, size_t(CHUNK)));
         const bool last = done + size_t(n) == count;
         const Piece piece{cache, ids + done, n, length};
         forward(*model, work, &piece, 1, every ? every + Index(done) * V : last ? logits.data() : nullptr,
-                every != nullptr);
+                every != nullptr, hidden ? hidden + Index(done) * C : nullptr);
         length += n;
         done += size_t(n);
     }
@@ -64,25 +69,25 @@ void Session::read(const int32_t* ids, size_t count, float* every) {
     has_logits = true;
 }
 
-void Session::feed(const int32_t* ids, size_t count, float* every) {
+void Session::feed(const int32_t* ids, size_t count, float* every, float* hidden) {
     check(ids, count);
     if (!count) fail(NPGPT_BAD_ARGUMENT, "feed: count must be at least 1");
     const size_t context = size_t(cache.context);
-    const bool stale = version != model->version, fits = size_t(length) + count <= context;
-    if (!fits && (every || !slide))
-        fail(every ? NPGPT_BAD_ARGUMENT : NPGPT_FULL, "feed: the context of %zu tokens holds %zu, %zu more do not fit", context,
+    const bool all = every || hidden, stale = version != model->version, fits = size_t(length) + count <= context;
+    if (!fits && (all || !slide))
+        fail(all ? NPGPT_BAD_ARGUMENT : NPGPT_FULL, "feed: the context of %zu tokens holds %zu, %zu more do not fit", context,
              size_t(length), count);
     const bool first = text.empty();
     version = model->version;
     append(ids, count);
-    if (fits && !stale) return read(ids, count, every);
+    if (fits && !stale) return read(ids, count, every, hidden);
     size_t again = first ? count : fits ? size_t(length) + count : std::max<size_t>(1, context / 2);
     again = std::min(again, text.size());
     length = 0;
     const std::vector<int32_t> tokens(text.end() - std::ptrdiff_t(again), text.end());
-    if (!every) return read(tokens.data(), again, nullptr);
-    if (again > count) read(tokens.data(), again - count, nullptr);
-    read(tokens.data() + (again - count), count, every);
+    if (!all) return read(tokens.data(), again, nullptr, nullptr);
+    if (again > count) read(tokens.data(), again - count, nullptr, nullptr);
+    read(tokens.data() + (again - count), count, every, hidden);
 }
 
 void Session::feed_many(Session* const* sessions, const int32_t* ids, size_t count) {
@@ -122,8 +127,11 @@ void Session::feed_many(Session* const* sessions, const int32_t* ids, size_t cou
 int32_t Session::sample(const npgpt_sampling& how) {
     if (!has_logits) fail(NPGPT_BAD_ARGUMENT, "sample: the session must have been fed");
     check_sampling(how, logits.size());
-    const int32_t id = sampler.sample(logits.data(), logits.size(), seen, how, draws);
+    const bool counts = how.presence_penalty != 0 || how.frequency_penalty != 0;
+    if (counts) drawn.resize(logits.size());
+    const int32_t id = sampler.sample(logits.data(), logits.size(), seen, drawn, how, draws);
     draws++;
+    if (counts) drawn[size_t(id)]++;
     return id;
 }
 

@@ -14,7 +14,8 @@ class Session {
     ~Session();
 
     void reset();
-    void feed(const int32_t* ids, size_t count, float* logits);
+    void forget();
+    void feed(const int32_t* ids, size_t count, float* logits, float* hidden = nullptr);
     static void feed_many(Session* const* sessions, const int32_t* ids, size_t count);
     int32_t sample(const npgpt_sampling& how);
     bool is_full() const { return !slide && length == cache.context; }
@@ -28,11 +29,12 @@ class Session {
    private:
     void check(const int32_t* ids, size_t count) const;
     void append(const int32_t* ids, size_t count);
-    void read(const int32_t* ids, size_t count, float* every);
+    void read(const int32_t* ids, size_t count, float* every, float* hidden);
 
     Cache cache{};
     std::vector<int32_t> text;  // the last `context` tokens
     std::vector<bool> seen;
+    std::vector<uint32_t> drawn;  // (V) how often each id was, kept from the first penalty on it
     uint64_t version, draws = 0;
     Buffer work, batch_logits;
     Sampler sampler;

@@ -278,6 +278,17 @@ def read_gguf(path, model_class=GPT):
     return model, tokenizer
 
 
+def read_tokenizer(path):
+    """The tokenizer of a GGUF file alone, None where it has none; errors as of read_gguf."""
+    where = f"read_tokenizer: {path}"
+    values, _ = _parse(
+        np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8), where
+    )
+    if values.get("tokenizer.ggml.model", "no_vocab") == "no_vocab":
+        return None
+    return _read_tokenizer(values, where)
+
+
 def _read_tokenizer(values: dict, where: str):
     if (values["tokenizer.ggml.model"], values.get("tokenizer.ggml.pre", "gpt-2")) != ("gpt2", "gpt-2"):
         raise ValueError(f"{where}: the tokenizer must be gpt2 with pre gpt-2")

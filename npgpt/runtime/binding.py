@@ -54,6 +54,8 @@ def sampling_struct(sampling, banned: int | None = None, seed: int | None = None
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "repetition_penalty": sampling.repetition_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
             "seed": (secrets.randbits(64) if seed is None else seed) % 2**64,
             "banned": -1 if banned is None else banned,
         },
@@ -96,6 +98,7 @@ class Model:
         config = ffi.new("npgpt_config *")
         lib.npgpt_get_config(self.handle, config)
         self.vocab_size, self.block_size = config.vocab_size, config.block_size
+        self.n_embd = config.n_embd
 
     @classmethod
     def open(cls, path) -> "Model":
@@ -174,6 +177,15 @@ class Session:
         _check(lib.npgpt_feed(self.handle, from_, len(ids), to, self._error), self._error)
         return logits
 
+    def feed_hidden(self, ids) -> np.ndarray:
+        """Append ids; returns the state behind each of them that the head reads, (n, C)."""
+        ffi, lib = library()
+        ids = np.ascontiguousarray(ids, np.int32)
+        hidden = np.empty((len(ids), self.model.n_embd), np.float32)
+        from_, to = ffi.cast("int32_t *", ids.ctypes.data), ffi.cast("float *", hidden.ctypes.data)
+        _check(lib.npgpt_feed_hidden(self.handle, from_, len(ids), to, self._error), self._error)
+        return hidden
+
     def logits(self) -> np.ndarray:
         """(V,) what comes next; a copy."""
         ffi, lib = library()
@@ -185,6 +197,10 @@ class Session:
         """An id drawn as sampling_struct() says; it is not fed."""
         _check(library()[1].npgpt_sample(self.handle, how, self._id, self._error), self._error)
         return self._id[0]
+
+    def forget(self) -> None:
+        """Empties the cache to read a text anew, of one that goes on."""
+        library()[1].npgpt_session_forget(self.handle)
 
     def reset(self) -> None:
         library()[1].npgpt_session_reset(self.handle)

@@ -1,6 +1,6 @@
 """Generation on the engine's forward pass, with a KV cache: logits to a token, tokens to a stream of text.
 
-Order of what is done to the logits: end of text banned (ignore_eos), repetition penalty, temperature, top-k,
+Order of what is done to the logits: end of text banned (ignore_eos), penalties, temperature, top-k,
 top-p, min-p: the same candidates and probabilities as Hugging Face's logits processors give. No setting that
 is accepted can make a NaN or leave no token to draw. B rows, V = vocabulary.
 """
@@ -24,6 +24,8 @@ class Sampling:
     top_p: float = 1.0  # only the most probable tokens that together reach probability p
     min_p: float = 0.0  # only tokens at least min_p times as probable as the most probable
     repetition_penalty: float = 1.0  # above 1: tokens seen before become less probable
+    presence_penalty: float = 0.0  # taken from the logits of tokens drawn before
+    frequency_penalty: float = 0.0  # the same, as many times as each was drawn
 
     def __post_init__(self):
         _require("temperature", self.temperature, "at least 0 and finite", lambda v: v >= 0)
@@ -32,6 +34,8 @@ class Sampling:
         _require("top_p", self.top_p, "in 0..1", lambda v: 0 <= v <= 1)
         _require("min_p", self.min_p, "in 0..1", lambda v: 0 <= v <= 1)
         _require("repetition_penalty", self.repetition_penalty, "above 0 and finite", lambda v: v > 0)
+        _require("presence_penalty", self.presence_penalty, "finite", lambda v: True)
+        _require("frequency_penalty", self.frequency_penalty, "finite", lambda v: True)
 
 
 def _require(name: str, value, what: str, holds) -> None:
@@ -50,17 +54,22 @@ def penalised(logits, penalty: float, seen) -> np.ndarray:
     return np.clip(np.where(seen, less, logits), -1e300, 1e300)
 
 
-def probabilities(logits, sampling: Sampling, seen=None, banned: int | None = None, least=1) -> np.ndarray:
+def probabilities(logits, sampling: Sampling, seen=None, banned=None, least=1, drawn=None) -> np.ndarray:
     """The distribution that a token is drawn from: logits (V,) -> float64 (V,), sum 1.
 
     seen: bool (V,), the tokens that the repetition penalty is for; banned: a token that may not come;
-    least: so many of the most probable stay whatever top_p and min_p say.
+    least: so many of the most probable stay whatever top_p and min_p say; drawn (V,): how often each token
+    came, for the other penalties.
     """
     z = np.array(logits, np.float64)  # (V,), a copy
     if not np.isfinite(z).all():
         raise ValueError("generate: the model's logits must be finite (its weights are not)")
     if seen is not None:
         z = penalised(z, sampling.repetition_penalty, seen)
+    if drawn is not None:
+        with np.errstate(over="ignore"):
+            less = z - sampling.presence_penalty - sampling.frequency_penalty * drawn
+        z = np.where(drawn > 0, np.clip(less, -1e300, 1e300), z)
     if banned is not None and len(z) > 1:
         z[banned] = -np.inf
     best = int(z.argmax())
@@ -150,9 +159,12 @@ def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, igno
     context = Context(model, [prompt], length=len(prompt) + max_new_tokens)
     seen = np.zeros(model.config.vocab_size, bool)
     seen[prompt] = True
+    drawn = np.zeros(model.config.vocab_size, np.int64)
     banned = end_of_text if ignore_eos else None
     for _ in range(max_new_tokens):
-        token = draw(probabilities(context.logits()[0], sampling, seen, banned), generator)
+        p = probabilities(context.logits()[0], sampling, seen, banned, drawn=drawn)
+        token = draw(p, generator)
+        drawn[token] += 1
         if token == end_of_text:
             return
         yield token
@@ -186,21 +198,38 @@ def text_pieces(ids, tokenizer, stop=()) -> Iterator[str]:
 
     Text that may be the beginning of a stop string is held back until that is decided.
     """
-    decoder, held = tokenizer.stream(), ""
+    stream = TextStream(tokenizer.stream(), stop)
     for token in ids:
-        held += decoder.push(token)
-        if (end := _find_first(held, stop)) >= 0:
-            if held[:end]:
-                yield held[:end]
+        if piece := stream.push(token):
+            yield piece
+        if stream.stopped:
             return
-        ready = len(held) - _undecided(held, stop)
-        if ready:
-            yield held[:ready]
-            held = held[ready:]
-    held += decoder.close()
-    end = _find_first(held, stop)
-    if held := held[:end] if end >= 0 else held:
-        yield held
+    if piece := stream.close():
+        yield piece
+
+
+class TextStream:
+    """The same, pushed: one id in, the text that is decided out, often ''."""
+
+    def __init__(self, decoder, stop=()):
+        self._decoder, self._stop, self._held = decoder, stop, ""
+        self.stopped = False  # at a stop string: nothing comes any more
+
+    def push(self, token: int) -> str:
+        return self._take(self._decoder.push(token), end=False)
+
+    def close(self) -> str:
+        return self._take(self._decoder.close(), end=True)
+
+    def _take(self, text: str, end: bool) -> str:
+        if not self._stop or self.stopped:
+            return "" if self.stopped else text
+        held = self._held + text
+        place = _find_first(held, self._stop)
+        self.stopped = place >= 0
+        ready = place if self.stopped else len(held) - (0 if end else _undecided(held, self._stop))
+        self._held = held[ready:]
+        return held[:ready]
 
 
 def _find_first(text: str, stop) -> int:

@@ -115,6 +115,17 @@ static void check_sessions(void) {
         sampling.temperature = i % 4, sampling.repetition_penalty = 1 + i % 2, sampling.banned = i % 2 ? 256 : -1;
         CHECK(!npgpt_sample(one, &sampling, &id, &error) && id >= 0 && id < 257 && !(i % 2 && id == 256));
     }
+    sampling.temperature = 1, sampling.presence_penalty = 1, sampling.frequency_penalty = 1e300;
+    for (int i = 0; i < 100; i++) { /* each id once before any comes twice */
+        CHECK(!npgpt_sample(one, &sampling, &id, &error));
+        for (int k = 0; k < i; k++) CHECK(ids[k] != id);
+        ids[i] = id;
+    }
+    for (int i = 0; i < 300; i++) ids[i] = i * 7 % 256;
+    npgpt_session_forget(one);
+    CHECK(npgpt_session_length(one) == 0 && npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT);
+    CHECK(npgpt_feed_hidden(one, ids, 4, NULL, &error) == NPGPT_BAD_ARGUMENT);
+    CHECK(!npgpt_feed_hidden(one, ids, 4, logits, &error) && npgpt_session_length(one) == 4);
     sampling.temperature = -1;
     CHECK(npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "temperature"));
 

@@ -113,6 +113,9 @@ SETTINGS = [
     Sampling(1.3, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.5),
     Sampling(1e-320),
     Sampling(1e300, repetition_penalty=1e-300),
+    Sampling(1.0, presence_penalty=1.5, frequency_penalty=-0.5),
+    Sampling(0, frequency_penalty=0.7),
+    Sampling(0.9, top_p=0.9, presence_penalty=-1e300, frequency_penalty=1e300),
 ]
 
 
@@ -156,6 +159,43 @@ def test_a_full_context_slides_or_stops(rng):
     fresh = binding.Session(runtime)
     fresh.feed([6, 7, 8, 9])
     np.testing.assert_array_equal(sliding.logits(), fresh.logits())
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_hidden_states_are_what_the_head_reads(kind, isa, rng, measured):
+    model = random_model(**FAMILY[kind])
+    ids = rng.integers(0, model.config.vocab_size, 20)
+    session = binding.Session(binding.Model.of(model))
+    hidden = np.concatenate([session.feed_hidden(ids[:3]), session.feed_hidden(ids[3:])])
+    logits = hidden @ model.params["wte.weight"].T
+    measured(
+        "hidden states by the head against the full pass",
+        np.abs(logits - model.logits(ids[None])).max(),
+        1e-4,
+    )
+    np.testing.assert_allclose(session.logits(), logits[-1], atol=1e-4)
+    with pytest.raises(ValueError, match="do not fit"):
+        session.feed_hidden(ids.repeat(2))
+
+
+def test_a_text_read_anew_goes_on_as_one_that_slides():
+    runtime, how = (
+        binding.Model.of(random_model()),
+        Sampling(1, repetition_penalty=1.2, frequency_penalty=0.3),
+    )
+    sliding, own = binding.Session(runtime, 8), binding.Session(runtime, 8, slide=False)
+    drawn, text = binding.sampling_struct(how, seed=3), [1, 2, 3]
+    for session in (sliding, own):
+        session.feed(text)
+    for _ in range(30):
+        text.append(sliding.sample(drawn))
+        assert own.sample(drawn) == text[-1]
+        sliding.feed(text[-1:])
+        if len(own) == 8:
+            own.forget()
+            own.feed(text[-4:])
+        else:
+            own.feed(text[-1:])
 
 
 def test_what_is_refused_is_named():

@@ -46,6 +46,13 @@ def test_repetition_penalty_makes_seen_tokens_less_probable():
     np.testing.assert_allclose(got, expected / expected.sum())
 
 
+def test_penalties_for_tokens_drawn_before():
+    drawn = np.array([0, 1, 3])
+    p = probabilities(np.zeros(3), Sampling(1, presence_penalty=0.5, frequency_penalty=0.25), drawn=drawn)
+    expected = np.exp([0, -0.75, -1.25])
+    np.testing.assert_allclose(p, expected / expected.sum())
+
+
 extreme = st.floats(-1e38, 1e38) | st.sampled_from([0.0, -0.0, 3e38, -3e38])
 
 
@@ -58,13 +65,16 @@ extreme = st.floats(-1e38, 1e38) | st.sampled_from([0.0, -0.0, 3e38, -3e38])
         top_p=st.floats(0, 1),
         min_p=st.floats(0, 1),
         repetition_penalty=st.floats(5e-324, 1e308),
+        presence_penalty=st.floats(-1e308, 1e308),
+        frequency_penalty=st.floats(-1e308, 1e308),
     ),
     st.sampled_from([None, 0]),
     st.floats(0, 1, exclude_max=True),
 )
 def test_never_nan(logits, sampling, banned, u):
     seen = np.arange(len(logits)) % 2 == 0
-    p = probabilities(np.array(logits, np.float32), sampling, seen, banned)
+    drawn = np.arange(len(logits)) % 3
+    p = probabilities(np.array(logits, np.float32), sampling, seen, banned, drawn=drawn)
     assert (p >= 0).all() and p.sum() == pytest.approx(1)
     assert banned is None or len(p) == 1 or p[banned] == 0
 

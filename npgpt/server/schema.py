@@ -1,0 +1,380 @@
+"""What requests may hold: one table in JSON Schema, which checks them and is the OpenAPI description.
+
+A field that is not in the table is refused, and so is one that asks for what this server does not do
+(UNSUPPORTED): nothing is ignored. null is a field's default.
+"""
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """An answer that is OpenAI's error object."""
+
+    def __init__(self, status: int, message: str, param=None, code=None, headers=None):
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, headers or {}
+        kinds = {429: "rate_limit_error"}
+        self.type = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+    def object(self) -> dict:
+        return {
+            "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code},
+        }
+
+
+def number(low, high, kind="number"):
+    return {"type": kind, "minimum": low, "maximum": high}
+
+
+def integer(low, high):
+    return number(low, high, "integer")
+
+
+BOOLEAN, NULL = {"type": "boolean"}, {"type": "null"}
+STRING = {"type": "string"}
+MANY = 64  # prompts, inputs, messages' parts in one request
+ID = integer(0, 2**31 - 1)
+IDS = {"type": "array", "items": ID, "minItems": 1, "title": "a list of ids"}
+TEXTS = {
+    "type": "array",
+    "items": STRING,
+    "minItems": 1,
+    "maxItems": MANY,
+    "title": f"a list of 1 to {MANY} strings",
+}
+ROWS = {
+    "type": "array",
+    "items": IDS,
+    "minItems": 1,
+    "maxItems": MANY,
+    "title": f"a list of 1 to {MANY} such",
+}
+STOP = {"type": "string", "minLength": 1, "maxLength": 1000}
+STREAM_OPTIONS = {"type": "object", "properties": {"include_usage": BOOLEAN}, "additionalProperties": False}
+PART = {
+    "type": "object",
+    "properties": {"type": {"enum": ["text"]}, "text": STRING},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
+MESSAGE = {
+    "type": "object",
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {"anyOf": [STRING, {"type": "array", "items": PART, "minItems": 1, "maxItems": MANY}]},
+        "name": {"type": "string"},
+    },
+    "required": ["role", "content"],
+    "additionalProperties": False,
+}
+NOTHING = {"type": "object", "maxProperties": 0}
+
+# fields of no effect here are allowed as long as they ask for none
+UNSUPPORTED = {
+    "best_of": {"enum": [1]},
+    "suffix": {"enum": [""]},
+    "logit_bias": NOTHING,
+    "tools": {"type": "array", "maxItems": 0},
+    "functions": {"type": "array", "maxItems": 0},
+    "response_format": {
+        "type": "object",
+        "properties": {"type": {"enum": ["text"]}},
+        "required": ["type"],
+        "additionalProperties": False,
+    },
+    "store": {"enum": [False]},
+    "modalities": {"enum": [["text"]]},
+}
+
+SAMPLING = {
+    "model": STRING,
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "n": integer(1, 16),
+    "stream": BOOLEAN,
+    "stream_options": STREAM_OPTIONS,
+    "stop": {"anyOf": [STOP, {"type": "array", "items": STOP, "maxItems": 4}]},
+    "max_tokens": integer(0, 2**31 - 1),
+    "presence_penalty": number(-2, 2),
+    "frequency_penalty": number(-2, 2),
+    "seed": integer(-(2**63), 2**64 - 1),
+    "user": STRING,
+    # beyond OpenAI's, by the names that other servers have for them
+    "top_k": integer(0, 2**31 - 1),
+    "min_p": number(0, 1),
+    "repetition_penalty": number(0.1, 10),
+    "ignore_eos": BOOLEAN,
+}
+COMPLETION = {
+    **SAMPLING,
+    "prompt": {"anyOf": [STRING, IDS, TEXTS, ROWS]},
+    "logprobs": integer(0, 5),
+    "echo": BOOLEAN,
+    **{name: UNSUPPORTED[name] for name in ("best_of", "suffix", "logit_bias")},
+}
+CHAT = {
+    **SAMPLING,
+    "messages": {"type": "array", "items": MESSAGE, "minItems": 1, "maxItems": 1024},
+    "max_completion_tokens": integer(1, 2**31 - 1),
+    "logprobs": BOOLEAN,
+    "top_logprobs": integer(0, 20),
+    **{name: shape for name, shape in UNSUPPORTED.items() if name not in ("best_of", "suffix")},
+}
+EMBEDDING = {
+    "model": STRING,
+    "input": {"anyOf": [STRING, IDS, TEXTS, ROWS]},
+    "encoding_format": {"enum": ["float", "base64"]},
+    "user": STRING,
+}
+AUTO = {"enum": ["auto"]}
+HYPERPARAMETERS = {
+    "type": "object",
+    "properties": {
+        "n_epochs": {"anyOf": [AUTO, integer(1, 1000)]},
+        "batch_size": {"anyOf": [AUTO, integer(1, 1024)]},
+        "learning_rate_multiplier": {"anyOf": [AUTO, number(1e-3, 1e3)]},
+    },
+    "additionalProperties": False,
+}
+METHOD = {
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["supervised"]},
+        "supervised": {
+            "type": "object",
+            "properties": {"hyperparameters": HYPERPARAMETERS},
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type"],
+    "additionalProperties": False,
+}
+JOB = {
+    "model": STRING,
+    "training_file": STRING,
+    "suffix": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"},
+    "seed": integer(0, 2**31 - 1),
+    "hyperparameters": HYPERPARAMETERS,
+    "method": METHOD,
+}
+REQUESTS = {  # path -> (fields, those that must be there)
+    "/v1/completions": (COMPLETION, ("model", "prompt")),
+    "/v1/chat/completions": (CHAT, ("model", "messages")),
+    "/v1/embeddings": (EMBEDDING, ("model", "input")),
+    "/v1/fine_tuning/jobs": (JOB, ("model", "training_file")),
+}
+
+
+def check(path: str, body) -> dict[str, Any]:
+    """The fields of a request that are given; ApiError 400 for the first that is not as it must be."""
+    fields, required = REQUESTS[path]
+    if not isinstance(body, dict):
+        raise ApiError(400, f"the body must be a JSON object, got {_shown(body)}")
+    for name in body:
+        if name not in fields:
+            raise ApiError(
+                400, f"Unrecognized request argument supplied: {name[:100]}", name[:100], "unknown_parameter"
+            )
+    given = {name: value for name, value in body.items() if value is not None}
+    for name in required:
+        if name not in given:
+            message = f"you must provide a {name} parameter"
+            raise ApiError(400, message, name, "missing_required_parameter")
+    for name, value in given.items():
+        fault = _fault(fields[name], value, name)
+        if fault and name in UNSUPPORTED:
+            raise ApiError(400, f"{name} is not supported by this server", name, "unsupported_parameter")
+        if fault:
+            raise ApiError(400, fault, name, "invalid_value")
+    return given
+
+
+TYPES = {
+    "number": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+    "integer": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "string": lambda v: isinstance(v, str),
+    "boolean": lambda v: isinstance(v, bool),
+    "array": lambda v: isinstance(v, list),
+    "object": lambda v: isinstance(v, dict),
+}
+
+
+def _fault(schema: dict, value, where: str) -> str | None:
+    """What is wrong with a value, None if nothing is. The part of JSON Schema that the tables use."""
+    if "anyOf" in schema:
+        faults = [_fault(one, value, where) for one in schema["anyOf"]]
+        return None if None in faults else f"{where} must be {_words(schema)}, got {_shown(value)}"
+    must = f"{where} must be {_words(schema)}, got {_shown(value)}"
+    if "enum" in schema:  # 1 == True, but not in JSON
+        return None if any(value == e and type(value) is type(e) for e in schema["enum"]) else must
+    kind = schema["type"]
+    if not TYPES[kind](value):
+        return must
+    size = value if kind in ("number", "integer") else None if kind == "boolean" else len(value)
+    low, high = (
+        next((schema[key] for key in keys if key in schema), None)
+        for keys in (
+            ("minimum", "minLength", "minItems"),
+            ("maximum", "maxLength", "maxItems", "maxProperties"),
+        )
+    )
+    if (low is not None and not size >= low) or (high is not None and not size <= high):
+        return must
+    if "pattern" in schema and not set(value) <= set(PATTERN_LETTERS):
+        return must
+    if kind == "array" and "items" in schema:
+        faults = (_fault(schema["items"], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return next(filter(None, faults), None)
+    if kind == "object" and "properties" in schema:
+        for name, item in value.items():
+            if name not in schema["properties"]:
+                return f"{where} must not have {name[:100]!r}"
+            if fault := _fault(schema["properties"][name], item, f"{where}.{name}"):
+                return fault
+        for name in schema.get("required", ()):
+            if name not in value:
+                return f"{where} must have {name!r}"
+    return None
+
+
+PATTERN_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+
+
+def _words(schema: dict) -> str:
+    """'a number in 0..2', 'a string or a list of up to 4 strings'."""
+    if "title" in schema:
+        return schema["title"]
+    if "anyOf" in schema:
+        return " or ".join(map(_words, schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(repr, schema["enum"]))
+    kind = schema["type"]
+    if kind in ("number", "integer"):
+        noun = "a number" if kind == "number" else "a whole number"
+        return f"{noun} in {schema['minimum']}..{schema['maximum']}"
+    if kind == "array":
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        size = f"{least} to {most}" if most is not None else f"at least {least}"
+        return f"a list of {size} items" + (f", each {_words(schema['items'])}" if "items" in schema else "")
+    if kind == "string" and "maxLength" in schema:
+        letters = f" of {PATTERN_LETTERS[-2:]}, letters and digits" if "pattern" in schema else ""
+        return f"a string of {schema['minLength']} to {schema['maxLength']} characters{letters}"
+    return {"string": "a string", "boolean": "true or false", "object": "an object"}[kind]
+
+
+def _shown(value) -> str:
+    text = {list: "a list", dict: "an object"}.get(type(value)) or repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---------------------------------------------------------------------------- OpenAPI
+
+
+def openapi(version: str, models: list[str]) -> dict:
+    """The OpenAPI 3.1 description of the server."""
+
+    def answer(what, schema=None, kind="application/json"):
+        return {"description": what, "content": {kind: {"schema": schema or {"type": "object"}}}}
+
+    error = answer("what is wrong", {"$ref": "#/components/schemas/Error"})
+    failures = {str(code): error for code in (400, 401, 403, 404, 405, 408, 413, 429, 500, 503)}
+    listed = {
+        "type": "object",
+        "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
+        "required": ["object", "data"],
+    }
+
+    def of(kind):
+        return {"type": "object", "properties": {"object": {"const": kind}}, "required": ["object"]}
+
+    def operation(what, ok, **more):
+        return {"summary": what, "responses": {"200": ok, **failures}, **more}
+
+    def parameter(name, where="path", schema=STRING):
+        return {"name": name, "in": where, "required": where == "path", "schema": schema}
+
+    def post(path, what, ok):
+        fields, required = REQUESTS[path]
+        nullable = {
+            name: schema if name in required else {"anyOf": [schema, NULL]} for name, schema in fields.items()
+        }
+        nullable["model"] = {"enum": models}
+        body = {
+            "type": "object",
+            "properties": nullable,
+            "required": list(required),
+            "additionalProperties": False,
+        }
+        content = {"application/json": {"schema": body}}
+        return operation(what, ok, requestBody={"required": True, "content": content})
+
+    def texts(kind):
+        whole = answer("the whole answer, or with stream its events", of(kind))
+        whole["content"]["text/event-stream"] = {"schema": {}}
+        return whole
+
+    page = [parameter("after", "query"), parameter("limit", "query", integer(1, 100))]
+    one_file, one_job = [parameter("id")], [parameter("id")]
+    upload = {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": ["fine-tune"]}},
+        "required": ["file", "purpose"],
+    }
+    jobs = "/v1/fine_tuning/jobs"
+    paths = {
+        "/v1/models": {"get": operation("The models", answer("them", listed))},
+        "/v1/models/{id}": {
+            "get": operation("A model", answer("it", of("model")), parameters=[parameter("id")]),
+            "delete": operation(
+                "Close a fine-tuned model", answer("it", of("model")), parameters=[parameter("id")]
+            ),
+        },
+        "/v1/completions": {"post": post("/v1/completions", "Go on with a text", texts("text_completion"))},
+        "/v1/chat/completions": {
+            "post": post("/v1/chat/completions", "Answer in a chat", texts("chat.completion"))
+        },
+        "/v1/embeddings": {"post": post("/v1/embeddings", "Vectors of texts", answer("them", listed))},
+        "/v1/files": {
+            "get": operation("The files", answer("them", listed), parameters=page),
+            "post": operation(
+                "Upload a file",
+                answer("it", of("file")),
+                requestBody={"required": True, "content": {"multipart/form-data": {"schema": upload}}},
+            ),
+        },
+        "/v1/files/{id}": {
+            "get": operation("A file", answer("it", of("file")), parameters=one_file),
+            "delete": operation("Delete a file", answer("it", of("file")), parameters=one_file),
+        },
+        "/v1/files/{id}/content": {
+            "get": operation(
+                "What is in it", answer("its bytes", STRING, "application/octet-stream"), parameters=one_file
+            )
+        },
+        jobs: {
+            "get": operation("The jobs", answer("them", listed), parameters=page),
+            "post": post(jobs, "Fine-tune a model", answer("the job", of("fine_tuning.job"))),
+        },
+        jobs + "/{id}": {"get": operation("A job", answer("it", of("fine_tuning.job")), parameters=one_job)},
+        jobs + "/{id}/events": {
+            "get": operation("What it said", answer("events", listed), parameters=[*one_job, *page])
+        },
+        jobs + "/{id}/cancel": {
+            "post": operation("Stop it", answer("it", of("fine_tuning.job")), parameters=one_job)
+        },
+        "/health": {"get": operation("Whether it serves", answer("it does", {"type": "object"}))},
+        "/metrics": {"get": operation("Prometheus's", answer("them", STRING, "text/plain"))},
+        "/run": {"get": operation("What the page shows of the model", answer("it"))},
+    }
+    fault = {name: {"type": ["string", "null"]} for name in ("param", "code")}
+    fault |= {"message": STRING, "type": STRING}
+    inner = {"type": "object", "properties": fault, "required": list(fault)}
+    schema = {"type": "object", "properties": {"error": inner}, "required": ["error"]}
+    security = {"key": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "npgpt", "version": version},
+        "paths": paths,
+        "components": {"schemas": {"Error": schema}, "securitySchemes": security},
+        "security": [{"key": []}, {}],
+    }

@@ -1,0 +1,218 @@
+"""The server as the openai client sees it: a real process on loopback, nothing changed but base_url."""
+
+import concurrent.futures
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import npgpt
+from tests.runtime.test_binding import random_model
+from tests.server.process import Process
+
+openai = pytest.importorskip("openai")
+pytest.importorskip("uvicorn")
+GREEDY = {"temperature": 0, "max_tokens": 20}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model's folder: it ends a text now and then."""
+    model = random_model(block_size=128)
+    folder = tmp_path_factory.mktemp("models") / "praia"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return npgpt.load(folder)
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with Process(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def complete(client, prompt="O sol", **fields):
+    return client.completions.create(model="praia", prompt=prompt, **fields)
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["praia"]
+    assert client.models.retrieve("praia").owned_by == "npgpt"
+    with pytest.raises(openai.NotFoundError) as error:
+        client.models.retrieve("gpt-4/turbo")
+    assert error.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_text_whole_and_streamed_is_what_generate_writes(client, model, seed):
+    how = {"temperature": 0.9, "seed": seed, "top_p": 0.95}
+    expected = model.generate("Olá, ", max_new_tokens=200, **how)
+    whole = complete(client, "Olá, ", max_tokens=200, **how)
+    assert whole.choices[0].text == expected and whole.object == "text_completion"
+    ids = model.generate("Olá, ", max_new_tokens=200, return_ids=True, **how)
+    assert whole.choices[0].finish_reason == ("length" if len(ids) == 200 else "stop")
+    assert whole.usage.prompt_tokens == 6 and whole.usage.completion_tokens == len(ids)
+    chunks = list(complete(client, "Olá, ", max_tokens=200, stream=True, **how))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+
+
+def test_prompts_in_all_forms_and_several_answers(client, model):
+    a, b = (model.generate(prompt, max_new_tokens=20, temperature=0) for prompt in ("ab", "ção"))
+    ids = [list(b"ab"), list("ção".encode())]
+    for prompt, texts in (("ab", [a]), (["ab", "ção"], [a, b]), (ids[1], [b]), (ids, [a, b])):
+        assert [choice.text for choice in complete(client, prompt, **GREEDY).choices] == texts
+    three = complete(client, "ab", n=3, seed=7, max_tokens=20)
+    alone = [complete(client, "ab", seed=7 + k, max_tokens=20).choices[0].text for k in range(3)]
+    assert [choice.text for choice in three.choices] == alone
+    assert three.usage.prompt_tokens == 2
+    streamed = ["", "", ""]
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = complete(client, "ab", n=3, seed=7, max_tokens=20, **options)
+    for chunk in chunks:
+        assert chunk.usage is None
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == alone and last.choices == [] and last.usage == three.usage
+    assert complete(client, "", **GREEDY).choices[0].text == model.generate("", 20, temperature=0)
+
+
+def test_stop_echo_and_what_each_token_had(client, model):
+    whole = complete(client, echo=True, logprobs=3, **GREEDY).choices[0]
+    logprobs = whole.logprobs
+    assert whole.text.startswith("O sol") and logprobs.token_logprobs[0] is None
+    assert len(logprobs.tokens) == len(logprobs.top_logprobs) == len(logprobs.text_offset)
+    known = [token if not token.startswith("bytes:") else "?" for token in logprobs.tokens[:5]]
+    assert "".join(known) == "O sol" and logprobs.text_offset[:5] == [0, 1, 2, 3, 4]
+    for token, logprob, top in list(
+        zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True)
+    )[5:]:
+        assert top[token] == logprob == max(top.values()) and 3 <= len(top) <= 4  # greedy
+    total = sum(logprobs.token_logprobs[1:5])
+    assert total == pytest.approx(model.score(" sol", "O"), abs=1e-3)
+    assert complete(client, echo=True, max_tokens=0).choices[0].text == "O sol"
+    text = whole.text[5:]
+    stop = text[8:10]
+    stopped = complete(client, stop=[stop, "never there"], logprobs=0, **GREEDY).choices[0]
+    assert stopped.text == text[: text.find(stop)] and stopped.finish_reason == "stop"
+    assert all(offset < len(stopped.text) for offset in stopped.logprobs.text_offset)
+
+
+def test_settings_of_the_sampler_count(client, model):
+    for how in ({"top_k": 3}, {"min_p": 0.1}, {"repetition_penalty": 1.5}):
+        expected = model.generate("ab", max_new_tokens=30, temperature=1.0, seed=3, **how)
+        assert complete(client, "ab", max_tokens=30, seed=3, extra_body=how).choices[0].text == expected
+    bytes_ = {"max_tokens": 60, "seed": 1, "logprobs": 0}
+    often = complete(client, "ab", temperature=0, **bytes_).choices[0].logprobs.tokens
+    rarely = complete(client, "ab", temperature=0, frequency_penalty=2, **bytes_).choices[0].logprobs.tokens
+    assert len(set(rarely)) > len(set(often))
+
+
+def test_many_clients_at_once_get_what_each_would_alone(client):
+    def ask(seed):
+        return complete(client, f"{seed}: ", seed=seed, max_tokens=100).choices[0].text
+
+    alone = [ask(seed) for seed in range(16)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(16))) == alone
+
+
+def test_embeddings(client):
+    one = client.embeddings.create(model="praia", input=["O sol", "o mar"])  # base64 on the wire
+    plain = client.embeddings.create(model="praia", input=["O sol", "o mar"], encoding_format="float")
+    assert one.usage.prompt_tokens == 10 and [entry.index for entry in one.data] == [0, 1]
+    for a, b in zip(one.data, plain.data, strict=True):
+        np.testing.assert_allclose(a.embedding, b.embedding)
+        assert np.linalg.norm(a.embedding) == pytest.approx(1, abs=1e-5)
+    assert one.data[0].embedding != one.data[1].embedding
+
+
+@pytest.mark.parametrize(
+    "fields, error, code",
+    [
+        ({"model": "gpt-4"}, openai.NotFoundError, "model_not_found"),
+        ({"temperature": 3}, openai.BadRequestError, "invalid_value"),
+        ({"logit_bias": {"1": 1}}, openai.BadRequestError, "unsupported_parameter"),
+        ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "unknown_parameter"),
+        ({"prompt": "a" * 129}, openai.BadRequestError, "context_length_exceeded"),
+        ({"prompt": [1, 257]}, openai.BadRequestError, "invalid_value"),
+        ({"max_tokens": 5000}, openai.BadRequestError, "invalid_value"),
+        ({"n": 16, "prompt": ["a"] * 17}, openai.BadRequestError, "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "invalid_value"),
+    ],
+)
+def test_errors_are_the_clients_own(client, fields, error, code):
+    with pytest.raises(error) as raised:
+        client.completions.create(**{"model": "praia", "prompt": "a"} | fields)
+    assert raised.value.code == code and raised.value.type == "invalid_request_error"
+
+
+def test_a_model_without_roles_says_how_to_get_some(client):
+    with pytest.raises(openai.BadRequestError, match=r"npgpt.finetune RUN") as error:
+        client.chat.completions.create(model="praia", messages=[{"role": "user", "content": "oi"}])
+    assert error.value.code == "model_has_no_roles"
+
+
+def test_a_key(folder):
+    with Process(folder, "--api-key", "sësame") as server:
+        url = server.url + "/v1"
+        with openai.OpenAI(base_url=url, api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError) as error:
+                client.models.list()
+        assert error.value.code == "invalid_api_key"
+        assert error.value.response.headers["www-authenticate"] == "Bearer"
+        headers = {"Authorization": "Bearer sësame".encode()}
+        assert server.ask("/v1/models", b"", "GET", **headers)[0] == 200
+        assert server.ask("/metrics", b"", "GET")[0] == server.ask("/run", b"", "GET")[0] == 401
+        assert server.ask("/health", b"", "GET")[0] == 200
+
+
+def test_the_queue_is_full(folder):
+    with Process(folder, "--sessions", 1, "--queue", 1, "--max-tokens", 10**9, "--grace", 0.2) as server:
+        with server.stream(max_tokens=10**9), server.stream(max_tokens=10**9):
+            server.settles("npgpt_waiting", lambda n: n == 1)
+            with openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0) as client:
+                with pytest.raises(openai.RateLimitError) as error:
+                    complete(client)
+            assert error.value.response.headers["retry-after"] == "1"
+        server.settles("npgpt_sessions", lambda n: n == 0)
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="x") as client:
+            assert complete(client, **GREEDY).choices
+
+
+def test_a_gguf_file_is_served_as_it_is(model, tmp_path):
+    from npgpt.interop.gguf import write_gguf
+
+    write_gguf(tmp_path / "praia.gguf", model, model.tokenizer, "f32")
+    with Process(tmp_path / "praia.gguf") as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="x") as client:
+            text = complete(client, "ab", **GREEDY).choices[0].text
+            assert text == model.generate("ab", 20, temperature=0)
+            with pytest.raises(openai.BadRequestError, match="this model is a file"):
+                client.fine_tuning.jobs.create(model="praia", training_file="file-1")
+
+
+def test_the_description_holds(folder, tmp_path):
+    """schemathesis asks what the OpenAPI description allows and what it does not."""
+    pytest.importorskip("schemathesis")
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    command = [sys.executable, "-m", "schemathesis.cli", "run"]
+    flags = ["--checks", checks + ",negative_data_rejection", "--max-examples", "12", "--seed", "1"]
+    with Process(folder, "--max-tokens", 16) as server:
+        command += [server.url + "/openapi.json", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    generated, passed = map(int, re.search(r"(\d+) generated, (\d+) passed", done.stdout).groups())
+    assert generated == passed > 500

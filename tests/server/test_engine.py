@@ -1,0 +1,185 @@
+"""The engine: the same text in any company, what is told of each token, who may wait, what goes away."""
+
+import asyncio
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from npgpt.runtime import binding
+from npgpt.runtime.sampling import Sampling
+from npgpt.server.engine import PREFILL, Busy, Engine, Sequence
+from tests.conftest import COMPILED
+from tests.runtime.test_binding import random_model
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
+END = 256
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(block_size=200)
+
+
+@pytest.fixture
+def engine(model):
+    """engine(**limits): one that runs, with an event loop of its own."""
+    loop, made = asyncio.new_event_loop(), []
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def make(sessions=64, queue=64, of=model):
+        made.append(Engine(binding.Model.of(of), of.tokenizer, sessions, queue))
+        made[-1].start(loop)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close(RuntimeError("the end"))
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def finished(engine, sequences):
+    """[(text, tokens, finish)] of sequences that are submitted together."""
+    done = threading.Event()
+    results = [["", [], None] for _ in sequences]
+
+    def wake():
+        for result, sequence in zip(results, sequences, strict=True):
+            text, tokens, finish = sequence.take()
+            result[0], result[1] = result[0] + text, result[1] + tokens
+            result[2] = finish or result[2]
+        if all(result[2] for result in results):
+            done.set()
+
+    for sequence in sequences:
+        sequence.wake = wake
+    engine.submit(sequences)
+    assert done.wait(60)
+    return results
+
+
+def ask(ids, n=40, seed=1, **more):
+    how = more.pop("sampling", Sampling(1.0))
+    return Sequence(ids, n, how, seed, ends=(END,), **{"ignore_eos": True, **more})
+
+
+def test_what_it_writes_is_what_generate_writes_in_any_company(engine, model, rng):
+    prompts = [rng.integers(0, 256, n).tolist() for n in (1, 3, 20, 70, 150, 200)]
+    expected = [
+        model.generate(prompt, max_new_tokens=150, temperature=1.0, seed=i, ignore_eos=True)
+        for i, prompt in enumerate(prompts)
+    ]
+    engine = engine()
+
+    def asked():
+        return [ask(prompt, 150, seed=i) for i, prompt in enumerate(prompts)]
+
+    assert [finished(engine, [one])[0][0] for one in asked()] == expected  # beyond the context too
+    together = finished(engine, asked() + [ask([i], 30) for i in range(20)])
+    assert [text for text, _, _ in together[: len(prompts)]] == expected
+    assert engine.running == engine.waiting == 0
+
+
+def test_one_that_arrives_joins_while_a_long_prompt_is_read(engine, model):
+    order = []
+
+    class Watched(Sequence):
+        def read(self, room):
+            order.append((self.prompt_tokens, min(room, len(self.unread))))
+            return super().read(room)
+
+        def draw(self):
+            order.append((self.prompt_tokens, 0))
+            super().draw()
+
+    short, long = (Watched([65] * n, 30, Sampling(1), 1, ends=(END,), ignore_eos=True) for n in (1, 150))
+    finished(engine(), [short, long])
+    assert max(read for _, read in order) <= PREFILL
+    reads = [i for i, (prompt, read) in enumerate(order) if prompt == 150 and read]
+    between = [order[a:b].count((1, 0)) for a, b in itertools.pairwise(reads)]
+    assert len(reads) == 3 and min(between) == 1  # the short one's tokens came in between
+
+
+def test_what_is_told_of_each_token(engine, model):
+    prompt = list(b"O sol")
+    (text, tokens, finish), (plain, none, _) = finished(
+        engine(), [ask(prompt, top=3, echo=True), ask(prompt, echo=True)]
+    )
+    assert text == plain and text.startswith("O sol") and none == [] and finish == "length"
+    ids = [token.id for token in tokens]
+    assert ids[:5] == prompt and len(ids) == 45 and tokens[0][2:] == (None, [])
+    z = model.logits(np.array([ids]))[0].astype(np.float64)
+    log_p = z - z.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    for i in range(1, 45):
+        assert tokens[i].logprob == pytest.approx(log_p[i - 1, ids[i]], abs=1e-3)
+        best = sorted(range(257), key=lambda k: -log_p[i - 1, k])[:3]
+        assert [id for id, _ in tokens[i].top] == best
+    decoder = model.tokenizer.stream()
+    assert [token.offset for token in tokens[1:]] == np.cumsum(
+        [len(decoder.push(i)) for i in ids[:-1]]
+    ).tolist()
+
+
+def test_a_stop_string_ends_text_and_tokens(engine):
+    engine = engine()
+    ((whole, _, _),) = finished(engine, [ask([65], 60, top=0)])
+    stop = whole[20:23]
+    ((text, tokens, finish),) = finished(engine, [ask([65], 60, top=0, stop=[stop])])
+    assert finish == "stop" and text == whole[: whole.find(stop)]
+    assert all(token.offset < len(text) for token in tokens)
+
+
+def test_no_tokens_and_only_a_prompt(engine):
+    engine = engine()
+    assert finished(engine, [ask([65], 0)]) == [["", [], "length"]]
+    ((text, tokens, finish),) = finished(engine, [ask(list(b"abc"), 0, echo=True, top=2)])
+    assert (text, len(tokens), finish) == ("abc", 3, "length")
+
+
+def test_embeddings_are_the_mean_of_what_the_head_reads(engine, model, rng):
+    ids = rng.integers(0, 257, 150).tolist()
+    session = binding.Session(binding.Model.of(model))
+    expected = session.feed_hidden(ids).mean(0)
+    sequence = Sequence(ids, embed=True)
+    finished(engine(), [sequence, ask([1])])
+    np.testing.assert_allclose(sequence.vector, expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_the_queue_is_bounded_and_a_client_that_goes_frees_its_place(engine):
+    engine = engine(sessions=2, queue=2)
+    held = [ask([65], 10**6) for _ in range(4)]
+    engine.submit(held)
+    with pytest.raises(Busy):
+        engine.submit([ask([65])])
+    while engine.running < 2:
+        pass
+    assert engine.waiting == 2
+    engine.cancel(held[1:])
+    ((text, _, _),) = finished(engine, [ask([65], 5)])
+    assert text
+    engine.cancel(held)
+    while engine.running:
+        pass
+    assert not any(getattr(sequence, "session", None) for sequence in held)
+
+
+def test_broken_weights_are_the_sequences_own_trouble(engine):
+    broken = random_model(seed=4)
+    broken.flat_params[...] = np.nan
+    broken.touch()
+    ((text, _, finish),) = finished(engine(of=broken), [ask([65])])
+    assert text == "" and isinstance(finish, ValueError) and "must be finite" in str(finish)
+
+
+def test_closing_ends_what_runs_and_what_waits(engine):
+    engine = engine(sessions=1)
+    sequences = [ask([65], 10**6) for _ in range(3)]
+    engine.submit(sequences)
+    error = RuntimeError("closed")
+    engine.close(error)
+    assert [sequence.finish for sequence in sequences] == [error] * 3
