@@ -17,6 +17,7 @@ import numpy as np
 from npgpt.engine import kernels
 
 EMBEDDING, ATTENTION, MLP = range(3)  # the places of a layer where dropout acts
+LINEAR = {"c_attn": "attn.c_attn", "attn_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "mlp_proj": "mlp.c_proj"}
 ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
 
 
@@ -156,8 +157,11 @@ class GPT:
     """The model: weights, forward, backward.
 
     params and grads map GPT-2's parameter names to views of flat_params and flat_grads. Weights change only
-    through an optimizer or by hand followed by touch().
+    through an optimizer or by hand followed by touch(). Where there are adapters (lora.py), these are what is
+    trained, and flat_grads is room for the backward pass.
     """
+
+    adapters = None
 
     def __init__(self, config, seed=0, dtype=np.float32):
         """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
@@ -199,35 +203,44 @@ class GPT:
     def zero_grads(self):
         """Gives up the gradients gathered so far, and a forward() that waits for its backward()."""
         self.flat_grads[...] = 0
+        if self.adapters:
+            self.adapters.flat_grads[...] = 0
         self._caches = None
 
     @property
     def flat_grads(self):
         """1-D, the twin of flat_params; made of zeros at first use."""
         if self._flat_grads is None:
-            self._flat_grads = kernels.zeros(self.num_params, self.dtype)
+            self._flat_grads = kernels.zeros(_size(self._grad_shapes()), self.dtype)
         return self._flat_grads
 
     @property
     def grads(self):
         """{name: view of flat_grads}. backward() adds to them; an optimizer's step zeroes them."""
         if self._grads is None:
-            self._grads = _views(self.flat_grads, parameter_shapes(self.config))
+            self._grads = _views(self.flat_grads, self._grad_shapes())
             self._layer_grads, self._ln_f_grads = _by_layer(self._grads, self.config)
         return self._grads
 
+    def _grad_shapes(self):
+        shapes = parameter_shapes(self.config)
+        return frozen_shapes(shapes) if self.adapters else shapes
+
     # ------------------------------------------------------------------------ forward
 
-    def forward(self, ids, targets=None):
+    def forward(self, ids, targets=None, first=None):
         """ids, targets (B,T) integers -> mean cross-entropy in nats; without targets, logits (B,T,V).
 
         Targets below 0 do not count. With targets this begins a training step: dropout acts, what backward()
         needs is kept, and the head's part of the gradient is in grads already (so that no logits are kept).
         Each one wants its backward(); for a loss alone there is loss().
+        first (B,T): where in its row the text of each token begins. A token sees nothing before that, and its
+        position counts from there. Without it a row is one text.
         """
         if targets is None:
             return self.logits(ids)
         ids, targets = self._check_ids("forward", ids), self._check_targets("forward", ids, targets)
+        first = self._check_first("forward", ids, first)
         if self._caches:
             raise RuntimeError(
                 "forward: the last forward(ids, targets) waits for its backward(); "
@@ -235,17 +248,23 @@ class GPT:
             )
         ops, wte, dwte = kernels.ops_for(self.dtype), self.params["wte.weight"], self.grads["wte.weight"]
         caches = []
-        x = self._full_pass(ops, ids, caches)
+        x = self._full_pass(ops, ids, caches, first)
         loss, dx = ops.head_cross_entropy(x, wte, targets, dwte)
         self._caches = [(ids, dx), *caches]
         return loss
 
-    def loss(self, ids, targets):
-        """As forward(ids, targets), without caches and without dropout."""
+    def loss(self, ids, targets, first=None):
+        """As forward(ids, targets, first), without caches and without dropout."""
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
-        x = self._full_pass(ops, ids)
+        x = self._full_pass(ops, ids, first=self._check_first("loss", ids, first))
         return ops.head_cross_entropy(x, self.params["wte.weight"], targets)[0]
+
+    def hidden(self, ids, first=None):
+        """ids (B,T) -> what the head reads of each (B,T,C), no dropout."""
+        ids = self._check_ids("hidden", ids)
+        first = self._check_first("hidden", ids, first)
+        return self._full_pass(kernels.ops_for(self.dtype), ids, first=first)
 
     def logits(self, ids):
         """ids (B,T) -> logits (B,T,V), no dropout."""
@@ -255,16 +274,16 @@ class GPT:
         B, T, C = x.shape
         return ops.matmul(x.reshape(B * T, C), self.params["wte.weight"], trans_b=True).reshape(B, T, -1)
 
-    def _full_pass(self, ops, ids, caches=None):
+    def _full_pass(self, ops, ids, caches=None, first=None):
         """ids (B,T) -> what the head reads (B,T,C); what backward needs is appended to `caches`."""
-        config = self.config
-        first_keys = _first_keys(config, np.arange(ids.shape[1]), np.zeros(len(ids), np.int32))
+        config, places = self.config, np.arange(ids.shape[1], dtype=np.int32)
+        first = np.zeros(ids.shape, np.int32) if first is None else first
+        first_keys = _first_keys(config, places, first)
 
         def attend(layer, qkv):
             return ops.attention_forward(qkv, config.n_head, config.scale, first_keys[layer % 2])
 
-        positions = np.ascontiguousarray(np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape))
-        return self._blocks(ops, ids, positions, attend, caches)
+        return self._blocks(ops, ids, places - first, attend, caches)
 
     def _blocks(self, ops, ids, positions, attend, caches=None):
         """The layers, with attend(layer, qkv) -> out, lse for the attention of one."""
@@ -317,7 +336,8 @@ class GPT:
             # forward: y = norm(x, ln_f)
             dx = norm_backward(dx, *caches.pop(), self._ln_f, self._ln_f_grads)
         positions = caches.pop()
-        first_keys = _first_keys(self.config, positions[0], np.zeros(len(ids), np.int32))
+        places = np.arange(ids.shape[1], dtype=np.int32)
+        first_keys = _first_keys(self.config, places, places - positions)
 
         for layer in reversed(range(self.config.n_layer)):
             p, g, first_key = self._layers[layer], self._layer_grads[layer], first_keys[layer % 2]
@@ -347,6 +367,8 @@ class GPT:
         # forward: x = dropout(wte[ids] + wpe[positions])
         dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
         ops.embedding_backward(dx, ids, positions, grads["wte.weight"], grads["wpe.weight"])
+        if self.adapters:
+            self.adapters.take_rows(grads)
 
     # ------------------------------------------------------------------------ a layer's two branches
 
@@ -359,14 +381,14 @@ class GPT:
 
     def _attention_backward(self, ops, dx, a, layer, seen, first_key):
         """dx of the sum -> da."""
-        (qkv, out, lse), p, g = seen, self._layers[layer], self._layer_grads[layer]
+        qkv, out, lse = seen
         # forward: x + dropout(out @ attn_proj)
         dy = self._dropout(ops, dx, layer, ATTENTION, training=True)
-        dout = ops.linear_backward(dy, out, p.attn_proj.weight, g.attn_proj.weight, g.attn_proj.bias)
+        dout = self._linear_backward(ops, dy, out, layer, "attn_proj")
         # forward: out = attention(qkv)
         dqkv = ops.attention_backward(dout, qkv, out, lse, self.config.n_head, self.config.scale, first_key)
         # forward: qkv = a @ c_attn
-        return ops.linear_backward(dqkv, a, p.c_attn.weight, g.c_attn.weight, g.c_attn.bias)
+        return self._linear_backward(ops, dqkv, a, layer, "c_attn")
 
     def _mlp_forward(self, ops, m, x, layer, training):
         """x + mlp(m), and what of it backward needs: act costs less to compute again than to keep."""
@@ -383,14 +405,22 @@ class GPT:
         p, g = self._layers[layer], self._layer_grads[layer]
         # forward: x + dropout(gelu(h) @ mlp_proj)
         dy = self._dropout(ops, dx, layer, MLP, training=True)
-        if self.config.activation == "gelu":
-            act = ops.erf_gelu_forward(h)
-            dact = ops.linear_backward(dy, act, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
-            dh = ops.erf_gelu_backward(dact, h)
+        exact = self.config.activation == "gelu"
+        if exact or self.adapters:
+            act = ops.erf_gelu_forward(h) if exact else ops.gelu_forward(h)
+            dact = self._linear_backward(ops, dy, act, layer, "mlp_proj")
+            dh = ops.erf_gelu_backward(dact, h) if exact else ops.gelu_backward(dact, h)
         else:
             dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
         # forward: h = m @ c_fc
-        return ops.linear_backward(dh, m, p.c_fc.weight, g.c_fc.weight, g.c_fc.bias)
+        return self._linear_backward(ops, dh, m, layer, "c_fc")
+
+    def _linear_backward(self, ops, dy, x, layer, name):
+        """dy of y = x @ weight + bias, one of a layer's four -> dx; adds to the gradients, or adapters."""
+        linear, d = getattr(self._layers[layer], name), getattr(self._layer_grads[layer], name)
+        if self.adapters:
+            return self.adapters.linear_backward(ops, dy, x, linear.weight, f"h.{layer}.{LINEAR[name]}")
+        return ops.linear_backward(dy, x, linear.weight, d.weight, d.bias)
 
     def _add_projected(self, ops, y, proj, x, layer, place, training):
         """x + dropout(y @ proj), the end of a branch. Without dropout the product does the sum."""
@@ -481,6 +511,16 @@ class GPT:
             raise ValueError(f"{function}: ids must be in [0, {self.config.vocab_size}), got {bad}")
         return np.ascontiguousarray(ids, dtype=np.int32)
 
+    def _check_first(self, function, ids, first):
+        if first is None:
+            return None
+        first = _integers(function, "first", first)
+        if first.shape != ids.shape or not ((first >= 0) & (first <= np.arange(ids.shape[1]))).all():
+            raise ValueError(
+                f"{function}: first must be of shape {ids.shape}, from 0 to each token's own place"
+            )
+        return np.ascontiguousarray(first, np.int32)
+
     def _check_targets(self, function, ids, targets):
         targets = _integers(function, "targets", targets)
         if targets.shape != ids.shape:
@@ -513,13 +553,23 @@ def training_floats(config, batch, time):
 def _first_keys(config, queries, first):
     """For layers 0, 2, ... and 1, 3, ...: the first key that each query sees (B,t), or None where it is 0.
 
-    queries (t,): their places; first (B,): where each row's text begins. A query before it sees itself alone.
+    queries (t,): their places; first (B,) or (B,t): where the text of each row, or query, begins. A
+    query before it sees itself alone.
     """
-    begin = np.minimum(first[:, None], queries).astype(np.int32)
+    begin = np.minimum(first if first.ndim == 2 else first[:, None], queries).astype(np.int32)
     everything = begin if first.any() else None
     if config.window is None:
         return everything, everything
     return everything, np.maximum(begin, queries - (config.window - 1)).astype(np.int32)
+
+
+def frozen_shapes(shapes):
+    """What backward() needs room for where adapters are trained: all but the layers' matrices."""
+    return {n: shape for n, shape in shapes.items() if not (n.startswith("h.") and len(shape) == 2)}
+
+
+def _size(shapes):
+    return sum(map(prod, shapes.values()))
 
 
 def _views(flat, shapes):
@@ -534,7 +584,7 @@ def _by_layer(tensors, config):
     """For each layer its tensors (of params or grads) under the names of the formulas; and those of ln_f."""
 
     def pair(name):
-        return SimpleNamespace(weight=tensors[f"{name}.weight"], bias=tensors.get(f"{name}.bias"))
+        return SimpleNamespace(weight=tensors.get(f"{name}.weight"), bias=tensors.get(f"{name}.bias"))
 
     layers = [
         SimpleNamespace(

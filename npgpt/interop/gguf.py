@@ -14,7 +14,7 @@ import numpy as np
 
 from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
-from npgpt.text.tokenizer_json import Vocabulary
+from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
 TYPES = {"f32": (0, 0), "f16": (1, 1), "q8_0": (8, 7), "q4_0": (2, 2)}  # ggml's type, general.file_type
 NAMES = {
@@ -177,7 +177,8 @@ def _tokenizer_metadata(tokenizer, arch: str, vocab_size: int) -> dict:
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
     # llama.cpp insists on merges: one that does nothing where there are none.
     merges = [" ".join(pair) for pair in vocabulary.merges] or [" ".join([vocabulary.end_of_text] * 2)]
-    return {
+    template = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
+    return template | {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens + padding,

@@ -10,6 +10,13 @@ from pathlib import Path
 END_OF_TEXT = "<|endoftext|>"
 END_OF_WORD = "</w>"  # GPT-1 marks the end of a word, GPT-2 the blank before it
 UNKNOWN = "<unk>"
+ROLES = ("system", "user", "assistant")
+END_OF_TURN = "<|end|>"
+CHAT_TOKENS = (*(f"<|{role}|>" for role in ROLES), END_OF_TURN)
+CHAT_TEMPLATE = (  # text/tasks.py's encode_chat in Jinja
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 
 def _byte_characters() -> list[str]:
@@ -70,6 +77,8 @@ def read_pair(vocabulary, merges) -> Vocabulary:
     words = UNKNOWN in tokens and any(token.endswith(END_OF_WORD) for token in tokens)
     named = UNKNOWN if words else END_OF_TEXT
     special = {named: tokens[named]} if named in tokens else {}
+    special |= _added_tokens(merges.parent)
+    tokens = tokens | _tokens(special, merges)
     return Vocabulary(str(merges), tokens, pairs, special, _end_of_text(merges.parent), words)
 
 
@@ -143,6 +152,16 @@ def _end_of_text(folder: Path) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
+def _added_tokens(folder: Path) -> dict[str, int]:
+    """What tokenizer_config.json adds to vocab.json: Transformers' form without tokenizer.json."""
+    path = folder / "tokenizer_config.json"
+    added = read_json(path).get("added_tokens_decoder") if path.exists() else None
+    try:
+        return {token["content"]: int(i) for i, token in (added or {}).items() if token.get("special")}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path}: added_tokens_decoder must map ids to tokens, got {added!r:.60}") from None
+
+
 def write_vocabulary(folder, vocabulary: Vocabulary, model_max_length: int) -> None:
     """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
     folder, words = Path(folder), vocabulary.words
@@ -157,7 +176,17 @@ def write_vocabulary(folder, vocabulary: Vocabulary, model_max_length: int) -> N
     else:
         names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.end_of_text)
         config |= names | {"add_prefix_space": False}
+    if END_OF_TURN in vocabulary.special:
+        added = {str(token.pop("id")): token for token in _added(vocabulary)}
+        config |= {"added_tokens_decoder": added, "chat_template": CHAT_TEMPLATE}
     _write_json(folder / "tokenizer_config.json", config)
+
+
+def _added(vocabulary: Vocabulary) -> list[dict]:
+    """The special tokens as `tokenizers` describes them, by id."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    special = sorted(vocabulary.special.items(), key=lambda item: item[1])
+    return [{"id": i, "content": token, **flags, "special": True} for token, i in special]
 
 
 def _tokenizer_json(vocabulary: Vocabulary) -> dict:
@@ -171,8 +200,6 @@ def _tokenizer_json(vocabulary: Vocabulary) -> dict:
             "use_regex": True,
         }
 
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": token, **flags, "special": True} for token, i in vocabulary.special.items()]
     if vocabulary.words:
         bert = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
         steps = {
@@ -192,7 +219,7 @@ def _tokenizer_json(vocabulary: Vocabulary) -> dict:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "added_tokens": _added(vocabulary),
         **steps,
         "model": {
             "type": "BPE",

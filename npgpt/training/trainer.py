@@ -222,7 +222,7 @@ class Trainer:
 
         A loss that is not finite ends it: no gradient counts then.
         """
-        x, y = self.batches.batch(batch)
+        x, y, *first = self.batches.batch(batch)  # first: of examples packed side by side
         B, model = self.plan.batch_size, self.model
         total, tokens, before = 0.0, 0, 0
         for model.first_sample in range(0, len(x), B):
@@ -230,7 +230,7 @@ class Trainer:
             n = int((y[part] >= 0).sum())
             if before and n != before:  # each part's gradient is a mean over its own tokens
                 model.flat_grads[...] *= before / n
-            loss = model.forward(x[part], y[part])
+            loss = model.forward(x[part], y[part], *(rows[part] for rows in first))
             total, tokens, before = total + loss * n, tokens + n, n
             if not math.isfinite(loss):
                 break

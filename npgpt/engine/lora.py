@@ -1,0 +1,130 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): a low-rank product beside each frozen matrix of the layers.
+
+W = base + scale * A @ B, kept merged in the model, so that forward, generation and files know nothing of it.
+Before an optimizer a LoRA stands in its model's place: flat_params, flat_grads and the moments are those of
+the adapters alone, and of the last rows of wte, where tokens were added.
+
+K inputs, N outputs, R rank, M rows of activations.
+"""
+
+import json
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.engine import kernels
+from npgpt.engine.model import _size, _views, frozen_shapes, parameter_shapes, training_floats
+
+ROWS = "wte.rows"
+
+
+def lora_forward(base, a, b, scale):
+    """base (K,N), a (K,R), b (R,N) -> w = base + scale * a @ b."""
+    return base + base.dtype.type(scale) * (a @ b)
+
+
+def lora_backward(ops, dy, x, w, a, b, da, db, scale):
+    """dy (M,N), x (M,K), w (K,N) merged -> dx (M,K); adds to da (K,R), db (R,N), never making dw (K,N)."""
+    # forward: y = x @ (base + scale * a @ b)
+    dy_b = ops.matmul(dy, b, trans_b=True)  # (M,R)
+    da += da.dtype.type(scale) * ops.matmul(x, dy_b, trans_a=True)
+    db += db.dtype.type(scale) * ops.matmul(ops.matmul(x, a), dy, trans_a=True)
+    return ops.matmul(dy, w, trans_b=True)
+
+
+class LoRA:
+    """The adapters of a model, which has them as model.adapters from then on."""
+
+    def __init__(self, model, rank: int, rows: int = 0, alpha: float | None = None, seed: int = 0):
+        """rows: the last ones of wte that are trained too. The scale is alpha / rank, 2 unless told."""
+        self.model, self.config, self.dtype, self.rank = model, model.config, model.dtype, rank
+        self.alpha = 2 * rank if alpha is None else alpha
+        shapes = adapter_shapes(model.config, rank, rows)
+        self.num_params = self.n_decay = _size(shapes)
+        self.flat_params = kernels.zeros(self.num_params, self.dtype)
+        self.params = _views(self.flat_params, shapes)
+        self.flat_grads = kernels.zeros(self.num_params, self.dtype)
+        self.grads = _views(self.flat_grads, shapes)
+        self.base = {name: w.copy() for name, w in model.params.items() if f"{name}.A" in shapes}
+        rng = np.random.default_rng(seed)
+        for name in self.base:  # B stays 0, so that training begins at the model as it is
+            a = self.params[f"{name}.A"]
+            a[...] = rng.standard_normal(a.shape, dtype=np.float32) / np.sqrt(len(a))
+        if rows:
+            self.params[ROWS][...] = model.params["wte.weight"][-rows:]
+        model._flat_grads = model._grads = None
+        model.adapters = self
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def touch(self):
+        """Merge, once params changed."""
+        for name, base in self.base.items():
+            a, b = self.params[f"{name}.A"], self.params[f"{name}.B"]
+            self.model.params[name][...] = lora_forward(base, a, b, self.scale)
+        if ROWS in self.params:
+            self.model.params["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
+        self.model.touch()
+
+    def zero_grads(self):
+        self.model.zero_grads()
+
+    def linear_backward(self, ops, dy, x, w, name):
+        """dy (...,N), x (...,K) of the linear `name`, w its merged weight -> dx (...,K)."""
+        (K, N), key = w.shape, f"{name}.weight"
+        dy_2d, x_2d = dy.reshape(-1, N), x.reshape(-1, K)
+        tensors = [part[f"{key}.{m}"] for part in (self.params, self.grads) for m in "AB"]
+        return lora_backward(ops, dy_2d, x_2d, w, *tensors, self.scale).reshape(x.shape)
+
+    def take_rows(self, grads):
+        """After a backward pass: the gradient of the trained rows of wte; the rest of the room is cleared."""
+        if ROWS in self.params:
+            self.grads[ROWS] += grads["wte.weight"][-len(self.params[ROWS]) :]
+        self.model.flat_grads[...] = 0
+
+    def save(self, folder, base_model: str) -> None:
+        """adapter_model.safetensors and adapter_config.json, as PEFT has them; `folder` is made."""
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for name in self.base:
+            for m in "AB":
+                key = f"base_model.model.transformer.{name.removesuffix('.weight')}.lora_{m}.weight"
+                tensors[key] = np.ascontiguousarray(self.params[f"{name}.{m}"].T)
+        if ROWS in self.params:  # PEFT has no name for these alone
+            tensors["wte.rows"] = self.params[ROWS]
+        save_file(tensors, folder / "adapter_model.safetensors")
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": True,
+            "target_modules": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def adapter_shapes(config, rank: int, rows: int) -> dict:
+    """{name: shape} of what is trained."""
+    shapes = {ROWS: (rows, config.n_embd)} if rows else {}
+    for name, shape in parameter_shapes(config).items():
+        if name.startswith("h.") and len(shape) == 2:
+            shapes |= {f"{name}.A": (shape[0], rank), f"{name}.B": (rank, shape[1])}
+    return shapes
+
+
+def lora_floats(config, batch: int, time: int, rank: int, rows: int) -> int:
+    """As training_floats: weights, the frozen ones kept, room for backward, adapters with their moments."""
+    shapes = parameter_shapes(config)
+    layers, rest = _size(shapes) - _size(frozen_shapes(shapes)), _size(frozen_shapes(shapes))
+    trained = 4 * sum(map(prod, adapter_shapes(config, rank, rows).values()))
+    return training_floats(config, batch, time) - 3 * (layers + rest) + layers + rest + trained

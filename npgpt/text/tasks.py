@@ -1,0 +1,253 @@
+"""Examples of a task, from JSONL to ids: prompts with completions, conversations, texts with labels.
+
+A conversation is written as <|user|>text<|end|><|assistant|>text<|end|>: each turn opened by its role's token
+and closed by the end. A text with a label is a conversation of one question. These tokens are added behind a
+tokenizer's own, whose ids stay; the end of a turn becomes its end of text, so that whatever generates stops
+there. A prompt is followed by its completion as it stands, and that by the end of text.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.text.tokenizer import BPETokenizer, Tokenizer
+from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TURN, ROLES
+
+FORMS = {
+    "prompt": '{"prompt": "...", "completion": "..."}',
+    "messages": '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
+    "label": '{"text": "...", "label": "..."}',
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line of a file: turns (role, text); what an assistant says, or a completion, is to be learnt."""
+
+    line: int
+    form: str  # of FORMS
+    turns: tuple[tuple[str, str], ...]
+
+    @property
+    def label(self) -> str | None:
+        return self.turns[-1][1] if self.form == "label" else None
+
+
+# ---------------------------------------------------------------------------- tokens
+
+
+def has_roles(tokenizer: Tokenizer) -> bool:
+    """Whether conversations can be written with this tokenizer."""
+    return all(token in tokenizer.vocabulary.special for token in CHAT_TOKENS)
+
+
+def add_roles(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer with the tokens of a conversation behind its own, which keep their ids."""
+    if has_roles(tokenizer):
+        return tokenizer
+    vocabulary = tokenizer.vocabulary
+    if vocabulary.words:
+        raise ValueError("add_roles: tokenizer must be of bytes or byte-level BPE, got GPT-1's")
+    new = [token for token in CHAT_TOKENS if token not in vocabulary.tokens]
+    ids = {token: len(vocabulary.tokens) + n for n, token in enumerate(new)}
+    special = vocabulary.special | {token: (vocabulary.tokens | ids)[token] for token in CHAT_TOKENS}
+    tokens = vocabulary.tokens | ids
+    return BPETokenizer(replace(vocabulary, tokens=tokens, special=special, end_of_text=END_OF_TURN))
+
+
+def end_token(tokenizer: Tokenizer) -> int:
+    """The id that closes a turn, and so a reply."""
+    return tokenizer.vocabulary.special.get(END_OF_TURN, tokenizer.end_of_text)
+
+
+def encode_chat(tokenizer: Tokenizer, messages, reply: bool = True) -> list[int]:
+    """The ids of messages [{"role", "content"}], with the assistant's turn opened unless reply is False.
+
+    ValueError for another role than system, user and assistant, or a tokenizer without roles. Nothing that
+    is spelt out in a content becomes a special token.
+    """
+    if not has_roles(tokenizer):
+        raise ValueError(
+            f"encode_chat: tokenizer must have the tokens {', '.join(CHAT_TOKENS)}, got one without"
+        )
+    ids = []
+    for n, message in enumerate(messages):
+        if message["role"] not in ROLES:
+            raise ValueError(
+                f"encode_chat: messages[{n}]: role must be {_either(ROLES)}, got {message['role']!r}"
+            )
+        ids += _turn(tokenizer, message["role"], message["content"])
+    return ids + ([tokenizer.vocabulary.special["<|assistant|>"]] if reply else [])
+
+
+def _turn(tokenizer, role: str, text: str) -> list[int]:
+    return [
+        tokenizer.vocabulary.special[f"<|{role}|>"],
+        *tokenizer.encode(text).tolist(),
+        end_token(tokenizer),
+    ]
+
+
+def encode_example(tokenizer: Tokenizer, example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """ids (n,) int32 of an example, and which of them are to be learnt (n,) bool."""
+    if example.form == "prompt":
+        (_, prompt), (_, completion) = example.turns
+        before = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
+        parts = [(before, 0), ([*tokenizer.encode(completion).tolist(), tokenizer.end_of_text], 1)]
+    else:
+        parts = []
+        for role, text in example.turns:
+            role_id, *rest = _turn(tokenizer, role, text)
+            parts += [([role_id], 0), (rest, int(role == "assistant"))]
+    ids = np.concatenate([ids for ids, _ in parts]).astype(np.int32)
+    return ids, np.repeat([learnt for _, learnt in parts], [len(ids) for ids, _ in parts]).astype(bool)
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def read_examples(path, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
+    """The examples of a JSONL file, all of one form; with skip_bad, what is wrong with the lines left out.
+
+    ValueError, with file, line and what was expected, for the first line at fault (without skip_bad), for a
+    file without examples, and for labels that are all the same.
+    """
+    examples, bad, form = [], [], None
+    for number, line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            example = _example(line, number)
+            form = form or example.form
+            if example.form != form:
+                raise ValueError(
+                    f"must be of one form with the lines before, {FORMS[form]}, got {_keys(line)}"
+                )
+            examples.append(example)
+        except ValueError as error:
+            bad.append(f"{path}: line {number}: {error}")
+            if not skip_bad:
+                raise ValueError(bad[0]) from None
+    if not examples:
+        raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got none")
+    if form == "label" and len(labels := Counter(e.label for e in examples)) < 2:
+        raise ValueError(f"{path}: must have two labels at least, got {next(iter(labels))!r} alone")
+    return examples, bad
+
+
+def _example(line: bytes, number: int) -> Example:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"must be JSON, as {FORMS['prompt']}, got {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"must be a JSON object, as {FORMS['prompt']}, got {type(record).__name__}")
+    if set(record) == {"prompt", "completion"}:
+        turns = ("prompt", _text(record, "prompt", empty=True)), ("completion", _text(record, "completion"))
+        return Example(number, "prompt", turns)
+    if set(record) == {"text", "label"}:
+        return Example(
+            number, "label", (("user", _text(record, "text")), ("assistant", _text(record, "label")))
+        )
+    if set(record) == {"messages"}:
+        return Example(number, "messages", _turns(record["messages"]))
+    raise ValueError(f"must have the fields of {' or '.join(FORMS.values())}, got {_keys(line)}")
+
+
+def _turns(messages) -> tuple[tuple[str, str], ...]:
+    if not (isinstance(messages, list) and messages):
+        raise ValueError(f"messages must be a list of messages, as {FORMS['messages']}, got {messages!r:.40}")
+    turns = []
+    for n, message in enumerate(messages):
+        if not (isinstance(message, dict) and set(message) == {"role", "content"}):
+            raise ValueError(f"messages[{n}] must have role and content, got {message!r:.60}")
+        role = "system" if message["role"] == "developer" else message["role"]
+        if role not in ROLES:
+            raise ValueError(f"messages[{n}]: role must be {_either(ROLES)}, got {message['role']!r:.40}")
+        turns.append((role, _text(message, "content")))
+    if turns[-1][0] != "assistant":
+        raise ValueError(f"the last message must be an assistant's, to learn from, got a {turns[-1][0]}'s")
+    return tuple(turns)
+
+
+def _text(record: dict, field: str, empty=False) -> str:
+    value = record[field]
+    if not isinstance(value, str) or not (value.strip() or empty):
+        raise ValueError(f"{field} must be text{'' if empty else ' that is not empty'}, got {value!r:.40}")
+    return value
+
+
+def _keys(line: bytes) -> str:
+    return ", ".join(map(repr, json.loads(line))) or "{}"
+
+
+def _either(names) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+# ---------------------------------------------------------------------------- batches
+
+
+def split_examples(count: int, labels, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the examples for training and for validation, drawn by seed, each label in proportion."""
+    training, validation = [], []
+    order = np.random.default_rng([seed, count]).permutation(count)
+    for label in dict.fromkeys(labels):
+        group = [i for i in order if labels[i] == label]
+        held = min(round(fraction * len(group)), len(group) - 1)
+        validation, training = validation + group[:held], training + group[held:]
+    return np.array(training, np.int64), np.array(validation, np.int64)
+
+
+def pack(examples, block_size: int):
+    """Examples (ids, learnt) side by side in rows, first fit, the longest first -> x, y, first (R,T) int32.
+
+    y is -1 where nothing is to be learnt; first is where the example that a token belongs to begins, so that
+    no token sees another's and positions count from there. T is the longest row, at most block_size.
+    """
+    rows, free = [], []
+    for ids, learnt in sorted(examples, key=lambda example: -len(example[0])):
+        size = len(ids) - 1
+        row = next((r for r, room in enumerate(free) if room >= size), len(rows))
+        if row == len(rows):
+            rows.append([])
+            free.append(block_size)
+        rows[row].append((ids, learnt))
+        free[row] -= size
+    T = block_size - min(free)
+    x, y = np.zeros((len(rows), T), np.int32), np.full((len(rows), T), -1, np.int32)
+    first = np.tile(np.arange(T, dtype=np.int32), (len(rows), 1))  # padding sees itself alone
+    for r, row in enumerate(rows):
+        at = 0
+        for ids, learnt in row:
+            end = at + len(ids) - 1
+            x[r, at:end] = ids[:-1]
+            y[r, at:end] = np.where(learnt[1:], ids[1:], -1)
+            first[r, at:end], at = at, end
+    return x, y, first
+
+
+class ExampleBatches:
+    """Batches of `batch_size` examples, packed; the batch of a step is a function of (seed, step).
+
+    An epoch has every example once; with balance each label equally often, the rarer ones again and again.
+    """
+
+    def __init__(self, examples, block_size: int, batch_size: int, seed: int, balanced_by=None):
+        self.examples, self.block_size, self.batch_size, self.seed = examples, block_size, batch_size, seed
+        self.order = np.arange(len(examples))
+        if balanced_by:
+            groups = [np.flatnonzero(np.array(balanced_by) == label) for label in dict.fromkeys(balanced_by)]
+            most = max(map(len, groups))
+            self.order = np.concatenate([np.resize(group, most) for group in groups])
+        self.per_epoch = -(-len(self.order) // batch_size)
+
+    def batch(self, step: int):
+        """x, y, first (R,T) of step 0, 1, ...: see pack."""
+        epoch, position = divmod(step, self.per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.order)
+        chosen = order[position * self.batch_size :][: self.batch_size]
+        return pack([self.examples[i] for i in chosen], self.block_size)
