@@ -173,8 +173,8 @@ def main():
     print(f"{args.size} {args.type}, {args.threads} threads, medians of {args.turns} turns")
     for row in report:
         print(
-            f"{row['server']:10}{row['clients']:3} clients {row['tokens_per_second']:8,.1f} tokens/s in all   "
-            f"first token after {row['first_p50']:.3f} s (p50) {row['first_p99']:.3f} s (p99)"
+            f"{row['server']:10}{row['clients']:3} clients {row['tokens_per_second']:8,.1f} tokens/s in all  "
+            f" first token after {row['first_p50']:.3f} s (p50) {row['first_p99']:.3f} s (p99)"
         )
     for name, seconds in waits.items():
         rates = {row["clients"]: row["tokens_per_second"] for row in report if row["server"] == name}
