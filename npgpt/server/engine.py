@@ -16,6 +16,8 @@ import numpy as np
 from npgpt.runtime import binding
 from npgpt.runtime.sampling import Sampling, TextStream
 
+PIECE = 0.015  # seconds between two pieces of a stream at least, and
+PIECES = 200  # of them a second in all: to send one costs as much as a token of a small model
 PREFILL = 64  # tokens of prompts between two steps: about as long as a few steps of eight streams
 
 
@@ -98,6 +100,7 @@ class Sequence:
         self.cancelled = False
         self.drawn = 0
         self.submitted = self.first = None  # seconds on the monotonic clock
+        self.woken = 0.0  # when last
         self.wake = None  # called by the event loop when there is something new
         self._out = deque()  # (text, tokens, finish)
 
@@ -312,6 +315,10 @@ class Engine:
                 sequence.end(error)
 
     def _wake(self, sequences) -> None:
-        calls = {s.wake for s in sequences if s.wake}  # one for each request
-        if calls:
+        now = time.monotonic()
+        since = now - max(PIECE, len(self._running) / PIECES)
+        told = [s for s in sequences if s.wake and (s.finish or s.woken < since)]
+        for sequence in told:
+            sequence.woken = now
+        if calls := {s.wake for s in told}:  # one for each request
             self._loop.call_soon_threadsafe(lambda: [call() for call in calls])

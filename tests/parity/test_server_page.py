@@ -1,0 +1,208 @@
+"""The page in a real headless Chromium: written to, streamed into, looked at, without a mouse."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from npgpt import train
+from tests.server.process import ROOT, Process
+
+pytest.importorskip("uvicorn")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
+KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowRight": 39, "ArrowLeft": 37, "End": 35}
+
+
+class Browser:
+    """Chromium over the DevTools protocol: JSON with a NUL behind it through two pipes."""
+
+    def __init__(self, *flags):
+        (read, theirs), (ours, write) = os.pipe(), os.pipe()
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        flags = [f"--user-data-dir={self.folder.name}", "--headless", "--no-sandbox", "--disable-gpu", *flags]
+        command = " ".join([CHROMIUM, *flags, "--remote-debugging-pipe", f"3<&{ours}", f"4>&{theirs}"])
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(["bash", "-c", "exec " + command], pass_fds=(ours, theirs), **quiet)
+        os.close(ours), os.close(theirs)
+        self.read, self.write = os.fdopen(read, "rb"), os.fdopen(write, "wb", buffering=0)
+        self.count, self.rest, self.session, self.errors = 0, b"", None, []
+        target = self("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self(f"{domain}.enable")
+
+    def __call__(self, method, **params):
+        """A command's result; what the page complains of meanwhile is kept in errors."""
+        self.count += 1
+        command = {"id": self.count, "method": method, "params": params}
+        if self.session:
+            command["sessionId"] = self.session
+        self.write.write(json.dumps(command).encode() + b"\0")
+        while True:
+            while b"\0" not in self.rest:
+                data = self.read.read1(1 << 20)
+                assert data, "Chromium ended"
+                self.rest += data
+            line, _, self.rest = self.rest.partition(b"\0")
+            message = json.loads(line)
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.errors.append(message["params"])
+            if message.get("id") == self.count:
+                assert "error" not in message, message
+                return message["result"]
+
+    def js(self, code):
+        """The value of an expression."""
+        answer = self("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def until(self, code, seconds=30):
+        """The value of an expression once it is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.js(code)):
+            assert time.monotonic() < end, f"not yet: {code}"
+            time.sleep(0.02)
+        return value
+
+    def press(self, key, modifiers=0):
+        more = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": modifiers}
+        if key == "Enter":
+            more["text"] = "\r"
+        self("Input.dispatchKeyEvent", type="keyDown", **more)
+        self("Input.dispatchKeyEvent", type="keyUp", **more)
+
+    def tab_to(self, id):
+        """Tab until the element has the focus."""
+        for _ in range(60):
+            if self.js("document.activeElement.id") == id:
+                return
+            self.press("Tab")
+        raise AssertionError(f"Tab does not reach {id}")
+
+    def look(self, name):
+        """A screenshot, kept where NPGPT_SCREENSHOTS says -> its bytes."""
+        picture = base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        if folder := os.environ.get("NPGPT_SCREENSHOTS"):
+            Path(folder, f"{name}.png").write_bytes(picture)
+        return picture
+
+    def close(self):
+        self("Browser.close")
+        self.process.wait(30)
+        self.read.close(), self.write.close()
+        self.folder.cleanup()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "praia"
+    text = ROOT / "data" / "textosdetreinamento.txt"
+    flags = "--n-layer 1 --n-head 2 --n-embd 32 --block-size 64 --steps 60 --split 0.8,0.1,0.1".split()
+    assert train.main([str(text), *flags, "--eval-every", "10", "--out", str(run)]) == 0
+    with Process(run) as server:
+        yield server
+
+
+@pytest.fixture
+def browser(server):
+    browser = Browser("--window-size=1180,1000", "--lang=en-US")
+    browser("Page.navigate", url=server.url)
+    browser.until("document.readyState === 'complete' && document.title === 'praia'")
+    yield browser
+    browser.close()
+    assert browser.errors == []
+
+
+def test_a_text_is_written_by_keys_alone(server, browser):
+    browser.tab_to("prompt")
+    browser.press("End", modifiers=2)
+    browser("Input.insertText", text=" não é")
+    browser.tab_to("seed")
+    browser("Input.insertText", text="5")
+    browser.press("Enter", modifiers=2)  # Ctrl
+    browser.until("!document.getElementById('keep').disabled")
+    fields = {"model": "praia", "prompt": "O sol não é", "seed": 5, "max_tokens": 200, "temperature": 0.8}
+    expected = server.ask("/v1/completions", fields)[1]["choices"][0]["text"]
+    assert browser.js("document.getElementById('output').textContent") == "O sol não é" + expected
+    tokens = "[...document.querySelectorAll('#output .token')]"
+    shades = browser.js(f"{tokens}.map((t) => t.style.getPropertyValue('--surprise'))")
+    assert len(shades) > 150 and all(0 <= float(shade) <= 1 for shade in shades) and len(set(shades)) > 20
+
+    assert browser.js("document.getElementById('tip').hidden")
+    browser.js("document.getElementById('keep').focus()")
+    browser.press("Tab")  # to the first token
+    assert browser.js("document.activeElement === document.querySelector('#output .token')")
+    assert not browser.js("document.getElementById('tip').hidden")
+    rows = browser.js("[...document.querySelectorAll('#tip tr')].map((row) => row.innerText)")
+    assert 6 <= len(rows) <= 7 and all("%" in row for row in rows)
+    drawn = browser.js("document.querySelector('#tip tr.drawn td').textContent")
+    assert drawn.replace("␣", " ") == browser.js("document.activeElement.textContent")
+    light = browser.look("write-light")
+    browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    dark = browser.look("write-dark")
+    assert light != dark and min(len(light), len(dark)) > 20_000
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert browser.js(paper) == "rgb(22, 24, 26)"
+    own = browser.js(
+        "performance.getEntriesByType('resource').every((e) => e.name.startsWith(location.origin))"
+    )
+    assert own  # nothing comes from elsewhere
+
+
+def test_escape_stops_and_frees_the_session(server, browser):
+    browser.js("document.getElementById('max_tokens').value = 1000")
+    browser.js("document.getElementById('go').focus()")
+    for _ in range(3):  # it may have ended by itself
+        browser.press("Enter")
+        browser.until("document.querySelector('#output .token')")
+        browser.press("Escape")
+        browser.until("document.getElementById('stop').disabled")
+        if browser.js("document.querySelectorAll('#output .token').length") < 1000:
+            break
+    assert browser.js("document.querySelectorAll('#output .token').length") < 1000
+    server.settles("npgpt_sessions", lambda n: n == 0, 2)
+
+
+def test_two_languages_and_the_curve(browser):
+    curve = browser.js("[...document.querySelectorAll('#plot polyline')].map((l) => l.points.length)")
+    assert len(curve) == 2 and curve[0] >= 60 and curve[1] >= 6
+    assert browser.js("document.querySelector('#go').textContent") == "Write on"
+    browser.tab_to("language")
+    browser.press("Enter")
+    assert browser.js("document.querySelector('#go').textContent") == "Continuar"
+    assert browser.js("document.documentElement.lang") == "pt-BR"
+    words = "Object.keys(WORDS.en).sort().join() === Object.keys(WORDS.pt).sort().join()"
+    assert browser.js(words)
+    browser("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    assert browser.js("document.documentElement.scrollWidth") <= 390  # a telephone
+    browser.look("telephone")
+
+
+def test_an_error_is_said(server, browser):
+    browser.js("document.getElementById('prompt').value = 'a'.repeat(100)")
+    browser.js("document.getElementById('go').click()")
+    message = browser.until("document.getElementById('error').textContent")
+    assert "maximum context length is 64 tokens, got 100" in message
+    browser.errors.clear()  # a refused request is in the console too
+
+
+def test_a_key_is_asked_for(server, tmp_path):
+    run = next(Path(server.process.args[-1].split("main(['")[1].split("'")[0]).parent.iterdir())
+    with Process(run, "--api-key", "sesame") as server:
+        browser = Browser("--lang=pt-BR")
+        browser("Page.navigate", url=server.url)
+        browser.until("document.getElementById('login')?.hidden === false")
+        assert browser.js("document.getElementById('all').hidden")
+        browser.js("document.getElementById('key').focus()")
+        browser("Input.insertText", text="sesame")
+        browser.press("Enter")
+        browser.until("document.title === 'praia' && !document.getElementById('all').hidden")
+        browser.close()
