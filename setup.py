@@ -20,7 +20,8 @@ HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc"
 
 # -ffp-contract=off: a*b+c is rounded as it is written; results do not depend on what a compiler fuses.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
-ISA_FLAGS = {"avx2": ["-mavx2", "-mfma", "-mf16c"]}
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+ISA_FLAGS = {"avx2": AVX2, "avx512vnni": [*AVX2, "-mavx512vl", "-mavx512vnni"]}
 REQUIRED = os.environ.get("NPGPT_REQUIRE_KERNELS", "0") not in ("", "0")
 
 

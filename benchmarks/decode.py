@@ -1,141 +1,121 @@
-"""`python -m benchmarks.decode`: prompts and new tokens beside llama.cpp, in turns, on the same files.
+"""`python -m benchmarks.decode`: prompts and new tokens beside llama.cpp and CTranslate2, in turns.
 
-Random weights, greedy, 128 tokens of prompt and 64 new ones, medians of the turns; beside them the share of
-the read bandwidth measured in the same run. llama.cpp is the xllamacpp wheel's; without it we are alone.
+Random weights, greedy, 128 tokens of prompt and 64 new ones; each contender in a process of its own, which is
+generators.py; medians of the turns. llama.cpp (the xllamacpp wheel) reads the very file, CTranslate2 has the
+same weights as its own float32 or int8. In between: the machine's read bandwidth and peak.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
-import numpy as np
-
 import npgpt
+from benchmarks.generators import NEW, PROMPT, SIZES, write_ctranslate2
 from npgpt.engine import kernels
 from npgpt.interop.gguf import TYPES, write_gguf
-from npgpt.runtime import binding
-from npgpt.text.tokenizer import ByteTokenizer
 
-SIZES = {
-    "124M": {},
-    "4L x 128": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "vocab_size": 257},
-}
-PROMPT, NEW = 128, 64
+PEERS = {"npgpt": "gguf", "llama.cpp": "gguf", "CTranslate2": "folder"}
+COMPUTE = {"f32": "float32", "q8_0": "int8"}  # CTranslate2's; it has no other types on such a CPU
 
 
-class Ours:
-    name = "npgpt"
+class Contender:
+    def __init__(self, name, path, threads):
+        command = [sys.executable, "-m", "benchmarks.generators", name, str(path), str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ask("turn")  # warm
 
-    def __init__(self, path, threads):
-        kernels.set_num_threads(threads)
-        self.session = binding.Session(binding.Model.open(path))
+    def ask(self, what):
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
-    def turn(self, ids):
-        """(prompt tokens a second, new tokens a second)"""
-        self.session.reset()
-        how = binding.sampling_struct(npgpt.runtime.sampling.Sampling(0), 256)
-        start = time.perf_counter()
-        self.session.feed(ids)
-        read = time.perf_counter()
-        for _ in range(NEW):
-            self.session.feed([self.session.sample(how)])
-        return PROMPT / (read - start), NEW / (time.perf_counter() - read)
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
-class LlamaCpp:
-    name = "llama.cpp"
+def measure(model, size, type, folder, turns, threads, peers):
+    path = folder / f"{type}.gguf"
+    write_gguf(path, model, model.tokenizer, type)
+    read = path.stat().st_size - model.params["wpe.weight"].nbytes  # positions are looked up
+    contenders = {}
+    for name in peers:
+        if name == "CTranslate2" and type not in COMPUTE:
+            continue
+        place = path
+        if name == "CTranslate2":
+            place = folder / f"ctranslate2-{COMPUTE[type]}"
+            write_ctranslate2(place, model, COMPUTE[type])
+        contenders[name] = Contender(name, place, threads)
+    results, limits = {name: [] for name in contenders}, []
+    for _ in range(turns):
+        for name, contender in contenders.items():
+            results[name].append(contender.ask("turn"))
+        limits.append(kernels.limits(0.2))
+    eight = [contenders["npgpt"].ask("eight") for _ in range(3)]
+    for contender in contenders.values():
+        contender.close()
+    path.unlink()
+    peak, bandwidth = (statistics.median(column) for column in zip(*limits, strict=True))
+    row = {"size": size, "type": type, "threads": threads, "peak": peak, "bandwidth": bandwidth}
+    for name, answers in results.items():
+        row[name] = {key: statistics.median(a[key] for a in answers) for key in ("prefill", "decode")}
+    row["share"] = row["npgpt"]["decode"] * read / 1e9 / bandwidth
+    row["eight"] = statistics.median(eight)
+    weights = sum(w.size for name, w in model.params.items() if w.ndim == 2 and name != "wpe.weight")
+    row["eight_of_peak"] = row["eight"] * 2 * weights / 1e9 / peak
+    return row
 
-    def __init__(self, path, threads):
-        import xllamacpp
 
-        params = xllamacpp.CommonParams()
-        params.model.path, params.n_ctx, params.n_parallel = str(path), 256, 1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        self.server = xllamacpp.Server(params)
-
-    def turn(self, ids):
-        asked = {"prompt": ids.tolist(), "n_predict": NEW, "temperature": 0, "ignore_eos": True}
-        data = json.dumps(asked | {"cache_prompt": False}).encode()
-        url = f"{self.server.listening_address}/completion"
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            times = json.load(answer)["timings"]
-        return times["prompt_per_second"], times["predicted_per_second"]
-
-
-def together(path, sessions=8, steps=16):
-    """Tokens a second of several sessions decoded at once."""
-    model = binding.Model.open(path)
-    many = [binding.Session(model) for _ in range(sessions)]
-    for session in many:
-        session.feed(range(16))
-    start = time.perf_counter()
-    for _ in range(steps):
-        binding.feed_many(many, [1] * sessions)
-    return sessions * steps / (time.perf_counter() - start)
+def show(row):
+    print(
+        f"\n{row['size']}, {row['type']}: peak {row['peak']:.0f} GFLOP/s, read {row['bandwidth']:.0f} GB/s; "
+        f"ours reads {row['share']:.0%} of that; eight sessions together {row['eight']:,.0f} tokens/s, "
+        f"{row['eight'] / row['npgpt']['decode']:.1f} times one, {row['eight_of_peak']:.0%} of the peak"
+    )
+    print(f"{'':14}{'prefill':>10}{'decode':>10}   ours / theirs")
+    for name in PEERS:
+        if name in row:
+            ratios = [row["npgpt"][key] / row[name][key] for key in ("prefill", "decode")]
+            print(
+                f"{name:14}{row[name]['prefill']:10,.0f}{row[name]['decode']:10,.0f}"
+                f"{ratios[0]:8.2f}{ratios[1]:8.2f}",
+                flush=True,
+            )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=SIZES, action="append", help="default: all")
     parser.add_argument("--type", choices=TYPES, action="append", help="default: all")
+    parser.add_argument("--peer", choices=PEERS, action="append", help="default: those that are installed")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=kernels.get_num_threads())
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    ids = np.random.default_rng(0).integers(0, 256, PROMPT)
+    from importlib.util import find_spec
+
+    needs = {"npgpt": "npgpt", "llama.cpp": "xllamacpp", "CTranslate2": "ctranslate2"}
+    peers = args.peer or [name for name in PEERS if find_spec(needs[name])]
+    if "npgpt" not in peers:
+        peers = ["npgpt", *peers]
     rows = []
+    if not args.json:
+        print(f"{kernels.describe()}; {PROMPT} tokens of prompt, {NEW} new ones, tokens/s")
     for size in args.size or SIZES:
-        config = npgpt.GPTConfig(**SIZES[size])
-        model = npgpt.GPT(config)
+        model = npgpt.GPT(npgpt.GPTConfig(**SIZES[size]))
+        model.tokenizer = npgpt.text.tokenizer.ByteTokenizer()
         for type in args.type or TYPES:
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.gguf"
-                write_gguf(path, model, ByteTokenizer(), type)
-                read = path.stat().st_size - 4 * config.block_size * config.n_embd  # positions are looked up
-                peers = [Ours(path, args.threads)]
-                try:
-                    peers.append(LlamaCpp(path, args.threads))
-                except ImportError:
-                    pass
-                for peer in peers:
-                    peer.turn(ids)  # warm
-                turns = {peer.name: [] for peer in peers}
-                for _ in range(args.turns):
-                    for peer in peers:
-                        turns[peer.name].append(peer.turn(ids))
-                _, bandwidth = kernels.limits(0.3)
-                row = {"size": size, "type": type, "threads": args.threads, "bandwidth": bandwidth}
-                for name, results in turns.items():
-                    prefill, decode = (statistics.median(column) for column in zip(*results, strict=True))
-                    row[name] = {"prefill": prefill, "decode": decode}
-                row["share"] = row["npgpt"]["decode"] * read / 1e9 / bandwidth
-                row["eight"] = together(path)
-                rows.append(row)
-                if not args.json:
-                    show(row)
-                del peers
+                rows.append(measure(model, size, type, Path(folder), args.turns, args.threads, peers))
+            if not args.json:
+                show(rows[-1])
     if args.json:
         print(json.dumps(rows))
-
-
-def show(row):
-    line = f"{row['size']:9}{row['type']:6}"
-    for name in ("npgpt", "llama.cpp"):
-        if name in row:
-            line += f"{name}: {row[name]['prefill']:8,.0f} read {row[name]['decode']:8,.1f} written   "
-    if "llama.cpp" in row:
-        line += "ours / theirs: " + " ".join(
-            f"{row['npgpt'][k] / row['llama.cpp'][k]:.2f}" for k in ("prefill", "decode")
-        )
-    print(
-        f"{line}   {row['share']:.0%} of {row['bandwidth']:.0f} GB/s   eight at once: {row['eight']:,.0f}",
-        flush=True,
-    )
 
 
 if __name__ == "__main__":

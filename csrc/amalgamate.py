@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOMS = ("kernels", "threads", "text", "runtime")
-TARGETS = {"avx2": "avx2,fma,f16c"}
+TARGETS = {"avx2": "avx2,fma,f16c", "avx512vnni": "avx2,fma,f16c,avx512vl,avx512vnni"}
 HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT licence.
 #define NPGPT_INFERENCE
 #if defined(__clang__)
@@ -50,7 +50,7 @@ def unit(path: Path, once: set) -> str:
     text = inline((HERE / "kernels/kernels.h").resolve(), once) + inline(path.resolve(), once)
     if not path.name.startswith("isa_"):
         return text
-    text += "#undef NPGPT_ISA\n#undef NPGPT_ISA_NAME\n#undef NPGPT_VLEN\n#undef NPGPT_INLINE\n"
+    text += "".join(f"#undef NPGPT_{name}\n" for name in ("ISA", "ISA_NAME", "VLEN", "INLINE", "VNNI"))
     target = TARGETS.get(path.stem.removeprefix("isa_"))
     if not target:
         return text

@@ -45,6 +45,13 @@ static inline Index row_bytes(WeightType type, Index K) {
     return type == F16 ? K * 2 : type == Q8_0 ? K / 32 * 34 : type == Q4_0 ? K / 32 * 18 : K * 4;
 }
 
+// 32 numbers of x, rounded: scale * q, as Q8_0 has them
+struct Int8Block {
+    float scale;
+    int32_t minus_8_sums;  // -8 times the sum of q: what weights stored as q + 8 count too much
+    int8_t q[32];
+};
+
 struct Kernels {
     const char* name;
     int tile_m, tile_n;  // the matmul tile: rows of A and columns of B that one panel holds
@@ -70,10 +77,16 @@ struct Kernels {
                                const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale);
 
     // ---- decoding: few rows of x meet every weight once, so that memory is what limits
-    // y (M,count) with stride ldy = or += x (M,K) with stride ldx, times outputs [first, first + count) of w; then bias
-    // (of output 0), then GELU. A row's result depends neither on the other rows nor on the range.
+    // F32, F16, COLUMNS: y (M,count) with stride ldy = or += x (M,K) with stride ldx, times outputs [first, first + count) of
+    // w; then bias (of output 0), then GELU. A row's result depends neither on the other rows nor on the range.
     void (*matvec)(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count, Index M,
                    bool add, const float* bias, bool gelu);
+    // The same for Q8_0 and Q4_0, with x in blocks (K/32,M); M is at most 128. Each product of two blocks is an exact integer,
+    // and these are scaled and added in order, so that a result is the same to the bit in any company.
+    void (*matvec_int8)(float* y, Index ldy, const Int8Block* x, const Matrix& w, Index first, Index count, Index M,
+                        bool add, const float* bias);
+    // blocks (K/32,M), of which this writes those of `count` rows from `first` on, of x (count,K)
+    void (*round_int8)(Int8Block* blocks, const float* x, Index first, Index count, Index M, Index K);
     // y (count,kn) = rows [first, first + count) of w, columns [k, k + kn), multiples of 32 for block types; not COLUMNS
     void (*unpack_rows)(float* y, const Matrix& w, Index first, Index count, Index k, Index kn);
     // out (D) of one query against keys [first, keys) of k, v (keys,D); scores (keys) is work space

@@ -249,9 +249,8 @@ static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix&
     switch (w.type) {
         case F32: matvec_rows<FloatBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
         case F16: matvec_rows<HalfBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
-        case Q8_0: matvec_rows<Q8Block>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
-        case Q4_0: matvec_rows<Q4Block>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
         case COLUMNS: matvec_columns(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        default: break;  // matvec_int8's
     }
     if (gelu)
         for (Index m = 0; m < M; m++) gelu_forward(y + m * ldy, y + m * ldy, count);

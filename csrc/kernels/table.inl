@@ -20,6 +20,8 @@ const Kernels kernels = {
     NPGPT_TRAINING(attention_forward),
     NPGPT_TRAINING(attention_backward),
     matvec,
+    matvec_int8,
+    round_int8,
     unpack_rows,
     attend,
     attend_block,

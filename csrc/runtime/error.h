@@ -14,6 +14,16 @@ struct Error {
     char message[sizeof(npgpt_error::message)];
 };
 
+// What a file spells in a message must not break its line or its UTF-8: control characters and stray bytes become ?.
+inline void make_line(char* text) {
+    for (unsigned char* c = reinterpret_cast<unsigned char*>(text); *c;) {
+        int more = *c < 0xC2 ? 0 : *c < 0xE0 ? 1 : *c < 0xF0 ? 2 : *c < 0xF5 ? 3 : 0, found = 0;
+        while (found < more && (c[1 + found] & 0xC0) == 0x80) found++;
+        if (found < more || *c < 32 || (*c > 126 && !more)) *c = '?', more = 0;
+        c += 1 + more;
+    }
+}
+
 // printf's format, cut to what npgpt_error holds
 [[noreturn]] __attribute__((format(printf, 2, 3))) inline void fail(npgpt_status status, const char* format, ...) {
     Error error;
@@ -22,6 +32,7 @@ struct Error {
     va_start(values, format);
     std::vsnprintf(error.message, sizeof(error.message), format, values);
     va_end(values);
+    make_line(error.message);
     throw error;
 }
 

@@ -36,7 +36,7 @@ struct Pass {
     const Index M;     // tokens
     const bool wide;
     const int workers;
-    float *packed, *scratch;  // x in panels; (workers, each) of work space
+    float *packed, *scratch;  // x in panels or blocks; (workers, each) of work space
     Index each;
 
     template <class Body>
@@ -49,18 +49,41 @@ struct Pass {
         return blocks <= 1 ? K : round_up((K + blocks - 1) / blocks, 32);
     }
 
-    // y (M,N) = or += x (M,K) w, + bias, GELU
-    void linear(float* y, const float* x, const Linear& w, bool add, bool gelu) const {
-        if (wide)
+    // y (rows,N) = or += x (rows,K) w, + bias, GELU
+    void linear(float* y, const float* x, const Linear& w, Index rows, bool add, bool gelu) const {
+        if (w.weight.type == Q8_0 || w.weight.type == Q4_0)
+            for (Index row = 0; row < rows; row += CHUNK)
+                integers(y + row * w.weight.N, x + row * w.weight.K, w, std::min(CHUNK, rows - row), add, gelu);
+        else if (wide && rows == M)
             many(y, x, w, add, gelu);
         else
-            few(y, x, w, M, add, gelu);
+            few(y, x, w, rows, add, gelu);
+    }
+
+    // The same for weights in blocks, at most CHUNK rows: x is rounded to such blocks too.
+    void integers(float* y, const float* x, const Linear& linear, Index rows, bool add, bool gelu) const {
+        const Matrix& w = linear.weight;
+        Int8Block* blocks = reinterpret_cast<Int8Block*>(packed);
+        run(rows, rows * w.K * 8, [&](Index row, int) { kernels.round_int8(blocks, x + row * w.K, row, 1, rows, w.K); });
+        const Index part = part_of(w, rows);
+        run((w.N + part - 1) / part, rows * w.N * w.K / 4, [&](Index item, int) {
+            const Index first = item * part, count = std::min(part, w.N - first);
+            kernels.matvec_int8(y + first, w.N, blocks, w, first, count, rows, add, linear.bias);
+            if (gelu)
+                for (Index m = 0; m < rows; m++)
+                    kernels.gelu_forward(y + m * w.N + first, y + m * w.N + first, count);
+        });
+    }
+
+    // Outputs that a thread makes at a time
+    Index part_of(const Matrix& w, Index rows) const {
+        if (rows * w.N * w.K < MIN_WORK) return w.N;
+        return std::min(Index(256), std::max(Index(16), round_up(w.N / (4 * workers), 16)));
     }
 
     void few(float* y, const float* x, const Linear& linear, Index rows, bool add, bool gelu) const {
         const Matrix& w = linear.weight;
-        const bool small = rows * w.N * w.K < MIN_WORK;
-        const Index part = small ? w.N : std::min(Index(256), std::max(Index(16), round_up(w.N / (4 * workers), 16)));
+        const Index part = part_of(w, rows);
         run((w.N + part - 1) / part, rows * w.N * w.K, [&](Index item, int) {
             const Index first = item * part;
             kernels.matvec(y + first, w.N, x, w.K, w, first, std::min(part, w.N - first), rows, add, linear.bias, gelu);
@@ -100,7 +123,7 @@ struct Pass {
 
     // h (M,4C) = gelu(x c_fc)
     void inner(float* h, const float* x, const Linear& c_fc) const {
-        linear(h, x, c_fc, false, !model.config.exact_gelu);
+        linear(h, x, c_fc, M, false, !model.config.exact_gelu);
         if (!model.config.exact_gelu) return;
         const Index N = c_fc.weight.N;
         run(M, M * N * 8, [&](Index row, int) { kernels.erf_gelu_forward(h + row * N, h + row * N, N); });
@@ -173,7 +196,7 @@ void forward(const Model& model, Buffer& work, const Piece* pieces, Index count,
     const Index strip = (STRIP_PANELS + 1) * kernels.tile_n * round_up(K_BLOCK, 32);
     pass.each = round_up(pass.wide ? std::max(strip, kernels.attention_scratch(ATTENTION_KEYS, D)) : context, 32);
     const Index padded = round_up(M, kernels.tile_m);
-    float* x = work.room(size_t(M * 10 * C + (pass.wide ? padded * 4 * C : 0) + pass.workers * pass.each));
+    float* x = work.room(size_t(M * 10 * C + padded * 4 * C + pass.workers * pass.each));
     float *a = x + M * C, *qkv = a + M * C, *h = qkv + M * 3 * C, *y = h + M * 4 * C;
     pass.scratch = y + M * C;
     pass.packed = pass.scratch + pass.workers * pass.each;
@@ -187,18 +210,18 @@ void forward(const Model& model, Buffer& work, const Piece* pieces, Index count,
     for (Index layer = 0; layer < c.n_layer; layer++) {
         const Layer& p = model.layers[size_t(layer)];
         if (!c.post_norm) pass.norm(a, x, p.ln_1, M);
-        pass.linear(qkv, c.post_norm ? x : a, p.c_attn, false, false);
+        pass.linear(qkv, c.post_norm ? x : a, p.c_attn, M, false, false);
         if (!pass.wide) pass.store_keys(qkv, pieces, count, layer);
         pass.attention(y, qkv, pieces, count, layer);
-        pass.linear(x, y, p.attn_proj, true, false);  // x += attention
+        pass.linear(x, y, p.attn_proj, M, true, false);  // x += attention
         if (!c.post_norm) {
             pass.norm(a, x, p.ln_2, M);
             pass.inner(h, a, p.c_fc);
-            pass.linear(x, h, p.mlp_proj, true, false);  // x += mlp
+            pass.linear(x, h, p.mlp_proj, M, true, false);  // x += mlp
         } else {
             pass.norm(a, x, p.ln_1, M);
             pass.inner(h, a, p.c_fc);
-            pass.linear(a, h, p.mlp_proj, true, false);
+            pass.linear(a, h, p.mlp_proj, M, true, false);
             pass.norm(x, a, p.ln_2, M);
         }
     }
@@ -217,10 +240,7 @@ void forward(const Model& model, Buffer& work, const Piece* pieces, Index count,
     if (!c.post_norm) pass.norm(a, x, model.ln_f, rows);
     const Linear head{model.head, nullptr};
     const float* read = c.post_norm ? x : a;
-    if (pass.wide && rows == M)
-        pass.many(logits, read, head, false, false);
-    else
-        pass.few(logits, read, head, rows, false, false);
+    pass.linear(logits, read, head, rows, false, false);
 }
 
 }  // namespace npgpt

@@ -92,7 +92,7 @@ NPGPT_API void npgpt_touch(npgpt_model *model);
 NPGPT_API void npgpt_free(npgpt_model *model); /* NULL is allowed; sessions keep what they need */
 NPGPT_API void npgpt_get_config(const npgpt_model *model, npgpt_config *config);
 
-/* Which compiled kernels compute: "auto" (the best, the default), "baseline", "avx2". */
+/* Which compiled kernels compute: "auto" (the best, the default), "baseline", "avx2", "avx512vnni". */
 NPGPT_API npgpt_status npgpt_use_kernels(npgpt_model *model, const char *name, npgpt_error *error);
 NPGPT_API const char *npgpt_kernels(const npgpt_model *model);
 

@@ -6,13 +6,15 @@ no other exception, no long run, no large allocation.
 
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors.numpy import load_file
 
+from npgpt.engine import kernels
 from npgpt.engine.model import GPT, GPTConfig
-from npgpt.interop import huggingface, pytorch, tensorflow
+from npgpt.interop import gguf, huggingface, pytorch, tensorflow
+from npgpt.runtime import binding
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer
 
 SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 3}
@@ -21,6 +23,13 @@ FAMILY = {"gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
 
 def _read_state_dict(folder):
     return pytorch.read_state_dict(folder / "state.safetensors", n_head=1)
+
+
+def _read_gguf(folder):
+    if kernels.library():
+        with suppress(ValueError):
+            binding.Model.open(folder / "model.gguf")
+    gguf.read_gguf(folder / "model.gguf")
 
 
 TARGETS = {  # name: the file that is fuzzed, and who reads its folder
@@ -33,6 +42,7 @@ TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "tokenizer": ("tokenizer.json", load_tokenizer),
     "vocabulary": ("vocab.json", load_tokenizer),
     "merges": ("merges.txt", load_tokenizer),
+    "gguf": ("model.gguf", _read_gguf),  # libnpgpt's reader has a fuzzer of its own: gguf.cpp
 }
 
 
@@ -51,6 +61,8 @@ class Folders:
             self._seed("config", folder / "config.json")
             self._seed("weights", folder / "model.safetensors")
             self._seed("state_dict", folder / "state.safetensors")
+            gguf.write_gguf(folder / "model.gguf", model)
+            self._seed("gguf", folder / "model.gguf")
         for name in ("config", "weights"):
             shutil.copy(folder / "model.safetensors", self.root / name)
             shutil.copy(folder / "config.json", self.root / name)

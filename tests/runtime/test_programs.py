@@ -9,6 +9,7 @@ import pytest
 
 import npgpt
 from npgpt.interop.gguf import write_gguf
+from tests.conftest import COMPILED
 from tests.runtime.test_binding import random_model
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,13 @@ def test_the_whole_abi(saved, tmp_path):
     libs = run(*how, cwd=ROOT).stdout.split()
     run("cc", "-std=gnu11", "-Wall", "-Werror", ROOT / "tests/runtime/abi.c", *libs, "-o", tmp_path / "abi")
     assert run(tmp_path / "abi", saved[1]).stdout == "all holds\n"
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
+def test_products_of_int8_on_every_instruction_set(tmp_path):
+    source = ROOT / "tests/runtime/int8.cpp"
+    run("c++", "-std=c++17", "-O1", "-Wall", "-Werror", source, LIBRARY, "-pthread", "-o", tmp_path / "int8")
+    assert run(tmp_path / "int8").stdout == " ".join([*COMPILED, "all holds\n"])
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
