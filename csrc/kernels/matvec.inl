@@ -125,7 +125,7 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
 #pragma GCC unroll 8
         for (int r = 0; r < RW; r++) {
             rows[r] = W::open(w + r * row_bytes);
-            __builtin_prefetch(w + r * row_bytes + (RX == 1 ? 1024 : RW * row_bytes));
+            if (RX > 1) __builtin_prefetch(w + r * row_bytes + RW * row_bytes);
         }
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++)
@@ -180,7 +180,8 @@ NPGPT_INLINE void all_rows_of_x(float* y, Index ldy, const float* x, Index ldx, 
     if (M - m == 1) row_group<W, RW, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
 }
 
-// One row of x takes the rows of weights one by one: memory is read fastest in a single stream.
+// One row of x takes the rows of weights one by one from either half: memory is read fastest in two streams, which the
+// hardware sees by itself.
 template <class W>
 static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
                         Index M, bool add, const float* bias) {
@@ -188,6 +189,15 @@ static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Ma
     const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes;
     const auto bias_at = [&](Index i) { return bias ? bias + i : nullptr; };
     Index i = 0;
+    if (M == 1) {
+        const Index half = count / 2;
+        for (float part[2]; i < half; i++) {
+            dots<W, 2, 1>(part, x, ldx, row + i * bytes, half * bytes, K);
+            put(y + i, part, 1, add, bias_at(i));
+            put(y + half + i, part + 1, 1, add, bias_at(half + i));
+        }
+        i *= 2;
+    }
     for (; M > 1 && i + 2 <= count; i += 2)
         all_rows_of_x<W, 2>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
     for (; i < count; i++)
