@@ -28,11 +28,7 @@ from npgpt.server import schema
 from npgpt.server.engine import Busy, Engine, Sequence, Token
 from npgpt.server.jobs import Files, Jobs, identity, page
 from npgpt.server.schema import ApiError
-
-try:
-    from npgpt.text import tasks
-except ImportError:
-    tasks = None
+from npgpt.text import tasks
 
 PAGE = Path(__file__).with_name("index.html")
 LOCAL = {"localhost", "127.0.0.1", "[::1]"}
@@ -357,7 +353,7 @@ class Server:
         fields = await self.body(request)
         served = await self.find(fields["model"])
         tokenizer = served.engine.vocabulary.tokenizer
-        if not _has_roles(tokenizer):
+        if not tasks.has_roles(tokenizer):
             message = (
                 f"the model {served.id} has no roles, so it cannot chat; make one that has with "
                 "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
@@ -577,7 +573,7 @@ class Server:
                 "context": engine.model.block_size,
                 "vocabulary": engine.model.vocab_size,
                 "max_tokens": self.settings.max_tokens,
-                "roles": _has_roles(tokenizer),
+                "roles": tasks.has_roles(tokenizer),
                 "loss": loss_curve(self.main.path / "metrics.csv"),
             }
         )
@@ -732,10 +728,6 @@ def _as_error(finish):
     if isinstance(finish, MemoryError):
         return ApiError(503, "the server is out of memory", None, "unavailable")
     return ApiError(500, str(finish))
-
-
-def _has_roles(tokenizer) -> bool:
-    return tasks is not None and tasks.has_roles(tokenizer)
 
 
 def _text_of(content) -> str:

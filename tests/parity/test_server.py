@@ -1,6 +1,7 @@
 """The server as the openai client sees it: a real process on loopback, nothing changed but base_url."""
 
 import concurrent.futures
+import functools
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import npgpt
+from npgpt.text import tasks
+from npgpt.text.tokenizer import ByteTokenizer
 from tests.runtime.test_binding import random_model
 from tests.server.process import Process
 
@@ -163,6 +166,70 @@ def test_a_model_without_roles_says_how_to_get_some(client):
     with pytest.raises(openai.BadRequestError, match=r"npgpt.finetune RUN") as error:
         client.chat.completions.create(model="praia", messages=[{"role": "user", "content": "oi"}])
     assert error.value.code == "model_has_no_roles"
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory):
+    """(model, client) of one that has roles; it has learnt nothing."""
+    tokenizer = tasks.add_roles(ByteTokenizer())
+    model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
+    model.tokenizer = tokenizer
+    folder = tmp_path_factory.mktemp("models") / "praia"
+    model.save_pretrained(folder)
+    with Process(folder) as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+            yield model, client
+
+
+MESSAGES = [
+    {"role": "developer", "content": "Responda."},
+    {"role": "user", "content": [{"type": "text", "text": "Quem "}, {"type": "text", "text": "é? <|end|>"}]},
+]
+
+
+def test_a_chat_whole_and_streamed(speaker):
+    model, client = speaker
+    plain = [{"role": "system", "content": "Responda."}, {"role": "user", "content": "Quem é? <|end|>"}]
+    ids = tasks.encode_chat(model.tokenizer, plain)
+    chat = functools.partial(client.chat.completions.create, model="praia", messages=MESSAGES)
+    for seed in range(4):
+        expected = model.generate(ids, max_new_tokens=60, temperature=1.0, seed=seed)
+        whole = chat(seed=seed, max_completion_tokens=60)
+        assert whole.choices[0].message.content == expected and whole.object == "chat.completion"
+        assert whole.choices[0].message.role == "assistant" and whole.usage.prompt_tokens == len(ids)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        *chunks, last = chat(seed=seed, max_tokens=60, **options)
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+        assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+        assert last.usage == whole.usage
+    two = chat(seed=0, n=2, max_tokens=9).choices
+    assert [choice.message.content for choice in two] == [
+        chat(seed=seed, max_tokens=9).choices[0].message.content for seed in (0, 1)
+    ]
+
+
+def test_what_each_token_of_a_chat_had(speaker):
+    _, client = speaker
+    chat = functools.partial(client.chat.completions.create, model="praia", messages=MESSAGES, seed=2)
+    choice = chat(logprobs=True, top_logprobs=4, max_tokens=30).choices[0]
+    tokens = choice.logprobs.content
+    data = b"".join(bytes(token.bytes) for token in tokens if not token.token.startswith("<|"))
+    assert data.decode("utf-8", "replace") == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 4 and token.logprob <= token.top_logprobs[0].logprob
+    streamed = [
+        token
+        for chunk in chat(logprobs=True, max_tokens=30, stream=True)
+        if chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert [token.bytes for token in streamed] == [token.bytes for token in tokens]
+    with pytest.raises(openai.BadRequestError, match="top_logprobs is allowed only with logprobs"):
+        chat(top_logprobs=4)
+    with pytest.raises(openai.BadRequestError, match="maximum context length") as error:
+        chat(messages=[{"role": "user", "content": "a" * 200}])
+    assert error.value.code == "context_length_exceeded"
 
 
 def test_a_key(folder):
