@@ -132,7 +132,7 @@ HYPERPARAMETERS = {
     "properties": {
         "n_epochs": {"anyOf": [AUTO, integer(1, 1000)]},
         "batch_size": {"anyOf": [AUTO, integer(1, 1024)]},
-        "learning_rate_multiplier": {"anyOf": [AUTO, number(1e-3, 1e3)]},
+        "learning_rate_multiplier": {"enum": ["auto", 1, 1.0]},
     },
     "additionalProperties": False,
 }

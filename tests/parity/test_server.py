@@ -283,3 +283,34 @@ def test_the_description_holds(folder, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     generated, passed = map(int, re.search(r"(\d+) generated, (\d+) passed", done.stdout).groups())
     assert generated == passed > 500
+
+
+def test_files(client, server, tmp_path):
+    path = tmp_path / "dados.jsonl"
+    path.write_bytes('{"prompt": "O céu é", "completion": " azul."}\n'.encode())
+    made = [client.files.create(file=path, purpose="fine-tune") for _ in range(3)]
+    assert made[0].filename == "dados.jsonl" and made[0].bytes == path.stat().st_size
+    assert [file.id for file in client.files.list(limit=2)] == [file.id for file in made[::-1]]
+    assert client.files.retrieve(made[1].id) == made[1]
+    assert client.files.content(made[1].id).read() == path.read_bytes()
+    for file in made:
+        assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(made[0].id)
+    away = ("../../../../tmp/away.jsonl", path.read_bytes())
+    file = client.files.create(file=away, purpose="fine-tune")
+    assert file.filename == "away.jsonl" and client.files.content(file.id).read() == path.read_bytes()
+    client.files.delete(file.id)
+    for purpose, error in (("assistants", "purpose must be 'fine-tune'"), ("x", "purpose must be")):
+        with pytest.raises(openai.BadRequestError, match=error):
+            client.files.create(file=path, purpose=purpose)
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    for body in (
+        b"",
+        b"--x\r\n\r\n",
+        b"--x--",
+        b"\xff" * 100,
+        b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n5\r\n--x--',
+    ):
+        assert server.ask("/v1/files", body, **kind)[0] == 400
+    assert list(client.files.list()) == []

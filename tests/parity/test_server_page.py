@@ -200,13 +200,17 @@ def test_a_chat(tmp_path):
         browser.until("document.title === 'amiga'")
         browser.until("!document.getElementById('chat').hidden")  # where there are roles, it is in front
         messages, idle = [], "document.getElementById('stop-chat').disabled"
-        for words in ("Bom dia!", "Como vai?"):
+
+        def say(words, count):
             browser.js("document.getElementById('seed').value = 3")
             browser.js("document.getElementById('say').focus()")
             browser("Input.insertText", text=words)
             browser.press("Enter")
-            browser.until(f"document.querySelectorAll('.message').length === {len(messages) + 2} && {idle}")
+            browser.until(f"document.querySelectorAll('.message').length === {count} && {idle}")
+
+        for words in ("Bom dia!", "Como vai?"):
             messages.append({"role": "user", "content": words})
+            say(words, len(messages) + 1)
             fields = {
                 "model": "amiga",
                 "messages": messages,
@@ -218,8 +222,11 @@ def test_a_chat(tmp_path):
             shown = browser.js("[...document.querySelectorAll('.message .text')].at(-1).textContent")
             assert shown == answer["content"]
             messages.append({"role": "assistant", "content": answer["content"]})
-        assert browser.js("document.querySelectorAll('.assistant .token').length") > 5
         browser.look("chat")
+        say("x" * 60, 6)  # for which there is room only once the first words are forgotten
+        assert browser.js("document.getElementById('error').hidden && conversation.length < 6")
+        browser.errors.clear()  # the refusal is in the console
+        assert browser.js("document.querySelectorAll('.assistant .token').length") > 5
         browser.js("document.getElementById('tab-chat').focus()")
         browser.press("ArrowRight")
         assert browser.js(
