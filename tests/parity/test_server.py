@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import functools
+import importlib.util
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -314,3 +316,62 @@ def test_files(client, server, tmp_path):
     ):
         assert server.ask("/v1/files", body, **kind)[0] == 400
     assert list(client.files.list()) == []
+
+
+JOBS = b"".join(
+    b'{"messages": [{"role": "user", "content": "%d"}, {"role": "assistant", "content": "%d"}]}\n'
+    % (n, n + 1)
+    for n in range(40)
+)
+
+
+def ended(client, id, seconds=120):
+    """The job once it has ended."""
+    end = time.monotonic() + seconds
+    while (job := client.fine_tuning.jobs.retrieve(id)).finished_at is None:
+        assert time.monotonic() < end, job
+        time.sleep(0.1)
+    return job
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("npgpt.finetune"), reason="there is no door to tune with")
+def test_a_model_is_tuned_and_answers(folder, client):
+    """Upload, tune in a worker while the server goes on, chat with what came of it; one that is cancelled."""
+    file = client.files.create(file=("d.jsonl", JOBS), purpose="fine-tune")
+    bad = client.files.create(file=("bad.jsonl", b'{"prompt": 5}\n'), purpose="fine-tune")
+    tune = functools.partial(client.fine_tuning.jobs.create, model="praia", training_file=file.id)
+    how = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}
+    first = tune(method=how, suffix="conta", seed=3)
+    assert first.status in ("queued", "running") and first.hyperparameters.n_epochs == 2
+    failing = tune(training_file=bad.id)
+    endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
+    queued = tune()
+    client.files.delete(file.id)  # it was copied
+    assert client.fine_tuning.jobs.cancel(queued.id).status == "cancelled"
+    assert complete(client, **GREEDY).choices  # meanwhile
+
+    done = ended(client, first.id)
+    assert done.status == "succeeded" and done.fine_tuned_model == f"ft:praia::conta:{first.id[-8:]}", done
+    events = [event.message for event in client.fine_tuning.jobs.list_events(first.id, limit=100)]
+    assert events[-1] == "Created fine-tuning job" and "successfully completed" in events[0]
+    assert any(re.match(r"step \d+/\d+: loss ", message) for message in events)
+    assert done.fine_tuned_model in [model.id for model in client.models.list()]
+    messages = [{"role": "user", "content": "7"}]
+    answer = client.chat.completions.create(model=done.fine_tuned_model, messages=messages, max_tokens=5)
+    assert answer.model == done.fine_tuned_model
+    assert client.models.delete(done.fine_tuned_model).deleted
+    (made,) = folder.parent.glob("praia-conta-*")
+    assert npgpt.load(made).config.vocab_size > 257
+
+    failed = ended(client, failing.id)
+    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
+    assert "training_file: line 1: must" in failed.error.message and "\n" not in failed.error.message
+    while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
+        time.sleep(0.05)
+    assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError, match="already completed"):
+        client.fine_tuning.jobs.cancel(endless.id)
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, endless.id]
+    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 4  # page by page
+    with pytest.raises(openai.NotFoundError):
+        tune(training_file="../../etc/passwd")

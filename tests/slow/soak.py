@@ -119,7 +119,7 @@ def main() -> int:
                 await everyone
                 return counts
 
-            asyncio.run(run(15, report=False))  # buffers grow to what this load needs
+            asyncio.run(run(20 * minutes, report=False))  # buffers grow to what this load needs
             server.settles("npgpt_sessions", lambda n: n == 0)
             time.sleep(6)  # connections that are kept alive end
             before = state(server)
