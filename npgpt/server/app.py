@@ -24,15 +24,12 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from npgpt.runtime.sampling import Sampling, prompt_ids
-from npgpt.server import schema
-from npgpt.server.engine import Busy, Engine, Sequence, Token
+from npgpt.server import openapi, schema
+from npgpt.server.answers import Chat, Completion, EventStream, Json, dumps, failure
+from npgpt.server.engine import Busy, Engine, Sequence
 from npgpt.server.jobs import Files, Jobs, identity, page
 from npgpt.server.schema import ApiError
-
-try:
-    from npgpt.text import tasks
-except ImportError:
-    tasks = None
+from npgpt.text import tasks
 
 PAGE = Path(__file__).with_name("index.html")
 LOCAL = {"localhost", "127.0.0.1", "[::1]"}
@@ -74,24 +71,6 @@ class Served:
 
     def about(self) -> dict:
         return {"id": self.id, "object": "model", "created": self.created, "owned_by": "npgpt"}
-
-
-class Json(Response):
-    media_type = "application/json"
-
-    def render(self, content) -> bytes:
-        return dumps(content)
-
-
-def dumps(content) -> bytes:
-    try:
-        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair that somebody sent
-        return json.dumps(content, allow_nan=False).encode()
-
-
-def failure(error: ApiError) -> Json:
-    return Json(error.object(), error.status, error.headers)
 
 
 def create(path: Path, name: str, open_model, settings: Settings, version: str) -> Starlette:
@@ -357,7 +336,7 @@ class Server:
         fields = await self.body(request)
         served = await self.find(fields["model"])
         tokenizer = served.engine.vocabulary.tokenizer
-        if not _has_roles(tokenizer):
+        if not tasks.has_roles(tokenizer):
             message = (
                 f"the model {served.id} has no roles, so it cannot chat; make one that has with "
                 "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
@@ -566,7 +545,7 @@ class Server:
         return Json({"status": "ok"})
 
     async def openapi(self, request):
-        return Json(schema.openapi(self.version, list(self.models)))
+        return Json(openapi.describe(self.version, list(self.models)))
 
     async def run(self, request):
         engine = self.main.engine
@@ -577,7 +556,7 @@ class Server:
                 "context": engine.model.block_size,
                 "vocabulary": engine.model.vocab_size,
                 "max_tokens": self.settings.max_tokens,
-                "roles": _has_roles(tokenizer),
+                "roles": tasks.has_roles(tokenizer),
                 "loss": loss_curve(self.main.path / "metrics.csv"),
             }
         )
@@ -608,123 +587,6 @@ class Server:
         return PlainTextResponse("\n".join(lines) + "\n")
 
 
-class EventStream(Response):
-    """Server-sent events. A client that does not take them within write_seconds is dropped."""
-
-    @classmethod
-    async def begin(cls, attached, events, settings) -> "EventStream":
-        """Attached before the header is sent: a full queue is an answer of its own."""
-        self = cls(status_code=200, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        del self.headers["content-length"]
-        self.changes = await attached.__aenter__()
-        self.attached, self.events, self.seconds = attached, events, settings.write_seconds
-        return self
-
-    async def __call__(self, scope, receive, send):
-        async def write(body, more=True):
-            async with asyncio.timeout(self.seconds):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
-
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for body in self.events(self.changes):
-                await write(body)
-            await write(b"", more=False)
-        except ClientDisconnect:
-            pass
-        except TimeoutError:
-            scope["state"]["abort"]()
-        finally:
-            await self.attached.__aexit__(None, None, None)
-
-
-class Completion:
-    """The shape of /v1/completions."""
-
-    prefix, whole, piece = "cmpl", "text_completion", "text_completion"
-
-    def __init__(self, served, top):
-        self.vocabulary, self.top = served.engine.vocabulary, top
-
-    def first(self, index):
-        return None
-
-    def choice(self, index, text, tokens, finish):
-        logprobs = None if self.top is None else self.logprobs(tokens)
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
-    def pieces(self, index, text, tokens, finish):
-        return [self.choice(index, text, tokens, finish)]
-
-    def logprobs(self, tokens: list[Token]) -> dict:
-        def name(id):
-            return _name(self.vocabulary, id)
-
-        tops = [
-            None if t.logprob is None else {**{name(i): p for i, p in t.top}, name(t.id): t.logprob}
-            for t in tokens
-        ]
-        return {
-            "tokens": [name(t.id) for t in tokens],
-            "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": tops,
-            "text_offset": [t.offset for t in tokens],
-        }
-
-
-class Chat:
-    """The shape of /v1/chat/completions."""
-
-    prefix, whole, piece = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def __init__(self, served, top):
-        self.vocabulary, self.top = served.engine.vocabulary, top
-
-    def first(self, index):
-        return self._piece(index, {"role": "assistant", "content": "", "refusal": None}, [], None)
-
-    def choice(self, index, text, tokens, finish):
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": self.logprobs(tokens),
-            "finish_reason": finish,
-        }
-
-    def pieces(self, index, text, tokens, finish):
-        pieces = [self._piece(index, {"content": text}, tokens, None)] if text or tokens else []
-        return pieces + ([self._piece(index, {}, [], finish)] if finish else [])
-
-    def _piece(self, index, delta, tokens, finish):
-        logprobs = self.logprobs(tokens) if tokens else None
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-
-    def logprobs(self, tokens):
-        if self.top is None:
-            return None
-        return {"content": [{**self._token(t.id, t.logprob), "top_logprobs": self._top(t)} for t in tokens]}
-
-    def _top(self, token):
-        return [self._token(id, logprob) for id, logprob in token.top]
-
-    def _token(self, id, logprob):
-        return {
-            "token": _name(self.vocabulary, id),
-            "logprob": logprob,
-            "bytes": list(self.vocabulary.bytes(id)),
-        }
-
-
-def _name(vocabulary, id: int) -> str:
-    """How a token is written: its text, or as OpenAI does its bytes where they are no characters."""
-    data = vocabulary.bytes(id)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
 def _as_error(finish):
     """What ended a sequence as the API says it."""
     if not isinstance(finish, Exception) or isinstance(finish, ApiError):
@@ -732,10 +594,6 @@ def _as_error(finish):
     if isinstance(finish, MemoryError):
         return ApiError(503, "the server is out of memory", None, "unavailable")
     return ApiError(500, str(finish))
-
-
-def _has_roles(tokenizer) -> bool:
-    return tasks is not None and tasks.has_roles(tokenizer)
 
 
 def _text_of(content) -> str:

@@ -135,7 +135,7 @@ class Jobs:
         data = self.files.folder / id
         shutil.copyfile(self.files.path(fields["training_file"]), data)
         flags = ["--seed", seed]
-        for name, flag in zip(names, ("--epochs", "--batch-size", "--lr-multiplier"), strict=True):
+        for name, flag in zip(names, ("--epochs", "--batch-size"), strict=False):
             flags += [flag, hyper[name]] if name in hyper else []
         self._jobs[id], self._events[id] = job, deque(maxlen=EVENTS)
         self._plans[id] = (base, data, out, flags, f"ft:{job['model'][:100]}::{suffix or ''}:{id[-8:]}")

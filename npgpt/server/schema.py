@@ -1,4 +1,4 @@
-"""What requests may hold: one table in JSON Schema, which checks them and is the OpenAPI description.
+"""What requests may hold: one table in JSON Schema, which checks them and which openapi.py publishes.
 
 A field that is not in the table is refused, and so is one that asks for what this server does not do
 (UNSUPPORTED): nothing is ignored. null is a field's default.
@@ -30,6 +30,11 @@ def integer(low, high):
     return number(low, high, "integer")
 
 
+def record(required=(), closed=False, **properties):
+    shape = {"type": "object", "properties": properties, "required": list(required)}
+    return {**shape, "additionalProperties": False} if closed else shape
+
+
 BOOLEAN, NULL = {"type": "boolean"}, {"type": "null"}
 STRING = {"type": "string"}
 MANY = 64  # prompts, inputs, messages' parts in one request
@@ -50,23 +55,11 @@ ROWS = {
     "title": f"a list of 1 to {MANY} such",
 }
 STOP = {"type": "string", "minLength": 1, "maxLength": 1000}
-STREAM_OPTIONS = {"type": "object", "properties": {"include_usage": BOOLEAN}, "additionalProperties": False}
-PART = {
-    "type": "object",
-    "properties": {"type": {"enum": ["text"]}, "text": STRING},
-    "required": ["type", "text"],
-    "additionalProperties": False,
-}
-MESSAGE = {
-    "type": "object",
-    "properties": {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [STRING, {"type": "array", "items": PART, "minItems": 1, "maxItems": MANY}]},
-        "name": {"type": "string"},
-    },
-    "required": ["role", "content"],
-    "additionalProperties": False,
-}
+STREAM_OPTIONS = record(closed=True, include_usage=BOOLEAN)
+PART = record(["type", "text"], closed=True, type={"enum": ["text"]}, text=STRING)
+CONTENT = {"anyOf": [STRING, {"type": "array", "items": PART, "minItems": 1, "maxItems": MANY}]}
+ROLE = {"enum": ["system", "developer", "user", "assistant"]}
+MESSAGE = record(["role", "content"], closed=True, role=ROLE, content=CONTENT, name=STRING)
 NOTHING = {"type": "object", "maxProperties": 0}
 
 # fields of no effect here are allowed as long as they ask for none
@@ -76,12 +69,7 @@ UNSUPPORTED = {
     "logit_bias": NOTHING,
     "tools": {"type": "array", "maxItems": 0},
     "functions": {"type": "array", "maxItems": 0},
-    "response_format": {
-        "type": "object",
-        "properties": {"type": {"enum": ["text"]}},
-        "required": ["type"],
-        "additionalProperties": False,
-    },
+    "response_format": record(["type"], closed=True, type={"enum": ["text"]}),
     "store": {"enum": [False]},
     "modalities": {"enum": [["text"]]},
 }
@@ -127,28 +115,14 @@ EMBEDDING = {
     "user": STRING,
 }
 AUTO = {"enum": ["auto"]}
-HYPERPARAMETERS = {
-    "type": "object",
-    "properties": {
-        "n_epochs": {"anyOf": [AUTO, integer(1, 1000)]},
-        "batch_size": {"anyOf": [AUTO, integer(1, 1024)]},
-        "learning_rate_multiplier": {"anyOf": [AUTO, number(1e-3, 1e3)]},
-    },
-    "additionalProperties": False,
-}
-METHOD = {
-    "type": "object",
-    "properties": {
-        "type": {"enum": ["supervised"]},
-        "supervised": {
-            "type": "object",
-            "properties": {"hyperparameters": HYPERPARAMETERS},
-            "additionalProperties": False,
-        },
-    },
-    "required": ["type"],
-    "additionalProperties": False,
-}
+HYPERPARAMETERS = record(
+    closed=True,
+    n_epochs={"anyOf": [AUTO, integer(1, 1000)]},
+    batch_size={"anyOf": [AUTO, integer(1, 1024)]},
+    learning_rate_multiplier={"enum": ["auto", 1, 1.0]},
+)
+SUPERVISED = record(closed=True, hyperparameters=HYPERPARAMETERS)
+METHOD = record(["type"], closed=True, type={"enum": ["supervised"]}, supervised=SUPERVISED)
 JOB = {
     "model": STRING,
     "training_file": STRING,
@@ -265,116 +239,3 @@ def _words(schema: dict) -> str:
 def _shown(value) -> str:
     text = {list: "a list", dict: "an object"}.get(type(value)) or repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-# ---------------------------------------------------------------------------- OpenAPI
-
-
-def openapi(version: str, models: list[str]) -> dict:
-    """The OpenAPI 3.1 description of the server."""
-
-    def answer(what, schema=None, kind="application/json"):
-        return {"description": what, "content": {kind: {"schema": schema or {"type": "object"}}}}
-
-    error = answer("what is wrong", {"$ref": "#/components/schemas/Error"})
-    failures = {str(code): error for code in (400, 401, 403, 404, 405, 408, 413, 429, 500, 503)}
-    listed = {
-        "type": "object",
-        "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
-        "required": ["object", "data"],
-    }
-
-    def of(kind):
-        return {"type": "object", "properties": {"object": {"const": kind}}, "required": ["object"]}
-
-    def operation(what, ok, **more):
-        return {"summary": what, "responses": {"200": ok, **failures}, **more}
-
-    def parameter(name, where="path", schema=STRING):
-        return {"name": name, "in": where, "required": where == "path", "schema": schema}
-
-    def post(path, what, ok):
-        fields, required = REQUESTS[path]
-        nullable = {
-            name: schema if name in required else {"anyOf": [schema, NULL]} for name, schema in fields.items()
-        }
-        nullable["model"] = {"enum": models}
-        body = {
-            "type": "object",
-            "properties": nullable,
-            "required": list(required),
-            "additionalProperties": False,
-        }
-        content = {"application/json": {"schema": body}}
-        return operation(what, ok, requestBody={"required": True, "content": content})
-
-    def texts(kind):
-        whole = answer("the whole answer, or with stream its events", of(kind))
-        whole["content"]["text/event-stream"] = {"schema": {}}
-        return whole
-
-    page = [parameter("after", "query"), parameter("limit", "query", integer(1, 100))]
-    one_file, one_job = [parameter("id")], [parameter("id")]
-    upload = {
-        "type": "object",
-        "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": ["fine-tune"]}},
-        "required": ["file", "purpose"],
-    }
-    jobs = "/v1/fine_tuning/jobs"
-    paths = {
-        "/v1/models": {"get": operation("The models", answer("them", listed))},
-        "/v1/models/{id}": {
-            "get": operation("A model", answer("it", of("model")), parameters=[parameter("id")]),
-            "delete": operation(
-                "Close a fine-tuned model", answer("it", of("model")), parameters=[parameter("id")]
-            ),
-        },
-        "/v1/completions": {"post": post("/v1/completions", "Go on with a text", texts("text_completion"))},
-        "/v1/chat/completions": {
-            "post": post("/v1/chat/completions", "Answer in a chat", texts("chat.completion"))
-        },
-        "/v1/embeddings": {"post": post("/v1/embeddings", "Vectors of texts", answer("them", listed))},
-        "/v1/files": {
-            "get": operation("The files", answer("them", listed), parameters=page),
-            "post": operation(
-                "Upload a file",
-                answer("it", of("file")),
-                requestBody={"required": True, "content": {"multipart/form-data": {"schema": upload}}},
-            ),
-        },
-        "/v1/files/{id}": {
-            "get": operation("A file", answer("it", of("file")), parameters=one_file),
-            "delete": operation("Delete a file", answer("it", of("file")), parameters=one_file),
-        },
-        "/v1/files/{id}/content": {
-            "get": operation(
-                "What is in it", answer("its bytes", STRING, "application/octet-stream"), parameters=one_file
-            )
-        },
-        jobs: {
-            "get": operation("The jobs", answer("them", listed), parameters=page),
-            "post": post(jobs, "Fine-tune a model", answer("the job", of("fine_tuning.job"))),
-        },
-        jobs + "/{id}": {"get": operation("A job", answer("it", of("fine_tuning.job")), parameters=one_job)},
-        jobs + "/{id}/events": {
-            "get": operation("What it said", answer("events", listed), parameters=[*one_job, *page])
-        },
-        jobs + "/{id}/cancel": {
-            "post": operation("Stop it", answer("it", of("fine_tuning.job")), parameters=one_job)
-        },
-        "/health": {"get": operation("Whether it serves", answer("it does", {"type": "object"}))},
-        "/metrics": {"get": operation("Prometheus's", answer("them", STRING, "text/plain"))},
-        "/run": {"get": operation("What the page shows of the model", answer("it"))},
-    }
-    fault = {name: {"type": ["string", "null"]} for name in ("param", "code")}
-    fault |= {"message": STRING, "type": STRING}
-    inner = {"type": "object", "properties": fault, "required": list(fault)}
-    schema = {"type": "object", "properties": {"error": inner}, "required": ["error"]}
-    security = {"key": {"type": "http", "scheme": "bearer"}}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "npgpt", "version": version},
-        "paths": paths,
-        "components": {"schemas": {"Error": schema}, "securitySchemes": security},
-        "security": [{"key": []}, {}],
-    }

@@ -1,14 +1,19 @@
 """The server as the openai client sees it: a real process on loopback, nothing changed but base_url."""
 
 import concurrent.futures
+import functools
+import importlib.util
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import npgpt
+from npgpt.text import tasks
+from npgpt.text.tokenizer import ByteTokenizer
 from tests.runtime.test_binding import random_model
 from tests.server.process import Process
 
@@ -165,6 +170,70 @@ def test_a_model_without_roles_says_how_to_get_some(client):
     assert error.value.code == "model_has_no_roles"
 
 
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory):
+    """(model, client) of one that has roles; it has learnt nothing."""
+    tokenizer = tasks.add_roles(ByteTokenizer())
+    model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
+    model.tokenizer = tokenizer
+    folder = tmp_path_factory.mktemp("models") / "praia"
+    model.save_pretrained(folder)
+    with Process(folder) as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+            yield model, client
+
+
+MESSAGES = [
+    {"role": "developer", "content": "Responda."},
+    {"role": "user", "content": [{"type": "text", "text": "Quem "}, {"type": "text", "text": "é? <|end|>"}]},
+]
+
+
+def test_a_chat_whole_and_streamed(speaker):
+    model, client = speaker
+    plain = [{"role": "system", "content": "Responda."}, {"role": "user", "content": "Quem é? <|end|>"}]
+    ids = tasks.encode_chat(model.tokenizer, plain)
+    chat = functools.partial(client.chat.completions.create, model="praia", messages=MESSAGES)
+    for seed in range(4):
+        expected = model.generate(ids, max_new_tokens=60, temperature=1.0, seed=seed)
+        whole = chat(seed=seed, max_completion_tokens=60)
+        assert whole.choices[0].message.content == expected and whole.object == "chat.completion"
+        assert whole.choices[0].message.role == "assistant" and whole.usage.prompt_tokens == len(ids)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        *chunks, last = chat(seed=seed, max_tokens=60, **options)
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+        assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+        assert last.usage == whole.usage
+    two = chat(seed=0, n=2, max_tokens=9).choices
+    assert [choice.message.content for choice in two] == [
+        chat(seed=seed, max_tokens=9).choices[0].message.content for seed in (0, 1)
+    ]
+
+
+def test_what_each_token_of_a_chat_had(speaker):
+    _, client = speaker
+    chat = functools.partial(client.chat.completions.create, model="praia", messages=MESSAGES, seed=2)
+    choice = chat(logprobs=True, top_logprobs=4, max_tokens=30).choices[0]
+    tokens = choice.logprobs.content
+    data = b"".join(bytes(token.bytes) for token in tokens if not token.token.startswith("<|"))
+    assert data.decode("utf-8", "replace") == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 4 and token.logprob <= token.top_logprobs[0].logprob
+    streamed = [
+        token
+        for chunk in chat(logprobs=True, max_tokens=30, stream=True)
+        if chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert [token.bytes for token in streamed] == [token.bytes for token in tokens]
+    with pytest.raises(openai.BadRequestError, match="top_logprobs is allowed only with logprobs"):
+        chat(top_logprobs=4)
+    with pytest.raises(openai.BadRequestError, match="maximum context length") as error:
+        chat(messages=[{"role": "user", "content": "a" * 200}])
+    assert error.value.code == "context_length_exceeded"
+
+
 def test_a_key(folder):
     with Process(folder, "--api-key", "sësame") as server:
         url = server.url + "/v1"
@@ -216,3 +285,93 @@ def test_the_description_holds(folder, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     generated, passed = map(int, re.search(r"(\d+) generated, (\d+) passed", done.stdout).groups())
     assert generated == passed > 500
+
+
+def test_files(client, server, tmp_path):
+    path = tmp_path / "dados.jsonl"
+    path.write_bytes('{"prompt": "O céu é", "completion": " azul."}\n'.encode())
+    made = [client.files.create(file=path, purpose="fine-tune") for _ in range(3)]
+    assert made[0].filename == "dados.jsonl" and made[0].bytes == path.stat().st_size
+    assert [file.id for file in client.files.list(limit=2)] == [file.id for file in made[::-1]]
+    assert client.files.retrieve(made[1].id) == made[1]
+    assert client.files.content(made[1].id).read() == path.read_bytes()
+    for file in made:
+        assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(made[0].id)
+    away = ("../../../../tmp/away.jsonl", path.read_bytes())
+    file = client.files.create(file=away, purpose="fine-tune")
+    assert file.filename == "away.jsonl" and client.files.content(file.id).read() == path.read_bytes()
+    client.files.delete(file.id)
+    for purpose, error in (("assistants", "purpose must be 'fine-tune'"), ("x", "purpose must be")):
+        with pytest.raises(openai.BadRequestError, match=error):
+            client.files.create(file=path, purpose=purpose)
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    for body in (
+        b"",
+        b"--x\r\n\r\n",
+        b"--x--",
+        b"\xff" * 100,
+        b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n5\r\n--x--',
+    ):
+        assert server.ask("/v1/files", body, **kind)[0] == 400
+    assert list(client.files.list()) == []
+
+
+JOBS = b"".join(
+    b'{"messages": [{"role": "user", "content": "%d"}, {"role": "assistant", "content": "%d"}]}\n'
+    % (n, n + 1)
+    for n in range(40)
+)
+
+
+def ended(client, id, seconds=120):
+    """The job once it has ended."""
+    end = time.monotonic() + seconds
+    while (job := client.fine_tuning.jobs.retrieve(id)).finished_at is None:
+        assert time.monotonic() < end, job
+        time.sleep(0.1)
+    return job
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("npgpt.finetune"), reason="there is no door to tune with")
+def test_a_model_is_tuned_and_answers(folder, client):
+    """Upload, tune in a worker while the server goes on, chat with what came of it; one that is cancelled."""
+    file = client.files.create(file=("d.jsonl", JOBS), purpose="fine-tune")
+    bad = client.files.create(file=("bad.jsonl", b'{"prompt": 5}\n'), purpose="fine-tune")
+    tune = functools.partial(client.fine_tuning.jobs.create, model="praia", training_file=file.id)
+    how = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}
+    first = tune(method=how, suffix="conta", seed=3)
+    assert first.status in ("queued", "running") and first.hyperparameters.n_epochs == 2
+    failing = tune(training_file=bad.id)
+    endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
+    queued = tune()
+    client.files.delete(file.id)  # it was copied
+    assert client.fine_tuning.jobs.cancel(queued.id).status == "cancelled"
+    assert complete(client, **GREEDY).choices  # meanwhile
+
+    done = ended(client, first.id)
+    assert done.status == "succeeded" and done.fine_tuned_model == f"ft:praia::conta:{first.id[-8:]}", done
+    events = [event.message for event in client.fine_tuning.jobs.list_events(first.id, limit=100)]
+    assert events[-1] == "Created fine-tuning job" and "successfully completed" in events[0]
+    assert any(re.match(r"step \d+/\d+: loss ", message) for message in events)
+    assert done.fine_tuned_model in [model.id for model in client.models.list()]
+    messages = [{"role": "user", "content": "7"}]
+    answer = client.chat.completions.create(model=done.fine_tuned_model, messages=messages, max_tokens=5)
+    assert answer.model == done.fine_tuned_model
+    assert client.models.delete(done.fine_tuned_model).deleted
+    (made,) = folder.parent.glob("praia-conta-*")
+    assert npgpt.load(made).config.vocab_size > 257
+
+    failed = ended(client, failing.id)
+    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
+    assert "training_file: line 1: must" in failed.error.message and "\n" not in failed.error.message
+    while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
+        time.sleep(0.05)
+    assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError, match="already completed"):
+        client.fine_tuning.jobs.cancel(endless.id)
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, endless.id]
+    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 4  # page by page
+    with pytest.raises(openai.NotFoundError):
+        tune(training_file="../../etc/passwd")

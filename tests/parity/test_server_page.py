@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from npgpt import train
+from npgpt.text import tasks
+from npgpt.text.tokenizer import ByteTokenizer
+from tests.runtime.test_binding import random_model
 from tests.server.process import ROOT, Process
 
 pytest.importorskip("uvicorn")
@@ -184,6 +187,53 @@ def test_two_languages_and_the_curve(browser):
     browser("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
     assert browser.js("document.documentElement.scrollWidth") <= 390  # a telephone
     browser.look("telephone")
+
+
+def test_a_chat(tmp_path):
+    tokenizer = tasks.add_roles(ByteTokenizer())
+    model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
+    model.tokenizer = tokenizer
+    model.save_pretrained(tmp_path / "amiga")
+    with Process(tmp_path / "amiga") as server:
+        browser = Browser("--window-size=1180,800", "--lang=pt-BR")
+        browser("Page.navigate", url=server.url)
+        browser.until("document.title === 'amiga'")
+        browser.until("!document.getElementById('chat').hidden")  # where there are roles, it is in front
+        messages, idle = [], "document.getElementById('stop-chat').disabled"
+
+        def say(words, count):
+            browser.js("document.getElementById('seed').value = 3")
+            browser.js("document.getElementById('say').focus()")
+            browser("Input.insertText", text=words)
+            browser.press("Enter")
+            browser.until(f"document.querySelectorAll('.message').length === {count} && {idle}")
+
+        for words in ("Bom dia!", "Como vai?"):
+            messages.append({"role": "user", "content": words})
+            say(words, len(messages) + 1)
+            fields = {
+                "model": "amiga",
+                "messages": messages,
+                "seed": 3,
+                "max_tokens": 200,
+                "temperature": 0.8,
+            }
+            answer = server.ask("/v1/chat/completions", fields)[1]["choices"][0]["message"]
+            shown = browser.js("[...document.querySelectorAll('.message .text')].at(-1).textContent")
+            assert shown == answer["content"]
+            messages.append({"role": "assistant", "content": answer["content"]})
+        browser.look("chat")
+        say("x" * 60, 6)  # for which there is room only once the first words are forgotten
+        assert browser.js("document.getElementById('error').hidden && conversation.length < 6")
+        browser.errors.clear()  # the refusal is in the console
+        assert browser.js("document.querySelectorAll('.assistant .token').length") > 5
+        browser.js("document.getElementById('tab-chat').focus()")
+        browser.press("ArrowRight")
+        assert browser.js(
+            "document.getElementById('chat').hidden && document.activeElement.id === 'tab-write'"
+        )
+        browser.close()
+        assert browser.errors == []
 
 
 def test_an_error_is_said(server, browser):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from npgpt.server.schema import REQUESTS, ApiError, check, openapi
+from npgpt.server.openapi import describe
+from npgpt.server.schema import REQUESTS, ApiError, check
 
 COMPLETION = {"model": "m", "prompt": "a"}
 
@@ -71,7 +72,7 @@ def test_a_body_that_is_no_object(body):
 
 
 def test_the_description_has_every_field():
-    description = openapi("1", ["m"])
+    description = describe("1", ["m"])
     for path, (fields, required) in REQUESTS.items():
         schema = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert schema["properties"].keys() == fields.keys() and schema["required"] == list(required)

@@ -1,0 +1,145 @@
+"""The shapes of answers, as the openai client's types have them: JSON, events, completions, chats."""
+
+import asyncio
+import json
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from npgpt.server.engine import Token
+from npgpt.server.schema import ApiError
+
+
+class Json(Response):
+    media_type = "application/json"
+
+    def render(self, content) -> bytes:
+        return dumps(content)
+
+
+def dumps(content) -> bytes:
+    try:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair that somebody sent
+        return json.dumps(content, allow_nan=False).encode()
+
+
+def failure(error: ApiError) -> Json:
+    return Json(error.object(), error.status, error.headers)
+
+
+class EventStream(Response):
+    """Server-sent events. A client that does not take them within write_seconds is dropped."""
+
+    @classmethod
+    async def begin(cls, attached, events, settings) -> "EventStream":
+        """Attached before the header is sent: a full queue is an answer of its own."""
+        self = cls(status_code=200, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        del self.headers["content-length"]
+        self.changes = await attached.__aenter__()
+        self.attached, self.events, self.seconds = attached, events, settings.write_seconds
+        return self
+
+    async def __call__(self, scope, receive, send):
+        async def write(body, more=True):
+            async with asyncio.timeout(self.seconds):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for body in self.events(self.changes):
+                await write(body)
+            await write(b"", more=False)
+        except ClientDisconnect:
+            pass
+        except TimeoutError:
+            scope["state"]["abort"]()
+        finally:
+            await self.attached.__aexit__(None, None, None)
+
+
+class Completion:
+    """The shape of /v1/completions."""
+
+    prefix, whole, piece = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, served, top):
+        self.vocabulary, self.top = served.engine.vocabulary, top
+
+    def first(self, index):
+        return None
+
+    def choice(self, index, text, tokens, finish):
+        logprobs = None if self.top is None else self.logprobs(tokens)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+    def pieces(self, index, text, tokens, finish):
+        return [self.choice(index, text, tokens, finish)]
+
+    def logprobs(self, tokens: list[Token]) -> dict:
+        def name(id):
+            return _name(self.vocabulary, id)
+
+        tops = [
+            None if t.logprob is None else {**{name(i): p for i, p in t.top}, name(t.id): t.logprob}
+            for t in tokens
+        ]
+        return {
+            "tokens": [name(t.id) for t in tokens],
+            "token_logprobs": [t.logprob for t in tokens],
+            "top_logprobs": tops,
+            "text_offset": [t.offset for t in tokens],
+        }
+
+
+class Chat:
+    """The shape of /v1/chat/completions."""
+
+    prefix, whole, piece = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, served, top):
+        self.vocabulary, self.top = served.engine.vocabulary, top
+
+    def first(self, index):
+        return self._piece(index, {"role": "assistant", "content": "", "refusal": None}, [], None)
+
+    def choice(self, index, text, tokens, finish):
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self.logprobs(tokens),
+            "finish_reason": finish,
+        }
+
+    def pieces(self, index, text, tokens, finish):
+        pieces = [self._piece(index, {"content": text}, tokens, None)] if text or tokens else []
+        return pieces + ([self._piece(index, {}, [], finish)] if finish else [])
+
+    def _piece(self, index, delta, tokens, finish):
+        logprobs = self.logprobs(tokens) if tokens else None
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+    def logprobs(self, tokens):
+        if self.top is None:
+            return None
+        return {"content": [{**self._token(t.id, t.logprob), "top_logprobs": self._top(t)} for t in tokens]}
+
+    def _top(self, token):
+        return [self._token(id, logprob) for id, logprob in token.top]
+
+    def _token(self, id, logprob):
+        return {
+            "token": _name(self.vocabulary, id),
+            "logprob": logprob,
+            "bytes": list(self.vocabulary.bytes(id)),
+        }
+
+
+def _name(vocabulary, id: int) -> str:
+    """How a token is written: its text, or as OpenAI does its bytes where they are no characters."""
+    data = vocabulary.bytes(id)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
