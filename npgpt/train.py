@@ -106,10 +106,14 @@ def main(argv=None) -> int:
     )
     add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
+    add(
+        "--zero", action="store_true", help="under mpiexec: each rank keeps a part of the optimizer's moments"
+    )
     with cli.errors_as_lines("train"):
         ranks = job_ranks.start()
     with ranks.together(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
+        ranks.zero = args.zero and ranks.size > 1
         with cli.errors_as_lines("train"):  # whatever can be refused is, before anything is written
             job = _Job(args, started, lock, ranks)
         cli.begin(job.settings["threads"] if ranks.size == 1 else None)

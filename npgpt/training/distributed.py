@@ -161,6 +161,22 @@ class Ranks(Alone):
                 np.add(mine, row, out=mine)
             self._wait(self._gradients.Iallgatherv(self._mpi.IN_PLACE, [piece, layout]), computing)
 
+    # ------------------------------------------------------------------------ parts of one model
+
+    def join(self, whole: np.ndarray, cuts: list[int]) -> None:
+        """Each rank has whole[cuts[rank] : cuts[rank + 1]]; afterwards all have all of it."""
+        self._wait(self._comm.Iallgatherv(self._mpi.IN_PLACE, [whole, _layout(np.diff(cuts))]))
+
+    def collect(self, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """By name, the ranks' 1-D parts one behind the other, on rank 0; nothing on the others."""
+        whole = {}
+        for name, part in parts.items():
+            lengths = np.array(self.numbers(len(part)), np.int64)[:, 0]
+            if self.rank == 0:
+                whole[name] = np.empty(lengths.sum(), part.dtype)
+            self._wait(self._comm.Igatherv(part, [whole[name], _layout(lengths)] if whole else None))
+        return whole
+
     # ------------------------------------------------------------------------ living and ending together
 
     @contextlib.contextmanager
@@ -259,6 +275,15 @@ class GradientSum:
 
     def _send(self, start, stop):
         self._ranks.add_up(self.flat[start:stop], self.factor)
+
+
+def shard_cuts(model, parts: int) -> list[int]:
+    """Where flat_params is cut into parts of about one size: between tensors, or rows of the embeddings."""
+    sizes = [w.size for w in model.params.values()]
+    rows = np.arange(0, sum(sizes[:2]) + 1, model.config.n_embd)
+    places = np.unique(np.concatenate([rows, np.cumsum(sizes)]))
+    even = sum(sizes) * np.arange(parts + 1) / parts
+    return [int(places[np.abs(places - place).argmin()]) for place in even]
 
 
 def _layout(lengths) -> tuple:

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from npgpt.engine import kernels
-from npgpt.engine.model import training_floats
+from npgpt.engine.model import count_parameters, training_floats
 from npgpt.engine.optim import AdamW, Muon
 from npgpt.text.data import Batches, Dataset, n_windows
 from npgpt.training import checkpoint, memorising
-from npgpt.training.distributed import GradientSum
+from npgpt.training.distributed import GradientSum, shard_cuts
 from npgpt.training.evaluation import mean_loss
 from npgpt.training.journal import Journal
 from npgpt.training.memory import check_memory
@@ -83,6 +83,9 @@ class Trainer:
         self.batches = Batches(dataset.train, plan.block_size, plan.windows, seed, self.end_of_text)
         kind = {"adamw": AdamW, "muon": Muon}[plan.optimizer]
         self.optimizer = kind(model, lr=plan.lr, weight_decay=plan.weight_decay)
+        self.cuts = shard_cuts(model, ranks.size) if ranks.zero else None
+        if self.cuts:
+            self.optimizer.own(*self.cuts[ranks.rank : ranks.rank + 2])
         self.schedule = Schedule(plan)
         self.budget = Budget(60 * plan.minutes) if plan.minutes else None
         self.step = self.tokens = self.skipped = self.bad_in_a_row = 0
@@ -99,6 +102,8 @@ class Trainer:
         """Bytes that training holds: model, optimizer, what a batch needs, the order of the windows."""
         windows = n_windows(n_train, plan.block_size)
         model = 4 * training_floats(config, min(windows, _rows(plan, ranks)), plan.block_size)
+        if ranks.zero:  # both moments, but for this rank's part of them
+            model -= 8 * count_parameters(config) * (ranks.size - 1) // ranks.size
         return model + 8 * windows + PROGRAM
 
     def seconds_needed(self) -> float:
@@ -123,7 +128,7 @@ class Trainer:
             while len(times) < 4 and sum(times) < 2.0:
                 start = time.perf_counter()
                 self._forward_backward(0)
-                self.optimizer.step(max_grad_norm=self.plan.clip)
+                self._change_weights()
                 times.append(self.ranks.first(time.perf_counter() - start))
             for moment in self.optimizer.moments:
                 moment[...] = 0
@@ -228,7 +233,7 @@ class Trainer:
         loss, n = self._forward_backward(step - 1)
         grad_norm = math.nan
         if math.isfinite(loss):
-            grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
+            grad_norm = self._change_weights()
         else:
             self.model.zero_grads()
         if math.isfinite(grad_norm):
@@ -241,6 +246,13 @@ class Trainer:
             self.skipped += 1
             self.progress.tell(f"warning: step {step} is skipped: {what}")
         return float(loss), float(grad_norm), n
+
+    def _change_weights(self) -> float:
+        """-> the gradient's norm before clipping. Of several ranks with --zero, each changes its part."""
+        grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
+        if self.cuts:
+            self.ranks.join(self.model.flat_params, self.cuts)
+        return grad_norm
 
     def _forward_backward(self, batch: int) -> tuple[float, int]:
         """Gradients of the mean loss over all windows of a step, in parts that fit -> that loss, tokens.
@@ -363,6 +375,7 @@ class Trainer:
                 self.ranks.compare(weights=zlib.crc32(self.model.flat_params))
             except ValueError as error:  # memory that fails on one of them, say
                 raise TrainingFailed(f"step {self.step}: {error}; nothing was saved") from None
+        moments = self.ranks.collect(self.optimizer.state()) if self.cuts else self.optimizer.state()
         if self.ranks.rank:
             self._saved_at = time.perf_counter()
             return
@@ -370,9 +383,7 @@ class Trainer:
         def write():
             self.metrics.flush(sync=True)  # the rows up to a checkpoint are as safe as the checkpoint
             self.samples.flush(sync=True)
-            checkpoint.save(
-                self.run, self.step, self.model, self.dataset.tokenizer, self.optimizer, self._state()
-            )
+            checkpoint.save(self.run, self.step, self.model, self.dataset.tokenizer, moments, self._state())
             self._point_to_best()
             checkpoint.prune(self.run, self.keep)
 

@@ -75,6 +75,8 @@ def test_ranks_train_as_one_process(tmp_path, text, measured, optimizer):
             measured(f"{optimizer}, {name} of {ranks} ranks and of one process", worst, 1e-5)
     run(4, *flags, "--out", tmp_path / "again")
     assert arrays(tmp_path / "again") == arrays(tmp_path / "4")
+    run(4, *flags, "--zero", "--out", tmp_path / "zero")
+    assert arrays(tmp_path / "zero") == arrays(tmp_path / "4")
     folders = [sorted(p.name for p in (tmp_path / name).rglob("*")) for name in ("1", "4")]
     assert folders[0] == folders[1]
 
@@ -88,14 +90,14 @@ def wait_for_checkpoint(folder, process):
 def test_stopped_on_two_ranks_goes_on_with_others(tmp_path, text, measured):
     flags = [text, *FLAGS, "--optimizer", "adamw", "--eval-every", "20", "--steps", "400"]
     run(1, *flags, "--out", tmp_path / "whole")
-    process = start(2, *flags, "--out", tmp_path / "run")
+    process = start(2, *flags, "--zero", "--out", tmp_path / "run")
     wait_for_checkpoint(tmp_path / "run", process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted after" in out, out + err
     before = len(metrics(tmp_path / "run", "train_loss"))
     assert before < 400
-    run(3, "--resume", "--out", tmp_path / "run")
+    run(3, "--resume", "--zero", "--out", tmp_path / "run")
     whole, resumed = (metrics(tmp_path / name, "train_loss") for name in ("whole", "run"))
     worst = max(abs(a - b) for a, b in zip(whole, resumed, strict=True))
     measured("losses of one process and of 2 ranks, then 3", worst, 1e-3)  # over eight times as many steps
