@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -109,11 +110,25 @@ def main(argv=None) -> int:
     add(
         "--zero", action="store_true", help="under mpiexec: each rank keeps a part of the optimizer's moments"
     )
+    add(
+        "--restarts",
+        metavar="K",
+        type=cli.count,
+        help="start the training again when it fails, from its last checkpoint, at most K times",
+    )
+    add(
+        "--launch",
+        metavar="COMMAND",
+        help="with --restarts: what starts the ranks, as 'mpiexec -n 4' (default: one process)",
+    )
     with cli.errors_as_lines("train"):
         ranks = job_ranks.start()
     with ranks.together(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
         ranks.zero = args.zero and ranks.size > 1
+        if args.restarts or args.launch:
+            with cli.errors_as_lines("train"):
+                return _supervise(args, sys.argv[1:] if argv is None else list(argv), ranks)
         with cli.errors_as_lines("train"):  # whatever can be refused is, before anything is written
             job = _Job(args, started, lock, ranks)
         cli.begin(job.settings["threads"] if ranks.size == 1 else None)
@@ -121,6 +136,31 @@ def main(argv=None) -> int:
             print(f"{job.folder} is finished: {job.trainer.ended} after {job.trainer.step} steps")
             return 0
         return job.run(args.json)
+
+
+def _supervise(args, argv: list[str], ranks) -> int:
+    """Train in processes of its own, and again where they fail."""
+    from npgpt.training import restarts
+    from npgpt.training import run as runs
+
+    if ranks.size > 1:
+        raise ValueError(
+            "--restarts must stand before mpiexec: --restarts 3 --launch 'mpiexec -n 4', got it inside"
+        )
+    if not args.restarts:
+        raise ValueError("--launch is for --restarts, which is missing")
+    if "-" in args.text:
+        raise ValueError("-: stdin can be read only once, so it cannot be had with --restarts")
+    out = cli.resolve(SETTINGS, args, args.config)["out"]
+    if not (args.text or (args.resume and out)):
+        raise ValueError("TEXT must be given (or --resume --out RUN)")
+    folder = runs.find_folder(out, args.text[0] if args.text else "", args.resume)
+    plain = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for flag in ("--restarts", "--launch", "--out"):
+        plain.add_argument(flag)
+    command = [*shlex.split(args.launch or ""), sys.executable, "-m", "npgpt.train"]
+    command += [*plain.parse_known_args(argv)[1], "--out", str(folder)]
+    return restarts.supervise(command, folder, args.restarts)
 
 
 class _Job:

@@ -177,6 +177,30 @@ def test_a_rank_that_fails_ends_the_job_and_it_can_go_on(tmp_path, text, how):
     assert len(metrics(folder, "train_loss")) == STEPS
 
 
+def test_a_run_restarts_by_itself(tmp_path, text):
+    whole, folder, died = tmp_path / "whole", tmp_path / "run", tmp_path / "died"
+    script = tmp_path / "sitecustomize.py"  # kills a rank once, in whichever process trains
+    script.write_text(f"""
+import os, pathlib, signal, threading, time
+def kill():
+    while not list(pathlib.Path({str(folder)!r}).glob("step-*")):
+        time.sleep(0.001)
+    if not os.path.exists({str(died)!r}):
+        open({str(died)!r}, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+if os.environ.get("PMI_RANK") == "1":
+    threading.Thread(target=kill, daemon=True).start()
+""")
+    flags = [text, *FLAGS, "--steps", "300"]
+    run(2, *flags, "--out", whole)
+    launch = ["--restarts", "2", "--launch", f"env PYTHONPATH={tmp_path}:{ROOT} {MPIEXEC} -n 2"]
+    told = run(1, *flags, "--out", folder, *launch)
+    assert "ended with 9; going on by itself, 1 of 2 times" in told and died.exists()
+    assert arrays(folder) == arrays(whole)
+    told = run(2, *flags, "--out", tmp_path / "inside", "--restarts", "2", expect=2)
+    assert "--launch 'mpiexec -n 4'" in told and not (tmp_path / "inside").exists()
+
+
 def test_one_process_never_imports_mpi4py(tmp_path, text):
     code = "import sys; from npgpt import train; train.main(sys.argv[1:]); assert 'mpi4py' not in sys.modules"
     run(1, code, text, *FLAGS, "--out", tmp_path / "run", program=["-c"])
