@@ -35,8 +35,14 @@ def parser(name: str, description: str) -> Parser:
 
 def add_settings(parser: Parser, settings) -> None:
     for setting in settings:
-        flag, unit = "--" + setting.name.replace("_", "-"), setting.name.upper()
-        parser.add_argument(flag, type=setting.kind, default=None, help=setting.help, metavar=unit)
+        unit = setting.name.upper()
+        parser.add_argument(
+            flag(setting.name), type=setting.kind, default=None, help=setting.help, metavar=unit
+        )
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def number(kind, what: str, holds):

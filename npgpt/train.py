@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -76,7 +77,9 @@ SETTINGS = [
     Setting("patience", cli.count, "stop after so many validations without a better one (default: never)"),
     Setting("target_loss", cli.positive, "stop at this validation loss (without validation: training loss)"),
     Setting("seed", cli.count_or_zero, "of weights, batches and dropout (default 0)"),
-    Setting("threads", cli.count, "default: the CPUs this process may use"),
+    Setting(
+        "threads", cli.count, "default: the CPUs this process may use, shared with its host's other ranks"
+    ),
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
@@ -85,6 +88,8 @@ MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no we
 
 
 def main(argv=None) -> int:
+    from npgpt.training import ranks as job_ranks
+
     started = time.perf_counter()
     parser = cli.parser("train", "Train a GPT on text. What is not given depends on the text's size alone.")
     add = parser.add_argument
@@ -102,37 +107,89 @@ def main(argv=None) -> int:
     )
     add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
-    args = parser.parse_args(argv)
-
-    with contextlib.ExitStack() as lock:
+    add(
+        "--zero", action="store_true", help="under mpiexec: each rank keeps a part of the optimizer's moments"
+    )
+    add(
+        "--restarts",
+        metavar="K",
+        type=cli.count,
+        help="start the training again when it fails, from its last checkpoint, at most K times",
+    )
+    add(
+        "--launch",
+        metavar="COMMAND",
+        help="with --restarts: what starts the ranks, as 'mpiexec -n 4' (default: one process)",
+    )
+    with cli.errors_as_lines("train"):
+        ranks = job_ranks.start()
+    with ranks.together(), contextlib.ExitStack() as lock:
+        args = parser.parse_args(argv)
+        ranks.zero = args.zero and ranks.size > 1
+        if args.restarts or args.launch:
+            with cli.errors_as_lines("train"):
+                return _supervise(args, sys.argv[1:] if argv is None else list(argv), ranks)
         with cli.errors_as_lines("train"):  # whatever can be refused is, before anything is written
-            job = _Job(args, started, lock)
-        cli.begin(job.settings["threads"])
+            job = _Job(args, started, lock, ranks)
+        cli.begin(job.settings["threads"] if ranks.size == 1 else None)
         if job.trainer.ended:
             print(f"{job.folder} is finished: {job.trainer.ended} after {job.trainer.step} steps")
             return 0
         return job.run(args.json)
 
 
+def _supervise(args, argv: list[str], ranks) -> int:
+    """Train in processes of its own, and again where they fail."""
+    from npgpt.training import restarts
+    from npgpt.training import run as runs
+
+    if ranks.size > 1:
+        raise ValueError(
+            "--restarts must stand before mpiexec: --restarts 3 --launch 'mpiexec -n 4', got it inside"
+        )
+    if not args.restarts:
+        raise ValueError("--launch is for --restarts, which is missing")
+    if "-" in args.text:
+        raise ValueError("-: stdin can be read only once, so it cannot be had with --restarts")
+    out = cli.resolve(SETTINGS, args, args.config)["out"]
+    if not (args.text or (args.resume and out)):
+        raise ValueError("TEXT must be given (or --resume --out RUN)")
+    folder = runs.find_folder(out, args.text[0] if args.text else "", args.resume)
+    plain = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for flag in ("--restarts", "--launch", "--out"):
+        plain.add_argument(flag)
+    command = [*shlex.split(args.launch or ""), sys.executable, "-m", "npgpt.train"]
+    command += [*plain.parse_known_args(argv)[1], "--out", str(folder)]
+    return restarts.supervise(command, folder, args.restarts)
+
+
 class _Job:
     """What one command trains: settings, text, trainer and folder, all checked; the folder is locked."""
 
-    def __init__(self, args, started: float, lock: contextlib.ExitStack):
+    def __init__(self, args, started: float, lock: contextlib.ExitStack, ranks):
         from npgpt.api import GPT, load
         from npgpt.text import data
         from npgpt.text.corpus import Corpus
-        from npgpt.training import checkpoint
+        from npgpt.training import checkpoint, distributed
         from npgpt.training import run as runs
         from npgpt.training.plan import FLAGS, default_tokenizer, make_plan
         from npgpt.training.trainer import prepare, read_knots
 
         given = _one_length(cli.resolve(SETTINGS, args, args.config), args)
+        if warning := ranks.take_threads(given["threads"]):
+            cli.warn([warning])
         if not args.text and not (args.resume and given["out"]):
             raise ValueError("TEXT must be given (or --resume --out RUN)")
         self.folder = runs.find_folder(given["out"], args.text[0] if args.text else "", args.resume)
         self.began_before = args.resume and (self.folder / runs.CONFIG).exists()
+        self.ranks = ranks
+
+        def lock_folder():
+            if ranks.rank == 0:
+                lock.enter_context(runs.locked(self.folder))
+
         if self.began_before:
-            lock.enter_context(runs.locked(self.folder))
+            lock_folder()
             before = runs.read_config(self.folder)
             saved = dict.fromkeys(given) | cli.config_values(SETTINGS, self.folder / runs.CONFIG)
             settings = saved | {name: given[name] or saved[name] for name in MAY_CHANGE}
@@ -147,6 +204,15 @@ class _Job:
             if self.began_before and checkpoint.is_run(self.folder)
             else None
         )
+        if ranks.size > 1:
+            if "-" in args.text:
+                raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
+            ranks.compare(
+                **{cli.flag(name): settings[name] or "default" for name in settings if name != "threads"},
+                text=self.corpus.sha256[:12],
+                checkpoint=found and found[0].name,
+                **distributed.library_versions(),
+            )
         model = None
         if found:
             model = load(found[0])
@@ -172,17 +238,16 @@ class _Job:
         dataset = data.Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
         self.resident = runs.resident_bytes()
         spent = time.perf_counter() - started
-        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent)
+        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent, ranks)
         self.trainer.model.tokenizer = tokenizer  # its samples are text
         if found:
             self.trainer.go_on(self.folder, found[0])
         elif not self.began_before:
-            lock.enter_context(runs.locked(self.folder))
+            lock_folder()
         self.settings, self.started, self.plan = settings, started, self.trainer.plan
 
     def run(self, as_json: bool) -> int:
         from npgpt.engine import kernels
-        from npgpt.training import report
         from npgpt.training import run as runs
         from npgpt.training.trainer import TrainingFailed
 
@@ -191,7 +256,7 @@ class _Job:
         failures = (OSError, MemoryError, TrainingFailed)
         with cli.errors_as_lines("train", 1, failures), cli.interruptible() as interrupted:
             self._tell_text()
-            if not self.began_before:
+            if not self.began_before and not self.ranks.rank:
                 settings = settings | {
                     "text": self.corpus.names(folder),
                     **plan.settings(),
@@ -210,17 +275,24 @@ class _Job:
             result = trainer.train(folder, keep, interrupted, sample, spent, CLOSING)
             del self.trainer, trainer, sample  # its memory is needed to read the model back
             kernels.release_memory()
-            _tell_result(result, plan)
-            report.write(folder)
-            if result["ended"] == "interrupted":
-                print(f"go on: python -m npgpt.train --resume --out {shlex.quote(str(folder))}")
-            else:
-                _show_sample(folder, prompt, plan, settings["seed"])
+            if not self.ranks.rank:
+                self._show(result, prompt)
         if as_json:
             print(json.dumps(result))
         if result["ended"] == "interrupted":
             return 130
         return 1 if wanted and result["ended"] not in ("memorised", "target reached") else 0
+
+    def _show(self, result, prompt):
+        from npgpt.training import report
+
+        folder = self.folder
+        _tell_result(result, self.plan)
+        report.write(folder)
+        if result["ended"] == "interrupted":
+            print(f"go on: python -m npgpt.train --resume --out {shlex.quote(str(folder))}")
+        else:
+            _show_sample(folder, prompt, self.plan, self.settings["seed"])
 
     def _tell_text(self):
         print("\n".join(self.corpus.report()))
@@ -303,7 +375,7 @@ def _tell_cost(trainer, resident: int):
     print(f"training: {about}{steps} steps of {windows}, {steps / trainer.batches.per_epoch:.1f} epochs")
     if trainer.step:
         print(f"going on after step {trainer.step}")
-    needed = trainer.memory_needed(config, plan, len(trainer.dataset.train))
+    needed = trainer.memory_needed(config, plan, len(trainer.dataset.train), trainer.ranks)
     megabytes, seconds = (resident + needed) / 1e6, trainer.seconds_needed()
     if plan.minutes:
         seconds = 60 * plan.minutes - trainer.seconds

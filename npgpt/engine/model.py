@@ -226,6 +226,11 @@ class GPT:
         shapes = parameter_shapes(self.config)
         return frozen_shapes(shapes) if self.adapters else shapes
 
+    def layer_start(self, layer):
+        """Where in flat_params the matrices of a layer begin; they go on to those of the next, or n_decay."""
+        embeddings = self.params["wte.weight"].size + self.params["wpe.weight"].size
+        return embeddings + layer * (self.n_decay - embeddings) // self.config.n_layer
+
     # ------------------------------------------------------------------------ forward
 
     def forward(self, ids, targets=None, first=None):
@@ -321,8 +326,11 @@ class GPT:
             return y
         return x
 
-    def backward(self):
-        """Adds the gradients of the last forward(ids, targets) to grads. The caches are used up."""
+    def backward(self, layer_done=lambda layer: None):
+        """Adds the gradients of the last forward(ids, targets) to grads. The caches are used up.
+
+        layer_done(layer) is called, from the last layer to the first, when those of a layer are all there.
+        """
         if not self._caches:
             raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
         ops, grads, caches = kernels.ops_for(self.dtype), self.grads, self._caches
@@ -364,6 +372,7 @@ class GPT:
                 dx = norm_backward(dm, x_mid, norm_1, p.ln_1, g.ln_1)
                 # forward: x_mid = x + attention(x)
                 dx = self._attention_backward(ops, dx, x, layer, seen, first_key) + dx
+            layer_done(layer)
         # forward: x = dropout(wte[ids] + wpe[positions])
         dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
         ops.embedding_backward(dx, ids, positions, grads["wte.weight"], grads["wpe.weight"])

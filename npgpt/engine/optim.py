@@ -20,14 +20,31 @@ class Optimizer:
         self.model, self.betas = model, betas
         vars(self).update(settings)
         self.steps = 0  # updates done
+        self.owned = 0, model.num_params
         self._moments = None
+
+    def own(self, start, stop):
+        """From now on, before any step, update flat_params[start:stop] alone, and keep their moments alone.
+
+        No cut may go through a matrix of a layer: Muon wants them whole.
+        """
+        self.owned, self._moments = (start, stop), None
 
     @property
     def moments(self):
         """(m, v), 1-D: running means of the gradient, and of its square where Adam needs that."""
         if self._moments is None:
-            self._moments = tuple(kernels.zeros(n, self.model.dtype) for n in self._moment_sizes())
+            ranges = self._ranges().values()
+            self._moments = tuple(kernels.zeros(r.stop - r.start, self.model.dtype) for r in ranges)
         return self._moments
+
+    def _ranges(self):
+        """Where the moments stand in those of the whole model."""
+        return {"m": slice(*self.owned), "v": slice(*map(self._with_v, self.owned))}
+
+    def _with_v(self, n):
+        """How many of the first n parameters have a v."""
+        return n
 
     def step(self, max_grad_norm=None):
         """Updates the weights, zeroes the gradients -> the gradients' norm before clipping.
@@ -45,23 +62,26 @@ class Optimizer:
             grad_scale = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's clip_grad_norm_
         self.steps += 1
         self._update(ops, model.flat_params, model.flat_grads, *self.moments, grad_scale)
+        for others in (slice(0, self.owned[0]), slice(self.owned[1], None)):
+            model.flat_grads[others] = 0
         model.touch()
         return norm
 
     def state(self):
-        """What a checkpoint keeps beside `steps`: {"m": 1-D, "v": 1-D}."""
+        """What a checkpoint keeps beside `steps`: {"m": 1-D, "v": 1-D}, of what is owned."""
         return dict(zip(("m", "v"), self.moments, strict=True))
 
     def load_state(self, state, steps):
-        """Go on from a state() after so many steps. ValueError where it is another model's."""
-        for name, moment in self.state().items():
-            if state[name].shape != moment.shape:
+        """Go on from a whole model's state() after so many steps. ValueError where it is another's."""
+        n = self.model.num_params
+        for name, shape in {"m": (n,), "v": (self._with_v(n),)}.items():
+            if state[name].shape != shape:
                 raise ValueError(
-                    f"{type(self).__name__}.load_state: {name} must have shape {moment.shape}, "
+                    f"{type(self).__name__}.load_state: {name} must have shape {shape}, "
                     f"got {state[name].shape}"
                 )
         for name, moment in self.state().items():
-            moment[...] = state[name]
+            moment[...] = state[name][self._ranges()[name]]
         self.steps = steps
 
 
@@ -71,12 +91,11 @@ class AdamW(Optimizer):
     def __init__(self, model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
         super().__init__(model, betas, lr=lr, eps=eps, weight_decay=weight_decay)
 
-    def _moment_sizes(self):
-        return self.model.num_params, self.model.num_params
-
     def _update(self, ops, p, g, m, v, grad_scale):
+        start, stop = self.owned
+        n_decay = min(max(self.model.n_decay - start, 0), stop - start)
         ops.adamw_step(
-            p, g, m, v, self.model.n_decay,
+            p[start:stop], g[start:stop], m, v, n_decay,
             self.lr, *self.betas, self.eps, self.weight_decay, self.steps, grad_scale,
         )  # fmt: skip
 
@@ -101,23 +120,29 @@ class Muon(Optimizer):
         self.momentum = momentum
         self._first, self._matrices = _layer_matrices(model.config)
 
-    def _moment_sizes(self):
-        in_layers = self.model.n_decay - self._first
-        return self.model.num_params, self.model.num_params - in_layers
+    def _with_v(self, n):
+        return min(n, self._first) + max(0, n - self.model.n_decay)
 
     def _update(self, ops, p, g, m, v, grad_scale):
-        first, last = self._first, self.model.n_decay
+        start, stop = self.owned
+        first, last = (min(max(i, start), stop) for i in (self._first, self.model.n_decay))
         momentum = self.momentum - 0.1 * max(0.0, 1 - self.steps / self.WARMUP)
-        within = slice(first, last)
         decay = self.adamw_ratio * self.weight_decay
-        ops.muon_step(p[within], g[within], m[within], self._matrices, self.lr, momentum, decay, grad_scale)
+        if first < last:
+            within, begin = slice(first, last), first - self._first
+            places = self._matrices[:, 0]
+            matrices = self._matrices[(places >= begin) & (places < last - self._first)] - [begin, 0, 0, 0]
+            of_these = m[first - start : last - start]
+            ops.muon_step(p[within], g[within], of_these, matrices, self.lr, momentum, decay, grad_scale)
         # embeddings, which decay; then biases and layernorms, which do not
-        parts = (slice(0, first), slice(0, first), first), (slice(last, None), slice(first, None), 0)
-        for at, v_at, n_decay in parts:
-            ops.adamw_step(
-                p[at], g[at], m[at], v[v_at], n_decay,
-                self.lr * self.adamw_ratio, *self.betas, self.eps, self.weight_decay, self.steps, grad_scale,
-            )  # fmt: skip
+        for a, b, n_decay in ((start, first, first - start), (last, stop, 0)):
+            v_at = slice(*(self._with_v(i) - self._with_v(start) for i in (a, b)))
+            if a < b:
+                ops.adamw_step(
+                    p[a:b], g[a:b], m[a - start : b - start], v[v_at], n_decay,
+                    self.lr * self.adamw_ratio, *self.betas, self.eps, self.weight_decay, self.steps,
+                    grad_scale,
+                )  # fmt: skip
 
 
 def _layer_matrices(config):

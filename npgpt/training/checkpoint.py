@@ -19,10 +19,11 @@ from npgpt.interop.safetensors_file import save_file
 MANIFEST, OPTIMIZER, STATE = "manifest.json", "optimizer.safetensors", "trainer.json"
 
 
-def save(run: Path, step: int, model, tokenizer, optimizer, state: dict) -> Path:
+def save(run: Path, step: int, model, tokenizer, moments: dict, state: dict) -> Path:
     """Write run/step-NNNNNN and point LATEST at it; returns the folder.
 
-    `state` goes to trainer.json: plain numbers and strings, all that a resume needs beside the arrays.
+    `moments` are the optimizer's state(). `state` goes to trainer.json: plain numbers and strings, all that a
+    resume needs beside the arrays.
     OSError (a full disk, say) leaves every older checkpoint and pointer as it was. A folder of this step that
     is there already, which a resume passed over, makes way.
     """
@@ -31,7 +32,7 @@ def save(run: Path, step: int, model, tokenizer, optimizer, state: dict) -> Path
     clean_up(run)
     try:
         huggingface.write_pretrained(temporary, model, tokenizer)
-        save_file(optimizer.state(), temporary / OPTIMIZER)
+        save_file(moments, temporary / OPTIMIZER)
         (temporary / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         _write_manifest(temporary)
         for path in temporary.iterdir():

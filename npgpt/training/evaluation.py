@@ -15,13 +15,17 @@ from npgpt.text.data import evaluation_batches
 TOKENS_AT_ONCE = 1024  # bounds the memory for logits; no result depends on it but in the last bits
 
 
-def mean_loss(model, ids, batch_size: int, end_of_text: int, max_tokens: int | None = None) -> float:
-    """Nats per token over ids (N,), or over a fixed subset of about max_tokens."""
-    total, count = 0.0, 0
-    for x, y in evaluation_batches(ids, model.config.block_size, batch_size, end_of_text, max_tokens):
+def mean_loss(model, ids, batch_size: int, end_of_text: int, max_tokens: int | None = None, map=map) -> float:
+    """Nats per token over ids (N,), or over a fixed subset of about max_tokens; `map` may divide the work."""
+
+    def loss_and_tokens(batch):
+        x, y = batch
         n = int((y >= 0).sum())
-        total, count = total + model.loss(x, y) * n, count + n
-    return total / count
+        return np.array([model.loss(x, y) * n, n], np.float64)
+
+    batches = evaluation_batches(ids, model.config.block_size, batch_size, end_of_text, max_tokens)
+    total, count = sum(map(loss_and_tokens, batches))
+    return float(total / count)
 
 
 def evaluate(model, ids, tokenizer) -> dict:

@@ -4,23 +4,27 @@ Same text, plan and seed give the same weights, bit for bit, on any number of th
 run was stopped: the batch, the dropout masks and the learning rate of a step are functions of its number.
 """
 
+import functools
 import json
 import math
 import time
+import zlib
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
 from npgpt.engine import kernels
-from npgpt.engine.model import training_floats
+from npgpt.engine.model import count_parameters, training_floats
 from npgpt.engine.optim import AdamW, Muon
 from npgpt.text.data import Batches, Dataset, n_windows
 from npgpt.training import checkpoint, memorising
+from npgpt.training.distributed import GradientSum, shard_cuts
 from npgpt.training.evaluation import mean_loss
 from npgpt.training.journal import Journal
 from npgpt.training.memory import check_memory
 from npgpt.training.plan import Plan, make_plan
 from npgpt.training.progress import Progress
+from npgpt.training.ranks import ALONE
 from npgpt.training.schedule import Budget, Schedule
 
 METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds,skipped"
@@ -30,11 +34,23 @@ PROGRAM = 8 << 20  # bytes: what is imported late, the threads' own buffers
 SCHEDULE = "schedule.json"  # the knots of a run with --minutes, written down as they are set
 
 
+def one_rank(method):
+    """Rank 0 does it, for all."""
+
+    @functools.wraps(method)
+    def guarded(self, *args):
+        return None if self.ranks.rank else method(self, *args)
+
+    return guarded
+
+
 class TrainingFailed(RuntimeError):
     """The run cannot go on; the message says why and what is kept."""
 
 
-def prepare(dataset: Dataset, flags: dict, seed: int, model_class, model=None, spent=0.0) -> "Trainer":
+def prepare(
+    dataset: Dataset, flags: dict, seed: int, model_class, model=None, spent=0.0, ranks=ALONE
+) -> "Trainer":
     """A trainer for `dataset` by the default plan and `flags`; the model is new unless one is given.
 
     ValueError, before anything large is allocated, for a plan that does not fit. With minutes and no steps,
@@ -42,27 +58,34 @@ def prepare(dataset: Dataset, flags: dict, seed: int, model_class, model=None, s
     """
     plan = make_plan(len(dataset), **flags)
     config = model.config if model else plan.model_config(dataset.tokenizer.vocab_size)
-    check_memory(config, plan, Trainer.memory_needed(config, plan, len(dataset.train)))
+    check_memory(config, plan, ranks.on_host * Trainer.memory_needed(config, plan, len(dataset.train), ranks))
     if model:
         model.seed, model.config = seed, replace(config, dropout=plan.dropout)
-    trainer = Trainer(model or model_class(config, seed), dataset, plan, seed)
+    trainer = Trainer(model or model_class(config, seed), dataset, plan, seed, ranks)
     trainer.step_seconds()
     if plan.minutes and not flags.get("steps"):
-        steps = trainer.steps_in(60 * plan.minutes - spent)
+        steps = trainer.steps_in(60 * plan.minutes - ranks.first(spent))
         plan = make_plan(len(dataset), **flags | {"steps": steps})
         trainer.plan, trainer.schedule = plan, Schedule(plan)
     return trainer
 
 
 class Trainer:
-    """Trains `model` on `dataset` by `plan`."""
+    """Trains `model` on `dataset` by `plan`, with others if there are `ranks`: all of them do the same steps.
 
-    def __init__(self, model, dataset: Dataset, plan: Plan, seed: int = 0):
+    Each has its rows of every batch; one of them writes.
+    """
+
+    def __init__(self, model, dataset: Dataset, plan: Plan, seed: int = 0, ranks=ALONE):
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
+        self.ranks, self.rows = ranks, _rows(plan, ranks)
         self.end_of_text = dataset.tokenizer.end_of_text
         self.batches = Batches(dataset.train, plan.block_size, plan.windows, seed, self.end_of_text)
         kind = {"adamw": AdamW, "muon": Muon}[plan.optimizer]
         self.optimizer = kind(model, lr=plan.lr, weight_decay=plan.weight_decay)
+        self.cuts = shard_cuts(model, ranks.size) if ranks.zero else None
+        if self.cuts:
+            self.optimizer.own(*self.cuts[ranks.rank : ranks.rank + 2])
         self.schedule = Schedule(plan)
         self.budget = Budget(60 * plan.minutes) if plan.minutes else None
         self.step = self.tokens = self.skipped = self.bad_in_a_row = 0
@@ -75,10 +98,12 @@ class Trainer:
     # ------------------------------------------------------------------------ cost
 
     @staticmethod
-    def memory_needed(config, plan: Plan, n_train: int) -> int:
+    def memory_needed(config, plan: Plan, n_train: int, ranks=ALONE) -> int:
         """Bytes that training holds: model, optimizer, what a batch needs, the order of the windows."""
         windows = n_windows(n_train, plan.block_size)
-        model = 4 * training_floats(config, min(windows, plan.batch_size), plan.block_size)
+        model = 4 * training_floats(config, min(windows, _rows(plan, ranks)), plan.block_size)
+        if ranks.zero:  # both moments, but for this rank's part of them
+            model -= 8 * count_parameters(config) * (ranks.size - 1) // ranks.size
         return model + 8 * windows + PROGRAM
 
     def seconds_needed(self) -> float:
@@ -103,8 +128,8 @@ class Trainer:
             while len(times) < 4 and sum(times) < 2.0:
                 start = time.perf_counter()
                 self._forward_backward(0)
-                self.optimizer.step(max_grad_norm=self.plan.clip)
-                times.append(time.perf_counter() - start)
+                self._change_weights()
+                times.append(self.ranks.first(time.perf_counter() - start))
             for moment in self.optimizer.moments:
                 moment[...] = 0
             self.optimizer.steps = 0
@@ -127,15 +152,14 @@ class Trainer:
         self.run, self.keep, self.sample, self._reserved = Path(run), keep, sample, reserved
         self.metrics = Journal(self.run / "metrics.csv", lambda line: int(line.split(",")[0]), METRICS)
         self.samples = Journal(self.run / "samples.jsonl", lambda line: json.loads(line)["step"])
-        self.history = memorising.History(self.metrics.start(self.step))
-        self.samples.start(self.step)
+        self._start_journals()
         self._saved_at = self._flushed_at = time.perf_counter()
         self._begun = self._saved_at - self.seconds - spent
         self._validating = 0.0  # seconds of the last validation
         if self.plan.minutes:
             self._write_schedule()
         val_loss = None
-        with Progress(self.schedule.steps, self.step, quiet) as self.progress:
+        with Progress(self.schedule.steps, self.step, quiet or self.ranks.rank) as self.progress:
             while not self.ended and self.step < self.schedule.steps:
                 val_loss = self._one_step(should_stop)
         return {
@@ -150,6 +174,11 @@ class Trainer:
             "skipped": self.skipped,
             "seconds": time.perf_counter() - self._begun,
         }
+
+    @one_rank
+    def _start_journals(self) -> None:
+        self.history = memorising.History(self.metrics.start(self.step))
+        self.samples.start(self.step)
 
     def _one_step(self, should_stop) -> float | None:
         """-> the validation loss, where this step has one."""
@@ -175,16 +204,17 @@ class Trainer:
                 self.ended = self.ended or "target reached"
             elif plan.patience and self.since_best >= plan.patience:
                 self.ended = self.ended or f"stopped, {plan.patience} validations without a better one,"
-        if not last and not self.ended and should_stop():
+        now = time.perf_counter()
+        stop, overdue = self.ranks.any(should_stop(), now - self._saved_at > SAVE_SECONDS)
+        if not last and not self.ended and stop:
             self.ended = "interrupted"
 
-        now = time.perf_counter()
         self.seconds = now - self._begun
         self._write_row(loss, val_loss, grad_norm, n / took)
         self.progress.step(self.step, loss, val_loss, n / took, self.seconds)
         if last or self.step % plan.eval_every == 0:
             self._sample_and_warn()
-        save_now = self.ended or last or (now - self._saved_at > SAVE_SECONDS)
+        save_now = self.ended or last or overdue
         if save_now or ((better or self.step % plan.save_every == 0) and not self.bad_in_a_row):
             self._save(final=bool(self.ended or last))
         if self.budget:
@@ -203,7 +233,7 @@ class Trainer:
         loss, n = self._forward_backward(step - 1)
         grad_norm = math.nan
         if math.isfinite(loss):
-            grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
+            grad_norm = self._change_weights()
         else:
             self.model.zero_grads()
         if math.isfinite(grad_norm):
@@ -217,28 +247,38 @@ class Trainer:
             self.progress.tell(f"warning: step {step} is skipped: {what}")
         return float(loss), float(grad_norm), n
 
+    def _change_weights(self) -> float:
+        """-> the gradient's norm before clipping. Of several ranks with --zero, each changes its part."""
+        grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
+        if self.cuts:
+            self.ranks.join(self.model.flat_params, self.cuts)
+        return grad_norm
+
     def _forward_backward(self, batch: int) -> tuple[float, int]:
         """Gradients of the mean loss over all windows of a step, in parts that fit -> that loss, tokens.
 
         A loss that is not finite ends it: no gradient counts then.
         """
         x, y, *first = self.batches.batch(batch)  # first: of examples packed side by side
-        B, model = self.plan.batch_size, self.model
-        total, tokens, before = 0.0, 0, 0
-        for model.first_sample in range(0, len(x), B):
-            part = slice(model.first_sample, model.first_sample + B)
+        model, ranks, all_tokens = self.model, self.ranks, int((y >= 0).sum())
+        mine, gradients = ranks.part(len(x)), GradientSum(ranks, model)
+        total, before = 0.0, 0
+        for model.first_sample in range(mine.start, mine.stop, self.rows):
+            part = slice(model.first_sample, min(model.first_sample + self.rows, mine.stop))
             n = int((y[part] >= 0).sum())
+            if n == 0:
+                continue
             if before and n != before:  # each part's gradient is a mean over its own tokens
-                model.flat_grads[...] *= before / n
+                gradients.flat[...] *= before / n
             loss = model.forward(x[part], y[part], *(rows[part] for rows in first))
-            total, tokens, before = total + loss * n, tokens + n, n
-            if not math.isfinite(loss):
+            total, before = total + loss * n, n
+            if ranks.size == 1 and not math.isfinite(loss):
                 break
-            model.backward()
-        if before and before != tokens:
-            model.flat_grads[...] *= before / tokens
+            gradients.factor = n / all_tokens
+            model.backward(*[gradients.layer_done] if part.stop == mine.stop else [])
+        gradients.finish()
         model.first_sample = 0
-        return total / tokens, tokens
+        return sum(loss for (loss,) in ranks.numbers(total)) / all_tokens, all_tokens
 
     def _diverged(self, what: str) -> str:
         kept = checkpoint.checkpoints(self.run)
@@ -258,11 +298,12 @@ class Trainer:
         closing = self._reserved + self._validating * max(1.0, whole / self.plan.eval_tokens)
         spent = time.perf_counter() - self._begun
         end = self.budget.new_end(self.step, self.schedule.steps, self.plan.eval_every, spent, closing)
-        if end is not None:
+        if end := int(self.ranks.first(end or 0)):
             self.schedule.end_at(self.step, end)
             self._write_schedule()
             self.progress.total = end
 
+    @one_rank
     def _write_schedule(self) -> None:
         self._or_warn(
             checkpoint.write_atomically, self.run / SCHEDULE, json.dumps(self.schedule.knots) + "\n"
@@ -297,12 +338,10 @@ class Trainer:
         return val_loss if self.ended == "interrupted" else self._validation_loss()
 
     def _validation_loss(self, max_tokens: int | None = None) -> float:
-        ids, B = (
-            self.dataset.validation,
-            self.plan.batch_size,
-        )  # the shape of training fits the memory there is
-        return mean_loss(self.model, ids, B, self.end_of_text, max_tokens)
+        ids, B = self.dataset.validation, self.rows  # the shape of training fits the memory there is
+        return mean_loss(self.model, ids, B, self.end_of_text, max_tokens, self.ranks.map)
 
+    @one_rank
     def _write_row(self, loss, val_loss, grad_norm, speed) -> None:
         epoch = self.step / self.batches.per_epoch
         row = (self.step, f"{epoch:.4f}", self.tokens, loss, "" if val_loss is None else repr(val_loss))
@@ -313,6 +352,7 @@ class Trainer:
             self._or_warn(self.metrics.flush)
             self._flushed_at = time.perf_counter()
 
+    @one_rank
     def _sample_and_warn(self) -> None:
         """Keep a sample; say so once where the model begins to learn by heart what it should understand."""
         text = self.sample() if self.sample else ""
@@ -330,12 +370,20 @@ class Trainer:
         if not math.isfinite(kernels.ops_for(self.model.dtype).global_norm(self.model.flat_params)):
             raise TrainingFailed(self._diverged("the weights are not finite"))
 
+        if self.ranks.size > 1:
+            try:
+                self.ranks.compare(weights=zlib.crc32(self.model.flat_params))
+            except ValueError as error:  # memory that fails on one of them, say
+                raise TrainingFailed(f"step {self.step}: {error}; nothing was saved") from None
+        moments = self.ranks.collect(self.optimizer.state()) if self.cuts else self.optimizer.state()
+        if self.ranks.rank:
+            self._saved_at = time.perf_counter()
+            return
+
         def write():
             self.metrics.flush(sync=True)  # the rows up to a checkpoint are as safe as the checkpoint
             self.samples.flush(sync=True)
-            checkpoint.save(
-                self.run, self.step, self.model, self.dataset.tokenizer, self.optimizer, self._state()
-            )
+            checkpoint.save(self.run, self.step, self.model, self.dataset.tokenizer, moments, self._state())
             self._point_to_best()
             checkpoint.prune(self.run, self.keep)
 
@@ -345,6 +393,7 @@ class Trainer:
             return
         self._saved_at = time.perf_counter()
 
+    @one_rank
     def _point_to_best(self) -> None:
         name = f"step-{self.best_step:06d}"
         if (self.run / name).is_dir() and checkpoint.pointed(self.run, "BEST") != self.run / name:
@@ -393,8 +442,14 @@ class Trainer:
         if self.plan.minutes:
             self.budget = Budget(60 * self.plan.minutes, state["budget"])
         self.run = run
-        checkpoint.clean_up(run)
+        if not self.ranks.rank:
+            checkpoint.clean_up(run)
         self._point_to_best()
+
+
+def _rows(plan: Plan, ranks) -> int:
+    """Windows that a rank has in memory at a time."""
+    return -(-plan.batch_size // ranks.size)
 
 
 def read_knots(run: Path) -> list | None:

@@ -24,7 +24,7 @@ def save(tmp_path):
     def save(step):
         model.params["ln_f.bias"][...] = step
         optimizer.state()["m"][...] = step
-        return checkpoint.save(tmp_path, step, model, ByteTokenizer(), optimizer, {"step": step})
+        return checkpoint.save(tmp_path, step, model, ByteTokenizer(), optimizer.state(), {"step": step})
 
     return save
 

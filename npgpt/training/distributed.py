@@ -1,0 +1,304 @@
+"""Data-parallel training: the ranks that mpiexec started train one model, each on its share of every batch.
+
+The only importer of mpi4py. MPI carries numbers and never adds them: sums go in the order of the ranks, so
+that their bits depend on how many ranks there are, not on their hosts or on which message came first. Nobody
+waits spinning, as the core may be another rank's, and nothing that comes from another rank is a pickle.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import platform
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.engine import kernels
+from npgpt.training.ranks import Alone
+
+PIECE = 1 << 18  # floats: the gradients of so many parameters at least are worth a message of their own
+ROOM = 1 << 22  # floats of a message at most, which bounds the memory beside the gradients
+GRACE = 1.0  # seconds that an error waits for rank 0's, which is likely the same
+BEAT, MISSED = 0.5, 12  # seconds between two signs of life; so many missing ones mean that a rank is lost
+
+
+class Ranks(Alone):
+    """This process as one of several."""
+
+    def __init__(self, size: int):
+        """ValueError unless MPI counts as many ranks as mpiexec, which `size` is from."""
+        from mpi4py import MPI
+
+        self._mpi, world = MPI, MPI.COMM_WORLD
+        if size != world.size:
+            library = MPI.Get_library_version().split("\n")[0].strip()
+            raise ValueError(f"mpiexec must belong to the MPI that mpi4py uses, which is {library}")
+        self.rank, self.size, self.host = world.rank, world.size, socket.gethostname()
+        self._comm, self._gradients, self._beats = (world.Dup() for _ in range(3))  # each for one thread
+        self.zero = False
+        self._host = world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.on_host = self._host.size
+        self._sums, self._main_waits = queue.SimpleQueue(), threading.Event()
+        self._out, self._err = sys.stdout, sys.stderr
+        self._ended, self._over = threading.Lock(), threading.Event()
+        for work in (self._add_up, self._listen):
+            threading.Thread(target=self._or_end, args=(work,), daemon=True).start()
+
+    # ------------------------------------------------------------------------ agreeing
+
+    def part(self, n):
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def numbers(self, *values):
+        table = np.empty((self.size, len(values)))
+        self._wait(self._comm.Iallgather(np.array(values, np.float64), table))
+        return table.tolist()
+
+    def first(self, value):
+        return self.numbers(value)[0][0]
+
+    def gather(self, array: np.ndarray) -> list[np.ndarray]:
+        """The 1-D arrays of all ranks, which have one dtype and any lengths."""
+        lengths = np.array(self.numbers(len(array)), np.int64)[:, 0]
+        whole = np.empty(lengths.sum(), array.dtype)
+        self._wait(self._comm.Iallgatherv(np.ascontiguousarray(array), [whole, _layout(lengths)]))
+        return np.split(whole, np.cumsum(lengths)[:-1])
+
+    def compare(self, **facts):
+        mine = json.dumps(facts | {"host": self.host}).encode()
+        ours, *others = (json.loads(bytes(text)) for text in self.gather(np.frombuffer(mine, np.uint8)))
+        for rank, theirs in enumerate(others, 1):
+            for name, value in ours.items():
+                if name != "host" and theirs[name] != value:
+                    raise ValueError(
+                        f"rank {rank} on {theirs['host']} is not like rank 0 on {ours['host']}, "
+                        f"{name.replace('_', ' ')}: {theirs[name]} there, {value} here"
+                    )
+
+    def map(self, function, items):
+        """function(item) for all items, in their order; each rank works on every size-th of them.
+
+        function returns a 1-D array, on all ranks of one dtype.
+        """
+        items = iter(items)
+        while turn := list(islice(items, self.size)):
+            mine = function(turn[self.rank]) if self.rank < len(turn) else function(turn[0])[:0]
+            yield from self.gather(mine)[: len(turn)]
+
+    def _wait(self, request, busy=lambda: False) -> None:
+        """Until `request` is done; asks often at first, unless this process has better to do."""
+        begun, pause = time.perf_counter(), 2e-5
+        while not request.Test():
+            if time.perf_counter() - begun < 2e-3 and not busy():
+                os.sched_yield()
+            else:
+                time.sleep(pause)
+                pause = min(1.5 * pause, 2e-4)
+
+    def take_threads(self, wanted):
+        cpus = np.zeros(os.cpu_count())
+        cpus[list(os.sched_getaffinity(0))] = 1
+        users = self._of_host(*cpus).sum(axis=0)  # ranks that may use each CPU
+        share = kernels.get_num_threads() * (cpus / np.maximum(users, 1)).sum() / cpus.sum()
+        threads = wanted or max(1, int(share + 1e-6))
+        kernels.set_num_threads(threads)
+        used, there = self._of_host(threads, share).sum(axis=0)
+        worst = max(self.numbers(used / there, used, there, self.on_host))
+        if worst[0] < 1.01:
+            return ""
+        _, used, there, on_host = (round(n) for n in worst)
+        return f"{on_host} ranks with {used} threads share {there} CPUs of a host, and wait for each other"
+
+    def _of_host(self, *values) -> np.ndarray:
+        """(ranks of this host, len(values))"""
+        table = np.empty((self.on_host, len(values)))
+        self._wait(self._host.Iallgather(np.array(values, np.float64), table))
+        return table
+
+    # ------------------------------------------------------------------------ gradients
+
+    def add_up(self, piece, factor):
+        for start in range(0, len(piece), ROOM):
+            self._sums.put((piece[start : start + ROOM], factor))
+
+    def added_up(self):
+        done = threading.Event()
+        self._sums.put((done, None))
+        self._main_waits.set()
+        done.wait()
+        self._main_waits.clear()
+
+    def _add_up(self) -> None:
+        def computing():
+            return not self._main_waits.is_set()
+
+        room = np.empty(0)
+        while True:
+            piece, factor = self._sums.get()
+            if factor is None:
+                piece.set()
+                continue
+            super().add_up(piece, factor)
+            ends = len(piece) * np.arange(self.size + 1) // self.size
+            layout, mine = _layout(np.diff(ends)), piece[self.part(len(piece))]
+            if room.size < len(mine) * self.size or room.dtype != piece.dtype:
+                room = np.empty(len(mine) * self.size, piece.dtype)
+            rows = room[: len(mine) * self.size]
+            into = [rows, _layout(np.full(self.size, len(mine)))]
+            self._wait(self._gradients.Ialltoallv([piece, layout], into), computing)
+            rows = rows.reshape(self.size, -1)  # what each rank has of this rank's part
+            np.add(rows[0], rows[1], out=mine)
+            for row in rows[2:]:
+                np.add(mine, row, out=mine)
+            self._wait(self._gradients.Iallgatherv(self._mpi.IN_PLACE, [piece, layout]), computing)
+
+    # ------------------------------------------------------------------------ parts of one model
+
+    def join(self, whole: np.ndarray, cuts: list[int]) -> None:
+        """Each rank has whole[cuts[rank] : cuts[rank + 1]]; afterwards all have all of it."""
+        self._wait(self._comm.Iallgatherv(self._mpi.IN_PLACE, [whole, _layout(np.diff(cuts))]))
+
+    def collect(self, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """By name, the ranks' 1-D parts one behind the other, on rank 0; nothing on the others."""
+        whole = {}
+        for name, part in parts.items():
+            lengths = np.array(self.numbers(len(part)), np.int64)[:, 0]
+            if self.rank == 0:
+                whole[name] = np.empty(lengths.sum(), part.dtype)
+            self._wait(self._comm.Igatherv(part, [whole[name], _layout(lengths)] if whole else None))
+        return whole
+
+    # ------------------------------------------------------------------------ living and ending together
+
+    @contextlib.contextmanager
+    def together(self):
+        if self.rank:  # one rank speaks for all while all is well
+            sys.stdout = sys.stderr = io.TextIOWrapper(io.BytesIO(), errors="replace")
+        try:
+            yield
+            self.numbers()  # nobody leaves while another may need it
+            self._over.set()
+        except SystemExit as end:
+            if end.code:
+                self._end(self._said(), end.code if isinstance(end.code, int) else 1)
+            raise
+        except BaseException:
+            self._end(traceback.format_exc().strip(), 1)
+
+    def _said(self) -> str:
+        """The last line that a silent rank would have said; rank 0 said it."""
+        if not self.rank:
+            return ""
+        sys.stderr.flush()
+        return (sys.stderr.buffer.getvalue().decode().strip().split("\n") or [""])[-1]
+
+    def _end(self, line: str, code: int) -> None:
+        """End all ranks, with one line on stderr that tells which one began it, and why."""
+        self._ended.acquire()  # by the first thread that wants it
+        if self.rank:
+            time.sleep(GRACE)
+            line += f" (rank {self.rank} of {self.size}, on {self.host})"
+        if line:
+            print(line, file=self._err, flush=True)
+        threading.Timer(2.0, os._exit, (code,)).start()  # should the MPI library hang
+        with open(os.devnull, "w") as nowhere:  # it would say it in its own words too
+            os.dup2(nowhere.fileno(), 2)
+        self._mpi.COMM_WORLD.Abort(code)
+
+    def _or_end(self, work) -> None:
+        """work(), in a thread of its own; an error in it ends the job."""
+        try:
+            work()
+        except BaseException as error:
+            self._end(f"npgpt: the connection to another rank failed: {error}", 1)
+
+    def _listen(self) -> None:
+        """Tell the others now and then that this rank lives; end the job when one of them no longer does.
+
+        Counted in turns, not in seconds: a machine that was suspended has lost nobody.
+        """
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sent, missed, beat = {}, dict.fromkeys(others, 0), bytearray(1)
+        while not self._over.wait(BEAT):
+            for rank in others:
+                missed[rank] += 1
+                if rank not in sent or sent[rank].Test():
+                    sent[rank] = self._beats.Isend(beat, rank)
+            status = self._mpi.Status()
+            while self._beats.Iprobe(status=status):
+                self._beats.Recv(bytearray(1), status.Get_source())
+                missed[status.Get_source()] = 0
+            if lost := [rank for rank in others if missed[rank] > MISSED]:
+                which = ", ".join(map(str, lost[:8]))
+                self._end(f"npgpt: nothing was heard of rank {which} for {BEAT * MISSED:.0f} s", 1)
+
+
+class GradientSum:
+    """The gradients of a step, summed over the ranks while the backward pass of lower layers goes on."""
+
+    def __init__(self, ranks: Alone, model):
+        self._ranks, self._model = ranks, model
+        self.flat = (model.adapters or model).flat_grads
+        self.factor = 1.0  # what this rank's gradients count
+        self._sent_from = model.n_decay  # down to here, the layers' matrices are on their way
+        self._layer = model.config.n_layer
+
+    def layer_done(self, layer: int) -> None:
+        """A layer's gradients are final; backward calls it from the last layer to the first."""
+        self._layer = layer
+        if self._model.adapters:  # small, so one message at the end does
+            return
+        start = self._model.layer_start(layer)
+        if self._sent_from - start >= PIECE or layer == 0:
+            self._send(start, self._sent_from)
+            self._sent_from = start
+
+    def finish(self) -> None:
+        """Sum up what is left, and wait for all of it."""
+        for layer in reversed(range(self._layer)):  # a rank without a share of the batch had no backward
+            self.layer_done(layer)
+        if self._model.adapters:
+            self._sent_from = len(self.flat)
+        else:
+            self._send(self._model.n_decay, len(self.flat))  # biases and layernorms
+        self._send(0, self._sent_from)  # the embeddings, which the head and the first layer both add to
+        self._ranks.added_up()
+
+    def _send(self, start, stop):
+        self._ranks.add_up(self.flat[start:stop], self.factor)
+
+
+def shard_cuts(model, parts: int) -> list[int]:
+    """Where flat_params is cut into parts of about one size: between tensors, or rows of the embeddings."""
+    sizes = [w.size for w in model.params.values()]
+    rows = np.arange(0, sum(sizes[:2]) + 1, model.config.n_embd)
+    places = np.unique(np.concatenate([rows, np.cumsum(sizes)]))
+    even = sum(sizes) * np.arange(parts + 1) / parts
+    return [int(places[np.abs(places - place).argmin()]) for place in even]
+
+
+def _layout(lengths) -> tuple:
+    """Counts and displacements, as MPI's v-collectives want them."""
+    return lengths, np.concatenate([[0], np.cumsum(lengths)[:-1]])
+
+
+def library_versions() -> dict:
+    """What every rank must have alike to compute the same bits, by name."""
+    here, whole = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".so")):
+        whole.update(path.relative_to(here).as_posix().encode() + path.read_bytes())
+    return {
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "kernels": kernels.name(),
+        "npgpt": whole.hexdigest()[:12],
+    }

@@ -1,0 +1,73 @@
+"""Which processes train together: under mpiexec the ranks of distributed.py, else this one alone.
+
+Light to import, and a process alone pays for nothing: mpi4py is not even looked for.
+"""
+
+import contextlib
+import os
+
+
+class Alone:
+    """One process: what several ranks would have to agree on is its own."""
+
+    rank, size, on_host = 0, 1, 1
+    zero = False  # whether each rank keeps the optimizer's moments of its part alone
+    map = staticmethod(map)
+
+    def part(self, n: int) -> slice:
+        """Those of n rows that are this rank's."""
+        return slice(0, n)
+
+    def numbers(self, *values: float) -> list[list[float]]:
+        """The values of each rank."""
+        return [list(values)]
+
+    def any(self, *flags) -> list[bool]:
+        """For each flag whether any rank has it set."""
+        return [any(flag) for flag in zip(*self.numbers(*flags), strict=True)]
+
+    def first(self, value: float) -> float:
+        """Rank 0's value."""
+        return value
+
+    def add_up(self, piece, factor: float) -> None:
+        """Begin to make `piece` (1-D), on every rank, the sum over the ranks of factor * piece.
+
+        All ranks call it for the same pieces in the same order; it goes on while the caller computes.
+        """
+        if factor != 1:
+            piece *= piece.dtype.type(factor)
+
+    def added_up(self) -> None:
+        """Wait for all sums that were begun."""
+
+    def compare(self, **facts) -> None:
+        """ValueError, naming rank and fact, where a rank's facts are not those of rank 0."""
+
+    def take_threads(self, wanted: int | None) -> str:
+        """Of several ranks, set the kernels' threads: those wanted, or a share of the CPUs of the host.
+
+        Returns a warning where they are too many.
+        """
+        return ""
+
+    @contextlib.contextmanager
+    def together(self):
+        """Within it, whatever ends one rank ends all of them."""
+        yield
+
+
+ALONE = Alone()
+
+
+def start() -> Alone:
+    """The ranks of the job that this process belongs to; ALONE where it was not started by mpiexec."""
+    size = max(int(os.environ.get(name) or 1) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    if size == 1:
+        return ALONE
+    try:
+        from npgpt.training.distributed import Ranks
+
+        return Ranks(size)
+    except (ImportError, RuntimeError):  # which mpi4py raises where there is no MPI
+        raise ValueError('mpiexec needs mpi4py and an MPI for it: pip install "npgpt[mpi]"') from None

@@ -1,0 +1,44 @@
+"""A run that goes on by itself: the parent of the training process, or of mpiexec, which starts it again.
+
+Under mpiexec nobody else could: when one rank ends badly, mpiexec ends them all.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from npgpt.training import checkpoint
+
+PAUSE = 2.0  # seconds in which the processes of a job that failed disappear
+FINAL = (0, 2, 130)  # done, refused, interrupted
+
+
+def supervise(command: list[str], folder: Path, restarts: int) -> int:
+    """Run `command`, again with --resume up to `restarts` times while it fails -> its last exit code.
+
+    It is not repeated once the run in `folder` has ended. SIGINT and SIGTERM go to the command, once.
+    """
+    for attempt in range(restarts + 1):
+        process = subprocess.Popen([*command, *["--resume"] * (attempt > 0)], start_new_session=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame, process=process: process.send_signal(number))
+        code = process.wait()
+        code = 128 - code if code < 0 else code
+        if code in FINAL or attempt == restarts or _ended(folder):
+            break
+        print(
+            f"npgpt train: ended with {code}; going on by itself, {attempt + 1} of {restarts} times",
+            file=sys.stderr,
+            flush=True,
+        )
+        time.sleep(PAUSE)
+    return code
+
+
+def _ended(folder: Path) -> bool:
+    try:
+        return checkpoint.load(checkpoint.choose(folder, ())[0])[0]["ended"] is not None
+    except (ValueError, OSError):
+        return False

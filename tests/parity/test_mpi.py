@@ -1,0 +1,212 @@
+"""Several ranks train as one process does: the same losses, the same run; and what ends one ends all."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from npgpt.training import checkpoint
+
+pytest.importorskip("mpi4py")
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 50
+FLAGS = (
+    f"--n-layer 3 --n-head 2 --n-embd 32 --block-size 16 --batch-size 7 --gradient-accumulation-steps 2 "
+    f"--steps {STEPS} --eval-every 10 --save-every 10 --split 0.8,0.2 --tokenizer bytes --dropout 0.1 "
+    "--seed 3"
+).split()
+TEXT = "a rata roeu a roupa do rei de Roma; o rei, com raiva, rasgou o resto. " * 60
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def start(ranks, *args, program=("-m", "npgpt.train"), then=None):
+    """`mpiexec -n RANKS python -m npgpt.train ARGS`; `then`: the arguments of the last rank, if others."""
+    here = [sys.executable, *program]
+    command = [MPIEXEC, "-n", ranks, *here, *args]
+    if then is not None:
+        command = [MPIEXEC, "-n", ranks - 1, *here, *args, ":", "-n", 1, *here, *then]
+    elif ranks == 1:
+        command = [*here, *args]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NPGPT_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(part) for part in command], env=environment, cwd=ROOT, **pipes)
+
+
+def run(ranks, *args, expect=0, **more):
+    """What start() starts and what it prints."""
+    process = start(ranks, *args, **more)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == expect, out + err
+    return out + err
+
+
+def metrics(folder, name):
+    with open(folder / "metrics.csv", newline="") as file:
+        return [float(row[name] or "nan") for row in csv.DictReader(file)]
+
+
+def arrays(folder):
+    newest, _ = checkpoint.choose(folder, ())
+    return [(newest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_ranks_train_as_one_process(tmp_path, text, measured, optimizer):
+    flags = [text, *FLAGS, "--optimizer", optimizer]
+    run(1, *flags, "--out", tmp_path / "1")
+    for ranks in (2, 4):
+        run(ranks, *flags, "--out", tmp_path / f"{ranks}")
+        for name in ("train_loss", "val_loss"):
+            one, many = metrics(tmp_path / "1", name), metrics(tmp_path / f"{ranks}", name)
+            assert len(many) == STEPS
+            worst = max(abs(a - b) for a, b in zip(one, many, strict=True) if a == a or b == b)
+            measured(f"{optimizer}, {name} of {ranks} ranks and of one process", worst, 1e-5)
+    run(4, *flags, "--out", tmp_path / "again")
+    assert arrays(tmp_path / "again") == arrays(tmp_path / "4")
+    run(4, *flags, "--zero", "--out", tmp_path / "zero")
+    assert arrays(tmp_path / "zero") == arrays(tmp_path / "4")
+    folders = [sorted(p.name for p in (tmp_path / name).rglob("*")) for name in ("1", "4")]
+    assert folders[0] == folders[1]
+
+
+def wait_for_checkpoint(folder, process):
+    while not checkpoint.is_run(folder):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_stopped_on_two_ranks_goes_on_with_others(tmp_path, text, measured):
+    flags = [text, *FLAGS, "--optimizer", "adamw", "--eval-every", "20", "--steps", "400"]
+    run(1, *flags, "--out", tmp_path / "whole")
+    process = start(2, *flags, "--zero", "--out", tmp_path / "run")
+    wait_for_checkpoint(tmp_path / "run", process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted after" in out, out + err
+    before = len(metrics(tmp_path / "run", "train_loss"))
+    assert before < 400
+    run(3, "--resume", "--zero", "--out", tmp_path / "run")
+    whole, resumed = (metrics(tmp_path / name, "train_loss") for name in ("whole", "run"))
+    worst = max(abs(a - b) for a, b in zip(whole, resumed, strict=True))
+    measured("losses of one process and of 2 ranks, then 3", worst, 1e-3)  # over eight times as many steps
+
+
+DIFFERENT = {
+    "--seed": ["--seed", "4"],
+    "--lr": ["--lr", "0.5"],
+    "text": None,
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_ranks_that_differ_are_refused(tmp_path, text, what):
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT.replace("Roma", "roma"))
+    flags = [*FLAGS, "--out", tmp_path / "run"]
+    then = [text, *flags, *DIFFERENT[what]] if DIFFERENT[what] else [other, *flags]
+    lines = run(3, text, *flags, then=then, expect=2).splitlines()
+    (line,) = (line for line in lines if not line.startswith("warning: 3 ranks"))
+    assert line.startswith(f"npgpt train: rank 2 on {os.uname().nodename} is not like rank 0 on ")
+    assert f", {what}: " in line and not (tmp_path / "run").exists()
+
+
+def test_an_error_of_one_rank_is_told_once(tmp_path, text):
+    flags = [*FLAGS, "--out", tmp_path / "run"]
+    err = run(2, text, *flags, then=[tmp_path / "none.txt", *flags], expect=2)
+    assert err.strip().endswith(
+        f"none.txt: No such file or directory (rank 1 of 2, on {os.uname().nodename})"
+    )
+    err = run(2, tmp_path / "none.txt", *flags, expect=2)
+    assert err.count("No such file") == 1 and "(rank" not in err
+
+
+VICTIM = """
+import os, signal, sys
+from npgpt import train
+from npgpt.training.trainer import Trainer
+
+how, forward_backward = sys.argv.pop(1), Trainer._forward_backward
+
+def fail(self, batch):
+    if self.ranks.rank == 1 and self.step >= 15:
+        if how == "raise":
+            raise RuntimeError("a bug")
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "hang":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if how == "nan":
+            self.model.params["wte.weight"][...] = float("nan")
+        if how == "flip":
+            self.model.flat_params[-1] += 1
+    return forward_backward(self, batch)
+
+Trainer._forward_backward = fail
+raise SystemExit(train.main())
+"""
+SAID = {
+    "raise": (1, "RuntimeError: a bug (rank 1 of 2"),
+    "kill": (9, "EXIT CODE: 9"),
+    "hang": (1, "nothing was heard of rank 1 for 6 s"),
+    "nan": (1, "step 18: the loss is nan"),
+    "flip": (1, "step 20: rank 1 on"),
+}
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_a_rank_that_fails_ends_the_job_and_it_can_go_on(tmp_path, text, how):
+    script, folder, (code, said) = tmp_path / "victim.py", tmp_path / "run", SAID[how]
+    script.write_text(VICTIM)
+    began = time.monotonic()
+    err = run(2, how, text, *FLAGS, "--out", folder, program=[script], expect=code)
+    assert said in err and time.monotonic() - began < 30
+    assert [path.name for path in checkpoint.checkpoints(folder)] == ["step-000010"]
+    run(2, "--resume", "--out", folder)
+    assert len(metrics(folder, "train_loss")) == STEPS
+
+
+def test_a_run_restarts_by_itself(tmp_path, text):
+    whole, folder, died = tmp_path / "whole", tmp_path / "run", tmp_path / "died"
+    script = tmp_path / "sitecustomize.py"  # kills a rank once, in whichever process trains
+    script.write_text(f"""
+import os, pathlib, signal, threading, time
+def kill():
+    while not list(pathlib.Path({str(folder)!r}).glob("step-*")):
+        time.sleep(0.001)
+    if not os.path.exists({str(died)!r}):
+        open({str(died)!r}, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+if os.environ.get("PMI_RANK") == "1":
+    threading.Thread(target=kill, daemon=True).start()
+""")
+    flags = [text, *FLAGS, "--steps", "300"]
+    run(2, *flags, "--out", whole)
+    launch = ["--restarts", "2", "--launch", f"env PYTHONPATH={tmp_path}:{ROOT} {MPIEXEC} -n 2"]
+    told = run(1, *flags, "--out", folder, *launch)
+    assert "ended with 9; going on by itself, 1 of 2 times" in told and died.exists()
+    assert arrays(folder) == arrays(whole)
+    told = run(2, *flags, "--out", tmp_path / "inside", "--restarts", "2", expect=2)
+    assert "--launch 'mpiexec -n 4'" in told and not (tmp_path / "inside").exists()
+
+
+def test_one_process_never_imports_mpi4py(tmp_path, text):
+    code = "import sys; from npgpt import train; train.main(sys.argv[1:]); assert 'mpi4py' not in sys.modules"
+    run(1, code, text, *FLAGS, "--out", tmp_path / "run", program=["-c"])
+
+
+def test_more_threads_than_cpus_are_warned_about(tmp_path, text):
+    threads = os.cpu_count()
+    err = run(2, text, *FLAGS, "--steps", 2, "--threads", threads, "--out", tmp_path / "run")
+    assert f"2 ranks with {2 * threads} threads share {threads} CPUs" in err
