@@ -1,7 +1,7 @@
-"""`python -m benchmarks.perplexity RUN TEXT`: what each type of weights costs, as libnpgpt computes with them.
+"""`python -m benchmarks.perplexity RUN TEXT`: what each type of weights costs, as libnpgpt computes.
 
-The perplexity of the text's first tokens under the run's model, exported as each type, in windows of the context
-that do not overlap; beside that of F32.
+The perplexity of the text's first tokens under the run's model, exported as each type, in windows of the
+context that do not overlap; beside that of F32.
 """
 
 import argparse
@@ -35,13 +35,14 @@ def main():
     model = npgpt.load(args.run)
     ids = model.tokenizer.encode(args.text.read_bytes())[: args.tokens]
     print(f"{args.run}: {len(ids):,} tokens of {args.text.name}, windows of {model.config.block_size}")
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         for type in TYPES:
             write_gguf(path, model, model.tokenizer, type)
-            found = perplexity(path, ids, model.config.block_size)
-            plain = found if type == "f32" else plain
-            print(f"{type:5} perplexity {found:9.4f}  {found / plain - 1:+.4%}", flush=True)
+            found[type] = perplexity(path, ids, model.config.block_size)
+            more = found[type] / found["f32"] - 1
+            print(f"{type:5} perplexity {found[type]:9.4f}  {more:+.4%}", flush=True)
 
 
 if __name__ == "__main__":

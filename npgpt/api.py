@@ -70,6 +70,10 @@ class GPT(engine.GPT):
         text = "".join(pieces)
         return drawn if return_ids else text
 
+    def touch(self):
+        super().touch()
+        self._runtime = None  # weights that were a file's are the file's no more
+
     def score(self, text, prompt="") -> float:
         """The natural logarithm of the probability that `text` follows `prompt` (text, bytes or ids each).
 
@@ -300,9 +304,11 @@ def load(path, model_class=GPT, **fields) -> GPT:
     path = Path(path)
     if path.is_file() and path.suffix == ".gguf":
         from npgpt.interop.gguf import read_gguf
+        from npgpt.runtime import binding
 
-        model, tokenizer = read_gguf(path, model_class)
-        model.tokenizer = tokenizer
+        model, model.tokenizer = read_gguf(path, model_class)
+        if binding.is_compiled_for(model):
+            model._runtime = binding.Model.open(path, model.flat_params)
         return model
     if path.is_file() and path.suffix == ".safetensors":
         return pytorch.read_state_dict(path, model_class, **fields)

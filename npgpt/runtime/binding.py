@@ -101,13 +101,16 @@ class Model:
         self.n_embd = config.n_embd
 
     @classmethod
-    def open(cls, path) -> "Model":
-        """A GGUF file, mapped. ValueError for one that is malformed."""
-        return cls(lambda ffi, lib, made, error: lib.npgpt_open(str(path).encode(), made, error))
+    def open(cls, path, keeps=None) -> "Model":
+        """A GGUF file, mapped; `keeps`: the weights read from it. ValueError for one that is malformed."""
+        return cls(lambda ffi, lib, made, error: lib.npgpt_open(str(path).encode(), made, error), keeps)
 
     @classmethod
     def of(cls, model) -> "Model":
-        """The engine's model, float32; what its weights are at the time of each token counts."""
+        """The engine's model, float32; what its weights are at the time of each token counts.
+
+        One loaded from a GGUF file is that file, quantised as it is, until touch().
+        """
         kept = getattr(model, "_runtime", None)
         if kept is None or kept._keeps is not model.flat_params:
             kept = model._runtime = cls(functools.partial(_from_tensors, model), model.flat_params)

@@ -9,6 +9,7 @@ import npgpt
 from npgpt.engine import kernels, ops
 from npgpt.interop.gguf import dequantise, quantise, read_gguf, write_gguf
 from npgpt.runtime import binding
+from npgpt.runtime.sampling import Sampling
 from npgpt.text.tokenizer import BPETokenizer
 from tests.conftest import COMPILED
 from tests.runtime.test_binding import FAMILY, random_model, steps
@@ -97,6 +98,25 @@ def test_libnpgpt_computes_with_the_weights_that_the_file_holds(
             measured("libnpgpt on a file in blocks", error(ids, compute), 0.1)
         pairs = [error(ids[i : i + 2], steps) for i in range(0, 40, 2)]
         measured("libnpgpt on a file in blocks, two tokens, median", np.median(pairs), 1e-4)
+
+
+@pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
+def test_a_loaded_file_generates_as_it_is_until_it_is_touched(tmp_path):
+    model = random_model()
+    write_gguf(tmp_path / "m.gguf", model, model.tokenizer, "q4_0")
+    session, drawn = binding.Session(binding.Model.open(tmp_path / "m.gguf")), []
+    session.feed(list(b"O sol"))
+    how = binding.sampling_struct(Sampling(1.0), banned=256, seed=3)
+    for _ in range(60):
+        drawn.append(session.sample(how))
+        session.feed(drawn[-1:])
+    loaded = npgpt.load(tmp_path / "m.gguf")
+    asked = {"prompt": "O sol", "max_new_tokens": 60, "temperature": 1, "seed": 3, "ignore_eos": True}
+    assert loaded.generate(**asked, return_ids=True) == drawn
+    loaded.flat_params[...] = model.flat_params
+    loaded.touch()
+    again = loaded.generate(**asked, return_ids=True)
+    assert again == model.generate(**asked, return_ids=True) != drawn
 
 
 def test_blocks_are_as_exact_as_their_bits(rng):

@@ -68,10 +68,12 @@ def test_products_of_int8_on_every_instruction_set(tmp_path):
     assert run(tmp_path / "int8").stdout == " ".join([*COMPILED, "all holds\n"])
 
 
-@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
-def test_one_source_and_one_header_are_enough(program, saved, tmp_path):
+@pytest.mark.parametrize("compiler", ["c++", "clang++"])
+def test_one_source_and_one_header_are_enough(compiler, program, saved, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"there is no {compiler} here")
     run(sys.executable, ROOT / "csrc/amalgamate.py", tmp_path)
-    run("c++", "-std=c++17", "-O1", "-Wall", "-Werror", "-c", "npgpt.cpp", cwd=tmp_path)
+    run(compiler, "-std=c++17", "-O1", "-Wall", "-Werror", "-c", "npgpt.cpp", cwd=tmp_path)
     run("cc", ROOT / "csrc/examples/generate.c", "-I.", "-c", "-o", "generate.o", cwd=tmp_path)
     run("c++", "generate.o", "npgpt.o", "-pthread", "-o", "generate", cwd=tmp_path)
     what = saved[1], "O sol", 60, 1
@@ -137,13 +139,14 @@ def test_the_same_tokens_on_aarch64(program, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("pkg-config"), reason="there is no pkg-config here")
-def test_pkg_config_says_the_same(saved, tmp_path):
-    flags = run(
-        "pkg-config",
-        "--cflags",
-        "--libs",
-        "npgpt",
-        env={"PKG_CONFIG_PATH": str(LIBRARY.parent / "pkgconfig")},
-    ).stdout.split()
+def test_pkg_config_finds_it_wherever_it_lies(program, saved, tmp_path):
+    """As in a wheel that was unpacked somewhere; and the program runs where nothing else is to be found."""
+    for folder in ("lib", "include"):
+        shutil.copytree(LIBRARY.parents[1] / folder, tmp_path / "moved" / folder)
+    where = {"PKG_CONFIG_PATH": str(tmp_path / "moved/lib/pkgconfig")}
+    flags = run("pkg-config", "--cflags", "--libs", "npgpt", env=where).stdout.split()
+    assert str(LIBRARY.parent) not in " ".join(flags)
     run("cc", ROOT / "csrc/examples/generate.c", *flags, "-o", tmp_path / "generate")
-    run(tmp_path / "generate", saved[1])
+    what = saved[1], "O sol", 60, 1
+    alone = run(tmp_path / "generate", *what, encoding="utf-8", env={"PATH": "/nowhere"}).stdout
+    assert alone == run(program, *what, encoding="utf-8").stdout
