@@ -163,9 +163,9 @@ NPGPT_INLINE void int8_group(float* sums, const Int8Block* x, const uint8_t* w, 
     for (Index m = 0; m < rows; m++) store(sums + m * GROUP, Vec{});
     Vec one = Vec{};
     for (Index k = 0; k < K / 32; k++, w += W::BYTES, x += rows) {
-        // What comes 12 kB behind, in the order in which it lies: eight rows at once are no stream that the hardware sees.
+        // What lies 24 kB on, into L2 and in order: eight rows at once are no stream that the hardware would see.
         for (Index ahead = 0; ahead < GROUP * W::BYTES; ahead += 64)
-            __builtin_prefetch(w - k * W::BYTES + GROUP * k * W::BYTES + 12288 + ahead);
+            __builtin_prefetch(w - k * W::BYTES + GROUP * k * W::BYTES + 24576 + ahead, 0, 2);
         W words;
         words.open(w, bytes, last);
         if (ROWS == 1)
