@@ -214,7 +214,7 @@ class Engine:
         self.sessions, self.queue = sessions, queue
         self.tokens = self.prompt_tokens = self.steps = 0  # so far
         self._changed, self._waiting, self._running = threading.Condition(), deque(), []
-        self._closed, self._loop = False, None
+        self._closed, self._loop = None, None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self, loop) -> None:
@@ -233,6 +233,8 @@ class Engine:
     def submit(self, sequences) -> None:
         """Busy if they would wait behind more than the queue may hold."""
         with self._changed:
+            if self._closed:
+                raise self._closed
             free = self.sessions - len(self._running)
             if len(self._waiting) + len(sequences) > self.queue + max(0, free):
                 raise Busy

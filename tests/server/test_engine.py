@@ -183,3 +183,5 @@ def test_closing_ends_what_runs_and_what_waits(engine):
     error = RuntimeError("closed")
     engine.close(error)
     assert [sequence.finish for sequence in sequences] == [error] * 3
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.submit([ask([65])])
