@@ -49,6 +49,7 @@ class Settings:
     loopback: bool = True  # only this machine's browsers and programs are meant
     sessions: int = 64  # texts that are computed at once
     queue: int = 256  # texts that wait
+    requests: int = 512  # that are answered at once, what they send is held in memory
     max_tokens: int = 4096  # of an answer
     max_body: int = 4 << 20
     max_upload: int = 64 << 20
@@ -149,7 +150,8 @@ class Guard:
     def check(self, scope) -> None:
         settings, headers = self.server.settings, dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if settings.loopback and host.rsplit(":", 1)[0] not in LOCAL and host not in LOCAL:
+        open_to_all = settings.loopback and not settings.api_key
+        if open_to_all and host.rsplit(":", 1)[0] not in LOCAL and host not in LOCAL:
             # another site's name for this address: a page there must not reach us through its visitors
             raise ApiError(403, "the Host must be localhost or 127.0.0.1", "Host", "forbidden_host")
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
@@ -163,6 +165,9 @@ class Guard:
                 raise ApiError(401, "Incorrect API key provided", None, "invalid_api_key", challenge)
         if self.server.state.closing and scope["path"] != "/health":
             raise ApiError(503, "the server is shutting down", None, "unavailable", {"Retry-After": "10"})
+        if self.server.in_flight > settings.requests and scope["method"] == "POST":  # no body is read
+            message = "too many requests are being answered"
+            raise ApiError(429, message, None, "rate_limit_exceeded", {"Retry-After": "1"})
 
 
 class Server:

@@ -8,6 +8,7 @@ computes the same bits in any company. V = vocabulary, C = channels.
 import codecs
 import threading
 import time
+import traceback
 from collections import deque
 from typing import NamedTuple
 
@@ -214,7 +215,7 @@ class Engine:
         self.sessions, self.queue = sessions, queue
         self.tokens = self.prompt_tokens = self.steps = 0  # so far
         self._changed, self._waiting, self._running = threading.Condition(), deque(), []
-        self._closed, self._loop = False, None
+        self._closed, self._loop = None, None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self, loop) -> None:
@@ -233,6 +234,8 @@ class Engine:
     def submit(self, sequences) -> None:
         """Busy if they would wait behind more than the queue may hold."""
         with self._changed:
+            if self._closed:
+                raise self._closed
             free = self.sessions - len(self._running)
             if len(self._waiting) + len(sequences) > self.queue + max(0, free):
                 raise Busy
@@ -273,7 +276,15 @@ class Engine:
                     return
             for sequence in new:
                 self._guarded(sequence, lambda s: s.begin(self.model, self.vocabulary))
-            self._step()
+            try:
+                self._step()
+            except Exception as error:  # a bug ends what runs, not the thread
+                traceback.print_exc()
+                for sequence in self._running:
+                    if not sequence.finish:
+                        sequence.end(error)
+                ended, self._running = self._running, []
+                self._wake(ended)
 
     def _step(self) -> None:
         """A token for each text that is read, then some of the prompts that are not."""
@@ -292,19 +303,16 @@ class Engine:
                 sequence.unread = []
                 self._guarded(sequence, lambda s: s.draw())
             self.steps += 1
-        touched, room, told = set(map(id, ready)), PREFILL, list(ready)
+        room, drawn = PREFILL, set(ready)
         for sequence in active:
-            if room <= 0:
-                break
-            if id(sequence) not in touched and not sequence.finish:
-                told.append(sequence)
+            if room > 0 and sequence not in drawn:
                 room -= self._guarded(sequence, lambda s: s.read(PREFILL)) or 0
-        self._running = [s for s in self._running if not s.finish]
-        for sequence in told:
+        for sequence in self._running:
             if sequence.finish:
                 self.tokens += sequence.drawn
                 self.prompt_tokens += sequence.prompt_tokens
-        self._wake(told)
+        stepped, self._running = self._running, [s for s in self._running if not s.finish]
+        self._wake(stepped)
 
     def _guarded(self, sequence, do):
         """do(sequence); what goes wrong is this sequence's alone."""
@@ -317,7 +325,7 @@ class Engine:
     def _wake(self, sequences) -> None:
         now = time.monotonic()
         since = now - max(PIECE, len(self._running) / PIECES)
-        told = [s for s in sequences if s.wake and (s.finish or s.woken < since)]
+        told = [s for s in sequences if s.wake and (s.finish or (s._out and s.woken < since))]
         for sequence in told:
             sequence.woken = now
         if calls := {s.wake for s in told}:  # one for each request

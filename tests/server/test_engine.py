@@ -176,6 +176,23 @@ def test_broken_weights_are_the_sequences_own_trouble(engine):
     assert text == "" and isinstance(finish, ValueError) and "must be finite" in str(finish)
 
 
+def test_no_memory_for_a_session_and_a_bug_are_told(engine, monkeypatch, capsys):
+    def no_memory(*_, **__):
+        raise MemoryError("none")
+
+    engine = engine()
+    with monkeypatch.context() as patch:
+        patch.setattr(binding, "Session", no_memory)
+        ((_, _, finish),) = finished(engine, [ask([65])])
+        assert isinstance(finish, MemoryError)
+    with monkeypatch.context() as patch:
+        patch.setattr(binding, "feed_many", lambda *_: 1 / 0)
+        ((_, _, finish),) = finished(engine, [ask([65])])
+        assert isinstance(finish, ZeroDivisionError) and "ZeroDivisionError" in capsys.readouterr().err
+    ((text, _, finish),) = finished(engine, [ask([65])])
+    assert text and finish == "length"
+
+
 def test_closing_ends_what_runs_and_what_waits(engine):
     engine = engine(sessions=1)
     sequences = [ask([65], 10**6) for _ in range(3)]
@@ -183,3 +200,5 @@ def test_closing_ends_what_runs_and_what_waits(engine):
     error = RuntimeError("closed")
     engine.close(error)
     assert [sequence.finish for sequence in sequences] == [error] * 3
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.submit([ask([65])])
