@@ -114,11 +114,12 @@ def predict(flops: float, overlap: float, windows_at_most: float) -> list[str]:
     for nodes in NODES:
         tokens = min(NODE_WINDOWS, max(1, windows_at_most / nodes)) * config.block_size
         compute = tokens * flops_per_token(config, config.block_size) / flops
-        hidden = overlap * compute * 2 / 3 * (1 - 39e6 / n)  # the embeddings' gradients come last
+        hidden = overlap * compute * 2 / 3  # backward is two thirds
+        last = (config.vocab_size + config.block_size) * config.n_embd / n  # the embeddings' gradients
         cells, worst = [], ""
         for gigabits, (latency, bandwidth) in NETWORKS.items():
             summing = sum_seconds(nodes, n, latency, bandwidth, MESSAGE)
-            step = compute + max(summing - hidden, 0.1 * summing)
+            step = compute + last * summing + max(0.0, (1 - last) * summing - hidden)
             cells.append(f"{summing:.1f} s, {compute / step:.0%}")
             if step > 1.1 * compute:
                 worst = f"the network up to {gigabits} Gbit/s"
