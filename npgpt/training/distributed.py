@@ -1,8 +1,8 @@
 """Data-parallel training: the ranks that mpiexec started train one model, each on its share of every batch.
 
 The only importer of mpi4py. MPI carries numbers and never adds them: sums go in the order of the ranks, so
-that their bits depend on how many ranks there are, not on their hosts or on which message came first. Nobody
-waits spinning, as the core may be another rank's, and nothing that comes from another rank is a pickle.
+that their bits depend on how many ranks there are, not on their hosts or on which message came first. Who
+waits gives way, as the core may be another rank's, and nothing that comes from another rank is a pickle.
 """
 
 import contextlib
@@ -94,15 +94,18 @@ class Ranks(Alone):
             mine = function(turn[self.rank]) if self.rank < len(turn) else function(turn[0])[:0]
             yield from self.gather(mine)[: len(turn)]
 
-    def _wait(self, request, busy=lambda: False) -> None:
-        """Until `request` is done; asks often at first, unless this process has better to do."""
-        begun, pause = time.perf_counter(), 2e-5
+    def _wait(self, request, computing=lambda: False) -> None:
+        """Until `request` is done. It moves only while it is asked; seldom, where there is better to do."""
+        begun = time.perf_counter()
         while not request.Test():
-            if time.perf_counter() - begun < 2e-3 and not busy():
+            if computing():
+                if any(request.Test() for _ in range(16)):
+                    return
+                time.sleep(5e-5)
+            elif time.perf_counter() - begun < 1:
                 os.sched_yield()
-            else:
-                time.sleep(pause)
-                pause = min(1.5 * pause, 2e-4)
+            else:  # another rank is busy alone, maybe with a checkpoint
+                time.sleep(2e-4)
 
     def take_threads(self, wanted):
         cpus = np.zeros(os.cpu_count())
