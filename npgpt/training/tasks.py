@@ -43,6 +43,7 @@ class AdapterAdamW(AdamW):
 
     def load_state(self, state, steps):
         super().load_state(state, steps)
+        self.model.flat_params[...] = state["adapters"]
         self.model.touch()
 
 
