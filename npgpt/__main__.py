@@ -8,6 +8,8 @@ DOORS = {
     "tune": "find better settings for a text",
     "evaluate": "measure a trained GPT on text",
     "generate": "let a trained GPT write",
+    "finetune": "teach it a task: conversations, labels, prompts and completions",
+    "chat": "talk with it",
     "serve": "serve it as OpenAI's HTTP API, with a page to try it",
     "export": "write it as other programs read it",
     "embed": "what a C compiler needs to build against libnpgpt",

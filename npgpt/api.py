@@ -8,6 +8,8 @@ import numpy as np
 from npgpt.engine import model as engine
 from npgpt.engine.model import GPTConfig
 
+AT_ONCE = 32  # rows that are scored, or embedded, together
+
 
 class GPT(engine.GPT):
     """The engine's GPT that also knows its tokenizer.
@@ -74,36 +76,113 @@ class GPT(engine.GPT):
         super().touch()
         self._runtime = None  # weights that were a file's are the file's no more
 
-    def score(self, text, prompt="") -> float:
-        """The natural logarithm of the probability that `text` follows `prompt` (text, bytes or ids each).
+    def score(self, prompt, completions=None):
+        """The natural logarithm of the probability that a completion follows the prompt.
 
-        Divided by the number of tokens and negated it is the loss. Each token is predicted from at most
-        block_size tokens before it; text longer than the context is read in halves that overlap.
+        Both are text, bytes or ids. One completion gives a float, a list of them a list; None: that of
+        `prompt` itself, from the beginning of a document. Divided by the number of tokens and negated it is
+        the loss. Each token is predicted from at most block_size tokens before it; longer text is read in
+        halves that overlap.
         """
         from npgpt.runtime import sampling
 
+        def ids(text):
+            return sampling.prompt_ids(text, self.tokenizer, self.config.vocab_size) if len(text) else []
+
+        if completions is None:
+            prompt, completions = "", prompt
         before = sampling.prompt_ids(prompt, self.tokenizer, self.config.vocab_size)
-        if not len(text):
-            return 0.0
-        ids = before + sampling.prompt_ids(text, self.tokenizer, self.config.vocab_size)
-        T, total, at = self.config.block_size, 0.0, len(before)
-        while at < len(ids):  # ids[at:] are not scored yet
-            first = max(0, min(at - 1, at - T // 2))
-            window = ids[first : first + T + 1]
-            logits = self.logits(np.array([window[:-1]], np.int32))[0].astype(np.float64)  # (t,V)
-            rows = np.arange(at - first - 1, len(window) - 1)
-            z = logits[rows]
-            top = z.max(axis=1)
-            picked = z[np.arange(len(rows)), np.array(window)[rows + 1]]
-            total += float((picked - top - np.log(np.exp(z - top[:, None]).sum(axis=1))).sum())
-            at = first + len(window)
-        return total
+        if isinstance(completions, list) and not all(isinstance(c, (int, np.integer)) for c in completions):
+            return self._log_probabilities([(before, ids(completion)) for completion in completions])
+        return self._log_probabilities([(before, ids(completions))])[0]
+
+    def _log_probabilities(self, pairs) -> list[float]:
+        """Of each pair of ids (before, after): the log-probability that the one follows the other."""
+        T, parts = self.config.block_size, []  # (pair, ids, how many of them are scored)
+        for n, (before, after) in enumerate(pairs):
+            ids, at = list(before) + list(after), len(before)
+            while at < len(ids):  # ids[at:] are not scored yet
+                first = 0 if len(ids) <= T + 1 else max(0, min(at - 1, at - T // 2))
+                window = ids[first : first + T + 1]
+                parts.append((n, window, first + len(window) - at))
+                at = first + len(window)
+        totals = [0.0] * len(pairs)
+        parts.sort(key=lambda part: len(part[1]))  # rows of like length go together
+        for begin in range(0, len(parts), AT_ONCE):
+            rows = parts[begin : begin + AT_ONCE]
+            hidden = self.hidden(_padded([ids[:-1] for _, ids, _ in rows]))  # (B,t,C)
+            for h, (n, ids, count) in zip(hidden, rows, strict=True):
+                z = h[len(ids) - 1 - count : len(ids) - 1] @ self.params["wte.weight"].T  # (count,V)
+                z = z.astype(np.float64)
+                top = z.max(axis=1)
+                picked = z[np.arange(count), ids[-count:]]
+                totals[n] += float((picked - top - np.log(np.exp(z - top[:, None]).sum(axis=1))).sum())
+        return totals
+
+    def classify(self, text, labels) -> dict:
+        """{label: probability}, the likeliest first: how the model would answer `text` with one of `labels`.
+
+        A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
+        conversation; another one finds the label behind the text and a line end.
+        """
+        from npgpt.text import tasks
+
+        if isinstance(labels, (str, bytes)) or len(labels := list(labels)) < 2:
+            raise ValueError(f"classify: labels must be two at least, got {labels!r}")
+        if self.tokenizer is None:
+            raise ValueError("classify: the model must have a tokenizer")
+        tokenizer, end = self.tokenizer, [tasks.end_token(self.tokenizer)]
+        after = [[*tokenizer.encode(label).tolist(), *end] for label in labels]
+        room = self.config.block_size + 1 - max(map(len, after))
+        pairs = []
+        for one in [text] if isinstance(text, (str, bytes)) else text:
+            if tasks.has_roles(tokenizer):
+                before = tasks.encode_chat(tokenizer, [{"role": "user", "content": one}])
+            else:
+                before = tokenizer.encode(one + ("\n" if isinstance(one, str) else b"\n")).tolist()
+            pairs += [(before[-room:], label) for label in after]
+        scores = np.reshape(self._log_probabilities(pairs), (-1, len(labels)))
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        order = np.argsort(-shares, axis=1, kind="stable").tolist()
+        found = [{labels[i]: float(p[i]) for i in best} for best, p in zip(order, shares, strict=True)]
+        return found[0] if isinstance(text, (str, bytes)) else found
+
+    def embed(self, text) -> np.ndarray:
+        """What the head reads, averaged over the tokens of `text`, of length 1 (C,); a list of n gives (n,C).
+
+        What of a text is beyond the context is averaged in windows of it.
+        """
+        from npgpt.runtime import sampling
+
+        single, T = isinstance(text, (str, bytes)), self.config.block_size
+        texts, parts = [text] if single else list(text), []
+        for n, one in enumerate(texts):
+            ids = sampling.prompt_ids(one, self.tokenizer, self.config.vocab_size)
+            parts += [(n, ids[begin : begin + T]) for begin in range(0, len(ids), T)]
+        sums = np.zeros((len(texts), self.config.n_embd), np.float32)
+        parts.sort(key=lambda part: len(part[1]))
+        for begin in range(0, len(parts), AT_ONCE):
+            rows = parts[begin : begin + AT_ONCE]
+            hidden = self.hidden(_padded([ids for _, ids in rows]))
+            for h, (n, ids) in zip(hidden, rows, strict=True):
+                sums[n] += h[: len(ids)].sum(axis=0)
+        sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
+        return sums[0] if single else sums
 
     def save_pretrained(self, folder) -> None:
         """Write the Hugging Face form of this model, tokenizer included, into `folder`."""
         from npgpt.interop.huggingface import write_pretrained
 
         write_pretrained(folder, self, self.tokenizer)
+
+
+def _padded(rows) -> np.ndarray:
+    """Lists of ids as (B,t), zeros behind them."""
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for row, values in zip(ids, rows, strict=True):
+        row[: len(values)] = values
+    return ids
 
 
 class ModelEngine:

@@ -9,7 +9,7 @@ import pytest
 import npgpt
 
 PACKAGE = Path(npgpt.__file__).parent
-DOORS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "serve"}
+DOORS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "serve", "finetune", "chat"}
 
 # room -> what of npgpt it may import. `engine.kernels` stands for that one file of the room.
 MAY_IMPORT = {

@@ -7,9 +7,7 @@ the adapters alone, and of the last rows of wte, where tokens were added.
 K inputs, N outputs, R rank, M rows of activations.
 """
 
-import json
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
@@ -84,33 +82,6 @@ class LoRA:
         if ROWS in self.params:
             self.grads[ROWS] += grads["wte.weight"][-len(self.params[ROWS]) :]
         self.model.flat_grads[...] = 0
-
-    def save(self, folder, base_model: str) -> None:
-        """adapter_model.safetensors and adapter_config.json, as PEFT has them; `folder` is made."""
-        from safetensors.numpy import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {}
-        for name in self.base:
-            for m in "AB":
-                key = f"base_model.model.transformer.{name.removesuffix('.weight')}.lora_{m}.weight"
-                tensors[key] = np.ascontiguousarray(self.params[f"{name}.{m}"].T)
-        if ROWS in self.params:  # PEFT has no name for these alone
-            tensors["wte.rows"] = self.params[ROWS]
-        save_file(tensors, folder / "adapter_model.safetensors")
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_model,
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "fan_in_fan_out": True,
-            "target_modules": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
-        }
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def adapter_shapes(config, rank: int, rows: int) -> dict:

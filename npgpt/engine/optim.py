@@ -80,8 +80,8 @@ class Optimizer:
                     f"{type(self).__name__}.load_state: {name} must have shape {shape}, "
                     f"got {state[name].shape}"
                 )
-        for name, moment in self.state().items():
-            moment[...] = state[name][self._ranges()[name]]
+        for moment, (name, where) in zip(self.moments, self._ranges().items(), strict=True):
+            moment[...] = state[name][where]
         self.steps = steps
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT, GPTConfig
 from npgpt.interop.layout import Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
@@ -104,6 +105,33 @@ def write_pretrained(folder, model: GPT, tokenizer: Tokenizer | None = None) -> 
     )
     if tokenizer:
         tokenizer.save(folder, model.config.block_size)
+
+
+def write_adapter(folder, adapters: LoRA, base_model: str) -> None:
+    """Write adapter_model.safetensors and adapter_config.json into `folder`, which is made: PEFT's form.
+
+    The rows of wte that were trained beside them are there too, as wte.rows, which PEFT has no name for.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {ROWS: adapters.params[ROWS]} if ROWS in adapters.params else {}
+    for name in adapters.base:
+        for m in "AB":  # (out, in) there
+            key = f"base_model.model.transformer.{name.removesuffix('.weight')}.lora_{m}.weight"
+            stored[key] = np.ascontiguousarray(adapters.params[f"{name}.{m}"].T)
+    save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": adapters.rank,
+        "lora_alpha": adapters.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": True,
+        "target_modules": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+    }
+    _write_json(folder / "adapter_config.json", settings)
 
 
 def read_pretrained(folder, model_class=GPT):

@@ -10,6 +10,7 @@ from npgpt.engine import kernels, lora
 from npgpt.engine.lora import LoRA, lora_floats
 from npgpt.engine.model import GPT, GPTConfig, training_floats
 from npgpt.engine.optim import AdamW
+from npgpt.interop.huggingface import write_adapter
 from tests.gradcheck import assert_gradient
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 12, "vocab_size": 19}
@@ -113,7 +114,7 @@ def test_only_adapters_are_trained_and_files_have_them(rng, tmp_path, impl):
             assert (w[:-1] == before[name][:-1]).all() and (w[-1] != before[name][-1]).any()
         else:
             assert (w != before[name]).any() == changed, name
-    adapters.save(tmp_path / "adapter", "base")
+    write_adapter(tmp_path / "adapter", adapters, "base")
     stored, config = (
         load_file(tmp_path / "adapter/adapter_model.safetensors"),
         json.loads((tmp_path / "adapter/adapter_config.json").read_text()),
@@ -125,7 +126,7 @@ def test_only_adapters_are_trained_and_files_have_them(rng, tmp_path, impl):
 
 
 def test_memory_is_little():
-    config = GPTConfig(n_layer=12, n_head=12, n_embd=768, block_size=128, vocab_size=4096)
+    config = GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=128, vocab_size=1024)
     model = GPT(config, seed=None)
     full, little = training_floats(config, 1, 128), lora_floats(config, 1, 128, 8, 4)
     adapters = LoRA(model, 8, 4)

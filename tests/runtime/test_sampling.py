@@ -218,7 +218,7 @@ def test_score_is_the_log_probability(model):
     logits = model.logits(np.array([prompt + text]))[0].astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = sum(log_p[2 + i, token] for i, token in enumerate(text))
-    assert model.score(text, prompt) == pytest.approx(expected, abs=1e-4)
+    assert model.score(prompt, text) == pytest.approx(expected, abs=1e-4)
     assert model.score("") == 0
     long = model.score("a" * 100)  # longer than the context
     assert np.isfinite(long) and long < 0

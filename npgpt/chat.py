@@ -1,0 +1,157 @@
+"""`python -m npgpt.chat RUN`: a conversation in the terminal with a GPT that was taught to reply."""
+
+import argparse
+import contextlib
+import json
+import sys
+
+from npgpt import cli
+
+COMMANDS = """\
+/system TEXT   begin anew, with TEXT as what the model is told first (without TEXT: nothing)
+/reset         forget the conversation
+/save FILE     add it to a JSONL file, in the form that npgpt.finetune reads
+/quit          end, as Ctrl-D does; Ctrl-C ends a reply"""
+
+
+def main(argv=None) -> int:
+    parser = cli.parser("chat", f"Talk with a GPT that was taught to reply.\n{COMMANDS}")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
+    add("--system", default="", metavar="TEXT", help="what the model is told before the conversation")
+    add("--max-new-tokens", type=cli.count, default=100, help="longest reply, in tokens (default 100)")
+    add("--temperature", type=cli.not_negative, default=0.7, help="0: the likeliest token (default 0.7)")
+    add("--top-k", type=cli.count, help="only the K likeliest tokens (default: all)")
+    add(
+        "--top-p", type=float, default=0.95, help="only the likeliest that reach probability P (default 0.95)"
+    )
+    add("--repetition-penalty", type=cli.positive, default=1.0, help="above 1: less repetition (default 1)")
+    add("--seed", type=cli.count_or_zero, help="same seed, same replies (default: others each time)")
+    add("--threads", type=cli.count, help="default: the CPUs this process may use")
+    args = parser.parse_args(argv)
+
+    with cli.errors_as_lines("chat"):
+        import npgpt
+        from npgpt.text.tasks import has_roles
+
+        model = npgpt.load(args.model)
+        if model.tokenizer is None or not has_roles(model.tokenizer):
+            how = f"python -m npgpt.finetune {args.model} DIALOGUES.jsonl"
+            raise ValueError(f"{args.model}: has no roles, so it cannot chat; {how} gives it some")
+        if args.max_new_tokens >= model.config.block_size:
+            raise ValueError(f"--max-new-tokens must be below the context, {model.config.block_size} tokens")
+        model.generate("", 0, *_how(args))  # refuses what cannot be
+    cli.begin(args.threads, out=sys.stderr)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  input() then has history and editing
+    talk = Conversation(model, args)
+    if sys.stdin.isatty():
+        print("/help tells the commands", file=sys.stderr)
+    while (line := _line()) is not None:
+        if line in ("/quit", "/exit"):
+            break
+        if line.startswith("/"):
+            _command(talk, line)
+        elif line:
+            _reply(talk, line)
+    return 0
+
+
+class Conversation:
+    """The messages so far, and what of them the model sees: always whole turns, the latest ones."""
+
+    def __init__(self, model, args):
+        self.model, self.args, self.replies = model, args, 0
+        self.begin(args.system)
+
+    def begin(self, system: str) -> None:
+        self.system = [{"role": "system", "content": system}] if system else []
+        self.turns = []
+
+    @property
+    def messages(self) -> list[dict]:
+        return self.system + self.turns
+
+    def prompt(self) -> list[int]:
+        """The ids of what fits the context beside a reply, the oldest exchanges left out.
+
+        ValueError where not even the last message fits.
+        """
+        from npgpt.text.tasks import encode_chat
+
+        room = self.model.config.block_size - self.args.max_new_tokens
+        for begin in range(0, len(self.turns), 2):
+            ids = encode_chat(self.model.tokenizer, self.system + self.turns[begin:])
+            if len(ids) <= room:
+                return ids
+        raise ValueError(f"this message must fit {room} tokens beside a reply, got {len(ids)}")
+
+    def reply(self, text: str):
+        """Yield the reply to `text` as it comes; what has come by then is kept where it is broken off."""
+        args, said = self.args, []
+        self.turns.append({"role": "user", "content": text})
+        try:
+            ids = self.prompt()
+        except ValueError:
+            self.turns.pop()
+            raise
+        seed = None if args.seed is None else args.seed + self.replies
+        try:
+            for piece in self.model.generate(ids, args.max_new_tokens, *_how(args), seed=seed, stream=True):
+                said.append(piece)
+                yield piece
+        finally:
+            self.turns.append({"role": "assistant", "content": "".join(said)})
+            self.replies += 1
+
+
+def _how(args):
+    return args.temperature, args.top_k, args.top_p, 0.0, args.repetition_penalty
+
+
+def _line() -> str | None:
+    """What is typed next, None at the end of the input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+
+
+def _reply(talk: Conversation, text: str) -> None:
+    try:
+        with contextlib.closing(talk.reply(text)) as pieces:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+    except ValueError as error:
+        print(f"npgpt chat: {error}", file=sys.stderr)
+        return
+    except KeyboardInterrupt:
+        pass
+    print(flush=True)
+
+
+def _command(talk: Conversation, line: str) -> None:
+    name, _, rest = line.partition(" ")
+    if name == "/reset":
+        talk.turns = []
+    elif name == "/system":
+        talk.begin(rest.strip())
+    elif name == "/save" and rest.strip() and talk.turns:
+        try:
+            with open(rest.strip(), "a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": talk.messages}, ensure_ascii=False) + "\n")
+            print(f"{len(talk.turns)} messages added to {rest.strip()}", file=sys.stderr)
+        except OSError as error:
+            print(f"npgpt chat: {rest.strip()}: {error.strerror}", file=sys.stderr)
+    elif name == "/save":
+        print(
+            f"npgpt chat: /save must have {'a FILE' if talk.turns else 'something to save'}", file=sys.stderr
+        )
+    else:
+        print(COMMANDS, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,249 @@
+"""`python -m npgpt.finetune RUN DATA.jsonl -o NEW`: teach a trained GPT a task from examples."""
+
+import contextlib
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+from npgpt import cli
+from npgpt.cli import Setting
+
+SETTINGS = [
+    Setting("epochs", cli.count, "how often each example is seen, at most (default 3)"),
+    Setting("batch_size", cli.count, "examples of a step, packed side by side (default 16)"),
+    Setting("lr", cli.positive, "highest learning rate (default 0.001, LoRA 0.004, less over 128 channels)"),
+    Setting("lora", cli.count, "train adapters of this rank alone, 8 for one (default: all weights)"),
+    Setting("val_fraction", cli.share, "share of the examples held out for validation (default 0.1)"),
+    Setting("dropout", cli.share, "share of activations dropped while training (default 0.1)"),
+    Setting("weight_decay", cli.not_negative, "of weights, not of biases and gains (default 0.01)"),
+    Setting("eval_every", cli.count, "steps between validations (default: half an epoch, a 20th of all)"),
+    Setting("patience", cli.count, "stop after so many validations without a better one (default 4)"),
+    Setting("keep", cli.count, "checkpoints to keep, beside the best (default 2)"),
+    Setting("seed", cli.count_or_zero, "of the split, the batches and dropout (default 0)"),
+    Setting("threads", cli.count, "default: the CPUs this process may use"),
+]
+DEFAULTS = {"epochs": 3, "val_fraction": 0.1, "keep": 2, "seed": 0}
+PLANNED = ("batch_size", "lr", "dropout", "weight_decay", "eval_every", "patience")
+MAY_CHANGE = ("threads", "keep")
+
+
+def main(argv=None) -> int:
+    parser = cli.parser("finetune", "Teach a trained GPT a task from examples, a JSON object a line.")
+    add = parser.add_argument
+    add("model", metavar="RUN", help="what to begin with: a run, a checkpoint or a Hugging Face GPT-2 folder")
+    add(
+        "data",
+        metavar="DATA.jsonl",
+        help='lines of {"prompt", "completion"}, {"messages": [{"role", "content"}]} or {"text", "label"}',
+    )
+    add("-o", "--out", metavar="NEW", help="the new run's folder (default: runs/ and the data's name)")
+    cli.add_settings(parser, SETTINGS)
+    add("--skip-bad", action="store_true", help="leave out the lines that are at fault, and tell how many")
+    add("--balance", action="store_true", help="show each label equally often, the rarer ones repeatedly")
+    add("--resume", action="store_true", help="go on with NEW, to the same bits as if it had never stopped")
+    add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
+    args = parser.parse_args(argv)
+
+    with contextlib.ExitStack() as lock:
+        with cli.errors_as_lines("finetune"):  # whatever can be refused is, before anything is written
+            job = _Job(args, lock)
+        cli.begin(job.settings["threads"])
+        if job.trainer.ended:
+            print(f"{job.folder} is finished: {job.trainer.ended} after {job.trainer.step} steps")
+            return 0
+        return job.run(args.json)
+
+
+class _Job:
+    """What one command trains: settings, examples, trainer and folder, all checked; the folder is locked."""
+
+    def __init__(self, args, lock: contextlib.ExitStack):
+        import npgpt
+        from npgpt.text import tasks
+        from npgpt.training import checkpoint
+        from npgpt.training import run as runs
+        from npgpt.training.tasks import TaskTrainer, make_task_plan, with_vocabulary
+
+        self.folder = runs.find_folder(args.out, args.data, args.resume)
+        self.goes_on = args.resume and (self.folder / runs.CONFIG).exists()
+        given = cli.resolve(SETTINGS, args, None)
+        self.settings = settings = given | {n: v for n, v in DEFAULTS.items() if given[n] is None}
+        parent, data = Path(args.model).resolve(), Path(args.data).resolve()
+        self.parent = str(parent if parent.exists() else args.model)  # else a name on the Hub
+        examples, bad = tasks.read_examples(args.data, args.skip_bad)
+        model = npgpt.load(args.model)
+        if model.tokenizer is None:
+            raise ValueError(f"{args.model}: must have a tokenizer to be taught with text")
+        self.form, known = examples[0].form, model.tokenizer
+        tokenizer = known if self.form == "prompt" else tasks.add_roles(known)
+        examples, encoded = _encoded(args, tokenizer, examples, bad, model.config.block_size)
+        self.skipped_lines = len(bad)
+        model, self.rows = with_vocabulary(model, tokenizer)
+        self.about = {
+            "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+            "parent_sha256": hashlib.sha256(model.flat_params.tobytes()).hexdigest(),
+            "skip_bad": args.skip_bad,
+            "balance": args.balance,
+        }
+        if self.goes_on:
+            lock.enter_context(runs.locked(self.folder))
+            self._take_up(given, runs.read_config(self.folder))
+        labels = [example.label for example in examples]
+        if args.balance and self.form != "label":
+            raise ValueError(
+                f"--balance: {args.data} must have labels, got lines of {tasks.FORMS[self.form]}"
+            )
+        self.examples = _split(encoded, labels, settings, tokenizer, args.balance)
+        self.labels, self.lora = list(dict.fromkeys(filter(None, labels))), settings["lora"]
+        flags = {name: settings[name] for name in PLANNED}
+        self.plan = make_task_plan(model.config, self.examples, self.lora, settings["epochs"], **flags)
+        found = (
+            checkpoint.choose(self.folder, ()) if self.goes_on and checkpoint.is_run(self.folder) else None
+        )
+        if found and not self.lora:  # adapters begin at the parent, and are read behind it
+            model = npgpt.load(found[0])
+        self.trainer = TaskTrainer(model, self.examples, self.plan, settings["seed"], self.lora, self.rows)
+        model.tokenizer, self.data = tokenizer, str(data)
+        if found:
+            cli.warn(found[1])
+            self.trainer.go_on(self.folder, found[0])
+        elif not self.goes_on:
+            lock.enter_context(runs.locked(self.folder))
+
+    def _take_up(self, given: dict, config: dict) -> None:
+        """The settings of a run that is resumed; ValueError where it would become another."""
+        for name, now in self.about.items():
+            if config["about"].get(name) != now:
+                raise ValueError(f"--resume: {name} is {config['about'].get(name)} in this run, got {now}")
+        for name in given:
+            if name in MAY_CHANGE:
+                continue
+            if given[name] is not None and given[name] != config.get(name):
+                raise ValueError(f"--resume: {name} is {config.get(name)} in this run, got {given[name]}")
+            self.settings[name] = config.get(name)
+
+    def run(self, as_json: bool) -> int:
+        from npgpt.training import report
+        from npgpt.training import run as runs
+        from npgpt.training.trainer import TrainingFailed
+
+        trainer, plan = self.trainer, self.plan
+        failures = (OSError, MemoryError, TrainingFailed)
+        with cli.errors_as_lines("finetune", 1, failures), cli.interruptible() as interrupted:
+            if not self.goes_on:
+                shape = {name: getattr(plan, name) for name in (*PLANNED, "split", "steps")}
+                shape |= {"n_layer": plan.n_layer, "n_head": plan.n_head, "n_embd": plan.n_embd}
+                settings = {"init_from": self.parent, "text": [self.data], **self.settings, **shape}
+                about = self.about | {"memorise": False, "form": self.form}
+                runs.write_config(self.folder, settings | {"clean": "none"}, about)
+            self._tell()
+            result = trainer.train(self.folder, self.settings["keep"], interrupted, self._sample)
+            result |= {"skipped_lines": self.skipped_lines, "base": self.parent}
+            print(f"{result['ended']} after {result['steps']} steps, {result['seconds']:.1f} s", end="")
+            losses = [f"training loss {result['train_loss']:.4f}"]
+            if result["best_val_loss"] is not None:
+                losses.append(
+                    f"best validation loss {result['best_val_loss']:.4f} (step {result['best_step']})"
+                )
+            print(f": {', '.join(losses)} nats per token learnt")
+            if result["ended"] != "interrupted":
+                result |= self._finish()
+            report.write(self.folder)
+            print(f"saved to {self.folder}, drawn in {self.folder}/report.html")
+            if result["ended"] == "interrupted":
+                print("go on: the same command with --resume")
+            elif self.form != "prompt":
+                print(f"next: python -m npgpt.chat {shlex.quote(str(self.folder))}")
+        if as_json:
+            print(json.dumps(result))
+        return 130 if result["ended"] == "interrupted" else 0
+
+    def _tell(self) -> None:
+        from npgpt.training import run as runs
+        from npgpt.training.tasks import memory_needed
+
+        trainer, data, plan = self.trainer, self.examples, self.plan
+        config, lora = trainer.model.config, self.lora
+        counts = f"{len(data.training):,} examples for training, {len(data.held_out):,} for validation"
+        print(f"{counts}, {int(sum(k.sum() for _, k in data.training)):,} tokens to learn")
+        if self.skipped_lines:
+            print(f"{self.skipped_lines} lines were at fault and are left out")
+        trained = trainer.optimizer.model.num_params
+        print(f"model: {trainer.model.num_params:,} parameters, {trained:,} of them trained", end="")
+        print(f" as adapters of rank {lora}" if lora else "")
+        print(f"training: at most {plan.steps} steps of {plan.batch_size} examples")
+        needed = {name: memory_needed(config, plan, data, name, self.rows) for name in (None, lora or 8)}
+        other = "all weights would" if lora else "--lora 8 would"
+        held = runs.resident_bytes() / 1e6
+        print(
+            f"expected: {held + (needed[lora] - 4 * trainer.model.num_params) / 1e6:.0f} MB of memory "
+            f"({other} take {(needed[None if lora else 8] - needed[lora]) / 1e6:+.0f} MB), "
+            f"at most {trainer.seconds_needed():.0f} s",
+            flush=True,
+        )
+
+    def _sample(self) -> str:
+        """What the model answers to the first example held out."""
+        ids, learnt = (self.examples.held_out or self.examples.training)[0]
+        prompt, model = ids[: learnt.argmax()], self.trainer.model
+        text = model.tokenizer.decode(prompt) + "\n> "
+        return text + model.generate(prompt, max_new_tokens=60, temperature=0)
+
+    def _finish(self) -> dict:
+        """What the best checkpoint is worth; its adapters, kept apart."""
+        import numpy as np
+
+        import npgpt
+        from npgpt.interop.huggingface import write_adapter
+        from npgpt.training import checkpoint
+
+        best, _ = checkpoint.choose(self.folder)
+        if self.lora:
+            adapters = self.trainer.optimizer.model
+            adapters.flat_params[...] = checkpoint.load(best)[1]["adapters"]
+            write_adapter(self.folder / "adapter", adapters, self.parent)
+        if not (self.labels and self.examples.held_out):
+            return {}
+        model, right = npgpt.load(best), 0
+        texts, truth = [], []
+        for ids, learnt in self.examples.held_out:
+            begin = int(np.flatnonzero(learnt)[0])
+            texts.append(model.tokenizer.decode_bytes(ids[: begin - 1]))
+            truth.append(model.tokenizer.decode(ids[begin:]))
+        for found, label in zip(model.classify(texts, self.labels), truth, strict=True):
+            right += next(iter(found)) == label
+        print(f"accuracy on the examples held out: {right / len(truth):.3f}")
+        return {"val_accuracy": right / len(truth)}
+
+
+def _encoded(args, tokenizer, examples, bad: list, block_size: int):
+    """The examples that fit the context, and their ids; one that does not is at fault like a bad line."""
+    from npgpt.text import tasks
+
+    fit = []
+    for example in examples:
+        ids, learnt = tasks.encode_example(tokenizer, example)
+        if len(ids) - 1 <= block_size:
+            fit.append((example, (ids, learnt)))
+            continue
+        line = f"{args.data}: line {example.line}: must be at most the context, {block_size} tokens, "
+        bad.append(line + f"got {len(ids) - 1}")
+        if not args.skip_bad:
+            raise ValueError(bad[-1])
+    if not fit:
+        raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
+    return zip(*fit, strict=True)
+
+
+def _split(encoded, labels, settings: dict, tokenizer, balance: bool):
+    from npgpt.text.tasks import split_examples
+    from npgpt.training.tasks import Examples
+
+    train, held = split_examples(len(encoded), labels, settings["val_fraction"], settings["seed"])
+    parts = ([encoded[i] for i in numbers] for numbers in (train, held))
+    return Examples(*parts, tokenizer, [labels[i] for i in train] if balance else None)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

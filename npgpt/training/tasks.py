@@ -1,0 +1,117 @@
+"""Fine-tuning: the trainer of trainer.py on examples instead of text, all weights or adapters alone."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from npgpt.engine.lora import LoRA, lora_floats
+from npgpt.engine.model import training_floats
+from npgpt.engine.optim import AdamW
+from npgpt.text.tasks import ExampleBatches, pack
+from npgpt.training import memory
+from npgpt.training.plan import Plan, make_plan
+from npgpt.training.trainer import PROGRAM, Trainer
+
+LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 128 channels, less for more
+
+
+class Examples:
+    """What a Dataset is to text, for encoded examples (ids, learnt): a training and a validation part."""
+
+    def __init__(self, training, validation, tokenizer, balanced_by=None):
+        """balanced_by: the label of each training example, to see each label equally often."""
+        self.training, self.held_out, self.tokenizer = training, validation, tokenizer
+        self.balanced_by = balanced_by
+        self.train = np.concatenate([ids for ids, _ in training])
+        self.validation = np.concatenate(
+            [np.zeros(0, np.int32), *(ids[learnt] for ids, learnt in validation)]
+        )
+        self.test = self.train[:0]
+
+    def __len__(self):
+        return len(self.train) + len(self.validation)
+
+    def batches(self, plan: Plan, seed: int) -> ExampleBatches:
+        return ExampleBatches(self.training, plan.block_size, plan.windows, seed, self.balanced_by)
+
+
+class AdapterAdamW(AdamW):
+    """AdamW over a LoRA, which is in its state too: the files of a model have the weights merged."""
+
+    def state(self):
+        return super().state() | {"adapters": self.model.flat_params}
+
+    def load_state(self, state, steps):
+        super().load_state(state, steps)
+        self.model.flat_params[...] = state["adapters"]
+        self.model.touch()
+
+
+def make_task_plan(config, examples: Examples, lora: int | None, epochs: int, **flags) -> Plan:
+    """The plan of fine-tuning a model of this config; flags are fields of Plan, None where nobody says."""
+    flags = {name: value for name, value in flags.items() if value is not None}
+    flags = {"batch_size": 16, "dropout": 0.1, "patience": 4, "weight_decay": 0.01} | flags
+    rate = LEARNING_RATE[bool(lora)] * min(1.0, 128 / config.n_embd)
+    one = make_plan(len(examples), batch_size=flags["batch_size"], block_size=config.block_size)
+    per_epoch = examples.batches(one, 0).per_epoch
+    share = len(examples.held_out) / (len(examples.training) + len(examples.held_out))
+    shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "block_size")}
+    fixed = {"optimizer": "adamw", "steps": epochs * per_epoch, "split": (1 - share, share, 0.0)}
+    defaults = {"lr": rate, "eval_every": max(1, per_epoch // 2, epochs * per_epoch // 20)}
+    plan = make_plan(len(examples), **defaults | flags | shape | fixed)
+    return replace(plan, memorise=False, target_loss=None)
+
+
+def memory_needed(config, plan: Plan, examples: Examples, lora: int | None, rows: int) -> int:
+    """Bytes that fine-tuning holds."""
+    batch = min(plan.batch_size, len(examples.training))
+    floats = training_floats(config, batch, plan.block_size)
+    if lora:
+        floats = lora_floats(config, batch, plan.block_size, lora, rows)
+    return 4 * floats + 16 * len(examples) + PROGRAM
+
+
+class TaskTrainer(Trainer):
+    """A Trainer whose batches are packed examples, and whose loss is that of what is to be learnt."""
+
+    def __init__(
+        self, model, examples: Examples, plan: Plan, seed: int, lora: int | None = None, rows: int = 0
+    ):
+        """lora: the rank of adapters, None: all weights are trained; rows: of wte, the tokens added."""
+        needed = memory_needed(model.config, plan, examples, lora, rows)
+        memory.check_memory(model.config, plan, needed)
+        model.seed, model.config = seed, replace(model.config, dropout=plan.dropout)
+        super().__init__(model, examples, plan, seed)
+        self.batches = examples.batches(plan, seed)
+        if lora:
+            adapters = LoRA(model, lora, rows, seed=seed)
+            self.optimizer = AdapterAdamW(adapters, lr=plan.lr, weight_decay=plan.weight_decay)
+        self.step_seconds()  # before anything is gone on with
+
+    def _validation_loss(self, max_tokens=None) -> float:
+        """Nats per token over what is to be learnt of the examples held out, or of the first of them."""
+        held_out, B = self.dataset.held_out, self.plan.batch_size
+        total, count = 0.0, 0
+        for begin in range(0, len(held_out), B):
+            x, y, first = pack(held_out[begin : begin + B], self.plan.block_size)
+            n = int((y >= 0).sum())
+            total, count = total + self.model.loss(x, y, first) * n, count + n
+            if max_tokens and count >= max_tokens:
+                break
+        return total / count
+
+
+def with_vocabulary(model, tokenizer):
+    """(the model with rows of wte for all tokens, the number of the new ones); these are the others' mean."""
+    known = min(model.tokenizer.vocab_size, model.config.vocab_size)
+    added = tokenizer.vocab_size - known
+    if not added:
+        return model, 0
+    V = max(model.config.vocab_size, tokenizer.vocab_size)
+    grown = type(model)(replace(model.config, vocab_size=V), seed=None, tokenizer=tokenizer)
+    for name, w in model.params.items():
+        grown.params[name][: len(w)] = w
+    rows = grown.params["wte.weight"]
+    rows[known:] = rows[:known].mean(axis=0)
+    grown.touch()
+    return grown, V - known

@@ -1,0 +1,211 @@
+"""The doors finetune and chat: what is refused, what is learnt, resume to the same bits, adapters apart."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import npgpt
+from npgpt import chat, finetune
+from npgpt.text import tasks
+from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.training.tasks import with_vocabulary
+
+WORDS = ("bom", "mau", "sol", "mar", "céu", "rio")
+LABELLED = [
+    {"text": f"{w} {v}", "label": "sim" if w < v else "não"} for w in WORDS[:4] for v in WORDS[:4] if w != v
+]
+TALKS = [
+    {"messages": [{"role": "user", "content": w}, {"role": "assistant", "content": w[::-1]}]} for w in WORDS
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "model"
+    config = npgpt.GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=48, vocab_size=257)
+    npgpt.GPT(config, seed=3).save_pretrained(folder)
+    return folder
+
+
+def written(folder, records, name="data.jsonl"):
+    path = folder / name
+    path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in records) + "\n", encoding="utf-8")
+    return path
+
+
+def run(base, data, out, *flags):
+    return finetune.main([str(base), str(data), "-o", str(out), *map(str, flags)])
+
+
+def refused(capsys, *args):
+    with pytest.raises(SystemExit) as end:
+        run(*args)
+    captured = capsys.readouterr()
+    assert end.value.code == 2 and len(captured.err.strip().splitlines()) == 1
+    return captured.err
+
+
+def test_labels_are_learnt_from_files_to_classify(base, tmp_path, capsys):
+    data = written(tmp_path, LABELLED)
+    flags = (
+        "--epochs",
+        60,
+        "--batch-size",
+        4,
+        "--lr",
+        0.004,
+        "--dropout",
+        0,
+        "--val-fraction",
+        0,
+        "--eval-every",
+        999,
+    )
+    assert run(base, data, tmp_path / "new", *flags, "--balance", "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["train_loss"] < 0.05 and result["val_loss"] is None
+    model = npgpt.load(tmp_path / "new")
+    found = model.classify([r["text"] for r in LABELLED], ["sim", "não"])
+    right = [next(iter(f)) == r["label"] for f, r in zip(found, LABELLED, strict=True)]
+    assert np.mean(right) > 0.95 and sum(found[0].values()) == pytest.approx(1)
+    question = tasks.encode_chat(model.tokenizer, [{"role": "user", "content": LABELLED[0]["text"]}])
+    assert model.generate(question, temperature=0) == LABELLED[0]["label"]  # and ends there by itself
+    assert (tmp_path / "new/report.html").exists()
+
+
+@pytest.mark.parametrize("lora", [(), ("--lora", 4)])
+def test_resumed_is_never_stopped(base, tmp_path, lora, monkeypatch, capsys):
+    data, flags = written(tmp_path, TALKS * 3), ("--epochs", 4, "--batch-size", 4, "--keep", 9, *lora)
+    assert run(base, data, tmp_path / "whole", *flags) == 0
+    stops = iter([False] * 7)
+    with monkeypatch.context() as m:
+        import contextlib
+
+        m.setattr(finetune.cli, "interruptible", lambda: contextlib.nullcontext(lambda: next(stops, True)))
+        assert run(base, data, tmp_path / "cut", *flags) == 130
+    assert "another process" not in refused(capsys, base, data, tmp_path / "cut", "--resume", "--epochs", 5)
+    assert run(base, data, tmp_path / "cut", "--resume") == 0
+    for name in ("BEST", "LATEST"):
+        one, two = (tmp_path / run / (tmp_path / run / name).read_text().strip() for run in ("whole", "cut"))
+        assert one.name == two.name
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            assert (one / file).read_bytes() == (two / file).read_bytes()
+    assert run(base, data, tmp_path / "cut", "--resume") == 0  # finished
+
+
+def test_adapters_are_apart_and_merged(base, tmp_path, capsys):
+    assert run(base, written(tmp_path, TALKS), tmp_path / "new", "--lora", 2, "--epochs", 4) == 0
+    assert "as adapters of rank 2" in capsys.readouterr().out
+    before, after = npgpt.load(base), npgpt.load(tmp_path / "new")
+    stored = load_file(tmp_path / "new/adapter/adapter_model.safetensors")
+    config = json.loads((tmp_path / "new/adapter/adapter_config.json").read_text())
+    for name in ("h.0.attn.c_attn", "h.1.mlp.c_proj"):
+        a, b = (stored[f"base_model.model.transformer.{name}.lora_{m}.weight"] for m in "AB")
+        merged = before.params[f"{name}.weight"] + config["lora_alpha"] / config["r"] * (b @ a).T
+        np.testing.assert_allclose(after.params[f"{name}.weight"], merged, atol=1e-6)
+    assert (after.params["wte.weight"][:257] == before.params["wte.weight"]).all()
+    assert (after.params["wte.weight"][257:] == stored["wte.rows"]).all()
+
+
+def test_bad_input_writes_nothing(base, tmp_path, capsys):
+    out = tmp_path / "new"
+    long = {"text": "a" * 60, "label": "sim"}
+    for records, what in (
+        ([*LABELLED, {"text": "a"}], r"line 13: must have the fields"),
+        ([*LABELLED, TALKS[0]], "line 13: must be of one form"),
+        ([*LABELLED, long], "line 13: must be at most the context, 48 tokens, got 66"),
+        (LABELLED[:1], "two labels"),
+    ):
+        assert what in refused(capsys, base, written(tmp_path, records), out)
+    assert "--balance" in refused(capsys, base, written(tmp_path, TALKS), out, "--balance")
+    assert "No such file" in refused(capsys, base, tmp_path / "none", out)
+    assert not out.exists()
+    data = written(tmp_path, [*LABELLED, {"text": "a"}, long])
+    assert run(base, data, out, "--skip-bad", "--epochs", 1, "--json") == 0
+    captured = capsys.readouterr().out
+    assert "2 lines were at fault" in captured and json.loads(captured.splitlines()[-1])["skipped_lines"] == 2
+    assert "exists already" in refused(capsys, base, data, out)
+
+
+def test_prompts_need_no_new_tokens(base, tmp_path):
+    data = written(tmp_path, [{"prompt": f"{w}=", "completion": w[::-1]} for w in WORDS])
+    flags = (
+        "--epochs",
+        40,
+        "--batch-size",
+        2,
+        "--lr",
+        0.004,
+        "--dropout",
+        0,
+        "--val-fraction",
+        0,
+        "--eval-every",
+        999,
+    )
+    assert run(base, data, tmp_path / "new", *flags) == 0
+    model = npgpt.load(tmp_path / "new")
+    assert model.tokenizer == ByteTokenizer() and model.config.vocab_size == 257
+    assert model.generate("mar=", temperature=0) == "ram"
+    likely, unlikely = model.score("mar=", ["ram", "xxx"])
+    assert likely > unlikely + 3 and unlikely == pytest.approx(model.score("mar=", "xxx"), abs=1e-4)
+
+
+def test_new_rows_are_the_mean(base):
+    model = npgpt.load(base)
+    grown, added = with_vocabulary(model, tasks.add_roles(model.tokenizer))
+    assert added == 4 and grown.config.vocab_size == 261
+    mean = model.params["wte.weight"].mean(axis=0)
+    np.testing.assert_allclose(grown.params["wte.weight"][257:], np.tile(mean, (4, 1)), atol=1e-7)
+    x = np.arange(10)[None]
+    np.testing.assert_allclose(grown.logits(x)[..., :257], model.logits(x), atol=1e-5)
+    assert with_vocabulary(grown, grown.tokenizer) == (grown, 0)
+
+
+def test_embeddings_and_scores_of_many_are_those_of_each(base):
+    model = npgpt.load(base)
+    texts = ["um", "dois e três", "x" * 100]
+    together = model.embed(texts)
+    assert together.shape == (3, 32)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+    for one, text in zip(together, texts, strict=True):
+        np.testing.assert_allclose(one, model.embed(text), atol=1e-6)
+    scores = model.score("olá ", texts)
+    assert scores == pytest.approx([model.score("olá ", text) for text in texts], abs=1e-4)
+    with pytest.raises(ValueError, match="labels must be two at least"):
+        model.classify("a", "b")
+
+
+def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsys):
+    model = npgpt.load(base)
+    with pytest.raises(SystemExit) as end:
+        chat.main([str(base)])
+    assert end.value.code == 2 and "has no roles" in capsys.readouterr().err
+    model, _ = with_vocabulary(model, tasks.add_roles(model.tokenizer))
+    model.save_pretrained(tmp_path / "talks")
+    lines = iter(
+        [
+            "olá",
+            "tudo bem?",
+            "e mais",
+            f"/save {tmp_path / 'talk.jsonl'}",
+            "x" * 60,
+            "/reset",
+            "/what",
+            "/quit",
+        ]
+    )
+    seen = []
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    usual = chat.Conversation.prompt
+    monkeypatch.setattr(chat.Conversation, "prompt", lambda self: seen.append(usual(self)) or seen[-1])
+    flags = ["--system", "s", "--max-new-tokens", "8", "--seed", "1"]
+    assert chat.main([str(tmp_path / "talks"), *flags]) == 0
+    messages = json.loads((tmp_path / "talk.jsonl").read_text())["messages"]
+    assert [m["role"] for m in messages] == ["system", *["user", "assistant"] * 3]
+    assert seen[0] == tasks.encode_chat(model.tokenizer, messages[:2])
+    shown = [tasks.encode_chat(model.tokenizer, messages[:1] + messages[begin:6]) for begin in (1, 3, 5)]
+    assert len(shown[0]) > 40 and seen[2] == next(ids for ids in shown if len(ids) <= 40)
+    assert "this message must fit 40 tokens" in capsys.readouterr().err
