@@ -88,7 +88,7 @@ class TaskTrainer(Trainer):
             self.optimizer = AdapterAdamW(adapters, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step_seconds()  # before anything is gone on with
 
-    def _validation_loss(self, max_tokens=None) -> float:
+    def _validation_loss(self, max_tokens=None, map=None) -> float:
         """Nats per token over what is to be learnt of the examples held out, or of the first of them."""
         held_out, B = self.dataset.held_out, self.plan.batch_size
         total, count = 0.0, 0

@@ -167,7 +167,7 @@ class Trainer:
             "steps": self.step,
             "ended": self.ended or "done",
             "train_loss": sum(self.recent) / max(1, len(self.recent)),
-            "val_loss": self._whole_validation(val_loss),
+            "val_loss": self._whole_validation(val_loss, should_stop),
             "best_val_loss": None if math.isinf(self.best) else self.best,
             "best_step": self.best_step or None,
             "tokens": self.tokens,
@@ -331,15 +331,26 @@ class Trainer:
         self._validating = time.perf_counter() - start
         return loss
 
-    def _whole_validation(self, val_loss: float | None) -> float | None:
-        """The final loss, over the whole validation part; of a stopped run that of the subset, if any."""
-        if val_loss is None or len(self.dataset.validation) <= self.plan.eval_tokens:
+    def _whole_validation(self, val_loss: float | None, should_stop) -> float | None:
+        """The final loss, over the whole validation part; where that is stopped that of the subset, if any."""
+        seen = len(self.dataset.validation) <= self.plan.eval_tokens
+        if val_loss is None or seen or self.ended == "interrupted":
             return val_loss
-        return val_loss if self.ended == "interrupted" else self._validation_loss()
 
-    def _validation_loss(self, max_tokens: int | None = None) -> float:
+        def until_stopped(function, batches):  # of a large text this takes hours; the model is saved by now
+            for batch in batches:
+                if should_stop():
+                    raise KeyboardInterrupt
+                yield function(batch)
+
+        try:
+            return self._validation_loss(map=until_stopped if self.ranks.size == 1 else self.ranks.map)
+        except KeyboardInterrupt:
+            return val_loss
+
+    def _validation_loss(self, max_tokens: int | None = None, map=None) -> float:
         ids, B = self.dataset.validation, self.rows  # the shape of training fits the memory there is
-        return mean_loss(self.model, ids, B, self.end_of_text, max_tokens, self.ranks.map)
+        return mean_loss(self.model, ids, B, self.end_of_text, max_tokens, map or self.ranks.map)
 
     @one_rank
     def _write_row(self, loss, val_loss, grad_norm, speed) -> None:

@@ -92,6 +92,23 @@ def test_it_stops_with_a_checkpoint_when_asked(tmp_path):
     assert (tmp_path / "LATEST").read_text() == "step-000001\n"
 
 
+def test_the_last_validation_can_be_stopped_too(tmp_path):
+    asked = []
+
+    def should_stop():
+        asked.append(True)
+        return len(asked) > 5  # at the second batch of the whole validation: each step asks too
+
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole = trainer(steps=4, eval_tokens=16, batch_size=1, split="0.7,0.3").train(tmp_path / "whole")
+    cut = trainer(steps=4, eval_tokens=16, batch_size=1, split="0.7,0.3").train(
+        tmp_path / "cut", should_stop=should_stop
+    )
+    assert cut["ended"] == whole["ended"] == "done" and len(asked) == 6
+    assert cut["val_loss"] == cut["best_val_loss"] != whole["val_loss"]
+
+
 def poison(monkeypatch, run, what, steps):
     """Makes loss or gradient not finite at these steps."""
     forward = run.model.forward
