@@ -59,6 +59,8 @@ def _parts(args, tokenizer):
     if not (Path(args.model) / runs.CONFIG).exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
     config = runs.read_config(args.model)
+    if "text_sha256" not in config["about"]:
+        raise ValueError(f"{args.model}: was taught by examples, so TEXT must be given")
     corpus = Corpus(config["text"], config["clean"])
     if corpus.sha256 != config["about"].get("text_sha256"):
         raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")

@@ -332,7 +332,7 @@ class Trainer:
         return loss
 
     def _whole_validation(self, val_loss: float | None, should_stop) -> float | None:
-        """The final loss, over the whole validation part; where that is stopped that of the subset, if any."""
+        """The final loss, over the whole validation part; that of the subset where it is stopped."""
         seen = len(self.dataset.validation) <= self.plan.eval_tokens
         if val_loss is None or seen or self.ended == "interrupted":
             return val_loss
