@@ -236,24 +236,16 @@ def check_layernorm_backward(where, rng, x, w, mean, rstd, has_bias):
     assert_close("layernorm", f"{where}, without residual", without + residual, dx64, dx_scale)
 
 
-def test_gelu(isa, rng):
+@pytest.mark.parametrize("op, slope", [("gelu", "gelu_slope"), ("erf_gelu", "erf_gelu")])
+def test_gelu(isa, rng, op, slope):
+    """slope: which tolerance the backward has."""
     for n in (*ROW_LENGTHS, 20_000):
         x = (rng.standard_normal((1, n)) * rng.choice([0.01, 1, 4, 20], (1, n))).astype(np.float32)
         dy = normal(rng, 1, n)
-        y, y64 = compiled().gelu_forward(x), ops.gelu_forward(*wide(x))
-        assert_close("gelu", f"{isa} n={n}", y, y64, np.abs(x))
-        dx, dx64 = compiled().gelu_backward(dy, x), ops.gelu_backward(*wide(dy, x))
-        assert_close("gelu_slope", f"{isa} n={n}", dx, dx64, np.abs(dy))
-
-
-def test_erf_gelu(isa, rng):
-    for n in (*ROW_LENGTHS, 20_000):
-        x = (rng.standard_normal((1, n)) * rng.choice([0.01, 1, 4, 20], (1, n))).astype(np.float32)
-        dy = normal(rng, 1, n)
-        y, y64 = compiled().erf_gelu_forward(x), ops.erf_gelu_forward(*wide(x))
-        assert_close("erf_gelu", f"{isa} n={n}", y, y64, np.abs(x))
-        dx, dx64 = compiled().erf_gelu_backward(dy, x), ops.erf_gelu_backward(*wide(dy, x))
-        assert_close("erf_gelu", f"{isa} n={n}, slope", dx, dx64, np.abs(dy))
+        y, y64 = (getattr(m, f"{op}_forward") for m in (compiled(), ops))
+        assert_close(op, f"{isa} n={n}", y(x), y64(*wide(x)), np.abs(x))
+        dx, dx64 = (getattr(m, f"{op}_backward") for m in (compiled(), ops))
+        assert_close(slope, f"{isa} n={n}, slope", dx(dy, x), dx64(*wide(dy, x)), np.abs(dy))
 
 
 def test_softmax(isa, rng):

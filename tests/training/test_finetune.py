@@ -47,22 +47,12 @@ def refused(capsys, *args):
     return captured.err
 
 
+BY_HEART = "--lr 0.004 --dropout 0 --val-fraction 0 --eval-every 999".split()
+
+
 def test_labels_are_learnt_from_files_to_classify(base, tmp_path, capsys):
     data = written(tmp_path, LABELLED)
-    flags = (
-        "--epochs",
-        60,
-        "--batch-size",
-        4,
-        "--lr",
-        0.004,
-        "--dropout",
-        0,
-        "--val-fraction",
-        0,
-        "--eval-every",
-        999,
-    )
+    flags = "--epochs", 60, "--batch-size", 4, *BY_HEART
     assert run(base, data, tmp_path / "new", *flags, "--balance", "--json") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["train_loss"] < 0.05 and result["val_loss"] is None
@@ -131,20 +121,7 @@ def test_bad_input_writes_nothing(base, tmp_path, capsys):
 
 def test_prompts_need_no_new_tokens(base, tmp_path):
     data = written(tmp_path, [{"prompt": f"{w}=", "completion": w[::-1]} for w in WORDS])
-    flags = (
-        "--epochs",
-        40,
-        "--batch-size",
-        2,
-        "--lr",
-        0.004,
-        "--dropout",
-        0,
-        "--val-fraction",
-        0,
-        "--eval-every",
-        999,
-    )
+    flags = "--epochs", 40, "--batch-size", 2, *BY_HEART
     assert run(base, data, tmp_path / "new", *flags) == 0
     model = npgpt.load(tmp_path / "new")
     assert model.tokenizer == ByteTokenizer() and model.config.vocab_size == 257
