@@ -197,7 +197,7 @@ NPGPT_INLINE void transpose_square(float* to, Index to_stride, const float* from
 }
 
 // Panels that lie side by side in a row of memory are packed together: each cache line is read once, and in order.
-constexpr Index ABREAST = 4;
+constexpr Index ABREAST = 4, A_ABREAST = 8;
 
 static void pack_b(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N) {
     Index j = 0;
@@ -240,14 +240,14 @@ NPGPT_INLINE void copy_rows(float* to, const float* a) {
 static void pack_a(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K) {
     Index i = 0;
     // A transposed: at each k the rows of a panel are neighbours
-    for (; row_stride == 1 && i + ABREAST * MR + SPARE <= M; i += ABREAST * MR) {
+    for (; row_stride == 1 && i + A_ABREAST * MR + SPARE <= M; i += A_ABREAST * MR) {
         for (Index k = 0; k + 1 < K; k++)
-#pragma GCC unroll 4
-            for (Index p = 0; p < ABREAST; p++) copy_rows(panels + (p * K + k) * MR, a + k * k_stride + p * MR);
-        for (Index p = 0; p < ABREAST; p++)
+#pragma GCC unroll 8
+            for (Index p = 0; p < A_ABREAST; p++) copy_rows(panels + (p * K + k) * MR, a + k * k_stride + p * MR);
+        for (Index p = 0; p < A_ABREAST; p++)
             for (Index r = 0; r < MR; r++) panels[(p * K + K - 1) * MR + r] = a[(K - 1) * k_stride + p * MR + r];
-        panels += ABREAST * K * MR;
-        a += ABREAST * MR;
+        panels += A_ABREAST * K * MR;
+        a += A_ABREAST * MR;
     }
     for (; i < M; i += MR, panels += K * MR, a += MR * row_stride) {
         const Index rows = M - i < MR ? M - i : MR;

@@ -14,10 +14,11 @@ namespace npgpt {
 namespace {
 
 constexpr Index K_BLOCK = 320;            // at most: a panel of B (K,16) is 20 kB of a 32 kB L1
-constexpr Index SHARED_A = Index(1) << 20;  // floats of A packed at a time: 4 MB, shared by all cores in L3
-constexpr Index SHARED_B = Index(1) << 20;  // a B of up to 4 MB likewise
+constexpr Index WHOLE = Index(1) << 20;     // floats of the smaller factor packed at a time: 4 MB, in L3
+constexpr Index CHUNK = Index(1) << 18;     // where it is narrow and deep: 1 MB, in L2
+constexpr Index NARROW = 1024;              // N up to this: a chunk of B has many rows
 constexpr Index ROWS = 192;               // rows of A that meet a strip of B in L2
-constexpr Index STRIP_PANELS = 4;         // panels of B in a strip
+constexpr Index STRIP_PANELS = 4;         // panels of B in a strip, at most
 constexpr Index SMALL = 128;              // N or K up to this: reading A in place costs less than packing it
 constexpr Index COPIED = Index(5) << 17;  // floats of a factor of which each core packs a copy: 2.5 MB
 constexpr Index COPY_FOR = 64;            // but no core for fewer rows or columns of the other
@@ -73,41 +74,49 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                              last ? &here : nullptr);
     };
 
-    if (N <= M && K * b_panels * NR <= SHARED_B) {  // B for everybody, A by blocks of rows
-        const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS, items = (K + kc - 1) / kc * strips;
-        const Index copy = K * b_panels * NR, copies = copies_of(copy, M);
-        Block b_block(copies * copy);
-        run(copies * items, [&](Index item, int) {
-            const Index k = item % items / strips * kc, kn = std::min(kc, K - k);
-            const Index column = item % strips * STRIP_PANELS * NR;
-            kernels.pack_b(b_block.data + item / items * copy + k * b_panels * NR + column * kn,
-                           b.data + k * b.row + column * b.column, b.row, b.column, kn,
-                           std::min(STRIP_PANELS * NR, N - column));
-        });
+    const Index width = b_panels * NR;
+    if (N <= M && (K * width <= WHOLE || (N < M && N <= NARROW))) {  // B for everybody, A by blocks of rows
+        const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
+        const Index chunk_k = K * width <= WHOLE ? round_up(K, kc) : std::max(kc, CHUNK / width / kc * kc);
+        const Index copy = std::min(K, chunk_k) * width, copies = copies_of(copy, M);
         const Index blocks = std::max((M + ROWS - 1) / ROWS, std::min(M / (4 * MR), Index(4) * workers));
         const Index block_rows = round_up((M + blocks - 1) / blocks, MR);
+        Block b_block(copies * copy);
         Block a_block(pack_a ? workers * block_rows * kc : 0);
-        run((M + block_rows - 1) / block_rows, [&](Index item, int worker) {
-            const Index row = item * block_rows, rows = std::min(block_rows, M - row);
-            float* packed = a_block.data + worker * block_rows * kc;
-            const float* b_own = b_block.data + worker % copies * copy;
-            for (Index k = 0; k < K; k += kc) {
-                const Index kn = std::min(kc, K - k);
-                const float* a_rows = a.data + row * a.row + k * a.column;
-                if (pack_a) kernels.pack_a(packed, a_rows, a.row, a.column, rows, kn);
-                multiply(pack_a ? packed : a_rows, pack_a ? 0 : a.row, b_own + k * b_panels * NR, row, 0, rows, N, k, kn);
-            }
-        });
+        for (Index k0 = 0; k0 < K; k0 += chunk_k) {
+            const Index depth = std::min(chunk_k, K - k0), items = (depth + kc - 1) / kc * strips;
+            run(copies * items, [&](Index item, int) {
+                const Index k = item % items / strips * kc, kn = std::min(kc, depth - k);
+                const Index column = item % strips * STRIP_PANELS * NR;
+                kernels.pack_b(b_block.data + item / items * copy + k * width + column * kn,
+                               b.data + (k0 + k) * b.row + column * b.column, b.row, b.column, kn,
+                               std::min(STRIP_PANELS * NR, N - column));
+            });
+            run((M + block_rows - 1) / block_rows, [&](Index item, int worker) {
+                const Index row = item * block_rows, rows = std::min(block_rows, M - row);
+                float* packed = a_block.data + worker * block_rows * kc;
+                const float* b_own = b_block.data + worker % copies * copy;
+                for (Index k = 0; k < depth; k += kc) {
+                    const Index kn = std::min(kc, depth - k);
+                    const float* a_rows = a.data + row * a.row + (k0 + k) * a.column;
+                    if (pack_a) kernels.pack_a(packed, a_rows, a.row, a.column, rows, kn);
+                    multiply(pack_a ? packed : a_rows, pack_a ? 0 : a.row, b_own + k * width, row, 0, rows, N, k0 + k,
+                             kn);
+                }
+            });
+        }
         return;
     }
 
-    // A for everybody, in chunks of so many rows and so many blocks of K that they fit SHARED_A; B by strips of columns
-    const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
+    // A for everybody, in chunks of so many rows and so many blocks of K that they fit a chunk; B by strips of columns
+    const Index strip_panels = std::clamp<Index>(b_panels / (4 * workers), 2, STRIP_PANELS);
+    const Index strips = (b_panels + strip_panels - 1) / strip_panels;
     const Index chunk_rows = pack_a ? std::min(round_up(M, MR), round_up(Index(1024), ROWS)) : M;
-    const Index chunk_k = pack_a ? std::max(kc, SHARED_A / chunk_rows / kc * kc) : round_up(K, kc);
+    const Index chunk = 2 * kc * chunk_rows <= CHUNK ? CHUNK : WHOLE;  // many rows: the more of K at a time, the better
+    const Index chunk_k = pack_a ? std::max(kc, chunk / chunk_rows / kc * kc) : round_up(K, kc);
     const Index copy = chunk_rows * std::min(K, chunk_k), copies = copies_of(copy, N);
     Block a_block(pack_a ? copies * copy : 0);
-    Block b_block(workers * kc * STRIP_PANELS * NR);
+    Block b_block(workers * kc * strip_panels * NR);
     for (Index m0 = 0; m0 < M; m0 += chunk_rows)
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
             const Index rows = std::min(chunk_rows, M - m0), padded_rows = round_up(rows, MR);
@@ -128,11 +137,11 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
             row_blocks = (rows + block_rows - 1) / block_rows;
             run(strips * row_blocks, [&](Index item, int worker) {
                 // rows outermost: a worker's share of the items is a range of tokens, the same in one op after another
-                const Index column = item % strips * STRIP_PANELS * NR;
-                const Index columns = std::min(STRIP_PANELS * NR, N - column);
+                const Index column = item % strips * strip_panels * NR;
+                const Index columns = std::min(strip_panels * NR, N - column);
                 const Index row_begin = item / strips * block_rows;
                 const Index row_end = std::min(rows, row_begin + block_rows);
-                float* strip = b_block.data + worker * kc * STRIP_PANELS * NR;
+                float* strip = b_block.data + worker * kc * strip_panels * NR;
                 for (Index k = 0; k < depth; k += kc) {
                     const Index kn = std::min(kc, depth - k);
                     kernels.pack_b(strip, b.data + (k0 + k) * b.row + column * b.column, b.row, b.column, kn, columns);

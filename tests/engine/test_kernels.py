@@ -107,7 +107,9 @@ def test_matmul_of_any_shape(isa, M, N, K, trans_a, trans_b, accumulate, seed):
         (1200, 203, 2000, "and so wide that A is always packed"),
         (200, 900, 400, "A packed for everybody"),
         (1100, 1150, 900, "and in chunks of rows"),
-        (1300, 530, 2000, "a B too large to be packed for everybody, A in chunks of rows and of K"),
+        (1300, 530, 2000, "B in chunks of K"),
+        (200, 300, 3000, "A in chunks of K, of which each core has its copy"),
+        (1200, 1210, 1300, "and in chunks of rows and of K, shared"),
         (3, 2, 5000, "sixteen blocks of K"),
     ],
 )
