@@ -4,6 +4,16 @@
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from npgpt import text
+    from npgpt.api import GPT, GPT2LMHeadModel, GPT2Tokenizer, ModelEngine, Train, load
+    from npgpt.engine.kernels import set_num_threads
+    from npgpt.engine.model import GPTConfig
+    from npgpt.engine.optim import AdamW, Muon
+    from npgpt.engine.presets import preset
+    from npgpt.text.data import Dataset
 
 __version__ = "0.1.0"
 
@@ -22,10 +32,13 @@ _HOME = {
     "Dataset": "npgpt.text.data",
 }
 
-__all__ = ["__version__", "text", *_HOME]
+__all__ = [
+    "GPT", "AdamW", "Dataset", "GPT2LMHeadModel", "GPT2Tokenizer", "GPTConfig", "ModelEngine", "Muon",
+    "Train", "__version__", "load", "preset", "set_num_threads", "text",
+]  # fmt: skip
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name == "text":
         return import_module("npgpt.text")
     if name not in _HOME:
@@ -33,5 +46,5 @@ def __getattr__(name):
     return getattr(import_module(_HOME[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -7,18 +7,50 @@ on stderr. _kernels has the functions of ops.py for float32; float64 exists in t
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npgpt.engine import ops as reference
+from npgpt.engine.types import Floats
 
+_import_error: ImportError | None = None
 try:
     from npgpt import _kernels
 except ImportError as error:
-    _kernels, _import_error = None, error
-else:
-    _import_error = None
+    _kernels, _import_error = None, error  # type: ignore[assignment]
+_compiled = False  # whether _kernels is in use
+
+
+class Ops:
+    """The functions of ops.py, from there or compiled: a module, as type checkers are to see it."""
+
+    embedding_forward = staticmethod(reference.embedding_forward)
+    embedding_backward = staticmethod(reference.embedding_backward)
+    layernorm_forward = staticmethod(reference.layernorm_forward)
+    layernorm_apply = staticmethod(reference.layernorm_apply)
+    layernorm_backward = staticmethod(reference.layernorm_backward)
+    matmul = staticmethod(reference.matmul)
+    linear_forward = staticmethod(reference.linear_forward)
+    linear_backward = staticmethod(reference.linear_backward)
+    linear_gelu_forward = staticmethod(reference.linear_gelu_forward)
+    gelu_linear_backward = staticmethod(reference.gelu_linear_backward)
+    gelu_forward = staticmethod(reference.gelu_forward)
+    gelu_backward = staticmethod(reference.gelu_backward)
+    erf_gelu_forward = staticmethod(reference.erf_gelu_forward)
+    erf_gelu_backward = staticmethod(reference.erf_gelu_backward)
+    softmax_forward = staticmethod(reference.softmax_forward)
+    attention_forward = staticmethod(reference.attention_forward)
+    attention_backward = staticmethod(reference.attention_backward)
+    head_cross_entropy = staticmethod(reference.head_cross_entropy)
+    dropout_forward = staticmethod(reference.dropout_forward)
+    global_norm = staticmethod(reference.global_norm)
+    adamw_step = staticmethod(reference.adamw_step)
+    muon_step = staticmethod(reference.muon_step)
+
 
 # Floats of logits that training holds at a time; the reference holds all of them.
 LOGITS = _kernels.LOGITS if _kernels else sys.maxsize
@@ -29,17 +61,17 @@ HOW_TO_BUILD = "pip install -e . in the source tree, with g++ installed"
 # ---------------------------------------------------------------------------- the choice
 
 
-def available():
+def available() -> list[str]:
     """Names that use() takes here, slowest first."""
     return ["numpy", *(_kernels.available() if _kernels else [])]
 
 
-def name():
+def name() -> str:
     """The implementation in use: "numpy", "baseline", "avx2"."""
     return _kernels.name() if _compiled else "numpy"
 
 
-def describe():
+def describe() -> str:
     """One line for people: "avx2 kernels, 2 threads"; without kernels, how to build them."""
     if _compiled:
         threads = get_num_threads()
@@ -50,7 +82,7 @@ def describe():
 
 
 @contextmanager
-def use(choice):
+def use(choice: str) -> Iterator[None]:
     """Within the block ops run on `choice`, one of available() or "auto". For tests and benchmarks."""
     previous = name()
     _choose(choice)
@@ -60,7 +92,7 @@ def use(choice):
         _choose(previous)
 
 
-def _choose(choice):
+def _choose(choice: str) -> None:
     global _compiled
     if choice == "auto":
         _compiled = _kernels is not None
@@ -76,20 +108,20 @@ def _choose(choice):
         raise ValueError(f"NPGPT_KERNELS: value must be one of {known}, got {choice!r}{why}")
 
 
-def ops_for(dtype):
+def ops_for(dtype: DTypeLike) -> Ops:
     """The ops for arrays of this dtype: the compiled kernels for float32 where they are in use."""
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"ops_for: dtype must be float32 or float64, got {dtype}")
-    return _kernels if _compiled and dtype == np.float32 else reference
+    return cast(Ops, _kernels if _compiled and dtype == np.float32 else reference)
 
 
-def compiled(name):
+def compiled(name: str) -> Any:
     """The compiled function or class of this name where the kernels are in use, else None."""
     return getattr(_kernels, name) if _compiled else None
 
 
-def library():
+def library() -> str | None:
     """The file of the compiled kernels, which holds libnpgpt too, where they are in use, else None."""
     return _kernels.__file__ if _compiled else None
 
@@ -97,7 +129,7 @@ def library():
 # ---------------------------------------------------------------------------- threads and memory
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Threads that the kernels use, this one included; at least 1. Default: the CPUs this process may use."""
     if not isinstance(n, int | np.integer) or isinstance(n, bool):
         raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}")
@@ -107,19 +139,19 @@ def set_num_threads(n):
         _kernels.set_num_threads(int(n))
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Threads in use by the kernels; 1 where there are none (NumPy's BLAS keeps its own count)."""
     return _kernels.num_threads() if _kernels else 1
 
 
-def zeros(n, dtype=np.float32):
+def zeros(n: int, dtype: DTypeLike = np.float32) -> Floats:
     """A 1-D array of zeros, on huge pages where the kernels are there."""
     array = _kernels.empty((n,)) if _kernels and dtype == np.float32 else np.empty(n, dtype)
     array[...] = 0
     return array
 
 
-def limits(seconds=0.3):
+def limits(seconds: float = 0.3) -> tuple[float, float]:
     """(GFLOP/s of multiply-adds, GB/s of reads from memory) of this machine, now, on all threads in use.
 
     RuntimeError without compiled kernels: NumPy cannot reach them.
@@ -129,12 +161,12 @@ def limits(seconds=0.3):
     return _kernels.peak_gflops(seconds), _kernels.read_bandwidth(seconds)
 
 
-def peak_gflops(seconds=0.1):
+def peak_gflops(seconds: float = 0.1) -> float:
     """The first of limits() alone; measured between timed runs, as these machines drift."""
     return _kernels.peak_gflops(seconds) if _compiled else float("nan")
 
 
-def release_memory():
+def release_memory() -> None:
     """Hands memory that was kept for the next step back to the system."""
     if _kernels:
         _kernels.release_blocks()

@@ -12,17 +12,21 @@ from math import prod
 import numpy as np
 
 from npgpt.engine import kernels
-from npgpt.engine.model import _size, _views, frozen_shapes, parameter_shapes, training_floats
+from npgpt.engine.kernels import Ops
+from npgpt.engine.model import GPT, GPTConfig, _size, _views, frozen_shapes, parameter_shapes, training_floats
+from npgpt.engine.types import Floats, Shapes, Tensors
 
 ROWS = "wte.rows"
 
 
-def lora_forward(base, a, b, scale):
+def lora_forward(base: Floats, a: Floats, b: Floats, scale: float) -> Floats:
     """base (K,N), a (K,R), b (R,N) -> w = base + scale * a @ b."""
     return base + base.dtype.type(scale) * (a @ b)
 
 
-def lora_backward(ops, dy, x, w, a, b, da, db, scale):
+def lora_backward(
+    ops: Ops, dy: Floats, x: Floats, w: Floats, a: Floats, b: Floats, da: Floats, db: Floats, scale: float
+) -> Floats:
     """dy (M,N), x (M,K), w (K,N) merged -> dx (M,K); adds to da (K,R), db (R,N), never making dw (K,N)."""
     # forward: y = x @ (base + scale * a @ b)
     dy_b = ops.matmul(dy, b, trans_b=True)  # (M,R)
@@ -34,7 +38,9 @@ def lora_backward(ops, dy, x, w, a, b, da, db, scale):
 class LoRA:
     """The adapters of a model, which has them as model.adapters from then on."""
 
-    def __init__(self, model, rank: int, rows: int = 0, alpha: float | None = None, seed: int = 0):
+    def __init__(
+        self, model: GPT, rank: int, rows: int = 0, alpha: float | None = None, seed: int = 0
+    ) -> None:
         """rows: the last ones of wte that are trained too. The scale is alpha / rank, 2 unless told."""
         self.model, self.config, self.dtype, self.rank = model, model.config, model.dtype, rank
         self.alpha = 2 * rank if alpha is None else alpha
@@ -58,7 +64,7 @@ class LoRA:
     def scale(self) -> float:
         return self.alpha / self.rank
 
-    def touch(self):
+    def touch(self) -> None:
         """Merge, once params changed."""
         for name, base in self.base.items():
             a, b = self.params[f"{name}.A"], self.params[f"{name}.B"]
@@ -67,33 +73,33 @@ class LoRA:
             self.model.params["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
         self.model.touch()
 
-    def zero_grads(self):
+    def zero_grads(self) -> None:
         self.model.zero_grads()
 
-    def linear_backward(self, ops, dy, x, w, name):
+    def linear_backward(self, ops: Ops, dy: Floats, x: Floats, w: Floats, name: str) -> Floats:
         """dy (...,N), x (...,K) of the linear `name`, w its merged weight -> dx (...,K)."""
         (K, N), key = w.shape, f"{name}.weight"
         dy_2d, x_2d = dy.reshape(-1, N), x.reshape(-1, K)
-        tensors = [part[f"{key}.{m}"] for part in (self.params, self.grads) for m in "AB"]
-        return lora_backward(ops, dy_2d, x_2d, w, *tensors, self.scale).reshape(x.shape)
+        a, b, da, db = (part[f"{key}.{m}"] for part in (self.params, self.grads) for m in "AB")
+        return lora_backward(ops, dy_2d, x_2d, w, a, b, da, db, self.scale).reshape(x.shape)
 
-    def take_rows(self, grads):
+    def take_rows(self, grads: Tensors) -> None:
         """After a backward pass: the gradient of the trained rows of wte; the rest of the room is cleared."""
         if ROWS in self.params:
             self.grads[ROWS] += grads["wte.weight"][-len(self.params[ROWS]) :]
         self.model.flat_grads[...] = 0
 
 
-def adapter_shapes(config, rank: int, rows: int) -> dict:
+def adapter_shapes(config: GPTConfig, rank: int, rows: int) -> Shapes:
     """{name: shape} of what is trained."""
-    shapes = {ROWS: (rows, config.n_embd)} if rows else {}
+    shapes: Shapes = {ROWS: (rows, config.n_embd)} if rows else {}
     for name, shape in parameter_shapes(config).items():
         if name.startswith("h.") and len(shape) == 2:
             shapes |= {f"{name}.A": (shape[0], rank), f"{name}.B": (rank, shape[1])}
     return shapes
 
 
-def lora_floats(config, batch: int, time: int, rank: int, rows: int) -> int:
+def lora_floats(config: GPTConfig, batch: int, time: int, rank: int, rows: int) -> int:
     """As training_floats: weights, the frozen ones kept, room for backward, adapters with their moments."""
     shapes = parameter_shapes(config)
     layers, rest = _size(shapes) - _size(frozen_shapes(shapes)), _size(frozen_shapes(shapes))

@@ -8,17 +8,29 @@ numbers out: this file knows nothing of text.
 Dimensions: B batch, T time, C = n_embd, V = vocab_size, L = n_layer, H = n_head, D = C // H.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import log2, prod, sqrt
-from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.engine import kernels
+from npgpt.engine.kernels import Ops
+from npgpt.engine.types import Floats, Integers, Shapes, Tensors
+
+if TYPE_CHECKING:
+    from npgpt.engine.lora import LoRA
 
 EMBEDDING, ATTENTION, MLP = range(3)  # the places of a layer where dropout acts
 LINEAR = {"c_attn": "attn.c_attn", "attn_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "mlp_proj": "mlp.c_proj"}
 ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
+NOTHING: Floats = np.empty(0, np.float32)  # stands where nobody reads
+
+Kept: TypeAlias = list[Any]  # what backward() needs of forward(), in its order
+Attended: TypeAlias = tuple[Floats, Floats, Floats]  # qkv, out, lse
+Attend: TypeAlias = "Callable[[int, Floats], tuple[Floats, Floats]]"  # layer, qkv -> out, lse
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class GPTConfig:
     scale_attn_weights: bool = True  # False: scores are not scaled, as in GPT-Neo
     activation: str = "gelu_new"  # GELU's tanh form; "gelu": the exact one, as in nanoGPT
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
         for name in sizes if self.window is None else (*sizes, "window"):
             value = getattr(self, name)
@@ -64,12 +76,12 @@ class GPTConfig:
             )
 
     @property
-    def qkv_bias(self):
+    def qkv_bias(self) -> bool:
         """Whether queries, keys and values have biases: not with a window, as in GPT-Neo."""
         return self.bias and self.window is None
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         """What the scores are multiplied by: 1/sqrt(D), or the power of two next to it with a window.
 
         GPT-Neo's files know no scale: it goes into the queries' weights, which a power of two leaves exact.
@@ -83,7 +95,7 @@ class GPTConfig:
 ENGINES = ("gpt", "gpt-2", "gpt-3")
 
 
-def engine_config(engine, **fields):
+def engine_config(engine: str, **fields: Any) -> GPTConfig:
     """The GPTConfig of one of ENGINES, with these fields."""
     if engine not in ENGINES:
         raise ValueError(f"engine_config: engine must be one of {', '.join(ENGINES)}, got {engine!r}")
@@ -92,22 +104,23 @@ def engine_config(engine, **fields):
     return GPTConfig(post_norm=engine == "gpt", **fields)
 
 
-def engine_of(config):
+def engine_of(config: GPTConfig) -> str:
     """Which of ENGINES a config is."""
     return "gpt" if config.post_norm else "gpt-2" if config.window is None else "gpt-3"
 
 
-def parameter_shapes(config):
+def parameter_shapes(config: GPTConfig) -> Shapes:
     """{GPT-2's name: shape}, 2-D weights first, so that what weight decay touches is one slice."""
     C, V, T = config.n_embd, config.vocab_size, config.block_size
-    matrices, vectors = {"wte.weight": (V, C), "wpe.weight": (T, C)}, {}
+    matrices: Shapes = {"wte.weight": (V, C), "wpe.weight": (T, C)}
+    vectors: Shapes = {}
 
-    def linear(name, n_in, n_out, bias=config.bias):
+    def linear(name: str, n_in: int, n_out: int, bias: bool = config.bias) -> None:
         matrices[f"{name}.weight"] = (n_in, n_out)  # (in, out): y = x @ w
         if bias:
             vectors[f"{name}.bias"] = (n_out,)
 
-    def layernorm(name):
+    def layernorm(name: str) -> None:
         vectors[f"{name}.weight"] = (C,)
         if config.bias:
             vectors[f"{name}.bias"] = (C,)
@@ -124,7 +137,7 @@ def parameter_shapes(config):
     return matrices | vectors
 
 
-def count_parameters(config):
+def count_parameters(config: GPTConfig) -> int:
     """In a time that does not depend on n_layer."""
     layer, two = (
         sum(prod(shape) for shape in parameter_shapes(replace(config, n_layer=n)).values()) for n in (1, 2)
@@ -132,17 +145,35 @@ def count_parameters(config):
     return layer + (config.n_layer - 1) * (two - layer)
 
 
+class Weights(NamedTuple):
+    """Of a linear layer or a layernorm, or the gradients of these."""
+
+    weight: Floats  # NOTHING for the gradient of a frozen one
+    bias: Floats | None
+
+
+class Layer(NamedTuple):
+    """The weights of a layer, or the gradients of these, under the names of the formulas."""
+
+    ln_1: Weights
+    c_attn: Weights
+    attn_proj: Weights
+    ln_2: Weights
+    c_fc: Weights
+    mlp_proj: Weights
+
+
 class KVCache:
     """Keys and values of the positions seen so far, for decode()."""
 
-    def __init__(self, config, room, first, dtype):
+    def __init__(self, config: GPTConfig, room: int, first: Integers, dtype: DTypeLike) -> None:
         D = config.n_embd // config.n_head
         self.room, self.length = room, 0
         self.first = first  # (B,): where the text of each row begins, behind its padding
         self.keys = np.zeros((config.n_layer, len(first), config.n_head, room, D), dtype)
         self.values = np.zeros_like(self.keys)
 
-    def reorder(self, rows):
+    def reorder(self, rows: ArrayLike) -> None:
         """Row b becomes what row rows[b] was, as beams go on from others; there may be more or fewer rows."""
         rows = np.asarray(rows)
         if len(rows) != len(self.first):
@@ -161,14 +192,15 @@ class GPT:
     trained, and flat_grads is room for the backward pass.
     """
 
-    adapters = None
+    adapters: "LoRA | None" = None
 
-    def __init__(self, config, seed=0, dtype=np.float32):
+    def __init__(self, config: GPTConfig, seed: int | None = 0, dtype: DTypeLike = np.float32) -> None:
         """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
 
         seed None leaves them zero, for who fills them at once.
         """
-        self.config, self.seed, self.dtype = config, seed or 0, np.dtype(dtype)
+        self.config, self.seed = config, seed or 0
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
         kernels.ops_for(dtype)  # refuses other dtypes
         shapes = parameter_shapes(config)
         self.num_params = count_parameters(config)
@@ -178,12 +210,14 @@ class GPT:
         self._layers, self._ln_f = _by_layer(self.params, config)
         self.step = 0  # of training: what the dropout masks depend on, with the seed
         self.first_sample = 0  # of a batch within its step: where the masks go on
-        self._flat_grads = self._grads = self._caches = None
+        self._flat_grads: Floats | None = None
+        self._grads: Tensors | None = None
+        self._caches: Kept | None = None
         if seed is not None:
             self._initialise()
         self.touch()
 
-    def _initialise(self):
+    def _initialise(self) -> None:
         rng = np.random.default_rng(self.seed)
         for name, w in self.params.items():
             if w.ndim == 2:
@@ -195,12 +229,12 @@ class GPT:
 
     # ------------------------------------------------------------------------ parameters
 
-    def touch(self):
+    def touch(self) -> None:
         """Call after changing params by hand: a step begun with the old weights is given up."""
         if self._caches:
             self.zero_grads()
 
-    def zero_grads(self):
+    def zero_grads(self) -> None:
         """Gives up the gradients gathered so far, and a forward() that waits for its backward()."""
         self.flat_grads[...] = 0
         if self.adapters:
@@ -208,32 +242,38 @@ class GPT:
         self._caches = None
 
     @property
-    def flat_grads(self):
+    def flat_grads(self) -> Floats:
         """1-D, the twin of flat_params; made of zeros at first use."""
         if self._flat_grads is None:
             self._flat_grads = kernels.zeros(_size(self._grad_shapes()), self.dtype)
         return self._flat_grads
 
     @property
-    def grads(self):
+    def grads(self) -> Tensors:
         """{name: view of flat_grads}. backward() adds to them; an optimizer's step zeroes them."""
         if self._grads is None:
             self._grads = _views(self.flat_grads, self._grad_shapes())
             self._layer_grads, self._ln_f_grads = _by_layer(self._grads, self.config)
         return self._grads
 
-    def _grad_shapes(self):
+    def _grad_shapes(self) -> Shapes:
         shapes = parameter_shapes(self.config)
         return frozen_shapes(shapes) if self.adapters else shapes
 
-    def layer_start(self, layer):
+    def layer_start(self, layer: int) -> int:
         """Where in flat_params the matrices of a layer begin; they go on to those of the next, or n_decay."""
         embeddings = self.params["wte.weight"].size + self.params["wpe.weight"].size
         return embeddings + layer * (self.n_decay - embeddings) // self.config.n_layer
 
     # ------------------------------------------------------------------------ forward
 
-    def forward(self, ids, targets=None, first=None):
+    @overload
+    def forward(self, ids: ArrayLike, targets: None = None, first: None = None) -> Floats: ...
+    @overload
+    def forward(self, ids: ArrayLike, targets: ArrayLike, first: ArrayLike | None = None) -> float: ...
+    def forward(
+        self, ids: ArrayLike, targets: ArrayLike | None = None, first: ArrayLike | None = None
+    ) -> Floats | float:
         """ids, targets (B,T) integers -> mean cross-entropy in nats; without targets, logits (B,T,V).
 
         Targets below 0 do not count. With targets this begins a training step: dropout acts, what backward()
@@ -252,26 +292,26 @@ class GPT:
                 "call loss(ids, targets) for a loss alone, zero_grads() to give the step up"
             )
         ops, wte, dwte = kernels.ops_for(self.dtype), self.params["wte.weight"], self.grads["wte.weight"]
-        caches = []
+        caches: Kept = []
         x = self._full_pass(ops, ids, caches, first)
         loss, dx = ops.head_cross_entropy(x, wte, targets, dwte)
         self._caches = [(ids, dx), *caches]
         return loss
 
-    def loss(self, ids, targets, first=None):
+    def loss(self, ids: ArrayLike, targets: ArrayLike, first: ArrayLike | None = None) -> float:
         """As forward(ids, targets, first), without caches and without dropout."""
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
         x = self._full_pass(ops, ids, first=self._check_first("loss", ids, first))
         return ops.head_cross_entropy(x, self.params["wte.weight"], targets)[0]
 
-    def hidden(self, ids, first=None):
+    def hidden(self, ids: ArrayLike, first: ArrayLike | None = None) -> Floats:
         """ids (B,T) -> what the head reads of each (B,T,C), no dropout."""
         ids = self._check_ids("hidden", ids)
         first = self._check_first("hidden", ids, first)
         return self._full_pass(kernels.ops_for(self.dtype), ids, first=first)
 
-    def logits(self, ids):
+    def logits(self, ids: ArrayLike) -> Floats:
         """ids (B,T) -> logits (B,T,V), no dropout."""
         ids = self._check_ids("logits", ids)
         ops = kernels.ops_for(self.dtype)
@@ -279,23 +319,27 @@ class GPT:
         B, T, C = x.shape
         return ops.matmul(x.reshape(B * T, C), self.params["wte.weight"], trans_b=True).reshape(B, T, -1)
 
-    def _full_pass(self, ops, ids, caches=None, first=None):
+    def _full_pass(
+        self, ops: Ops, ids: Integers, caches: Kept | None = None, first: Integers | None = None
+    ) -> Floats:
         """ids (B,T) -> what the head reads (B,T,C); what backward needs is appended to `caches`."""
         config, places = self.config, np.arange(ids.shape[1], dtype=np.int32)
         first = np.zeros(ids.shape, np.int32) if first is None else first
         first_keys = _first_keys(config, places, first)
 
-        def attend(layer, qkv):
+        def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
             return ops.attention_forward(qkv, config.n_head, config.scale, first_keys[layer % 2])
 
         return self._blocks(ops, ids, places - first, attend, caches)
 
-    def _blocks(self, ops, ids, positions, attend, caches=None):
+    def _blocks(
+        self, ops: Ops, ids: Integers, positions: Integers, attend: Attend, caches: Kept | None = None
+    ) -> Floats:
         """The layers, with attend(layer, qkv) -> out, lse for the attention of one."""
         training, eps = caches is not None, self.config.layer_norm_epsilon
         wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
 
-        def norm(x, ln):
+        def norm(x: Floats, ln: Weights) -> tuple[Floats, Floats, Floats]:
             return ops.layernorm_forward(x, ln.weight, ln.bias, eps)  # y, mean, rstd
 
         x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
@@ -307,26 +351,26 @@ class GPT:
                 x_mid, seen = self._attention_forward(ops, a, x, layer, attend, training)  # (B,T,C)
                 m, *norm_2 = norm(x_mid, p.ln_2)
                 x_out, h = self._mlp_forward(ops, m, x_mid, layer, training)  # (B,T,C)
-                kept = (x, norm_1, seen, x_mid, norm_2, h)
+                kept: tuple[Any, ...] = (x, norm_1, seen, x_mid, norm_2, h)
             else:
                 x_mid, seen = self._attention_forward(ops, x, x, layer, attend, training)
                 m, *norm_1 = norm(x_mid, p.ln_1)
                 x_end, h = self._mlp_forward(ops, m, m, layer, training)
                 x_out, *norm_2 = norm(x_end, p.ln_2)
                 kept = (x, seen, x_mid, norm_1, h, x_end, norm_2)
-            if training:
+            if caches is not None:
                 caches.append(kept)
             x = x_out
-        if training:
+        if caches is not None:
             caches.append(positions)
         if self._ln_f:
             y, *norm_f = norm(x, self._ln_f)
-            if training:
+            if caches is not None:
                 caches.append((x, norm_f))
             return y
         return x
 
-    def backward(self, layer_done=lambda layer: None):
+    def backward(self, layer_done: Callable[[int], None] = lambda layer: None) -> None:
         """Adds the gradients of the last forward(ids, targets) to grads. The caches are used up.
 
         layer_done(layer) is called, from the last layer to the first, when those of a layer are all there.
@@ -336,13 +380,24 @@ class GPT:
         ops, grads, caches = kernels.ops_for(self.dtype), self.grads, self._caches
         self._caches = None
 
-        def norm_backward(dy, x, stats, ln, dln, residual=None):
+        def norm_backward(
+            dy: Floats,
+            x: Floats,
+            stats: tuple[Floats, Floats],
+            ln: Weights,
+            dln: Weights,
+            residual: Floats | None = None,
+        ) -> Floats:
             return ops.layernorm_backward(dy, x, *stats, ln.weight, dln.weight, dln.bias, residual=residual)
 
+        def norm_again(x: Floats, stats: tuple[Floats, Floats], ln: Weights) -> Floats:
+            return ops.layernorm_apply(x, *stats, ln.weight, ln.bias)
+
         ids, dx = caches.pop(0)  # the head's backward came with its forward
-        if self._ln_f:
+        if self._ln_f and self._ln_f_grads:
             # forward: y = norm(x, ln_f)
-            dx = norm_backward(dx, *caches.pop(), self._ln_f, self._ln_f_grads)
+            x, norm_f = caches.pop()
+            dx = norm_backward(dx, x, norm_f, self._ln_f, self._ln_f_grads)
         positions = caches.pop()
         places = np.arange(ids.shape[1], dtype=np.int32)
         first_keys = _first_keys(self.config, places, places - positions)
@@ -352,12 +407,12 @@ class GPT:
             if not self.config.post_norm:
                 x, norm_1, seen, x_mid, norm_2, h = caches.pop()
                 # forward: x_out = x_mid + mlp(m)
-                m = ops.layernorm_apply(x_mid, *norm_2, p.ln_2.weight, p.ln_2.bias)
+                m = norm_again(x_mid, norm_2, p.ln_2)
                 dm = self._mlp_backward(ops, dx, m, layer, h)
                 # forward: m = norm(x_mid, ln_2), and x_mid goes on beside it
                 dx = norm_backward(dm, x_mid, norm_2, p.ln_2, g.ln_2, residual=dx)
                 # forward: x_mid = x + attention(a)
-                a = ops.layernorm_apply(x, *norm_1, p.ln_1.weight, p.ln_1.bias)
+                a = norm_again(x, norm_1, p.ln_1)
                 da = self._attention_backward(ops, dx, a, layer, seen, first_key)
                 # forward: a = norm(x, ln_1), and x goes on beside it
                 dx = norm_backward(da, x, norm_1, p.ln_1, g.ln_1, residual=dx)
@@ -366,7 +421,7 @@ class GPT:
                 # forward: x_out = norm(x_end, ln_2)
                 dx = norm_backward(dx, x_end, norm_2, p.ln_2, g.ln_2)
                 # forward: x_end = m + mlp(m)
-                m = ops.layernorm_apply(x_mid, *norm_1, p.ln_1.weight, p.ln_1.bias)
+                m = norm_again(x_mid, norm_1, p.ln_1)
                 dm = self._mlp_backward(ops, dx, m, layer, h) + dx
                 # forward: m = norm(x_mid, ln_1)
                 dx = norm_backward(dm, x_mid, norm_1, p.ln_1, g.ln_1)
@@ -381,14 +436,24 @@ class GPT:
 
     # ------------------------------------------------------------------------ a layer's two branches
 
-    def _attention_forward(self, ops, a, x, layer, attend, training):
+    def _attention_forward(
+        self, ops: Ops, a: Floats, x: Floats, layer: int, attend: Attend, training: bool
+    ) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
         """x + attention(a), and what of it backward needs."""
         p = self._layers[layer]
         qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,T,3C)
         out, lse = attend(layer, qkv)  # (B,T,C)
         return self._add_projected(ops, out, p.attn_proj, x, layer, ATTENTION, training), (qkv, out, lse)
 
-    def _attention_backward(self, ops, dx, a, layer, seen, first_key):
+    def _attention_backward(
+        self,
+        ops: Ops,
+        dx: Floats,
+        a: Floats,
+        layer: int,
+        seen: tuple[Floats, Floats, Floats],
+        first_key: Integers | None,
+    ) -> Floats:
         """dx of the sum -> da."""
         qkv, out, lse = seen
         # forward: x + dropout(out @ attn_proj)
@@ -399,7 +464,9 @@ class GPT:
         # forward: qkv = a @ c_attn
         return self._linear_backward(ops, dqkv, a, layer, "c_attn")
 
-    def _mlp_forward(self, ops, m, x, layer, training):
+    def _mlp_forward(
+        self, ops: Ops, m: Floats, x: Floats, layer: int, training: bool
+    ) -> tuple[Floats, Floats]:
         """x + mlp(m), and what of it backward needs: act costs less to compute again than to keep."""
         p = self._layers[layer]
         if self.config.activation == "gelu":
@@ -409,7 +476,7 @@ class GPT:
             act, h = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)  # (B,T,4C)
         return self._add_projected(ops, act, p.mlp_proj, x, layer, MLP, training), h
 
-    def _mlp_backward(self, ops, dx, m, layer, h):
+    def _mlp_backward(self, ops: Ops, dx: Floats, m: Floats, layer: int, h: Floats) -> Floats:
         """dx of the sum -> dm."""
         p, g = self._layers[layer], self._layer_grads[layer]
         # forward: x + dropout(gelu(h) @ mlp_proj)
@@ -424,20 +491,22 @@ class GPT:
         # forward: h = m @ c_fc
         return self._linear_backward(ops, dh, m, layer, "c_fc")
 
-    def _linear_backward(self, ops, dy, x, layer, name):
+    def _linear_backward(self, ops: Ops, dy: Floats, x: Floats, layer: int, name: str) -> Floats:
         """dy of y = x @ weight + bias, one of a layer's four -> dx; adds to the gradients, or adapters."""
         linear, d = getattr(self._layers[layer], name), getattr(self._layer_grads[layer], name)
         if self.adapters:
             return self.adapters.linear_backward(ops, dy, x, linear.weight, f"h.{layer}.{LINEAR[name]}")
         return ops.linear_backward(dy, x, linear.weight, d.weight, d.bias)
 
-    def _add_projected(self, ops, y, proj, x, layer, place, training):
+    def _add_projected(
+        self, ops: Ops, y: Floats, proj: Weights, x: Floats, layer: int, place: int, training: bool
+    ) -> Floats:
         """x + dropout(y @ proj), the end of a branch. Without dropout the product does the sum."""
         if not (training and self.config.dropout):
             return ops.linear_forward(y, proj.weight, proj.bias, residual=x)
         return x + self._dropout(ops, ops.linear_forward(y, proj.weight, proj.bias), layer, place, training)
 
-    def _dropout(self, ops, x, layer, place, training):
+    def _dropout(self, ops: Ops, x: Floats, layer: int, place: int, training: bool) -> Floats:
         if not (training and self.config.dropout):
             return x
         key = (self.seed, self.step, layer, place)
@@ -445,7 +514,9 @@ class GPT:
 
     # ------------------------------------------------------------------------ decoding
 
-    def new_cache(self, batch_size=1, length=None, first=None):
+    def new_cache(
+        self, batch_size: int = 1, length: int | None = None, first: ArrayLike | None = None
+    ) -> KVCache:
         """An empty KVCache with room for `length` positions (default and at most block_size).
 
         first (B,): how many ids of padding stand before the text of each row. The text's positions count from
@@ -459,7 +530,7 @@ class GPT:
             raise ValueError(f"new_cache: first must be {batch_size} numbers, at least 0, got {first}")
         return KVCache(self.config, length, first, self.dtype)
 
-    def decode(self, ids, cache):
+    def decode(self, ids: ArrayLike, cache: KVCache) -> Floats:
         """ids (B,t), which follow the cache's -> logits (B,V) of what comes next. Fills the cache."""
         B, t = np.shape(ids) if np.ndim(ids) == 2 else (0, 0)
         ids = self._check_ids("decode", ids)
@@ -475,7 +546,7 @@ class GPT:
         queries = np.arange(start, end)
         first_keys = _first_keys(config, queries, cache.first)
 
-        def attend(layer, qkv):
+        def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
             q, k, v = qkv.reshape(B, t, 3, H, C // H).transpose(2, 0, 3, 1, 4)  # (B,H,t,D)
             keys, values, first_key = cache.keys[layer], cache.values[layer], first_keys[layer % 2]
             keys[:, :, start:end], values[:, :, start:end] = k, v
@@ -490,7 +561,7 @@ class GPT:
             if hidden.any():
                 scores = np.where(hidden, -np.inf, scores).astype(self.dtype)
             out = (ops.softmax_forward(scores) @ values).transpose(0, 2, 1, 3).reshape(B, t, C)
-            return np.ascontiguousarray(out), None
+            return np.ascontiguousarray(out), NOTHING  # there is no backward
 
         positions = np.maximum(queries - cache.first[:, None], 0).astype(np.int32)  # (B,t)
         x = self._blocks(ops, ids, positions, attend)
@@ -499,17 +570,17 @@ class GPT:
 
     # ------------------------------------------------------------------------ cost
 
-    def flops_per_token(self, time):
+    def flops_per_token(self, time: int) -> float:
         """Flops of one training step per token at context `time`: see flops_per_token()."""
         return flops_per_token(self.config, time)
 
-    def training_bytes(self, batch, time):
+    def training_bytes(self, batch: int, time: int) -> int:
         """Bytes of a training step: see training_bytes()."""
         return self.dtype.itemsize * training_floats(self.config, batch, time)
 
     # ------------------------------------------------------------------------ helpers
 
-    def _check_ids(self, function, ids):
+    def _check_ids(self, function: str, ids: ArrayLike) -> Integers:
         ids = _integers(function, "ids", ids)
         if ids.shape[1] > self.config.block_size or ids.size == 0:
             raise ValueError(
@@ -520,7 +591,7 @@ class GPT:
             raise ValueError(f"{function}: ids must be in [0, {self.config.vocab_size}), got {bad}")
         return np.ascontiguousarray(ids, dtype=np.int32)
 
-    def _check_first(self, function, ids, first):
+    def _check_first(self, function: str, ids: Integers, first: ArrayLike | None) -> Integers | None:
         if first is None:
             return None
         first = _integers(function, "first", first)
@@ -530,7 +601,7 @@ class GPT:
             )
         return np.ascontiguousarray(first, np.int32)
 
-    def _check_targets(self, function, ids, targets):
+    def _check_targets(self, function: str, ids: Integers, targets: ArrayLike) -> Integers:
         targets = _integers(function, "targets", targets)
         if targets.shape != ids.shape:
             raise ValueError(f"{function}: targets must have shape {ids.shape} like ids, got {targets.shape}")
@@ -541,7 +612,7 @@ class GPT:
         return np.maximum(targets.astype(np.int64), -1).astype(np.int32)  # they may be unsigned
 
 
-def flops_per_token(config, time):
+def flops_per_token(config: GPTConfig, time: int) -> float:
     """Flops of one training step per token at context `time`; each attention counts the keys it sees once."""
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
     window = min(config.window or time, time)
@@ -550,16 +621,18 @@ def flops_per_token(config, time):
     return 72 * L * C * C + 6 * C * V + attention
 
 
-def training_floats(config, batch, time):
+def training_floats(config: GPTConfig, batch: int, time: int) -> int:
     """Numbers held in a training step: weights, gradients, two moments, what forward keeps for backward."""
-    L, H, C, V = (getattr(config, n) for n in ("n_layer", "n_head", "n_embd", "vocab_size"))
+    L, H, C, V = config.n_layer, config.n_head, config.n_embd, config.vocab_size
     rows = batch * time
     kept = L * rows * ((10 + config.post_norm) * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
     moving = rows * 12 * C  # gradients of the layer in work
     return 4 * count_parameters(config) + kept + moving
 
 
-def _first_keys(config, queries, first):
+def _first_keys(
+    config: GPTConfig, queries: Integers, first: Integers
+) -> tuple[Integers | None, Integers | None]:
     """For layers 0, 2, ... and 1, 3, ...: the first key that each query sees (B,t), or None where it is 0.
 
     queries (t,): their places; first (B,) or (B,t): where the text of each row, or query, begins. A
@@ -572,31 +645,32 @@ def _first_keys(config, queries, first):
     return everything, np.maximum(begin, queries - (config.window - 1)).astype(np.int32)
 
 
-def frozen_shapes(shapes):
+def frozen_shapes(shapes: Shapes) -> Shapes:
     """What backward() needs room for where adapters are trained: all but the layers' matrices."""
     return {n: shape for n, shape in shapes.items() if not (n.startswith("h.") and len(shape) == 2)}
 
 
-def _size(shapes):
-    return sum(map(prod, shapes.values()))
+def _size(shapes: Shapes) -> int:
+    return sum(prod(shape) for shape in shapes.values())
 
 
-def _views(flat, shapes):
-    views, start = {}, 0
+def _views(flat: Floats, shapes: Shapes) -> Tensors:
+    views: Tensors = {}
+    start = 0
     for name, shape in shapes.items():
         views[name] = flat[start : start + prod(shape)].reshape(shape)
         start += prod(shape)
     return views
 
 
-def _by_layer(tensors, config):
+def _by_layer(tensors: Tensors, config: GPTConfig) -> tuple[list[Layer], Weights | None]:
     """For each layer its tensors (of params or grads) under the names of the formulas; and those of ln_f."""
 
-    def pair(name):
-        return SimpleNamespace(weight=tensors.get(f"{name}.weight"), bias=tensors.get(f"{name}.bias"))
+    def pair(name: str) -> Weights:
+        return Weights(tensors.get(f"{name}.weight", NOTHING), tensors.get(f"{name}.bias"))
 
     layers = [
-        SimpleNamespace(
+        Layer(
             ln_1=pair(f"h.{layer}.ln_1"),
             c_attn=pair(f"h.{layer}.attn.c_attn"),
             attn_proj=pair(f"h.{layer}.attn.c_proj"),
@@ -609,7 +683,7 @@ def _by_layer(tensors, config):
     return layers, None if config.post_norm else pair("ln_f")
 
 
-def _integers(function, name, array):
+def _integers(function: str, name: str, array: ArrayLike) -> Integers:
     array = np.asarray(array)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} must be integers, got {array.dtype}")

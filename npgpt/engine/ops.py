@@ -10,18 +10,23 @@ Rules:      y is the forward result and dy the gradient of the loss with respect
 """
 
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npgpt.engine.types import Floats, Integers, Shape
 
 # ---------------------------------------------------------------------------- embedding
 
 
-def embedding_forward(ids, positions, wte, wpe):
+def embedding_forward(ids: Integers, positions: Integers, wte: Floats, wpe: Floats) -> Floats:
     """x = wte[ids] + wpe[positions].  ids, positions (B,T); wte (V,C); wpe (P,C) -> x (B,T,C)."""
     return wte[ids] + wpe[positions]
 
 
-def embedding_backward(dx, ids, positions, dwte, dwpe):
+def embedding_backward(dx: Floats, ids: Integers, positions: Integers, dwte: Floats, dwpe: Floats) -> None:
     """dx (B,T,C) -> adds to dwte (V,C), dwpe (P,C)."""
     # forward: x = wte[ids] + wpe[positions]; a row used twice receives both gradients
     np.add.at(dwte, ids, dx)
@@ -31,7 +36,7 @@ def embedding_backward(dx, ids, positions, dwte, dwpe):
 # ---------------------------------------------------------------------------- layernorm
 
 
-def layernorm_forward(x, w, b, eps):
+def layernorm_forward(x: Floats, w: Floats, b: Floats | None, eps: float) -> tuple[Floats, Floats, Floats]:
     """y = (x - mean) * rstd * w + b over the last axis (Ba et al. 2016, arXiv:1607.06450).
 
     x (...,C); w, b (C,), b may be None -> y (...,C), mean (...,), rstd = 1 / sqrt(var + eps) (...,).
@@ -43,13 +48,16 @@ def layernorm_forward(x, w, b, eps):
     return (y if b is None else y + b), mean, rstd
 
 
-def layernorm_apply(x, mean, rstd, w, b):
+def layernorm_apply(x: Floats, mean: Floats, rstd: Floats, w: Floats, b: Floats | None) -> Floats:
     """y of layernorm_forward once more, from the mean and rstd (...) that it returned."""
     y = (x - mean[..., None]) * rstd[..., None] * w
     return y if b is None else y + b
 
 
-def layernorm_backward(dy, x, mean, rstd, w, dw, db=None, residual=None):
+def layernorm_backward(
+    dy: Floats, x: Floats, mean: Floats, rstd: Floats, w: Floats, dw: Floats,
+    db: Floats | None = None, residual: Floats | None = None,
+) -> Floats:  # fmt: skip
     """dy, x (...,C); mean, rstd (...,) -> dx (...,C); adds to dw, db (C,).
 
     residual (...,C): the gradient that reaches x past the norm; it is added to dx.
@@ -62,7 +70,7 @@ def layernorm_backward(dy, x, mean, rstd, w, dw, db=None, residual=None):
         db += np.sum(dy, axis=rows)
     dnorm = dy * w
     # forward: norm = (x - mean) * rstd, where both mean and rstd depend on x
-    dx = dnorm - dnorm.mean(axis=-1, keepdims=True)
+    dx: Floats = dnorm - dnorm.mean(axis=-1, keepdims=True)
     dx -= norm * np.mean(dnorm * norm, axis=-1, keepdims=True)
     dx *= rstd[..., None]
     return dx if residual is None else dx + residual
@@ -71,9 +79,12 @@ def layernorm_backward(dy, x, mean, rstd, w, dw, db=None, residual=None):
 # ---------------------------------------------------------------------------- matmul, linear
 
 
-def matmul(a, b, out=None, trans_a=False, trans_b=False, accumulate=False):
+def matmul(
+    a: Floats, b: Floats, out: Floats | None = None,
+    trans_a: bool = False, trans_b: bool = False, accumulate: bool = False,
+) -> Floats:  # fmt: skip
     """out = op(a) @ op(b), or out += with accumulate.  op(a) (M,K), op(b) (K,N) -> out (M,N)."""
-    product = (a.T if trans_a else a) @ (b.T if trans_b else b)
+    product: Floats = (a.T if trans_a else a) @ (b.T if trans_b else b)
     if out is None:
         return product
     if accumulate:
@@ -83,9 +94,9 @@ def matmul(a, b, out=None, trans_a=False, trans_b=False, accumulate=False):
     return out
 
 
-def linear_forward(x, w, b=None, residual=None):
+def linear_forward(x: Floats, w: Floats, b: Floats | None = None, residual: Floats | None = None) -> Floats:
     """y = x @ w + b + residual.  x (...,K); w (K,N); b (N,); residual (...,N) -> y (...,N)."""
-    y = x @ w
+    y: Floats = x @ w
     if b is not None:
         y += b
     if residual is not None:
@@ -93,7 +104,7 @@ def linear_forward(x, w, b=None, residual=None):
     return y
 
 
-def linear_backward(dy, x, w, dw, db=None):
+def linear_backward(dy: Floats, x: Floats, w: Floats, dw: Floats, db: Floats | None = None) -> Floats:
     """dy (...,N), x (...,K) -> dx (...,K); adds to dw (K,N), db (N,).  (A residual's gradient is dy.)"""
     K, N = w.shape
     # forward: y = x @ w + b
@@ -103,7 +114,7 @@ def linear_backward(dy, x, w, dw, db=None):
     return dy @ w.T
 
 
-def linear_gelu_forward(x, w, b=None):
+def linear_gelu_forward(x: Floats, w: Floats, b: Floats | None = None) -> tuple[Floats, Floats]:
     """h = x @ w + b, y = gelu(h).  x (...,K); w (K,N) -> y, h (...,N).
 
     Its backward is gelu_linear_backward of the linear that reads y, then its own linear_backward.
@@ -112,7 +123,7 @@ def linear_gelu_forward(x, w, b=None):
     return gelu_forward(h), h
 
 
-def gelu_linear_backward(dz, h, w, dw, db=None):
+def gelu_linear_backward(dz: Floats, h: Floats, w: Floats, dw: Floats, db: Floats | None = None) -> Floats:
     """Of z = gelu(h) @ w + b: dz (...,N), h (...,K) -> dh (...,K); adds to dw (K,N), db (N,).
 
     gelu(h) is computed again: it costs less than its memory from the forward to here.
@@ -127,13 +138,13 @@ GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 GELU_CUBE = 0.044715
 
 
-def gelu_forward(x):
+def gelu_forward(x: Floats) -> Floats:
     """y = x/2 (1 + tanh(z)), z = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's form (arXiv:1606.08415)."""
     s, _ = _gelu_gate(x)
     return x * s
 
 
-def gelu_backward(dy, x):
+def gelu_backward(dy: Floats, x: Floats) -> Floats:
     """dy, x of one shape -> dx."""
     s, z = _gelu_gate(x)
     # forward: y = x * s(2z), and ds/dx = 2 s (1 - s) dz/dx
@@ -143,7 +154,7 @@ def gelu_backward(dy, x):
     return dy * (s + slope)
 
 
-def _gelu_gate(x):
+def _gelu_gate(x: Floats) -> tuple[Floats, Floats]:
     """s = (1 + tanh z) / 2 = sigmoid(2z): one exponential instead of a tanh, and exact far out."""
     with np.errstate(over="ignore"):
         z = GELU_SCALE * (x + GELU_CUBE * x * x * x)
@@ -155,40 +166,45 @@ def _gelu_gate(x):
 _erf = np.frompyfunc(math.erf, 1, 1)  # NumPy has none
 
 
-def erf_gelu_forward(x):
+def erf_gelu_forward(x: Floats) -> Floats:
     """y = x Phi(x), Phi the normal distribution's: the exact GELU, as nanoGPT has it (arXiv:1606.08415)."""
     return x * _normal_distribution(x)
 
 
-def erf_gelu_backward(dy, x):
+def erf_gelu_backward(dy: Floats, x: Floats) -> Floats:
     """dy, x of one shape -> dx."""
     # forward: y = x Phi(x), and Phi' is the density
     density = np.exp(-0.5 * np.minimum(x * x, 1e3)) / math.sqrt(2 * math.pi)
     return dy * (_normal_distribution(x) + x * density)
 
 
-def _normal_distribution(x):
-    return 0.5 * (1 + _erf(x / math.sqrt(2)).astype(x.dtype))
+def _normal_distribution(x: Floats) -> Floats:
+    erf: Floats = _erf(x / math.sqrt(2)).astype(x.dtype)
+    return 0.5 * (1 + erf)
 
 
 # ---------------------------------------------------------------------------- softmax
 
 
-def softmax_forward(x):
+def softmax_forward(x: Floats) -> Floats:
     """y = exp(x) / sum(exp(x)) over the last axis; a row of -inf alone gives NaN."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))  # the shift changes nothing but the range
-    return e / e.sum(axis=-1, keepdims=True)
+    e: Floats = np.exp(x - x.max(axis=-1, keepdims=True))  # the shift changes nothing but the range
+    y: Floats = e / e.sum(axis=-1, keepdims=True)
+    return y
 
 
-def softmax_backward(dy, y):
+def softmax_backward(dy: Floats, y: Floats) -> Floats:
     """dy, y (...,N) -> dx = y * (dy - sum(dy * y))."""
-    return y * (dy - np.sum(dy * y, axis=-1, keepdims=True))
+    dx: Floats = y * (dy - np.sum(dy * y, axis=-1, keepdims=True))
+    return dx
 
 
 # ---------------------------------------------------------------------------- attention
 
 
-def attention_forward(qkv, n_head, scale, first_key=None):
+def attention_forward(
+    qkv: Floats, n_head: int, scale: float, first_key: Integers | None = None
+) -> tuple[Floats, Floats]:
     """Causal self-attention of all heads (Vaswani et al. 2017, arXiv:1706.03762).
 
     qkv (B,T,3C): queries, keys and values side by side; first_key (B,T) integers, None = 0:
@@ -207,7 +223,10 @@ def attention_forward(qkv, n_head, scale, first_key=None):
     return out, lse
 
 
-def attention_backward(dout, qkv, out, lse, n_head, scale, first_key=None):
+def attention_backward(
+    dout: Floats, qkv: Floats, out: Floats, lse: Floats,
+    n_head: int, scale: float, first_key: Integers | None = None,
+) -> Floats:  # fmt: skip
     """dout, out (B,T,C), qkv (B,T,3C), lse (B,H,T) -> dqkv (B,T,3C).
 
     The attention matrix is recomputed from lse, so that no forward has to store (B,H,T,T)
@@ -231,12 +250,12 @@ def attention_backward(dout, qkv, out, lse, n_head, scale, first_key=None):
     return np.ascontiguousarray(dqkv.transpose(1, 3, 0, 2, 4).reshape(B, T, C3))
 
 
-def _split_heads(qkv, n_head):
+def _split_heads(qkv: Floats, n_head: int) -> Floats:
     B, T, C3 = qkv.shape
     return qkv.reshape(B, T, 3, n_head, C3 // 3 // n_head).transpose(2, 0, 3, 1, 4)  # (3,B,H,T,D)
 
 
-def _masked_scores(q, k, scale, first_key):
+def _masked_scores(q: Floats, k: Floats, scale: float, first_key: Integers | None) -> Floats:
     T = q.shape[2]
     t, s = np.arange(T)[:, None], np.arange(T)[None, :]
     seen = s <= t  # (T,T): query t, key s
@@ -249,7 +268,9 @@ def _masked_scores(q, k, scale, first_key):
 # ---------------------------------------------------------------------------- head and loss
 
 
-def head_cross_entropy(x, wte, targets, dwte=None):
+def head_cross_entropy(
+    x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None
+) -> tuple[float, Floats | None]:
     """Tied head and mean cross-entropy in nats, both ways at once: logits = x @ wte.T,
     loss = mean(lse - logits[target]).
 
@@ -283,8 +304,11 @@ def head_cross_entropy(x, wte, targets, dwte=None):
 
 # ---------------------------------------------------------------------------- dropout
 
+Key: TypeAlias = tuple[int, int, int, int]  # seed, step, layer, place
+Words: TypeAlias = NDArray[np.uint64]  # of 32 bits each
 
-def dropout_forward(x, p, key, first_sample=0):
+
+def dropout_forward(x: Floats, p: float, key: Key, first_sample: int = 0) -> Floats:
     """Zeroes each element with probability p, multiplies the others by 1 / (1 - p).
 
     key = (seed, step, layer, place).  The mask of element i of sample b depends on key, first_sample + b
@@ -293,29 +317,29 @@ def dropout_forward(x, p, key, first_sample=0):
     return x * _dropout_mask(x.shape, p, key, first_sample).astype(x.dtype)
 
 
-def dropout_backward(dy, p, key, first_sample=0):
+def dropout_backward(dy: Floats, p: float, key: Key, first_sample: int = 0) -> Floats:
     """dy -> dx: the same mask again."""
     # forward: y = x * mask
     return dropout_forward(dy, p, key, first_sample)
 
 
-def _dropout_mask(shape, p, key, first_sample):
+def _dropout_mask(shape: Shape, p: float, key: Key, first_sample: int) -> Floats:
     seed, step, layer, place = key
     B, size = shape[0], int(np.prod(shape[1:], dtype=np.int64))
     group = np.arange((size + 3) // 4, dtype=np.uint64)[None, :]  # each call yields four words
     sample = np.arange(first_sample, first_sample + B, dtype=np.uint64)[:, None]
-    words = philox4x32((group, sample, layer, place), (seed, step))  # 4 x (B, size/4)
-    words = np.stack(np.broadcast_arrays(*words), axis=-1).reshape(B, -1)[:, :size]
+    drawn = philox4x32((group, sample, layer, place), (seed, step))  # 4 x (B, size/4)
+    words = np.stack(np.broadcast_arrays(*drawn), axis=-1).reshape(B, -1)[:, :size]
     keep = words >= dropout_threshold(p)
     return (keep / (1 - p)).reshape(shape)
 
 
-def dropout_threshold(p):
+def dropout_threshold(p: float) -> int:
     """A 32-bit word below this drops its element."""
     return int(p * 2.0**32)
 
 
-def philox4x32(counter, key):
+def philox4x32(counter: Sequence[ArrayLike], key: Sequence[int]) -> tuple[Words, Words, Words, Words]:
     """Philox 4x32-10, a counter-based generator: 4 words and a key of 2 -> 4 random words (uint64 arrays
     holding 32 bits).  Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011)."""
     low = np.uint64(0xFFFFFFFF)
@@ -338,12 +362,15 @@ def philox4x32(counter, key):
 # ---------------------------------------------------------------------------- optimizer
 
 
-def global_norm(g):
+def global_norm(g: Floats) -> float:
     """Euclidean norm of the 1-D array g, summed in float64."""
     return float(np.sqrt(np.sum(np.square(g, dtype=np.float64))))
 
 
-def adamw_step(p, g, m, v, n_decay, lr, beta1, beta2, eps, weight_decay, step, grad_scale):
+def adamw_step(
+    p: Floats, g: Floats, m: Floats, v: Floats, n_decay: int,
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int, grad_scale: float,
+) -> None:  # fmt: skip
     """One AdamW update (Loshchilov, Hutter 2019, arXiv:1711.05101), in place; g is zeroed.
 
     p, g, m, v: 1-D, of one length.  The first n_decay parameters are decayed.  step counts from 1.
@@ -372,7 +399,7 @@ POLAR = tuple(
 )
 
 
-def orthogonalise(u):
+def orthogonalise(u: Floats) -> Floats:
     """u (R,S) -> the matrix of its singular vectors, all singular values brought near 1."""
     x = u / (1.02 * np.linalg.norm(u) + 1e-7)  # the largest singular value is at most 1
     x = x.T if len(u) > len(u.T) else x  # the smaller side first: the products are cheaper
@@ -382,7 +409,10 @@ def orthogonalise(u):
     return x.T if len(u) > len(u.T) else x
 
 
-def muon_step(p, g, m, matrices, lr, momentum, weight_decay, grad_scale):
+def muon_step(
+    p: Floats, g: Floats, m: Floats, matrices: Integers,
+    lr: float, momentum: float, weight_decay: float, grad_scale: float,
+) -> None:  # fmt: skip
     """One Muon update (Jordan 2024, kellerjordan.github.io/posts/muon), in place; g is zeroed there.
 
     p, g, m: 1-D, of one length.  matrices (n,4) int64, for each: where it starts, its rows, columns, and the
@@ -400,7 +430,7 @@ def muon_step(p, g, m, matrices, lr, momentum, weight_decay, grad_scale):
         dw[...] = 0
 
 
-def _matrix(flat, where, rows, columns, distance):
+def _matrix(flat: Floats, where: slice, rows: int, columns: int, distance: int) -> Floats:
     """A (rows,columns) view into flat."""
     part, size = flat[where], flat.itemsize
     return np.lib.stride_tricks.as_strided(part, (rows, columns), (distance * size, size))

@@ -1,17 +1,39 @@
 """Optimizers over a model's flat arrays: clip, update and zero the gradients in one pass."""
 
 import math
+from typing import Protocol
 
 import numpy as np
 
 from npgpt.engine import kernels
-from npgpt.engine.model import parameter_shapes
+from npgpt.engine.kernels import Ops
+from npgpt.engine.model import GPTConfig, parameter_shapes
+from npgpt.engine.types import Floats, Integers, Tensors
+
+
+class Trainable(Protocol):
+    """What an optimizer works on: a GPT, or a LoRA in its place."""
+
+    config: GPTConfig
+    dtype: np.dtype
+    num_params: int
+    n_decay: int  # of the first parameters, that decay
+    flat_params: Floats
+
+    @property
+    def flat_grads(self) -> Floats: ...
+    def zero_grads(self) -> None: ...
+    def touch(self) -> None: ...
 
 
 class Optimizer:
     """What AdamW and Muon share: settings that are checked, clipping, two moments and their state."""
 
-    def __init__(self, model, betas, **settings):
+    lr: float
+    eps: float
+    weight_decay: float
+
+    def __init__(self, model: Trainable, betas: tuple[float, float], **settings: float) -> None:
         for name, value in settings.items():
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{type(self).__name__}: {name} must be finite and at least 0, got {value}")
@@ -21,9 +43,9 @@ class Optimizer:
         vars(self).update(settings)
         self.steps = 0  # updates done
         self.owned = 0, model.num_params
-        self._moments = None
+        self._moments: tuple[Floats, Floats] | None = None
 
-    def own(self, start, stop):
+    def own(self, start: int, stop: int) -> None:
         """From now on, before any step, update flat_params[start:stop] alone, and keep their moments alone.
 
         No cut may go through a matrix of a layer: Muon wants them whole.
@@ -31,22 +53,25 @@ class Optimizer:
         self.owned, self._moments = (start, stop), None
 
     @property
-    def moments(self):
+    def moments(self) -> tuple[Floats, Floats]:
         """(m, v), 1-D: running means of the gradient, and of its square where Adam needs that."""
         if self._moments is None:
-            ranges = self._ranges().values()
-            self._moments = tuple(kernels.zeros(r.stop - r.start, self.model.dtype) for r in ranges)
+            m, v = (kernels.zeros(r.stop - r.start, self.model.dtype) for r in self._ranges().values())
+            self._moments = m, v
         return self._moments
 
-    def _ranges(self):
+    def _ranges(self) -> dict[str, slice]:
         """Where the moments stand in those of the whole model."""
         return {"m": slice(*self.owned), "v": slice(*map(self._with_v, self.owned))}
 
-    def _with_v(self, n):
+    def _with_v(self, n: int) -> int:
         """How many of the first n parameters have a v."""
         return n
 
-    def step(self, max_grad_norm=None):
+    def _update(self, ops: Ops, p: Floats, g: Floats, m: Floats, v: Floats, grad_scale: float) -> None:
+        raise NotImplementedError
+
+    def step(self, max_grad_norm: float | None = None) -> float:
         """Updates the weights, zeroes the gradients -> the gradients' norm before clipping.
 
         Where the norm exceeds max_grad_norm, the gradients are scaled down to it. A norm that is not finite
@@ -67,11 +92,11 @@ class Optimizer:
         model.touch()
         return norm
 
-    def state(self):
+    def state(self) -> Tensors:
         """What a checkpoint keeps beside `steps`: {"m": 1-D, "v": 1-D}, of what is owned."""
         return dict(zip(("m", "v"), self.moments, strict=True))
 
-    def load_state(self, state, steps):
+    def load_state(self, state: Tensors, steps: int) -> None:
         """Go on from a whole model's state() after so many steps. ValueError where it is another's."""
         n = self.model.num_params
         for name, shape in {"m": (n,), "v": (self._with_v(n),)}.items():
@@ -88,10 +113,17 @@ class Optimizer:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (arXiv:1711.05101). Only 2-D weights decay, as in GPT-2's recipes."""
 
-    def __init__(self, model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+    def __init__(
+        self,
+        model: Trainable,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
         super().__init__(model, betas, lr=lr, eps=eps, weight_decay=weight_decay)
 
-    def _update(self, ops, p, g, m, v, grad_scale):
+    def _update(self, ops: Ops, p: Floats, g: Floats, m: Floats, v: Floats, grad_scale: float) -> None:
         start, stop = self.owned
         n_decay = min(max(self.model.n_decay - start, 0), stop - start)
         ops.adamw_step(
@@ -110,20 +142,28 @@ class Muon(Optimizer):
     """
 
     WARMUP = 300
+    adamw_ratio: float
 
     def __init__(
-        self, model, lr=0.02, momentum=0.95, adamw_ratio=0.4, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1
-    ):
+        self,
+        model: Trainable,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        adamw_ratio: float = 0.4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
         if not 0.1 <= momentum < 1:
             raise ValueError(f"Muon: momentum must be in [0.1, 1), got {momentum}")
         super().__init__(model, betas, lr=lr, adamw_ratio=adamw_ratio, eps=eps, weight_decay=weight_decay)
         self.momentum = momentum
         self._first, self._matrices = _layer_matrices(model.config)
 
-    def _with_v(self, n):
+    def _with_v(self, n: int) -> int:
         return min(n, self._first) + max(0, n - self.model.n_decay)
 
-    def _update(self, ops, p, g, m, v, grad_scale):
+    def _update(self, ops: Ops, p: Floats, g: Floats, m: Floats, v: Floats, grad_scale: float) -> None:
         start, stop = self.owned
         first, last = (min(max(i, start), stop) for i in (self._first, self.model.n_decay))
         momentum = self.momentum - 0.1 * max(0.0, 1 - self.steps / self.WARMUP)
@@ -131,7 +171,8 @@ class Muon(Optimizer):
         if first < last:
             within, begin = slice(first, last), first - self._first
             places = self._matrices[:, 0]
-            matrices = self._matrices[(places >= begin) & (places < last - self._first)] - [begin, 0, 0, 0]
+            matrices = self._matrices[(places >= begin) & (places < last - self._first)]
+            matrices[:, 0] -= begin
             of_these = m[first - start : last - start]
             ops.muon_step(p[within], g[within], of_these, matrices, self.lr, momentum, decay, grad_scale)
         # embeddings, which decay; then biases and layernorms, which do not
@@ -145,15 +186,15 @@ class Muon(Optimizer):
                 )  # fmt: skip
 
 
-def _layer_matrices(config):
+def _layer_matrices(config: GPTConfig) -> tuple[int, Integers]:
     """Where the layers' matrices begin in flat_params, and each for ops.muon_step, counted from there."""
-    first, start, matrices = None, 0, []
-    for name, shape in parameter_shapes(config).items():
-        if name.startswith("h.") and len(shape) == 2:
-            first = start if first is None else first
+    shapes, start, matrices = parameter_shapes(config), 0, []
+    first = sum(math.prod(shapes.pop(name)) for name in ("wte.weight", "wpe.weight"))
+    for name, shape in shapes.items():
+        if len(shape) == 2:
             rows, columns = shape
             parts = 3 if name.endswith("c_attn.weight") else 1  # queries, keys and values
             width = columns // parts
-            matrices += [(start - first + part * width, rows, width, columns) for part in range(parts)]
-        start += math.prod(shape)
+            matrices += [(start + part * width, rows, width, columns) for part in range(parts)]
+            start += rows * columns
     return first, np.array(matrices, np.int64)

@@ -5,7 +5,9 @@ GPT: Radford et al. 2018. GPT-2: Radford et al. 2019, in the sizes that were rel
 its banded layers see was not published: 256 tokens as in GPT-Neo, no biases on queries, keys and values.
 """
 
-from npgpt.engine.model import count_parameters, engine_config, flops_per_token, training_floats
+from typing import Any
+
+from npgpt.engine.model import GPTConfig, count_parameters, engine_config, flops_per_token, training_floats
 
 GPT3 = {  # n_layer, n_head, n_embd
     "small": (12, 12, 768),
@@ -28,7 +30,7 @@ PRESETS = {  # engine, n_layer, n_head, n_embd, block_size, vocab_size
 SHARE = 0.6  # of the peak of multiply-adds that a training step of these sizes reaches here
 
 
-def preset(name, **fields):
+def preset(name: str, **fields: Any) -> GPTConfig:
     """The GPTConfig of one of PRESETS; fields are what is to differ from it."""
     if name not in PRESETS:
         raise ValueError(f"preset: name must be one of {', '.join(PRESETS)}, got {name!r}")
@@ -37,7 +39,7 @@ def preset(name, **fields):
     return engine_config(engine, **sizes | {"block_size": block_size, "vocab_size": vocab_size} | fields)
 
 
-def cost(config, peak_gflops, batch=1):
+def cost(config: GPTConfig, peak_gflops: float, batch: int = 1) -> dict[str, float]:
     """What a model costs at full context in float32: parameters; bytes of a training step of `batch` texts
     and of generating one; and the seconds of that step at SHARE of peak_gflops.
     """
