@@ -3,6 +3,8 @@
 import sys
 from importlib import import_module
 
+from npgpt.language import _, speak
+
 DOORS = {
     "train": "train a GPT on text",
     "tune": "find better settings for a text",
@@ -21,13 +23,15 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in DOORS:
         return import_module(f"npgpt.{argv[0]}").main(argv[1:])
+    speak()
     if argv and argv[0] not in ("-h", "--help"):
-        print(f"npgpt: NAME must be one of {', '.join(DOORS)}, got {argv[0]}", file=sys.stderr)
+        wrong = _("npgpt: NAME must be one of {doors}, got {name}")
+        print(wrong.format(doors=", ".join(DOORS), name=argv[0]), file=sys.stderr)
         return 2
-    print("npgpt NAME ..., where NAME is one of")
+    print(_("npgpt NAME ..., where NAME is one of"))
     for name, what in DOORS.items():
-        print(f"  {name:10}{what}")
-    print("npgpt NAME --help tells more.")
+        print(f"  {name:10}{_(what)}")
+    print(_("npgpt NAME --help tells more."))
     return 0
 
 

@@ -7,6 +7,8 @@ from statistics import median
 import numpy as np
 
 from npgpt import cli
+from npgpt.cli import say
+from npgpt.language import _
 
 MATMULS = [(768, 512, 128), (4096, 1536, 384), (256, 3072, 768), (1024, 3072, 768)]  # M, N, K
 STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
@@ -35,19 +37,19 @@ def main(argv=None) -> int:
         from npgpt.engine import kernels
 
         results["peak_gflops"], results["read_gb_per_second"] = kernels.limits()
-        print(
-            f"limits: {results['peak_gflops']:.0f} GFLOP/s of multiply-adds, "
-            f"{results['read_gb_per_second']:.0f} GB/s read from memory"
+        say(
+            "limits: {peak:.0f} GFLOP/s of multiply-adds, {read:.0f} GB/s read from memory",
+            **{"peak": results["peak_gflops"], "read": results["read_gb_per_second"]},
         )
     except RuntimeError:
         results["peak_gflops"] = results["read_gb_per_second"] = None
-        print("limits: not measured, as NumPy alone cannot reach them")
+        say("limits: not measured, as NumPy alone cannot reach them")
     for M, N, K in MATMULS:
         name = f"{M} x {N} x {K}"
         results["matmul"][name] = _tell(f"matmul {name}", 2 * M * N * K, _matmul(M, N, K))
     for name, shape in STEPS.items():
         flops, step = _step(*shape)
-        results["step"][name] = _tell(f"step: {name}", flops, step, tokens=shape[4] * shape[5])
+        results["step"][name] = _tell(f"{_('step:')} {name}", flops, step, tokens=shape[4] * shape[5])
     if args.json:
         print(json.dumps(results))
     return 0
@@ -59,11 +61,13 @@ def _presets(as_json: bool) -> int:
     from npgpt.engine.presets import PRESETS, SHARE, cost, preset
 
     peak = kernels.peak_gflops(0.3)  # not a number without kernels
-    print("a step: forward, backward and update with one text as long as the context,")
-    print(
-        f"at {SHARE:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text"
+    say(
+        "a step: forward, backward and update with one text as long as the context,\n"
+        "at {share:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text",
+        **{"share": SHARE, "peak": peak},
     )
-    print(f"{'':13}{'parameters':>16}{'context':>9}{'training':>13}{'generating':>12}{'a step':>11}")
+    print(f"{'':13}{_('parameters'):>16}{_('context'):>9}{_('training'):>13}", end="")
+    print(f"{_('generating'):>12}{_('a step'):>11}")
     costs = {name: cost(preset(name), peak) for name in PRESETS}
     for name, c in costs.items():
         training, generating = (f"{c[key] / 1e9:,.1f} GB" for key in ("training_bytes", "inference_bytes"))
@@ -116,7 +120,7 @@ def _tell(name: str, flops: float, run, tokens: int = 0, seconds: float = 2.0) -
     took, peak = median(times), median(peaks)
     result = {"ms": took * 1e3, "gflops": flops / took / 1e9, "share_of_peak": flops / took / 1e9 / peak}
     line = f"{name:40}{result['ms']:9.2f} ms{result['gflops']:7.0f} GFLOP/s"
-    line += f"{result['share_of_peak']:7.0%} of peak"
+    line += _("{share:7.0%} of peak").format(share=result["share_of_peak"])
     if tokens:
         result["tokens_per_second"] = tokens / took
         line += f"{result['tokens_per_second']:9,.0f} tokens/s"

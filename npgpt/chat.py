@@ -6,6 +6,8 @@ import json
 import sys
 
 from npgpt import cli
+from npgpt.cli import say
+from npgpt.language import _, told
 
 COMMANDS = """\
 /system TEXT   begin anew, with TEXT as what the model is told first (without TEXT: nothing)
@@ -15,7 +17,8 @@ COMMANDS = """\
 
 
 def main(argv=None) -> int:
-    parser = cli.parser("chat", f"Talk with a GPT that was taught to reply.\n{COMMANDS}")
+    parser = cli.parser("chat", "Talk with a GPT that was taught to reply.")
+    parser.description += "\n" + _(COMMANDS)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
@@ -47,7 +50,7 @@ def main(argv=None) -> int:
         import readline  # noqa: F401  input() then has history and editing
     talk = Conversation(model, args)
     if sys.stdin.isatty():
-        print("/help tells the commands", file=sys.stderr)
+        say("/help tells the commands", to=sys.stderr)
     while (line := _line()) is not None:
         if line in ("/quit", "/exit"):
             break
@@ -125,7 +128,7 @@ def _reply(talk: Conversation, text: str) -> None:
             for piece in pieces:
                 print(piece, end="", flush=True)
     except ValueError as error:
-        print(f"npgpt chat: {error}", file=sys.stderr)
+        print(f"npgpt chat: {told(str(error))}", file=sys.stderr)
         return
     except KeyboardInterrupt:
         pass
@@ -133,7 +136,7 @@ def _reply(talk: Conversation, text: str) -> None:
 
 
 def _command(talk: Conversation, line: str) -> None:
-    name, _, rest = line.partition(" ")
+    name, rest = (line + " ").split(" ", 1)
     if name == "/reset":
         talk.turns = []
     elif name == "/system":
@@ -142,15 +145,14 @@ def _command(talk: Conversation, line: str) -> None:
         try:
             with open(rest.strip(), "a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": talk.messages}, ensure_ascii=False) + "\n")
-            print(f"{len(talk.turns)} messages added to {rest.strip()}", file=sys.stderr)
+            say("{n} messages added to {file}", n=len(talk.turns), file=rest.strip(), to=sys.stderr)
         except OSError as error:
-            print(f"npgpt chat: {rest.strip()}: {error.strerror}", file=sys.stderr)
+            print(f"npgpt chat: {rest.strip()}: {told(error.strerror)}", file=sys.stderr)
     elif name == "/save":
-        print(
-            f"npgpt chat: /save must have {'a FILE' if talk.turns else 'something to save'}", file=sys.stderr
-        )
+        lacking = _("/save must have a FILE") if talk.turns else _("/save must have something to save")
+        print(f"npgpt chat: {lacking}", file=sys.stderr)
     else:
-        print(COMMANDS, file=sys.stderr)
+        print(_(COMMANDS), file=sys.stderr)
 
 
 if __name__ == "__main__":

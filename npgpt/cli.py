@@ -1,4 +1,4 @@
-"""What the doors share: flags and where their values come from, one-line errors, the first line of a run.
+"""What the doors share: flags and where their values come from, what they say, the first line of a run.
 
 A setting is a flag that may also come from elsewhere: flag > NPGPT_* variable > --config file.toml > default.
 """
@@ -13,7 +13,9 @@ import sys
 import tomllib
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
+
+from npgpt.language import _, speak, told
 
 
 class Setting(NamedTuple):
@@ -23,14 +25,26 @@ class Setting(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, in the language of its helps."""
+
+    def add_argument(self, *names, help: str | None = None, **more):
+        return super().add_argument(*names, help=help and _(help), **more)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: {told(message)} {_('(--help lists the flags)')}\n")
 
 
 def parser(name: str, description: str) -> Parser:
-    return Parser(prog=f"npgpt {name}", description=description, allow_abbrev=False)
+    """The parser of a door, which speaks the locale's language from here on."""
+    speak()
+    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a character is no reason to die
+        stream.reconfigure(errors="replace")
+    return Parser(prog=f"npgpt {name}", description=_(description), allow_abbrev=False)
+
+
+def say(message: str, to: TextIO | None = None, **values: object) -> None:
+    """Print a message of the catalogue with its values, to stdout or another stream."""
+    print(_(message).format(**values), file=to, flush=True)
 
 
 def add_settings(parser: Parser, settings) -> None:
@@ -70,7 +84,7 @@ share = number(float, "a number in 0..1, 1 excluded", lambda v: 0 <= v < 1)
 def one_of(*choices):
     def convert(text):
         if text not in choices:
-            raise argparse.ArgumentTypeError(f"must be {' or '.join(choices)}, got {text}")
+            raise argparse.ArgumentTypeError(f"must be {_(' or ').join(choices)}, got {text}")
         return text
 
     return convert
@@ -80,7 +94,7 @@ def resolve(settings, args, config_file: str | None) -> dict:
     """name -> value of every setting, None where nobody gave one."""
     from_file = config_values(settings, config_file) if config_file else {}
     values = {}
-    for name, kind, _ in settings:
+    for name, kind in (setting[:2] for setting in settings):
         values[name] = getattr(args, name)
         variable = f"NPGPT_{name.upper()}"
         if values[name] is None and variable in os.environ:
@@ -123,6 +137,32 @@ def _convert(kind, text: str, where: str):
         raise ValueError(f"{where} {error}") from None
 
 
+def tell_finished(folder, trainer) -> None:
+    say(
+        "{run} is finished: {how} after {steps} steps",
+        run=folder,
+        how=told(trainer.ended),
+        steps=trainer.step,
+    )
+
+
+def tell_end(result: dict, losses: str) -> None:
+    """How a training ended; `losses` may name fields of the result."""
+    how, losses = told(result["ended"]), losses.format(**result)
+    say("{how} after {steps} steps, {seconds:.1f} s: {losses}", **result | {"how": how, "losses": losses})
+
+
+def tell_saved(folder) -> None:
+    say("saved to {run}, drawn in {run}/report.html", run=folder)
+
+
+def tell_next(*commands: str) -> None:
+    word = _("next:")
+    for command in commands:
+        print(word, command, flush=True)
+        word = " " * len(word)
+
+
 BAD_INPUT = (OSError, MemoryError, ValueError, TypeError)
 
 
@@ -131,7 +171,7 @@ def errors_as_lines(name: str, code: int = 2, kinds: tuple = BAD_INPUT):
     """Errors of these kinds become one line on stderr and an exit code, warnings a line; bugs stay bugs."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *rest, **more: warn([str(message)])
         try:
             yield
         except kinds as error:
@@ -139,7 +179,8 @@ def errors_as_lines(name: str, code: int = 2, kinds: tuple = BAD_INPUT):
             if isinstance(error, OSError) and error.filename:
                 message = f"{error.filename}: {error.strerror}"
             elif isinstance(error, MemoryError):
-                message = f"not enough memory; a smaller model, batch or block size needs less ({error})"
+                message = _("not enough memory; a smaller model, batch or block size needs less ({error})")
+                message = message.format(error=error)
             fail(name, message, code)
         except KeyboardInterrupt:
             fail(name, "stopped at once", 130)
@@ -167,11 +208,11 @@ def interruptible():
 
 def warn(lines) -> None:
     for line in lines:
-        print(f"warning: {line}", file=sys.stderr)
+        print(_("warning: {line}").format(line=told(line)), file=sys.stderr)
 
 
 def fail(name: str, message: str, code: int):
-    print(f"npgpt {name}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"npgpt {name}: {' '.join(told(message).split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -179,8 +220,6 @@ def begin(threads: int | None, out=None) -> None:
     """Set the threads and print the first line of every run: the kernels in use, or how to get them."""
     from npgpt.engine import kernels
 
-    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a character is no reason to die
-        stream.reconfigure(errors="replace")
     if threads:
         kernels.set_num_threads(threads)
-    print(f"running on {kernels.describe()}", file=out, flush=True)
+    say("running on {kernels}", to=out, kernels=told(kernels.describe()))

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 from npgpt import cli
+from npgpt.cli import say
+from npgpt.language import _, told
 
 TEST = "the test part of its text"
 SAMPLES, SAMPLE_TOKENS = 4, 300  # that are searched for stretches of the training text
@@ -27,7 +29,7 @@ def main(argv=None) -> int:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         part, ids, train_ids = _parts(args, model.tokenizer)
     cli.begin(args.threads)
-    print(f"measured on {part}: {len(ids):,} tokens")
+    say("measured on {part}: {tokens:,} tokens", part=told(part), tokens=len(ids))
     measured = evaluation.evaluate(model, ids, model.tokenizer)
     result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, model.tokenizer)}
     if not args.text:
@@ -73,14 +75,14 @@ def _parts(args, tokenizer):
 
 
 def _print_table(result):
-    print(f"loss {result['loss']:.4f} nats per token, perplexity {result['perplexity']:.3f}")
-    print(f"{'':10}{'bits per byte':>15}{'accuracy@1':>12}{'accuracy@5':>12}")
+    say("loss {loss:.4f} nats per token, perplexity {perplexity:.3f}", **result)
+    print(f"{'':10}{_('bits per byte'):>15}{_('accuracy@1'):>12}{_('accuracy@5'):>12}")
     for name, row in {"npgpt": result, **result["baselines"]}.items():
         cells = [f"{row['bits_per_byte']:15.3f}"]
         cells += [f"{row[key]:12.1%}" for key in ("accuracy@1", "accuracy@5") if key in row]
-        print(f"{name:10}{''.join(cells)}")
+        print(f"{_(name):10}{''.join(cells)}")
     if "overlap" in result:
-        print(result["overlap"]["in_words"])
+        print(told(result["overlap"]["in_words"]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 from npgpt import cli
-from npgpt.cli import Setting
+from npgpt.cli import Setting, say
+from npgpt.language import _
 
 SETTINGS = [
     Setting("epochs", cli.count, "how often each example is seen, at most (default 3)"),
@@ -50,7 +51,7 @@ def main(argv=None) -> int:
             job = _Job(args, lock)
         cli.begin(job.settings["threads"])
         if job.trainer.ended:
-            print(f"{job.folder} is finished: {job.trainer.ended} after {job.trainer.step} steps")
+            cli.tell_finished(job.folder, job.trainer)
             return 0
         return job.run(args.json)
 
@@ -140,21 +141,21 @@ class _Job:
             self._tell()
             result = trainer.train(self.folder, self.settings["keep"], interrupted, self._sample)
             result |= {"skipped_lines": self.skipped_lines, "base": self.parent}
-            print(f"{result['ended']} after {result['steps']} steps, {result['seconds']:.1f} s", end="")
-            losses = [f"training loss {result['train_loss']:.4f}"]
+            losses = _("training loss {train_loss:.4f} nats per token learnt")
             if result["best_val_loss"] is not None:
-                losses.append(
-                    f"best validation loss {result['best_val_loss']:.4f} (step {result['best_step']})"
+                losses = _(
+                    "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
+                    "(step {best_step}) nats per token learnt"
                 )
-            print(f": {', '.join(losses)} nats per token learnt")
+            cli.tell_end(result, losses)
             if result["ended"] != "interrupted":
                 result |= self._finish()
             report.write(self.folder)
-            print(f"saved to {self.folder}, drawn in {self.folder}/report.html")
+            cli.tell_saved(self.folder)
             if result["ended"] == "interrupted":
-                print("go on: the same command with --resume")
+                say("go on: the same command with --resume")
             elif self.form != "prompt":
-                print(f"next: python -m npgpt.chat {shlex.quote(str(self.folder))}")
+                cli.tell_next(f"python -m npgpt.chat {shlex.quote(str(self.folder))}")
         if as_json:
             print(json.dumps(result))
         return 130 if result["ended"] == "interrupted" else 0
@@ -165,22 +166,31 @@ class _Job:
 
         trainer, data, plan = self.trainer, self.examples, self.plan
         config, lora = trainer.model.config, self.lora
-        counts = f"{len(data.training):,} examples for training, {len(data.held_out):,} for validation"
-        print(f"{counts}, {int(sum(k.sum() for _, k in data.training)):,} tokens to learn")
+        say(
+            "{training:,} examples for training, {held_out:,} for validation, {learnt:,} tokens to learn",
+            training=len(data.training),
+            held_out=len(data.held_out),
+            learnt=int(sum(learnt.sum() for ids, learnt in data.training)),
+        )
         if self.skipped_lines:
-            print(f"{self.skipped_lines} lines were at fault and are left out")
-        trained = trainer.optimizer.model.num_params
-        print(f"model: {trainer.model.num_params:,} parameters, {trained:,} of them trained", end="")
-        print(f" as adapters of rank {lora}" if lora else "")
-        print(f"training: at most {plan.steps} steps of {plan.batch_size} examples")
+            say("{n} lines were at fault and are left out", n=self.skipped_lines)
+        say(
+            "model: {all:,} parameters, {trained:,} of them trained as adapters of rank {rank}"
+            if lora
+            else "model: {all:,} parameters, {trained:,} of them trained",
+            **{"all": trainer.model.num_params, "trained": trainer.optimizer.model.num_params, "rank": lora},
+        )
+        say("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
         needed = {name: memory_needed(config, plan, data, name, self.rows) for name in (None, lora or 8)}
-        other = "all weights would" if lora else "--lora 8 would"
-        held = runs.resident_bytes() / 1e6
-        print(
-            f"expected: {held + (needed[lora] - 4 * trainer.model.num_params) / 1e6:.0f} MB of memory "
-            f"({other} take {(needed[None if lora else 8] - needed[lora]) / 1e6:+.0f} MB), "
-            f"at most {trainer.seconds_needed():.0f} s",
-            flush=True,
+        say(
+            "expected: {megabytes:.0f} MB of memory (all weights would take {more:+.0f} MB), "
+            "at most {seconds:.0f} s"
+            if lora
+            else "expected: {megabytes:.0f} MB of memory (--lora 8 would take {more:+.0f} MB), "
+            "at most {seconds:.0f} s",
+            megabytes=(runs.resident_bytes() + needed[lora] - 4 * trainer.model.num_params) / 1e6,
+            more=(needed[None if lora else 8] - needed[lora]) / 1e6,
+            seconds=trainer.seconds_needed(),
         )
 
     def _sample(self) -> str:
@@ -213,7 +223,7 @@ class _Job:
             truth.append(model.tokenizer.decode(ids[begin:]))
         for found, label in zip(model.classify(texts, self.labels), truth, strict=True):
             right += next(iter(found)) == label
-        print(f"accuracy on the examples held out: {right / len(truth):.3f}")
+        say("accuracy on the examples held out: {accuracy:.3f}", accuracy=right / len(truth))
         return {"val_accuracy": right / len(truth)}
 
 
@@ -227,8 +237,8 @@ def _encoded(args, tokenizer, examples, bad: list, block_size: int):
         if len(ids) - 1 <= block_size:
             fit.append((example, (ids, learnt)))
             continue
-        line = f"{args.data}: line {example.line}: must be at most the context, {block_size} tokens, "
-        bad.append(line + f"got {len(ids) - 1}")
+        too_long = f"must be at most the context, {block_size} tokens, got {len(ids) - 1}"
+        bad.append(f"{args.data}: line {example.line}: {too_long}")
         if not args.skip_bad:
             raise ValueError(bad[-1])
     if not fit:

@@ -50,7 +50,8 @@ def main(argv=None) -> int:
     sys.setswitchinterval(0.0005)  # the engine's thread gets the interpreter back soon after each step
     cli.begin(args.threads)
     host = f"[{args.host}]" if ":" in args.host else args.host
-    print(f"serving {name} at http://{host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+    url = f"http://{host}:{listening.getsockname()[1]}"
+    cli.say("serving {name} at {url} (Ctrl-C ends it)", name=name, url=url)
     server.run(sockets=[listening])
     return 0
 

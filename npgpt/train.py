@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from npgpt import cli
-from npgpt.cli import Setting
+from npgpt.cli import Setting, say
+from npgpt.language import _
 
 
 def _tokenizer_name(text: str) -> str:
@@ -133,7 +134,7 @@ def main(argv=None) -> int:
             job = _Job(args, started, lock, ranks)
         cli.begin(job.settings["threads"] if ranks.size == 1 else None)
         if job.trainer.ended:
-            print(f"{job.folder} is finished: {job.trainer.ended} after {job.trainer.step} steps")
+            cli.tell_finished(job.folder, job.trainer)
             return 0
         return job.run(args.json)
 
@@ -290,7 +291,9 @@ class _Job:
         _tell_result(result, self.plan)
         report.write(folder)
         if result["ended"] == "interrupted":
-            print(f"go on: python -m npgpt.train --resume --out {shlex.quote(str(folder))}")
+            say(
+                "go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(folder))}"
+            )
         else:
             _show_sample(folder, prompt, self.plan, self.settings["seed"])
 
@@ -298,14 +301,20 @@ class _Job:
         print("\n".join(self.corpus.report()))
         dataset, plan = self.trainer.dataset, self.plan
         size, name = dataset.tokenizer.vocab_size, self.settings["tokenizer"] or dataset.tokenizer.name
-        print(f"tokenizer: {name}, {size:,} tokens, {self.corpus.n_bytes / len(dataset):.2f} bytes in one")
+        length = self.corpus.n_bytes / len(dataset)
+        say(
+            "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",
+            name=name,
+            size=size,
+            length=length,
+        )
         if plan.memorise:
-            print(
-                "this text is too small to generalise from: it will be memorised, all of it is for training"
-            )
+            say("this text is too small to generalise from: it will be memorised, all of it is for training")
         else:
-            parts = map(len, (dataset.train, dataset.validation, dataset.test))
-            print("tokens: {:,} for training, {:,} for validation, {:,} for testing".format(*parts))
+            say(
+                "tokens: {train:,} for training, {validation:,} for validation, {test:,} for testing",
+                **{part: len(getattr(dataset, part)) for part in ("train", "validation", "test")},
+            )
 
 
 def _one_length(settings: dict, args) -> dict:
@@ -314,7 +323,7 @@ def _one_length(settings: dict, args) -> dict:
     if any(flags.values()):
         settings = settings | flags
     if len(both := [name for name in LENGTHS if settings[name]]) > 1:
-        raise ValueError(" and ".join(f"--{name}" for name in both) + " cannot both be given")
+        raise ValueError(f"{_(' and ').join(f'--{name}' for name in both)} cannot both be given")
     return settings
 
 
@@ -366,37 +375,49 @@ def _refuse_changes(given: dict, settings: dict, n_tokens: int) -> None:
 def _tell_cost(trainer, resident: int):
     """What the run will take, before it takes it; `resident` is what the process held before the model."""
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
-    shape = f"{plan.engine}, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels"
-    print(f"model: {shape}, context {config.block_size}: {model.num_params:,} parameters")
-    steps, windows = trainer.schedule.steps, f"{plan.batch_size} x {plan.block_size} tokens"
+    say(
+        "model: {plan.engine}, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
+        "context {config.block_size}: {parameters:,} parameters",
+        **{"plan": plan, "config": config, "parameters": model.num_params},
+    )
+    steps, windows = trainer.schedule.steps, f"{plan.batch_size} x {plan.block_size}"
     if plan.gradient_accumulation_steps > 1:
         windows = f"{plan.gradient_accumulation_steps} x {windows}"
-    about = "about " if plan.minutes else ""
-    print(f"training: {about}{steps} steps of {windows}, {steps / trainer.batches.per_epoch:.1f} epochs")
+    say(
+        "training: about {steps} steps of {windows} tokens, {epochs:.1f} epochs"
+        if plan.minutes
+        else "training: {steps} steps of {windows} tokens, {epochs:.1f} epochs",
+        **{"steps": steps, "windows": windows, "epochs": steps / trainer.batches.per_epoch},
+    )
     if trainer.step:
-        print(f"going on after step {trainer.step}")
+        say("going on after step {step}", step=trainer.step)
     needed = trainer.memory_needed(config, plan, len(trainer.dataset.train), trainer.ranks)
     megabytes, seconds = (resident + needed) / 1e6, trainer.seconds_needed()
     if plan.minutes:
         seconds = 60 * plan.minutes - trainer.seconds
-    at_most = "at most" if plan.target_loss or plan.patience else "about"
-    print(f"expected: {megabytes:.0f} MB of memory, {at_most} {seconds:.0f} s", flush=True)
+    say(
+        "expected: {megabytes:.0f} MB of memory, at most {seconds:.0f} s"
+        if plan.target_loss or plan.patience
+        else "expected: {megabytes:.0f} MB of memory, about {seconds:.0f} s",
+        **{"megabytes": megabytes, "seconds": seconds},
+    )
 
 
 def _tell_result(result, plan):
-    losses = f"training loss {result['train_loss']:.4f}"
+    losses = _("training loss {train_loss:.4f}")
     if result["val_loss"] is not None:
-        losses += f", validation loss {result['val_loss']:.4f} nats per token"
-    print(f"{result['ended']} after {result['steps']} steps, {result['seconds']:.1f} s: {losses}")
+        losses = _("training loss {train_loss:.4f}, validation loss {val_loss:.4f} nats per token")
+    cli.tell_end(result, losses)
     if result["best_step"] and result["best_step"] != result["steps"]:
-        print(
-            f"the best was step {result['best_step']}, which is what is used: {result['best_val_loss']:.4f}"
-        )
+        say("the best was step {best_step}, which is what is used: {best_val_loss:.4f}", **result)
     if result["skipped"]:
-        print(f"{result['skipped']} steps were skipped, as loss or gradient was not finite")
+        say("{skipped} steps were skipped, as loss or gradient was not finite", **result)
     if plan.memorise and result["ended"] == "done":
-        print(f"not memorised yet: the training loss should be {plan.target_loss}; more --steps will do it")
-    print(f"saved to {result['run']}, drawn in {result['run']}/report.html")
+        say(
+            "not memorised yet: the training loss should be {target}; more --steps will do it",
+            target=plan.target_loss,
+        )
+    cli.tell_saved(result["run"])
 
 
 class _Sample:
@@ -421,10 +442,13 @@ def _show_sample(folder, beginning: bytes, plan, seed: int):
     temperature, length = (0, len(beginning)) if plan.memorise else (0.8, 400)
     text = model.generate("", max_new_tokens=length, temperature=temperature, seed=seed)
     rule = "-" * 70
-    print(f"it writes:\n{rule}\n{text.rstrip()}\n{rule}")
+    say("it writes:")
+    print(rule, text.rstrip(), rule, sep="\n")
     prompt = " ".join(beginning[:200].decode("utf-8", "ignore").split()[:2])
-    print(f"next: python -m npgpt.generate {shlex.quote(str(folder))} {shlex.quote(prompt)}")
-    print(f"      python -m npgpt.evaluate {shlex.quote(str(folder))}")
+    where = shlex.quote(str(folder))
+    cli.tell_next(
+        f"python -m npgpt.generate {where} {shlex.quote(prompt)}", f"python -m npgpt.evaluate {where}"
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 
 from npgpt import cli
-from npgpt.cli import Setting
+from npgpt.cli import Setting, say
+from npgpt.language import told
 
 SETTINGS = [
     Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
@@ -62,7 +63,10 @@ def main(argv=None) -> int:
         search = tuner.Search(dataset, folder, args.minutes, shared, about, seed, GPT)
     cli.begin(threads)
     print("\n".join(corpus.report()))
-    print(f"{len(tuner.SHARES)} rungs; the last trains for {search.minutes:.2f} minutes, as the winner will")
+    say(
+        "{rungs} rungs; the last trains for {minutes:.2f} minutes, as the winner will",
+        **{"rungs": len(tuner.SHARES), "minutes": search.minutes},
+    )
     with cli.errors_as_lines("tune", 1, (OSError, MemoryError)), cli.interruptible() as interrupted:
         folder.mkdir(parents=True)
         corpus.keep_stdin(folder)
@@ -71,19 +75,19 @@ def main(argv=None) -> int:
         search.write(best)
     where = shlex.quote(str(folder))
     if best is None:
-        print(f"interrupted; the trials so far are in {where}")
+        say("interrupted; the trials so far are in {where}", where=where)
         return 130
-    print(search.verdict(best))
-    print(f"saved to {where}, drawn in {where}/report.html")
-    print(f"next: python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
+    print(told(search.verdict(best)))
+    cli.tell_saved(where)
+    cli.tell_next(f"python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
     if args.json:
-        told = {
+        result = {
             "run": str(folder),
             "minutes": search.minutes,
             "settings": best.settings,
             "val_loss": best.loss,
         }
-        print(json.dumps(told | {"is_default": best.candidate == 0, "steps": best.result["steps"]}))
+        print(json.dumps(result | {"is_default": best.candidate == 0, "steps": best.result["steps"]}))
     return 0
 
 

@@ -9,6 +9,10 @@ from hypothesis import HealthCheck, settings
 
 from npgpt.engine import kernels
 
+for name in ("LANGUAGE", "LC_MESSAGES"):
+    os.environ.pop(name, None)
+os.environ["LC_ALL"] = "C.UTF-8"  # what the doors say is checked in English
+
 # The same examples on every run: a test fails because of a change, not because of the day.
 # Choosing the kernels once per test, not once per example, is what the fixtures below intend.
 settings.register_profile(

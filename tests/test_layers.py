@@ -13,23 +13,29 @@ DOORS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "s
 
 # room -> what of npgpt it may import. `engine.kernels` stands for that one file of the room.
 MAY_IMPORT = {
-    "engine": {"engine"},
-    "text": {"text", "engine.kernels"},
+    "engine": {"engine", "language"},
+    "text": {"text", "engine.kernels", "language"},
     "interop": {"interop", "engine", "text"},
     "training": {
         "training",
         "engine",
         "text",
         "interop",
+        "language",
         "__init__",
     },  # __init__: the version, for config.toml
     "runtime": {"runtime", "engine", "text"},
     "server": {"server", "runtime", "text"},
     "__init__": {"api", "engine", "text"},  # by name and lazily
     "api": {"engine", "text", "interop", "training", "runtime"},
-    "cli": {"engine"},
-    "__main__": set(),  # opens the doors by name
-    **{door: {"__init__", "api", "cli", "engine", "text", "training", "interop"} for door in DOORS},
+    "cli": {"engine", "language"},
+    "language": set(),
+    "locale": set(),  # make.py, a tool
+    "__main__": {"language"},  # opens the doors by name
+    **{
+        door: {"__init__", "api", "cli", "engine", "language", "text", "training", "interop"}
+        for door in DOORS
+    },
     "serve": {"__init__", "cli", "engine.kernels", "interop", "runtime", "server"},
 }
 OUTSIDE = {"numpy", "safetensors", "tqdm", "cffi"}  # what `pip install npgpt` brings

@@ -176,7 +176,7 @@ _choose(os.environ.get("NPGPT_KERNELS") or "auto")
 if _kernels is None and os.environ.get("NPGPT_REQUIRE_KERNELS", "0") not in ("", "0"):
     raise ImportError(f"NPGPT_REQUIRE_KERNELS is set and the kernels are not built ({_import_error})")
 if _kernels is None and not os.environ.get("NPGPT_KERNELS"):
-    print(
-        f"npgpt: WARNING: there are no compiled kernels here; build them with {HOW_TO_BUILD}",
-        file=sys.stderr,
-    )
+    from npgpt.language import told
+
+    warning = f"npgpt: WARNING: there are no compiled kernels here; build them with {HOW_TO_BUILD}"
+    print(told(warning), file=sys.stderr)

@@ -208,7 +208,9 @@ class Jobs:
         self._say(id, "Fine-tuning job started")
         command = [sys.executable, "-m", "npgpt.finetune", base, data, "-o", out, "--json", *flags]
         pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, "limit": 2**20}
-        self._process = process = await asyncio.create_subprocess_exec(*map(str, command), **pipes)
+        english = os.environ | {"LANGUAGE": "en"}  # which clients of the API read
+        process = await asyncio.create_subprocess_exec(*map(str, command), **pipes, env=english)
+        self._process = process
         with contextlib.suppress(OSError):  # streams go first
             os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         errors = asyncio.create_task(process.stderr.read())

@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from npgpt.language import _
+
 CLEANINGS = ("none", "light", "full")
 IN_MEMORY = 64 << 20  # bytes
 PIECE = 8 << 20  # bytes
@@ -133,17 +135,24 @@ class Corpus:
 
     def report(self) -> list[str]:
         """Lines for people: what was read, what cleaning changed, what stands twice."""
-        files = f"{len(self.documents)} files" if len(self.documents) > 1 else "1 file"
-        done = ", ".join(f"{n:,} {what}" for what, n in self.changed.items())
-        effect = f"{done}; {self.n_clean:,} bytes are left" if done else "changed nothing"
+        read = (
+            _("text: {bytes:,} bytes in {files} files")
+            if len(self.documents) > 1
+            else _("text: {bytes:,} bytes in 1 file")
+        )
+        done = ", ".join(f"{n:,} {_(what)}" for what, n in self.changed.items())
+        effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
         if self.n_clean is None:  # nobody went through it: its tokens were there
-            effect = "done before"
-        lines = [f"text: {self.n_bytes:,} bytes in {files}; cleaning ({self.clean}) {effect}"]
+            effect = _("done before")
+        line = f"{read}; {_('cleaning')} ({self.clean}) {effect}"
+        counts = {"bytes": self.n_bytes, "files": len(self.documents), "left": self.n_clean}
+        lines = [line.format(done=done, **counts)]
         if odd := [document.name for document in self.documents if not document.is_utf8]:
-            lines.append(f"not UTF-8, so kept byte for byte: {_few(odd)}")
+            lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd)))
         seen = Counter(document.sha256 for document in self.documents)
         if twice := [document.name for document in self.documents if seen[document.sha256] > 1]:
-            lines.append(f"warning: the same text several times: {_few(twice)}; the test would be too easy")
+            line = _("warning: the same text several times: {files}; the test would be too easy")
+            lines.append(line.format(files=_few(twice)))
         return lines
 
 
@@ -257,4 +266,4 @@ def _seam(block: bytes) -> int:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (_(" and {n} more").format(n=len(names) - 3) if len(names) > 3 else "")

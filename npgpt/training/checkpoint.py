@@ -109,7 +109,7 @@ def choose(run: Path, pointers=("BEST", "LATEST")) -> tuple[Path, list[str]]:
             return folder, broken
         except ValueError as error:
             broken.append(f"{error}; passed over")
-    raise ValueError(f"{run}: must hold a checkpoint that is whole, got " + ("; ".join(broken) or "none"))
+    raise ValueError(f"{run}: must hold a checkpoint that is whole, got {'; '.join(broken) or 'none'}")
 
 
 def verify(folder: Path) -> None:

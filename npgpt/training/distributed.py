@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.engine import kernels
+from npgpt.language import _, told
 from npgpt.training.ranks import Alone
 
 PIECE = 1 << 18  # floats: the gradients of so many parameters at least are worth a message of their own
@@ -209,7 +210,8 @@ class Ranks(Alone):
         self._ended.acquire()  # by the first thread that wants it
         if self.rank:
             time.sleep(GRACE)
-            line += f" (rank {self.rank} of {self.size}, on {self.host})"
+            where = _("rank {rank} of {size}, on {host}")
+            line += f" ({where.format(rank=self.rank, size=self.size, host=self.host)})"
         if line:
             print(line, file=self._err, flush=True)
         threading.Timer(2.0, os._exit, (code,)).start()  # should the MPI library hang
@@ -222,7 +224,7 @@ class Ranks(Alone):
         try:
             work()
         except BaseException as error:
-            self._end(f"npgpt: the connection to another rank failed: {error}", 1)
+            self._end(told(f"npgpt: the connection to another rank failed: {error}"), 1)
 
     def _listen(self) -> None:
         """Tell the others now and then that this rank lives; end the job when one of them no longer does.
@@ -242,7 +244,7 @@ class Ranks(Alone):
                 missed[status.Get_source()] = 0
             if lost := [rank for rank in others if missed[rank] > MISSED]:
                 which = ", ".join(map(str, lost[:8]))
-                self._end(f"npgpt: nothing was heard of rank {which} for {BEAT * MISSED:.0f} s", 1)
+                self._end(told(f"npgpt: nothing was heard of rank {which} for {BEAT * MISSED:.0f} s"), 1)
 
 
 class GradientSum:

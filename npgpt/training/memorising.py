@@ -55,7 +55,7 @@ def in_words(verdict: Verdict, sample: bytes = b"", text: bytes = b"") -> str:
     )
     if shared := longest_overlap(sample, text):
         shown = shared.decode("utf-8", "ignore")
-        line += f". A sample of it repeats {len(shared)} bytes of the text: {shown!r}"
+        line = f"{line}. A sample of it repeats {len(shared)} bytes of the text: {shown!r}"
     return line
 
 
@@ -67,7 +67,7 @@ def overlap(samples: list[str], held_out: bytes, text: bytes) -> dict:
     shown = found.decode("utf-8", "ignore")
     words = f"Longest stretch of the training text in {len(samples)} samples: {len(found)} bytes, {shown!r}"
     if held_out:
-        words += f"; in as much text that it never saw: {usual} bytes"
+        words = f"{words}; in as much text that it never saw: {usual} bytes"
     return {
         "bytes": len(found),
         "text": shown,

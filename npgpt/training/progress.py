@@ -4,6 +4,8 @@ import sys
 
 from tqdm import tqdm
 
+from npgpt.language import _, told
+
 
 class Progress:
     """`total` may change as the run goes; `done` steps were made before; `quiet`: tells of warnings alone."""
@@ -11,29 +13,31 @@ class Progress:
     def __init__(self, total: int, done: int = 0, quiet: bool = False):
         self.total, self.val_loss = total, None
         self.quiet, self.live = quiet, sys.stderr.isatty() and not quiet
-        layout = "{percentage:3.0f}% {bar:20} step {n}/{total}, {remaining} left{postfix}"
+        layout = _("{percentage:3.0f}% {bar:20} step {n}/{total}, {remaining} left{postfix}")
         options = {"bar_format": layout, "dynamic_ncols": True, "disable": not self.live}
         self.bar = tqdm(total=total, initial=done, **options)
 
     def step(self, step: int, loss: float, val_loss: float | None, tokens_per_second: float, seconds: float):
         """Tell of step 1, 2, ...; val_loss is None where none was measured; `seconds` of all steps so far."""
         self.val_loss = self.val_loss if val_loss is None else val_loss
-        parts = [f"loss {loss:.4f}"]
+        seen = _("loss {loss:.4f}, {speed:,.0f} tokens/s")
         if self.val_loss is not None:
-            parts.append(f"val loss {self.val_loss:.4f}")
-        parts.append(f"{tokens_per_second:,.0f} tokens/s")
+            seen = _("loss {loss:.4f}, val loss {val_loss:.4f}, {speed:,.0f} tokens/s")
+        seen = seen.format(loss=loss, val_loss=self.val_loss, speed=tokens_per_second)
         self.bar.total = self.total
-        self.bar.set_postfix_str(", ".join(parts), refresh=False)
+        self.bar.set_postfix_str(seen, refresh=False)
         self.bar.update()
         tenth = max(1, self.total // 10)
         now_and_then = self.val_loss is None and step % tenth == 0  # where no validation sets the pace
         due = val_loss is not None or now_and_then or step == self.total
         if due and not (self.live or self.quiet):
+            line = _("step {step}/{total}: {seen}, {left:.0f} s left")
             left = seconds / step * (self.total - step)
-            print(f"step {step}/{self.total}: {', '.join(parts)}, {left:.0f} s left", flush=True)
+            print(line.format(step=step, total=self.total, seen=seen, left=left), flush=True)
 
     def tell(self, line: str) -> None:
         """A line of its own, on stderr."""
+        line = told(line)
         self.bar.write(line, file=sys.stderr) if self.live else print(line, file=sys.stderr, flush=True)
 
     def __enter__(self):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from npgpt.language import _
 from npgpt.training import checkpoint
 
 PAUSE = 2.0  # seconds in which the processes of a job that failed disappear
@@ -28,11 +29,8 @@ def supervise(command: list[str], folder: Path, restarts: int) -> int:
         code = 128 - code if code < 0 else code
         if code in FINAL or attempt == restarts or _ended(folder):
             break
-        print(
-            f"npgpt train: ended with {code}; going on by itself, {attempt + 1} of {restarts} times",
-            file=sys.stderr,
-            flush=True,
-        )
+        again = _("npgpt train: ended with {code}; going on by itself, {n} of {restarts} times")
+        print(again.format(code=code, n=attempt + 1, restarts=restarts), file=sys.stderr, flush=True)
         time.sleep(PAUSE)
     return code
 
