@@ -169,24 +169,17 @@ double head_cross_entropy(float* dx, float* dwte, const float* x, const float* w
     return total / std::max<Index>(1, counted);
 }
 
-void gelu_forward(float* y, const float* x, Index n) {
-    in_pieces(n, PIECE, [&](Index begin, Index end) { active->gelu_forward(y + begin, x + begin, end - begin); });
+// y = op(x...), element by element
+template <class Op, class... Arrays>
+static void elements(Op op, float* y, Index n, Arrays... x) {
+    in_pieces(n, PIECE, [&](Index begin, Index end) { op(y + begin, (x + begin)..., end - begin); });
 }
 
-void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
-    in_pieces(n, PIECE, [&](Index begin, Index end) {
-        active->gelu_backward(dx + begin, dy + begin, x + begin, end - begin);
-    });
-}
-
-void erf_gelu_forward(float* y, const float* x, Index n) {
-    in_pieces(n, PIECE, [&](Index begin, Index end) { active->erf_gelu_forward(y + begin, x + begin, end - begin); });
-}
-
+void gelu_forward(float* y, const float* x, Index n) { elements(active->gelu_forward, y, n, x); }
+void gelu_backward(float* dx, const float* dy, const float* x, Index n) { elements(active->gelu_backward, dx, n, dy, x); }
+void erf_gelu_forward(float* y, const float* x, Index n) { elements(active->erf_gelu_forward, y, n, x); }
 void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n) {
-    in_pieces(n, PIECE, [&](Index begin, Index end) {
-        active->erf_gelu_backward(dx + begin, dy + begin, x + begin, end - begin);
-    });
+    elements(active->erf_gelu_backward, dx, n, dy, x);
 }
 
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size) {

@@ -136,9 +136,11 @@ struct New {
     float* data;
 };
 
-struct Free {  // the GIL, for the length of a scope
+template <class Call>
+auto without_gil(Call&& call) {
     py::gil_scoped_release release;
-};
+    return call();
+}
 
 // ---- ops, in the order of npgpt/engine/ops.py, which documents them
 
@@ -153,10 +155,7 @@ py::array py_embedding_forward(const py::array& ids, const py::array& positions,
     const int32_t* i = ids_input({f, "ids"}, ids, shape, 0, wte.shape(0));
     const int32_t* t = ids_input({f, "positions"}, positions, shape, 0, wpe.shape(0));
     New x(x_shape);
-    {
-        Free free;
-        embedding_forward(x.data, i, t, w, p, rows_of(x_shape), C);
-    }
+    without_gil([&] { embedding_forward(x.data, i, t, w, p, rows_of(x_shape), C); });
     return x.array;
 }
 
@@ -171,8 +170,7 @@ void py_embedding_backward(const py::array& dx, const py::array& ids, const py::
     const int32_t* i = ids_input({f, "ids"}, ids, shape, 0, dwte.shape(0));
     const int32_t* t = ids_input({f, "positions"}, positions, shape, 0, dwpe.shape(0));
     float *w = output({f, "dwte"}, dwte, {dwte.shape(0), C}), *p = output({f, "dwpe"}, dwpe, {dwpe.shape(0), C});
-    Free free;
-    embedding_backward(w, p, d, i, t, rows_of(x_shape), C);
+    without_gil([&] { embedding_backward(w, p, d, i, t, rows_of(x_shape), C); });
 }
 
 py::tuple py_layernorm_forward(const py::array& x, const py::array& w, const Optional& b, float eps) {
@@ -181,10 +179,7 @@ py::tuple py_layernorm_forward(const py::array& x, const py::array& w, const Opt
     const Index C = shape.back();
     const float *px = input({f, "x"}, x, shape), *pw = input({f, "w"}, w, {C}), *pb = input({f, "b"}, b, {C});
     New y(shape), mean(lead), rstd(lead);
-    {
-        Free free;
-        layernorm_forward(y.data, mean.data, rstd.data, px, pw, pb, rows_of(shape), C, eps);
-    }
+    without_gil([&] { layernorm_forward(y.data, mean.data, rstd.data, px, pw, pb, rows_of(shape), C, eps); });
     return py::make_tuple(y.array, mean.array, rstd.array);
 }
 
@@ -196,10 +191,7 @@ py::array py_layernorm_apply(const py::array& x, const py::array& mean, const py
     const float *px = input({f, "x"}, x, shape), *pm = input({f, "mean"}, mean, lead),
                 *pr = input({f, "rstd"}, rstd, lead), *pw = input({f, "w"}, w, {C}), *pb = input({f, "b"}, b, {C});
     New y(shape);
-    {
-        Free free;
-        layernorm_apply(y.data, px, pm, pr, pw, pb, rows_of(shape), C);
-    }
+    without_gil([&] { layernorm_apply(y.data, px, pm, pr, pw, pb, rows_of(shape), C); });
     return y.array;
 }
 
@@ -213,10 +205,7 @@ py::array py_layernorm_backward(const py::array& dy, const py::array& x, const p
                 *pw = input({f, "w"}, w, {C}), *pres = input({f, "residual"}, residual, shape);
     float *pdw = output({f, "dw"}, dw, {C}), *pdb = output({f, "db"}, db, {C});
     New dx(shape);
-    {
-        Free free;
-        layernorm_backward(dx.data, pdw, pdb, pdy, px, pm, pr, pw, pres, rows_of(shape), C);
-    }
+    without_gil([&] { layernorm_backward(dx.data, pdw, pdb, pdy, px, pm, pr, pw, pres, rows_of(shape), C); });
     return dx.array;
 }
 
@@ -232,11 +221,10 @@ py::array py_matmul(const py::array& a, const py::array& b, Optional out, bool t
         out = New({M, N}).array;
     }
     float* po = output({f, "out"}, *out, {M, N});
-    {
-        Free free;
+    without_gil([&] {
         matmul(po, N, trans_a ? View{pa, 1, M} : View{pa, K, 1}, trans_b ? View{pb, 1, K} : View{pb, N, 1}, M, N, K,
                accumulate);
-    }
+    });
     return *out;
 }
 
@@ -259,10 +247,9 @@ py::array py_linear_forward(const py::array& x, const py::array& w, const Option
     epilogue.bias = input({f, "b"}, b, {l.N});
     epilogue.residual = input({f, "residual"}, residual, l.y_shape);
     New y(l.y_shape);
-    {
-        Free free;
+    without_gil([&] {
         matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue);
-    }
+    });
     return y.array;
 }
 
@@ -273,10 +260,9 @@ py::tuple py_linear_gelu_forward(const py::array& x, const py::array& w, const O
     epilogue.bias = input({f, "b"}, b, {l.N});
     New y(l.y_shape), h(l.y_shape);
     epilogue.gelu_input = h.data;
-    {
-        Free free;
+    without_gil([&] {
         matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue);
-    }
+    });
     return py::make_tuple(y.array, h.array);
 }
 
@@ -286,10 +272,7 @@ py::array py_linear_backward(const py::array& dy, const py::array& x, const py::
     const float* pdy = input({f, "dy"}, dy, l.y_shape);
     float *pdw = output({f, "dw"}, dw, {l.K, l.N}), *pdb = output({f, "db"}, db, {l.N});
     New dx(l.x_shape);
-    {
-        Free free;
-        linear_backward(dx.data, pdw, pdb, pdy, l.x, l.w, rows_of(l.x_shape), l.N, l.K);
-    }
+    without_gil([&] { linear_backward(dx.data, pdw, pdb, pdy, l.x, l.w, rows_of(l.x_shape), l.N, l.K); });
     return dx.array;
 }
 
@@ -300,10 +283,7 @@ py::array py_gelu_linear_backward(const py::array& dz, const py::array& h, const
     const float* pdz = input({f, "dz"}, dz, l.y_shape);
     float *pdw = output({f, "dw"}, dw, {l.K, l.N}), *pdb = output({f, "db"}, db, {l.N});
     New dh(l.x_shape);
-    {
-        Free free;
-        gelu_linear_backward(dh.data, pdw, pdb, pdz, l.x, l.w, rows_of(l.x_shape), l.N, l.K);
-    }
+    without_gil([&] { gelu_linear_backward(dh.data, pdw, pdb, pdz, l.x, l.w, rows_of(l.x_shape), l.N, l.K); });
     return dh.array;
 }
 
@@ -313,10 +293,7 @@ py::array py_elements(const char* f, const py::array& x) {
     const float* px = input({f, "x"}, x, shape_of(x));
     New y(shape_of(x));
     const Index n = x.size();
-    {
-        Free free;
-        op(y.data, px, n);
-    }
+    without_gil([&] { op(y.data, px, n); });
     return y.array;
 }
 template <void (*op)(float*, const float*, const float*, Index)>
@@ -324,10 +301,7 @@ py::array py_elements_backward(const char* f, const py::array& dy, const py::arr
     const float *pdy = input({f, "dy"}, dy, shape_of(x)), *px = input({f, "x"}, x, shape_of(x));
     New dx(shape_of(x));
     const Index n = x.size();
-    {
-        Free free;
-        op(dx.data, pdy, px, n);
-    }
+    without_gil([&] { op(dx.data, pdy, px, n); });
     return dx.array;
 }
 
@@ -345,10 +319,7 @@ py::array py_softmax_forward(const py::array& x) {
     const auto shape = rows_shape({f, "x"}, x);
     const float* px = input({f, "x"}, x, shape);
     New y(shape);
-    {
-        Free free;
-        softmax_forward(y.data, px, rows_of(shape), shape.back());
-    }
+    without_gil([&] { softmax_forward(y.data, px, rows_of(shape), shape.back()); });
     return y.array;
 }
 
@@ -357,10 +328,7 @@ py::array py_softmax_backward(const py::array& dy, const py::array& y) {
     const auto shape = rows_shape({f, "y"}, y);
     const float *pdy = input({f, "dy"}, dy, shape), *py_ = input({f, "y"}, y, shape);
     New dx(shape);
-    {
-        Free free;
-        softmax_backward(dx.data, pdy, py_, rows_of(shape), shape.back());
-    }
+    without_gil([&] { softmax_backward(dx.data, pdy, py_, rows_of(shape), shape.back()); });
     return dx.array;
 }
 
@@ -390,10 +358,7 @@ struct Attention {  // qkv (B,T,3C) and what goes with it, checked
 py::tuple py_attention_forward(const py::array& qkv, Index n_head, float scale, const Optional& first_key) {
     const Attention a("attention_forward", qkv, n_head, scale, first_key);
     New out({a.B, a.T, a.C}), lse({a.B, a.H, a.T});
-    {
-        Free free;
-        attention_forward(out.data, lse.data, a.data, a.keys, a.B, a.T, a.C, a.H, scale);
-    }
+    without_gil([&] { attention_forward(out.data, lse.data, a.data, a.keys, a.B, a.T, a.C, a.H, scale); });
     return py::make_tuple(out.array, lse.array);
 }
 
@@ -404,10 +369,7 @@ py::array py_attention_backward(const py::array& dout, const py::array& qkv, con
     const float *pd = input({f, "dout"}, dout, {a.B, a.T, a.C}), *po = input({f, "out"}, out, {a.B, a.T, a.C}),
                 *pl = input({f, "lse"}, lse, {a.B, a.H, a.T});
     New dqkv({a.B, a.T, 3 * a.C});
-    {
-        Free free;
-        attention_backward(dqkv.data, pd, a.data, po, pl, a.keys, a.B, a.T, a.C, a.H, scale);
-    }
+    without_gil([&] { attention_backward(dqkv.data, pd, a.data, po, pl, a.keys, a.B, a.T, a.C, a.H, scale); });
     return dqkv.array;
 }
 
@@ -422,10 +384,7 @@ py::tuple py_head_cross_entropy(const py::array& x, const py::array& wte, const 
     std::optional<New> dx;
     if (pdw) dx.emplace(shape);
     double loss;
-    {
-        Free free;
-        loss = head_cross_entropy(dx ? dx->data : nullptr, pdw, px, pw, pt, rows_of(shape), V, C);
-    }
+    without_gil([&] { loss = head_cross_entropy(dx ? dx->data : nullptr, pdw, px, pw, pt, rows_of(shape), V, C); });
     return py::make_tuple(loss, dx ? py::object(dx->array) : py::none());
 }
 
@@ -440,10 +399,7 @@ py::array dropout_by(const char* f, const char* name, const py::array& x, double
     const float* px = input({f, name}, x, shape);
     New y(shape);
     const Index B = shape[0], size = B ? x.size() / B : 0;
-    {
-        Free free;
-        dropout(y.data, px, words, first_sample, p, B, size);
-    }
+    without_gil([&] { dropout(y.data, px, words, first_sample, p, B, size); });
     return y.array;
 }
 py::array py_dropout_forward(const py::array& x, double p, const py::tuple& key, uint32_t first_sample) {
@@ -457,8 +413,7 @@ double py_global_norm(const py::array& g) {
     check_ndim({"global_norm", "g"}, g, 1);
     const float* p = input({"global_norm", "g"}, g, shape_of(g));
     const Index n = g.size();
-    Free free;
-    return global_norm(p, n);
+    return without_gil([&] { return global_norm(p, n); });
 }
 
 void py_adamw_step(py::array p, py::array g, py::array m, py::array v, Index n_decay, double lr, double beta1,
@@ -474,8 +429,7 @@ void py_adamw_step(py::array p, py::array g, py::array m, py::array v, Index n_d
     AdamW settings = {float(lr), float(beta1), float(beta2), float(eps), float(lr * weight_decay),
                       float(1 - std::pow(beta1, double(step))), float(std::sqrt(1 - std::pow(beta2, double(step)))),
                       float(grad_scale)};
-    Free free;
-    adamw_step(pp, pg, pm, pv, shape[0], n_decay, settings);
+    without_gil([&] { adamw_step(pp, pg, pm, pv, shape[0], n_decay, settings); });
 }
 
 void py_muon_step(py::array p, py::array g, py::array m, const py::array& matrices, double lr, double momentum,
@@ -500,8 +454,7 @@ void py_muon_step(py::array p, py::array g, py::array m, const py::array& matric
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 3; j++)
             settings.polar[i][j] = py::cast<float>(polar[py::int_(i)][py::int_(j)]);
-    Free free;
-    muon_step(pp, pg, pm, at, count, settings);
+    without_gil([&] { muon_step(pp, pg, pm, at, count, settings); });
 }
 
 // ---- memory, threads, choice of kernels
@@ -528,13 +481,11 @@ void py_use(const std::string& name) {
 
 void py_set_num_threads(int n) {
     if (n < 1) Argument{"set_num_threads", "n"}.wrong_value("at least 1", std::to_string(n));
-    Free free;
-    set_num_threads(n);
+    without_gil([&] { set_num_threads(n); });
 }
 
 double py_probe(double (*probe)(double), double seconds) {
-    Free free;
-    return probe(seconds);
+    return without_gil([&] { return probe(seconds); });
 }
 
 }  // namespace
