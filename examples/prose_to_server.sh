@@ -5,7 +5,7 @@
 # must not be there yet. Needs pip install "npgpt[server]"; ends the server that it started, by its number.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-: "${MINUTES:=1}" "${EPOCHS:=20}" "${OUT:=runs/prose}" "${PYTHON:=python}"
+: "${MINUTES:=1}" "${EPOCHS:=200}" "${OUT:=runs/prose}" "${PYTHON:=python}"
 [ $# -gt 0 ] || set -- "$here/../data/textosdetreinamento.txt"
 
 # 1. train a base: from bytes to a model, with checkpoints and report.html
@@ -14,10 +14,10 @@ $PYTHON -m npgpt.train "$@" --minutes "$MINUTES" --out "$OUT/base"
 $PYTHON -m npgpt.evaluate "$OUT/base"
 # 3. let it write
 $PYTHON -m npgpt.generate "$OUT/base" "O sol" --max-new-tokens 100 --seed 1
-# 4. teach it to reply, by conversations, a JSON object a line
-$PYTHON -m npgpt.finetune "$OUT/base" "$here/conversas.jsonl" --epochs "$EPOCHS" -o "$OUT/chat"
+# 4. teach it to reply, by conversations, a JSON object a line; so few of them are learnt by heart, none held out
+$PYTHON -m npgpt.finetune "$OUT/base" "$here/conversas.jsonl" --epochs "$EPOCHS" --val-fraction 0 -o "$OUT/chat"
 # 5. talk with it
-printf 'Bom dia!\nQual é o seu nome?\n' | $PYTHON -m npgpt.chat "$OUT/chat" --max-new-tokens 40 --seed 1
+printf 'Qual é o seu nome?\n' | $PYTHON -m npgpt.chat "$OUT/chat" --max-new-tokens 40 --seed 1
 # 6. ask it which of two texts is the likelier: log-probabilities, in nats
 $PYTHON -c 'import npgpt, sys; print(npgpt.load(sys.argv[1]).score("O sol ", ["brilhava", "xqzkwvyj"]))' "$OUT/chat"
 # 7. write it as Transformers reads it
