@@ -77,7 +77,7 @@ def encode_chat(tokenizer: Tokenizer, messages, reply: bool = True) -> list[int]
     for n, message in enumerate(messages):
         if message["role"] not in ROLES:
             raise ValueError(
-                f"encode_chat: messages[{n}]: role must be {_either(ROLES)}, got {message['role']!r}"
+                f"encode_chat: messages[{n}]: role must be one of {', '.join(ROLES)}, got {message['role']!r}"
             )
         ids += _turn(tokenizer, message["role"], message["content"])
     return ids + ([tokenizer.vocabulary.special["<|assistant|>"]] if reply else [])
@@ -154,7 +154,7 @@ def _example(line: bytes, number: int) -> Example:
         )
     if set(record) == {"messages"}:
         return Example(number, "messages", _turns(record["messages"]))
-    raise ValueError(f"must have the fields of {' or '.join(FORMS.values())}, got {_keys(line)}")
+    raise ValueError(f"must have the fields of one of {', '.join(FORMS.values())}, got {_keys(line)}")
 
 
 def _turns(messages) -> tuple[tuple[str, str], ...]:
@@ -166,7 +166,8 @@ def _turns(messages) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"messages[{n}] must have role and content, got {message!r:.60}")
         role = "system" if message["role"] == "developer" else message["role"]
         if role not in ROLES:
-            raise ValueError(f"messages[{n}]: role must be {_either(ROLES)}, got {message['role']!r:.40}")
+            got = f"{message['role']!r:.40}"
+            raise ValueError(f"messages[{n}]: role must be one of {', '.join(ROLES)}, got {got}")
         turns.append((role, _text(message, "content")))
     if turns[-1][0] != "assistant":
         raise ValueError(f"the last message must be an assistant's, to learn from, got a {turns[-1][0]}'s")
@@ -182,10 +183,6 @@ def _text(record: dict, field: str, empty=False) -> str:
 
 def _keys(line: bytes) -> str:
     return ", ".join(map(repr, json.loads(line))) or "{}"
-
-
-def _either(names) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 # ---------------------------------------------------------------------------- batches
