@@ -106,6 +106,18 @@ class ReferenceCounts:
     def add(self, text) -> None:
         self._counts.update(split(text))
 
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pieces' bytes one behind the other (uint8), their lengths, how often each occurs (uint64)."""
+        lengths = np.array([len(piece) for piece in self._counts], np.uint64)
+        times = np.array(list(self._counts.values()), np.uint64)
+        return np.frombuffer(b"".join(self._counts), np.uint8), lengths, times
+
+    def add_table(self, text, lengths, times) -> None:
+        """Add what another's table() tells."""
+        ends = np.cumsum(lengths).tolist()
+        for start, end, n in zip([0, *ends], ends, times.tolist(), strict=False):
+            self._counts[bytes(text[start:end])] += n
+
     def train(self, byte_ids, count: int, min_count: int) -> np.ndarray:
         """Up to `count` merges (n, 3): always of the most frequent pair, of equals the smallest pair of ids.
 

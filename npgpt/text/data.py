@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,62 +25,91 @@ from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 
 
-def encode(corpus: Corpus, tokenizer) -> np.ndarray:
+def encode(corpus: Corpus, tokenizer, ranks=None) -> np.ndarray:
     """The ids (N,) of a corpus, each document closed by an end of text: where text becomes tokens.
 
     uint16 where the vocabulary allows it, else uint32. Those of a corpus too large for memory are in a file,
-    memory-mapped, which is found again by the content of text and tokenizer.
+    memory-mapped, which is found again by the content of text and tokenizer. Of several `ranks` (of
+    npgpt.training.ranks) each encodes a share, and all get the whole; on each host one writes the file.
     """
+    pieces = _encoded(corpus, tokenizer, ranks)
     if corpus.in_memory:
-        return np.concatenate([ids for ids in _encoded(corpus, tokenizer)])
+        return np.concatenate(list(pieces))
     path = cache_folder() / f"{_content_key(corpus, tokenizer)}.ids"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # whatever happens, no half of it stays
-            for ids in _encoded(corpus, tokenizer):
-                ids.tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                os.link(file.name, path)
+    missing = not path.exists()
+    if ranks.any(missing)[0] if ranks else missing:
+        if ranks and ranks.rank_on_host:
+            deque(pieces, maxlen=0)
+        else:
+            _write(path, pieces)
+        if ranks:
+            ranks.meet()
     return np.memmap(path, tokenizer.dtype, "r")
 
 
-def _encoded(corpus: Corpus, tokenizer):
+def _write(path: Path, pieces) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # whatever happens, no half of it stays
+        for ids in pieces:
+            ids.tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(file.name, path)
+
+
+def _encoded(corpus: Corpus, tokenizer, ranks=None):
     """Yield ids, piece by piece: those of each document as a whole."""
-    end, before, held = np.array([tokenizer.end_of_text], tokenizer.dtype), 0, b""
+    end = np.array([tokenizer.end_of_text], tokenizer.dtype)
 
-    def encode(piece):
-        return tokenizer.encode(piece).astype(end.dtype, copy=False)
+    def encode(part):
+        text, ends_document = part
+        ids = tokenizer.encode(text).astype(end.dtype, copy=False)
+        return np.append(ids, end) if ends_document else ids
 
+    return (ranks.map if ranks else map)(encode, _parts(corpus, ranks))
+
+
+def _parts(corpus: Corpus, ranks):
+    """Yield (text, whether it ends its document), in parts whose ids joined are those of the whole."""
+    before, held = 0, b""
     for number, piece in corpus.pieces():
         if number != before:
-            yield encode(held)
-            yield end
+            yield held, True
             held = b""
         before, piece = number, held + piece
         # What is behind the last place where any tokenizer's words part waits for the piece that follows.
         cut = max((m.end() for m in _PARTING.finditer(piece, len(piece) - TAIL)), default=len(piece))
-        yield encode(piece[:cut])
+        for part in _shares(piece[:cut], corpus.n_bytes, ranks):
+            yield part, False
         held = piece[cut:]
-    yield encode(held)
-    yield end
+    yield held, True
 
 
+def _shares(piece: bytes, n_bytes: int, ranks):
+    """Yield `piece`, of a text of n_bytes, cut between words so that each rank has some of the text."""
+    size, start = n_bytes // (SHARES * ranks.size) if ranks else len(piece), 0
+    while cut := _PARTING.search(piece, start + size):
+        yield piece[start : cut.end()]
+        start = cut.end()
+    yield piece[start:]
+
+
+SHARES = 4  # of each rank, at least, so that unequal ones even out
 TAIL = 4096  # bytes at the end of a piece in which its parting is looked for
 _PARTING = re.compile(rb"[!-~](?=[ \n])")
 
 
-def make_tokenizer(name: str, corpus: Corpus, split=DEFAULT_SPLIT) -> Tokenizer:
+def make_tokenizer(name: str, corpus: Corpus, split=DEFAULT_SPLIT, ranks=None) -> Tokenizer:
     """What --tokenizer names: bytes; bpe:N, learnt from the training part of the corpus; a path."""
-    return tokenizers.make_tokenizer(name, _beginning(corpus, parse_split(split)[0]))
+    return tokenizers.make_tokenizer(name, _beginning(corpus, parse_split(split)[0], ranks), ranks)
 
 
-def _beginning(corpus: Corpus, share: float):
+def _beginning(corpus: Corpus, share: float, ranks):
     """Yield the documents up to `share` of the bytes."""
     left = round(share * corpus.n_bytes)
     for _, piece in corpus.pieces():
-        yield piece[:left]
+        yield from _shares(piece[:left], corpus.n_bytes, ranks)
         left -= len(piece)
         if left <= 0:
             return

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import re
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,10 @@ class BPETokenizer(Tokenizer):
         return self._bpe.decode(ids.astype(np.uint32))
 
     @classmethod
-    def train(cls, documents, vocab_size: int) -> "BPETokenizer":
+    def train(cls, documents, vocab_size: int, ranks=None) -> "BPETokenizer":
         """A vocabulary of vocab_size tokens learnt from documents (an iterable of bytes).
+
+        Several `ranks` (of npgpt.training.ranks) count the documents in turn, and then learn the same.
 
         Laid out like GPT-2's: 256 bytes in the order of their printable characters, the merges, the end of
         text. ValueError where the documents have too few pairs that occur twice.
@@ -186,8 +189,14 @@ class BPETokenizer(Tokenizer):
             what = f"a whole number, at least {LEAST} (the bytes and the end of text)"
             raise ValueError(f"bpe: vocab_size must be {what}, got {vocab_size}")
         counts = _compiled("PieceCounts", ReferenceCounts)()
-        for document in documents:
+        first, every = (ranks.rank, ranks.size) if ranks else (0, 1)
+        for document in islice(documents, first, None, every):
             counts.add(document)
+        if ranks:
+            tables = zip(*map(ranks.gather, counts.table()), strict=True)
+            counts = type(counts)()
+            for table in tables:
+                counts.add_table(*table)
         order = sorted(BYTE_CHARACTERS)
         byte_ids = np.array([order.index(c) for c in BYTE_CHARACTERS], np.uint32)
         names, merges = list(order), []
@@ -287,13 +296,13 @@ def load_tokenizer(path) -> Tokenizer:
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
 
 
-def make_tokenizer(name: str, documents) -> Tokenizer:
+def make_tokenizer(name: str, documents, ranks=None) -> Tokenizer:
     """What --tokenizer names: bytes; bpe:N, learnt from documents (an iterable of bytes); the path of one."""
     if name == "bytes":
         return ByteTokenizer()
     if name.startswith("bpe:"):
         size = name.removeprefix("bpe:")
-        return BPETokenizer.train(documents, int(size) if size.isdecimal() else size)
+        return BPETokenizer.train(documents, int(size) if size.isdecimal() else size, ranks)
     if not (name and Path(name).exists()):
         raise ValueError(f"tokenizer must be bytes, bpe:N or the path of one, got {name}")
     return load_tokenizer(name)
