@@ -49,6 +49,11 @@ class Tokenizer:
         return np.uint16 if self.vocab_size <= 65536 else np.uint32
 
     @functools.cached_property
+    def bytes_of(self) -> dict[int, bytes]:
+        """What each id that a stream has met stands for."""
+        return {}
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of everything that ids depend on: equal for tokenizers that give equal ids."""
         v = self.vocabulary
@@ -276,7 +281,11 @@ class StreamDecoder:
 
     def push(self, *ids) -> str:
         """The text that these ids complete, often ''."""
-        return self._utf8.decode(self._tokenizer.decode_bytes(ids))
+        known = self._tokenizer.bytes_of
+        for id in ids:
+            if id not in known:
+                known[id] = self._tokenizer.decode_bytes([id])
+        return self._utf8.decode(b"".join(map(known.__getitem__, ids)))
 
     def close(self) -> str:
         """What is left: U+FFFD for a character that never got its last byte, else ''."""
