@@ -64,11 +64,12 @@ def make_task_plan(config, examples: Examples, lora: int | None, epochs: int, **
 
 
 def memory_needed(config, plan: Plan, examples: Examples, lora: int | None, rows: int, ranks=ALONE) -> int:
-    """Bytes that fine-tuning holds."""
-    batch = min(rows_of(plan, ranks), len(examples.training))
-    floats = training_floats(config, batch, plan.block_size)
+    """Bytes that fine-tuning holds, at most: with the longest examples in one batch."""
+    longest = sorted(examples.training, key=lambda example: -len(example[0]))[: rows_of(plan, ranks)]
+    batch, time = pack(longest, plan.block_size)[0].shape
+    floats = training_floats(config, batch, time)
     if lora:
-        floats = lora_floats(config, batch, plan.block_size, lora, rows)
+        floats = lora_floats(config, batch, time, lora, rows)
     return 4 * floats + 16 * len(examples) + PROGRAM
 
 
