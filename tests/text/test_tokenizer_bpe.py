@@ -300,6 +300,13 @@ def test_faulty_files_are_told_what_is_wrong(trained, tmp_path, edit, message):
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_end_of_text_that_is_no_name_is_refused(trained, tmp_path):
+    trained.save(tmp_path, 64)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ["x"]}')
+    with pytest.raises(ValueError, match=r"tokenizer_config.json: eos_token must be a token, got \['x'\]"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("ids", [[350], [-1], [1, 70000], [0.5]])
 def test_ids_that_are_none_are_refused(trained, ids):
     with pytest.raises((ValueError, TypeError), match="decode: ids must be"):
