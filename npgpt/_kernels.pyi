@@ -3,8 +3,6 @@ their references, and take float32 alone."""
 
 from collections.abc import Sequence
 
-from typing_extensions import Buffer
-
 from npgpt.engine.ops import adamw_step as adamw_step
 from npgpt.engine.ops import attention_backward as attention_backward
 from npgpt.engine.ops import attention_forward as attention_forward
@@ -29,7 +27,7 @@ from npgpt.engine.ops import matmul as matmul
 from npgpt.engine.ops import muon_step as muon_step
 from npgpt.engine.ops import softmax_backward as softmax_backward
 from npgpt.engine.ops import softmax_forward as softmax_forward
-from npgpt.engine.types import Floats, Integers, Shape
+from npgpt.engine.types import Buffer, Floats, Integers, Shape
 
 __version__: str
 LOGITS: int  # floats of them that head_cross_entropy holds at a time

@@ -134,7 +134,7 @@ def _convert(kind, text: str, where: str):
     try:
         return kind(text)
     except (argparse.ArgumentTypeError, ValueError) as error:
-        raise ValueError(f"{where} {error}") from None
+        raise ValueError(f"{where} {told(str(error))}") from None
 
 
 def tell_finished(folder, trainer) -> None:

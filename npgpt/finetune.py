@@ -30,6 +30,8 @@ MAY_CHANGE = ("threads", "keep")
 
 
 def main(argv=None) -> int:
+    from npgpt.training import ranks as job_ranks
+
     parser = cli.parser("finetune", "Teach a trained GPT a task from examples, a JSON object a line.")
     add = parser.add_argument
     add("model", metavar="RUN", help="what to begin with: a run, a checkpoint or a Hugging Face GPT-2 folder")
@@ -44,12 +46,13 @@ def main(argv=None) -> int:
     add("--balance", action="store_true", help="show each label equally often, the rarer ones repeatedly")
     add("--resume", action="store_true", help="go on with NEW, to the same bits as if it had never stopped")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
-    args = parser.parse_args(argv)
-
-    with contextlib.ExitStack() as lock:
+    with cli.errors_as_lines("finetune"):
+        ranks = job_ranks.start()
+    with ranks.together(), contextlib.ExitStack() as lock:
+        args = parser.parse_args(argv)
         with cli.errors_as_lines("finetune"):  # whatever can be refused is, before anything is written
-            job = _Job(args, lock)
-        cli.begin(job.settings["threads"])
+            job = _Job(args, lock, ranks)
+        cli.begin(None if ranks else job.settings["threads"])
         if job.trainer.ended:
             cli.tell_finished(job.folder, job.trainer)
             return 0
@@ -59,16 +62,18 @@ def main(argv=None) -> int:
 class _Job:
     """What one command trains: settings, examples, trainer and folder, all checked; the folder is locked."""
 
-    def __init__(self, args, lock: contextlib.ExitStack):
+    def __init__(self, args, lock: contextlib.ExitStack, ranks):
         import npgpt
         from npgpt.text import tasks
-        from npgpt.training import checkpoint
+        from npgpt.training import checkpoint, distributed
         from npgpt.training import run as runs
         from npgpt.training.tasks import TaskTrainer, make_task_plan, with_vocabulary
 
         self.folder = runs.find_folder(args.out, args.data, args.resume)
         self.goes_on = args.resume and (self.folder / runs.CONFIG).exists()
-        given = cli.resolve(SETTINGS, args, None)
+        self.ranks, given = ranks, cli.resolve(SETTINGS, args, None)
+        if warning := ranks.take_threads(given["threads"]):
+            cli.warn([warning])
         self.settings = settings = given | {n: v for n, v in DEFAULTS.items() if given[n] is None}
         parent, data = Path(args.model).resolve(), Path(args.data).resolve()
         self.parent = str(parent if parent.exists() else args.model)  # else a name on the Hub
@@ -88,8 +93,12 @@ class _Job:
             "balance": args.balance,
         }
         if self.goes_on:
-            lock.enter_context(runs.locked(self.folder))
+            if not ranks.rank:
+                lock.enter_context(runs.locked(self.folder))
             self._take_up(given, runs.read_config(self.folder))
+        if ranks:
+            told = {cli.flag(name): settings[name] or "default" for name in settings if name != "threads"}
+            ranks.compare(**told, **self.about, **distributed.library_versions())
         labels = [example.label for example in examples]
         if args.balance and self.form != "label":
             raise ValueError(
@@ -104,12 +113,14 @@ class _Job:
         )
         if found and not self.lora:  # adapters begin at the parent, and are read behind it
             model = npgpt.load(found[0])
-        self.trainer = TaskTrainer(model, self.examples, self.plan, settings["seed"], self.lora, self.rows)
+        self.trainer = TaskTrainer(
+            model, self.examples, self.plan, settings["seed"], self.lora, self.rows, ranks
+        )
         model.tokenizer, self.data = tokenizer, str(data)
         if found:
             cli.warn(found[1])
             self.trainer.go_on(self.folder, found[0])
-        elif not self.goes_on:
+        elif not self.goes_on and not ranks.rank:
             lock.enter_context(runs.locked(self.folder))
 
     def _take_up(self, given: dict, config: dict) -> None:
@@ -125,14 +136,13 @@ class _Job:
             self.settings[name] = config.get(name)
 
     def run(self, as_json: bool) -> int:
-        from npgpt.training import report
         from npgpt.training import run as runs
         from npgpt.training.trainer import TrainingFailed
 
         trainer, plan = self.trainer, self.plan
         failures = (OSError, MemoryError, TrainingFailed)
         with cli.errors_as_lines("finetune", 1, failures), cli.interruptible() as interrupted:
-            if not self.goes_on:
+            if not self.goes_on and not self.ranks.rank:
                 shape = {name: getattr(plan, name) for name in (*PLANNED, "split", "steps")}
                 shape |= {"n_layer": plan.n_layer, "n_head": plan.n_head, "n_embd": plan.n_embd}
                 settings = {"init_from": self.parent, "text": [self.data], **self.settings, **shape}
@@ -140,25 +150,33 @@ class _Job:
                 runs.write_config(self.folder, settings | {"clean": "none"}, about)
             self._tell()
             result = trainer.train(self.folder, self.settings["keep"], interrupted, self._sample)
-            result |= {"skipped_lines": self.skipped_lines, "base": self.parent}
-            losses = _("training loss {train_loss:.4f} nats per token learnt")
-            if result["best_val_loss"] is not None:
-                losses = _(
-                    "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
-                    "(step {best_step}) nats per token learnt"
-                )
-            cli.tell_end(result, losses)
-            if result["ended"] != "interrupted":
-                result |= self._finish()
-            report.write(self.folder)
-            cli.tell_saved(self.folder)
-            if result["ended"] == "interrupted":
-                say("go on: the same command with --resume")
-            elif self.form != "prompt":
-                cli.tell_next(f"python -m npgpt.chat {shlex.quote(str(self.folder))}")
+            if not self.ranks.rank:
+                result |= self._show(result)
         if as_json:
             print(json.dumps(result))
         return 130 if result["ended"] == "interrupted" else 0
+
+    def _show(self, result: dict) -> dict:
+        """Tell how it went -> what else is known of it."""
+        from npgpt.training import report
+
+        more = {"skipped_lines": self.skipped_lines, "base": self.parent}
+        losses = _("training loss {train_loss:.4f} nats per token learnt")
+        if result["best_val_loss"] is not None:
+            losses = _(
+                "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
+                "(step {best_step}) nats per token learnt"
+            )
+        cli.tell_end(result, losses)
+        if result["ended"] != "interrupted":
+            more |= self._finish()
+        report.write(self.folder)
+        cli.tell_saved(self.folder)
+        if result["ended"] == "interrupted":
+            say("go on: the same command with --resume")
+        elif self.form != "prompt":
+            cli.tell_next(f"python -m npgpt.chat {shlex.quote(str(self.folder))}")
+        return more
 
     def _tell(self) -> None:
         from npgpt.training import run as runs
@@ -181,7 +199,9 @@ class _Job:
             **{"all": trainer.model.num_params, "trained": trainer.optimizer.model.num_params, "rank": lora},
         )
         say("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
-        needed = {name: memory_needed(config, plan, data, name, self.rows) for name in (None, lora or 8)}
+        needed = {
+            name: memory_needed(config, plan, data, name, self.rows, self.ranks) for name in (None, lora or 8)
+        }
         say(
             "expected: {megabytes:.0f} MB of memory (all weights would take {more:+.0f} MB), "
             "at most {seconds:.0f} s"

@@ -45,24 +45,40 @@ def told(message: str) -> str:
     """
     if gettext.textdomain() != "npgpt" or not message:
         return message
+    return _told(message)[1] if " " in message else _(message)
+
+
+def _told(message: str, depth: int = 4) -> tuple[int, str]:
+    """How many characters of a message are the catalogue's, at best, and the message told by these.
+
+    A message may be a value in another, to that depth: what is deeper, quoted, or one word is a value alone.
+    """
+    if " " not in message or message[0] in "'\"" or not depth:
+        return 0, message
     if (exact := _(message)) != message:
-        return exact
-    for pattern, translation in _templates():
-        if found := pattern.fullmatch(message):
-            values = [told(value) if " " in value else value for value in found.groups()]
-            return translation.format(*values)
+        return len(message), exact
     head, colon, rest = message.partition(": ")
-    return f"{told(head)}: {told(rest)}" if colon else message
+    ways = [(": ", (head, rest), "{0}: {1}")] if colon else []
+    for pattern, words, translation in _templates():
+        if found := pattern.fullmatch(message):
+            ways.append((words, found.groups(), translation))
+    best = 0, message
+    for words, values, translation in ways:
+        known = [_told(value, depth - 1) for value in values]
+        whole = len(words) + sum(count for count, _ in known)
+        if whole > best[0]:
+            best = whole, translation.format(*(text for _, text in known))
+    return best
 
 
 @functools.cache
-def _templates() -> list[tuple[re.Pattern[str], str]]:
-    """(what messages with values look like, their translation), those with the most text in them first."""
+def _templates() -> list[tuple[re.Pattern[str], str, str]]:
+    """What messages with values look like, the words of their own, their translation."""
     catalogue = gettext.translation("npgpt", CATALOGUES, fallback=True)
     found = []
     for message, translation in getattr(catalogue, "_catalog", {}).items():
         words = [part.replace("{{", "{").replace("}}", "}") for part in re.split(r"\{\d\}", message)]
         if len(words) > 1:
             pattern = re.compile("(.*?)".join(map(re.escape, words)), re.DOTALL)
-            found.append((sum(map(len, words)), pattern, translation))
-    return [(pattern, translation) for _, pattern, translation in sorted(found, key=lambda entry: -entry[0])]
+            found.append((pattern, "".join(words), translation))
+    return found

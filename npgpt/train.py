@@ -115,7 +115,8 @@ def main(argv=None) -> int:
         "--restarts",
         metavar="K",
         type=cli.count,
-        help="start the training again when it fails, from its last checkpoint, at most K times",
+        help="start the training again when it fails, from its last checkpoint, at most K times; of several "
+        "ranks, this command stands before mpiexec, which it starts: --restarts 3 --launch 'mpiexec -n 4'",
     )
     add(
         "--launch",
@@ -225,8 +226,8 @@ class _Job:
         else:
             settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(self.corpus.n_bytes)
             split = settings["split"] or data.DEFAULT_SPLIT
-            tokenizer = data.make_tokenizer(settings["tokenizer"], self.corpus, split)
-        ids = data.encode(self.corpus, tokenizer)
+            tokenizer = data.make_tokenizer(settings["tokenizer"], self.corpus, split, ranks)
+        ids = data.encode(self.corpus, tokenizer, ranks)
         flags = {name: settings[name] for name in FLAGS}
         if self.began_before:
             if before["about"].get("text_sha256") != self.corpus.sha256:

@@ -114,10 +114,12 @@ def test_values_are_told_where_they_are_messages_and_kept_where_they_are_not(loc
     assert (
         language.told("t: must hold text, got an empty file") == "t: deve conter texto; veio um arquivo vazio"
     )
-    line = "d.jsonl: line 3: must be text that is not empty, got 'no limit is known or done'"
-    assert language.told(line.replace("must", "label must")) == (
-        "d.jsonl: linha 3: label deve ser texto não vazio; veio 'no limit is known or done'"
-    )
+    line = "d.jsonl: line 3: label must be text that is not empty, got 'no limit is known or done'"
+    told = "d.jsonl: linha 3: label deve ser texto não vazio; veio 'no limit is known or done'"
+    assert language.told(line) == told
+    line = "d.jsonl: line 3: must be JSON, as {...}, got done"
+    assert language.told(line) == "d.jsonl: linha 3: deve ser JSON, como {...}; veio done"
+    assert language.told("x needs y: 'a is missing'") == "x needs y: 'a is missing'"
     assert language.told("what nobody ever said") == "what nobody ever said"
 
 

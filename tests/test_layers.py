@@ -14,7 +14,7 @@ DOORS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "s
 # room -> what of npgpt it may import. `engine.kernels` stands for that one file of the room.
 MAY_IMPORT = {
     "engine": {"engine", "language"},
-    "text": {"text", "engine.kernels", "language"},
+    "text": {"text", "engine.kernels", "engine.types", "language"},
     "interop": {"interop", "engine", "text"},
     "training": {
         "training",

@@ -1,12 +1,16 @@
-"""README holds what it says: its map is the tree, and the op that it walks through is the source's."""
+"""README holds what it says: its map is the tree, the op that it walks through is the source's, and the
+Portuguese README has the same headings, commands, outputs and figures."""
 
 import re
+from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PORTUGUESE = (ROOT / "README.pt-BR.md").read_text(encoding="utf-8")
 BUILT = ("npgpt/lib/", "npgpt/include/")  # by setup.py, in place
 SOURCE = (".py", ".pyi", ".cpp", ".h", ".inl", ".c", ".html", ".sh")
 
@@ -69,3 +73,58 @@ QUOTED = re.findall(r"^# ([\w/.]+).*\n(.+)$", block_under("How one op is written
 @pytest.mark.parametrize("file, line", QUOTED, ids=[file for file, _ in QUOTED])
 def test_the_op_that_is_shown_is_the_source(file, line):
     assert line in (ROOT / file).read_text(encoding="utf-8").splitlines()
+
+
+# ---------------------------------------------------------------------------- in Portuguese
+
+
+def sections(readme: str) -> list[str]:
+    """The parts that begin with a heading, without the head of the page."""
+    return re.split(r"^(?=##+ )", FENCED.sub("", readme), flags=re.MULTILINE)[1:]
+
+
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+HEADINGS = [section.splitlines()[0] for section in sections(README)]
+PAIRS = list(zip_longest(sections(README), sections(PORTUGUESE), fillvalue=""))
+
+
+def code(readme: str) -> list[str]:
+    """The fenced blocks as far as no translation may touch them: without comments; of the map the names."""
+    blocks = [re.sub(r"(^|  )# .*", "", block, flags=re.MULTILINE) for block in FENCED.findall(readme)]
+    return [
+        str([sorted(names) for names in on_the_map(block[3:-3])]) if "├──" in block else block
+        for block in blocks
+    ]
+
+
+def test_both_have_the_same_headings():
+    levels = [
+        [re.match("#+", section).group() for section in sections(text)] for text in (README, PORTUGUESE)
+    ]
+    assert levels[0] == levels[1], "README.md and README.pt-BR.md differ in number or level of headings"
+
+
+def test_both_have_the_same_commands_and_outputs():
+    english, portuguese = code(README), code(PORTUGUESE)
+    for n, (ours, theirs) in enumerate(zip_longest(english, portuguese, fillvalue="(none)"), 1):
+        assert theirs == ours, f"block {n} of README.pt-BR.md is not that of README.md (comments apart)"
+
+
+@pytest.mark.parametrize("english, portuguese", PAIRS, ids=HEADINGS)
+@pytest.mark.parametrize(
+    "what, pattern",
+    [
+        ("figures", r"\d[\d.,]*\d|\d"),
+        ("words in code", r"`[^`]+`"),
+        ("links", r"\]\([^)]+\)"),
+        ("table rows and points", r"^(?:\||- |\d\. )"),
+    ],
+)
+def test_both_have_the_same(what, pattern, english, portuguese):
+    ours, theirs = (
+        Counter(" ".join(found.split()) for found in re.findall(pattern, text, re.MULTILINE))
+        for text in (english, portuguese)
+    )
+    assert theirs == ours, (
+        f"{what}: README.pt-BR.md lacks {dict(ours - theirs)}, and alone has {dict(theirs - ours)}"
+    )

@@ -29,10 +29,20 @@ NPGPT_INLINE void weigh(float* out, const float* p, const float* v, Index keys, 
 static void attend(float* out, float* scores, const float* q, const float* k, const float* v, Index first, Index keys,
                    Index D, float scale) {
     k += first * D, v += first * D, keys -= first;
-    for (Index t = 0; t < keys; t++) scores[t] = dot(q, k + t * D, D) * scale;
+    Index t = 0;
+    for (; D % VLEN == 0 && t + 4 <= keys; t += 4) {
+        Vec sum[4] = {};
+        for (Index i = 0; i < D; i += VLEN)
+#pragma GCC unroll 4
+            for (Index r = 0; r < 4; r++) sum[r] = fma(load(q + i), load(k + (t + r) * D + i), sum[r]);
+        reduce_add4(scores + t, sum);
+    }
+    for (; t < keys; t++) scores[t] = dot(q, k + t * D, D);
+    row_scale(scores, keys, scale);
     const float factor = 1 / row_exp(scores, scores, keys, row_max(scores, keys));
     Index d = 0;
     for (; d + 8 * VLEN <= D; d += 8 * VLEN) weigh<8>(out + d, scores, v + d, keys, D, factor);
+    for (; d + 4 * VLEN <= D; d += 4 * VLEN) weigh<4>(out + d, scores, v + d, keys, D, factor);
     for (; d + VLEN <= D; d += VLEN) weigh<1>(out + d, scores, v + d, keys, D, factor);
     for (; d < D; d++) {
         float sum = 0;

@@ -54,8 +54,52 @@ NPGPT_INLINE __m256i two_chains(__m256i even, const Bytes w[8], const Int8Block&
 }
 #endif
 
+// Lane r: the sum of the eight numbers of a[r]
+NPGPT_INLINE __m256i sums_of_eight(const __m256i a[8]) {
+    __m256i two[4], four[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        two[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]), _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]));
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        four[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(two[2 * i], two[2 * i + 1]),
+                                   _mm256_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+}
+
+// For one row of x: each row of weights with all of it, summed at the end. Fewer shuffles, the same integers.
+struct Q8Rows {
+    static constexpr Index BYTES = 34;
+    const uint8_t* p;
+    Index stride, last;
+    Vec scale;
+    inline __attribute__((always_inline)) void open(const uint8_t* p_, Index stride_, Index last_) {
+        p = p_ + 2, stride = stride_, last = last_;
+        scale = eight_scales(p_, stride, last);
+    }
+    inline __attribute__((always_inline)) __m256i times(const Int8Block& x) const {
+        const __m256i x_q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x.q));
+        __m256i products[8];
+#pragma GCC unroll 8
+        for (Index i = 0; i < 8; i++) {
+            const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + (i < last ? i : last) * stride));
+#ifdef NPGPT_VNNI
+            products[i] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x_q);
+        }
+        return _mm256_add_epi32(sums_of_eight(products), _mm256_slli_epi32(_mm256_set1_epi32(x.minus_8_sums), 4));
+#else
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x_q, w));
+            products[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        }
+        return sums_of_eight(products);
+#endif
+    }
+};
+
 struct Q8Words {
     static constexpr Index BYTES = 34;
+    using One = Q8Rows;
     Bytes w[8];
     Vec scale;
     inline __attribute__((always_inline)) void open(const uint8_t* p, Index stride, Index last) {
@@ -84,6 +128,7 @@ struct Q8Words {
 
 struct Q4Words {
     static constexpr Index BYTES = 18;
+    using One = Q4Words;
     Bytes w[8];  // q + 8, unsigned
     Vec scale;
     inline __attribute__((always_inline)) void open(const uint8_t* p, Index stride, Index last) {
@@ -130,6 +175,7 @@ struct PlainWords {
 };
 struct Q8Words : PlainWords {
     static constexpr Index BYTES = 34;
+    using One = Q8Words;
     inline __attribute__((always_inline)) void open(const uint8_t* p, Index stride, Index last) {
         for (Index r = 0; r < GROUP; r++) {
             const uint8_t* block = p + (r < last ? r : last) * stride;
@@ -140,6 +186,7 @@ struct Q8Words : PlainWords {
 };
 struct Q4Words : PlainWords {
     static constexpr Index BYTES = 18;
+    using One = Q4Words;
     inline __attribute__((always_inline)) void open(const uint8_t* p, Index stride, Index last) {
         for (Index r = 0; r < GROUP; r++) {
             const uint8_t* block = p + (r < last ? r : last) * stride;
@@ -190,11 +237,16 @@ static void int8_rows(float* y, Index ldy, const Int8Block* x, const Matrix& w, 
         if (n < GROUP)
             int8_group<W, 0>(sums, x, rows, bytes, w.K, M, n - 1);
         else if (M == 1)
-            int8_group<W, 1>(sums, x, rows, bytes, w.K, M, GROUP - 1);
+            int8_group<typename W::One, 1>(sums, x, rows, bytes, w.K, M, GROUP - 1);
         else
             int8_group<W, 0>(sums, x, rows, bytes, w.K, M, GROUP - 1);
         for (Index m = 0; m < M; m++) {
             float* out = y + m * ldy + i;
+            if (n == GROUP) {
+                const Vec so_far = add ? load(out) : Vec{}, more = bias ? load(bias + first + i) : Vec{};
+                store(out, so_far + load(sums + m * GROUP) + more);
+                continue;
+            }
             for (Index r = 0; r < n; r++)
                 out[r] = (add ? out[r] : 0.0f) + sums[m * GROUP + r] + (bias ? bias[first + i + r] : 0.0f);
         }
@@ -207,6 +259,24 @@ static void matvec_int8(float* y, Index ldy, const Int8Block* x, const Matrix& w
         int8_rows<Q8Words>(y, ldy, x, w, first, count, M, add, bias);
     else
         int8_rows<Q4Words>(y, ldy, x, w, first, count, M, add, bias);
+}
+
+// q[0..32) = the integers of these vectors, which fit; returns their sum
+NPGPT_INLINE int32_t put_bytes(int8_t* bytes, const IVec* q) {
+#if NPGPT_VLEN == 8
+    const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32((__m256i)q[0], (__m256i)q[1]),
+                                              _mm256_packs_epi32((__m256i)q[2], (__m256i)q[3]));
+    const __m256i in_order = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), in_order);
+#else
+    for (int i = 0; i < 32; i++) bytes[i] = int8_t(q[i / VLEN][i % VLEN]);
+#endif
+    IVec sum = IVec{};
+#pragma GCC unroll 8
+    for (int v = 0; v < 32 / VLEN; v++) sum += q[v];
+    int32_t total = 0;
+    for (Index i = 0; i < VLEN; i++) total += sum[i];
+    return total;
 }
 
 static void round_int8(Int8Block* blocks, const float* x, Index first, Index count, Index M, Index K) {
@@ -222,16 +292,11 @@ static void round_int8(Int8Block* blocks, const float* x, Index first, Index cou
                 broken += x_v * set1(0);  // NaN where x is not finite, which must not be lost
             }
             const float most = reduce_max(largest), inverse = most > 0 ? 127 / most : 0;
-            IVec sum = IVec{};
+            IVec q[N];
 #pragma GCC unroll 8
-            for (int v = 0; v < N; v++) {
-                // 1.5 * 2^23 more is an integer in the low bits, of which a byte is kept
-                const IVec q = (IVec)(load(x + v * VLEN) * set1(inverse) + set1(12582912.0f)) << 24 >> 24;
-                sum += q;
-                for (Index i = 0; i < VLEN; i++) block.q[v * VLEN + i] = int8_t(q[i]);
-            }
-            int32_t total = 0;
-            for (Index i = 0; i < VLEN; i++) total += sum[i];
+            for (int v = 0; v < N; v++)  // 1.5 * 2^23 more is an integer in the low bits, of which a byte is kept
+                q[v] = (IVec)(load(x + v * VLEN) * set1(inverse) + set1(12582912.0f)) << 24 >> 24;
+            const int32_t total = put_bytes(block.q, q);
             block.scale = most / 127 + reduce_add(broken);
             block.minus_8_sums = -8 * total;
         }

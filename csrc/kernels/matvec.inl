@@ -152,6 +152,7 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
 #pragma GCC unroll 8
                 for (int m = 0; m < RX; m++)
                     acc[r][m] += last_products<W>(x + m * ldx, w + r * row_bytes, least(VLEN, K - k));
+    if constexpr (RW == 4 && RX == 1) return reduce_add4(y, acc[0]);
 #pragma GCC unroll 8
     for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
@@ -181,7 +182,8 @@ NPGPT_INLINE void all_rows_of_x(float* y, Index ldy, const float* x, Index ldx, 
 }
 
 // One row of x takes the rows of weights one by one from either half: memory is read fastest in two streams, which the
-// hardware sees by itself.
+// hardware sees by itself. What lies in cache is taken four rows at a time.
+constexpr Index IN_CACHE = 512 << 10;  // bytes: a matrix that is likely to be there from the last token
 template <class W>
 static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
                         Index M, bool add, const float* bias) {
@@ -189,7 +191,12 @@ static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Ma
     const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes;
     const auto bias_at = [&](Index i) { return bias ? bias + i : nullptr; };
     Index i = 0;
-    if (M == 1) {
+    if (M == 1 && bytes * w.N <= IN_CACHE)
+        for (float part[4]; i + 4 <= count; i += 4) {
+            dots<W, 4, 1>(part, x, ldx, row + i * bytes, bytes, K);
+            put(y + i, part, 4, add, bias_at(i));
+        }
+    else if (M == 1) {
         const Index half = count / 2;
         for (float part[2]; i < half; i++) {
             dots<W, 2, 1>(part, x, ldx, row + i * bytes, half * bytes, K);
@@ -204,34 +211,33 @@ static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Ma
         all_rows_of_x<W, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
 }
 
-// One row of x and STRIP vectors of columns. A strip's piece of the next rows is asked for early: they are far apart.
-template <int STRIP>
-static void column_strip(float* y, const float* x, const float* w, Index stride, Index K) {
-    Vec acc[STRIP];
-#pragma GCC unroll 12
-    for (int q = 0; q < STRIP; q++) acc[q] = Vec{};
-    for (Index k = 0; k < K; k++, w += stride) {
-        const Vec x_k = set1(x[k]);
-#pragma GCC unroll 12
-        for (int q = 0; q < STRIP; q++) {
-            if (q * VLEN % 16 == 0) __builtin_prefetch(w + 8 * stride + q * VLEN);
-            acc[q] = fma(x_k, load(w + q * VLEN), acc[q]);
-        }
+// y (count) += rows k .. k + ROWS of w (K,N), times x: each output adds its products in the order of k
+template <int ROWS>
+NPGPT_INLINE void add_rows(float* y, const float* x, const float* w, Index stride, Index count) {
+    Vec x_k[ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) x_k[r] = set1(x[r]);
+    for (Index j = 0; j < count; j += VLEN) {
+        Vec sum = load(y + j);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) sum = fma(x_k[r], load(w + r * stride + j), sum);
+        store(y + j, sum);
     }
-#pragma GCC unroll 12
-    for (int q = 0; q < STRIP; q++) store(y + q * VLEN, acc[q]);
 }
 
 static void matvec_columns(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
                            Index M, bool add, const float* bias) {
-    constexpr Index WIDE = 8 * VLEN;
+    constexpr Index WIDE = 1536;  // y stays in L1
     const float* columns = static_cast<const float*>(w.data) + first;
-    float part[MR * WIDE];
+    float part[MR * NR > WIDE ? MR * NR : WIDE];
     Index j = 0;
     if (M == 1)
-        for (; j + WIDE <= count; j += WIDE) {
-            column_strip<8>(part, x, columns + j, w.N, w.K);
-            put(y + j, part, WIDE, add, bias ? bias + j : nullptr);
+        for (Index n; (n = least(WIDE, count - j) / VLEN * VLEN) > 0; j += n) {
+            for (Index c = 0; c < n; c++) part[c] = 0;
+            Index k = 0;
+            for (; k + 8 <= w.K; k += 8) add_rows<8>(part, x + k, columns + k * w.N + j, w.N, n);
+            for (; k < w.K; k++) add_rows<1>(part, x + k, columns + k * w.N + j, w.N, n);
+            put(y + j, part, n, add, bias ? bias + j : nullptr);
         }
     for (; j < count; j += NR) {
         const Index n = least(NR, count - j);

@@ -73,6 +73,19 @@ NPGPT_INLINE float reduce_add(Vec x) {
     return (x[0] + x[2]) + (x[1] + x[3]);
 #endif
 }
+// Of four vectors at once: y[i] = reduce_add(x[i]), to the bit
+NPGPT_INLINE void reduce_add4(float* y, const Vec x[4]) {
+#if NPGPT_VLEN == 8
+    __m128 h[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) h[i] = _mm_add_ps(_mm256_castps256_ps128((__m256)x[i]), _mm256_extractf128_ps((__m256)x[i], 1));
+    const __m128 a = _mm_add_ps(_mm_unpacklo_ps(h[0], h[1]), _mm_unpackhi_ps(h[0], h[1]));
+    const __m128 b = _mm_add_ps(_mm_unpacklo_ps(h[2], h[3]), _mm_unpackhi_ps(h[2], h[3]));
+    _mm_storeu_ps(y, _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)));
+#else
+    for (int i = 0; i < 4; i++) y[i] = reduce_add(x[i]);
+#endif
+}
 NPGPT_INLINE float reduce_max(Vec x) {
 #if NPGPT_VLEN == 8
     __m128 half = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));

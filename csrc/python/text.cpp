@@ -25,6 +25,7 @@ struct Bytes {  // of any object with a buffer; keeps it until it goes
 };
 
 using Ids = py::array_t<uint32_t, py::array::c_style>;
+using Counts = py::array_t<uint64_t, py::array::c_style>;
 
 std::vector<Merge> merges_of(const Ids& table) {  // (n, 3)
     if (table.ndim() != 2 || table.shape(1) != 3) throw py::value_error("Bpe: merges must be of shape (n, 3)");
@@ -86,6 +87,29 @@ Ids py_train(const PieceCounts& counts, const Ids& byte_ids, size_t count, uint6
     return out;
 }
 
+py::tuple py_table(const PieceCounts& counts) {
+    const size_t n = counts.pieces.size();
+    py::array_t<uint8_t> text(counts.bytes.size(), reinterpret_cast<const uint8_t*>(counts.bytes.data()));
+    py::array_t<uint64_t> lengths(n), times(n);
+    for (size_t i = 0; i < n; i++) {
+        lengths.mutable_data()[i] = counts.pieces[i].length;
+        times.mutable_data()[i] = counts.pieces[i].count;
+    }
+    return py::make_tuple(text, lengths, times);
+}
+
+void py_add_table(PieceCounts& counts, const py::buffer& text, const Counts& lengths, const Counts& times) {
+    const Bytes bytes(text);
+    if (lengths.size() != times.size()) throw py::value_error("add_table: lengths and times must be as many");
+    size_t at = 0;
+    for (py::ssize_t i = 0; i < lengths.size(); i++) {
+        const uint64_t length = lengths.data()[i];
+        if (!length || length > bytes.size - at) throw py::value_error("add_table: lengths must add up to the text's");
+        counts.add_piece(bytes.data + at, length, times.data()[i]);
+        at += length;
+    }
+}
+
 }  // namespace
 
 void bind_text(py::module_& m) {
@@ -105,6 +129,8 @@ void bind_text(py::module_& m) {
                  counts.add(bytes.data, bytes.size);
              },
              "text"_a)
+        .def("table", py_table)
+        .def("add_table", py_add_table, "text"_a, "lengths"_a, "times"_a)
         .def("__len__", [](const PieceCounts& counts) { return counts.pieces.size(); })
         .def("train", py_train, "byte_ids"_a, "count"_a, "min_count"_a);
 }

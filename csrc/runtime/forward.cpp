@@ -25,7 +25,8 @@ namespace {
 
 constexpr Index K_BLOCK = 320;         // rows of a packed panel at most: (K,16) stays in L1
 constexpr Index STRIP_PANELS = 4;      // panels of weights that a thread packs at a time
-constexpr Index MIN_WORK = 1 << 15;    // multiply-adds: below this a second thread does not pay
+constexpr Index MIN_WORK = 1 << 15;    // multiply-adds of an op: below this a second thread does not pay
+constexpr Index MIN_PASS = 2 << 20;    // and of a pass, whose every op would wait for the others' cores
 constexpr Index ATTENTION_KEYS = 96;   // a block of keys (kernels.h, attend_block)
 
 Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
@@ -78,6 +79,8 @@ struct Pass {
     // Outputs that a thread makes at a time
     Index part_of(const Matrix& w, Index rows) const {
         if (rows * w.N * w.K < MIN_WORK) return w.N;
+        // Columns lie in short pieces of each row of memory: the longer those, the faster it is read.
+        if (w.type == COLUMNS && rows == 1) return std::min(Index(1536), round_up((w.N + workers - 1) / workers, 16));
         return std::min(Index(256), std::max(Index(16), round_up(w.N / (4 * workers), 16)));
     }
 
@@ -192,7 +195,8 @@ void forward(const Model& model, Buffer& work, const Piece* pieces, Index count,
     Index M = 0, context = 0;
     for (Index i = 0; i < count; i++) M += pieces[i].count, context = std::max(context, pieces[i].cache.context);
     const Kernels& kernels = *model.kernels.load();
-    Pass pass{model, kernels, M, count == 1 && M >= WIDE, num_threads(), nullptr, nullptr, 0};
+    const int workers = M * (12 * c.n_layer * C + c.vocab_size) * C < MIN_PASS ? 1 : num_threads();
+    Pass pass{model, kernels, M, count == 1 && M >= WIDE, workers, nullptr, nullptr, 0};
     const Index strip = (STRIP_PANELS + 1) * kernels.tile_n * round_up(K_BLOCK, 32);
     pass.each = round_up(pass.wide ? std::max(strip, kernels.attention_scratch(ATTENTION_KEYS, D)) : context, 32);
     const Index padded = round_up(M, kernels.tile_m);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "error.h"
@@ -19,6 +20,30 @@ double uniform(uint64_t seed, uint64_t draw) {
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
     return (double(c[0] >> 5) * 67108864.0 + double(c[1] >> 6)) / 9007199254740992.0;
+}
+
+[[noreturn]] void fail_not_finite() {
+    fail(NPGPT_NOT_FINITE, "sample: the model's logits are not finite (its weights are not)");
+}
+
+// Where the first of the greatest of x[at, end) is, if it is more than x[best]; else best
+size_t find_greatest(const float* x, size_t at, size_t end, size_t best) {
+    typedef float Four __attribute__((vector_size(16)));
+    for (size_t stop; at < end; at = stop) {  // in blocks, of which few are searched again
+        stop = std::min(end, at + 256);
+        Four top = Four{} - INFINITY, zero = {};
+        size_t i = at;
+        for (Four four; i + 4 <= stop; i += 4) {
+            std::memcpy(&four, x + i, sizeof(four));
+            top = four > top ? four : top;
+            zero += four * 0;
+        }
+        float greatest = std::max(std::max(top[0], top[1]), std::max(top[2], top[3]));
+        for (; i < stop; i++) greatest = std::max(greatest, x[i]), zero[0] += x[i] * 0;
+        if (!(zero[0] + zero[1] + zero[2] + zero[3] == 0)) fail_not_finite();
+        if (greatest > x[best]) best = size_t(std::find(x + at, x + stop, greatest) - x);
+    }
+    return best;
 }
 
 }  // namespace
@@ -40,10 +65,16 @@ void check_sampling(const npgpt_sampling& how, size_t V) {
 int32_t Sampler::sample(const float* logits, size_t V, const std::vector<bool>& seen,
                         const std::vector<uint32_t>& drawn, const npgpt_sampling& how, uint64_t draw) {
     const size_t banned = how.banned >= 0 && V > 1 ? size_t(how.banned) : V;
-    z.resize(V);
     size_t best = banned == 0 ? 1 : 0;
+    if (how.temperature == 0 && how.repetition_penalty == 1 && drawn.empty()) {  // nothing changes their order
+        if (banned < V && !std::isfinite(logits[banned])) fail_not_finite();
+        if (!std::isfinite(logits[best])) fail_not_finite();
+        best = find_greatest(logits, 0, banned, best);
+        return int32_t(find_greatest(logits, std::min(V, banned + 1), V, best));
+    }
+    z.resize(V);
     for (size_t i = 0; i < V; i++) {
-        if (!std::isfinite(logits[i])) fail(NPGPT_NOT_FINITE, "sample: the model's logits are not finite (its weights are not)");
+        if (!std::isfinite(logits[i])) fail_not_finite();
         z[i] = double(logits[i]);
         if (how.repetition_penalty != 1) {
             if (seen[i]) z[i] = z[i] > 0 ? z[i] / how.repetition_penalty : z[i] * how.repetition_penalty;

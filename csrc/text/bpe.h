@@ -57,6 +57,7 @@ class Bpe {
 class PieceCounts {
    public:
     void add(const uint8_t* text, size_t n);
+    void add_piece(const uint8_t* piece, size_t length, uint64_t times);
 
     struct Piece {
         size_t offset;  // in bytes

@@ -31,33 +31,33 @@ void PieceCounts::add(const uint8_t* text, size_t n) {
     const uint8_t *at = text, *const end = text + n, *const table = kinds();
     while (at < end) {
         const uint8_t* next = piece_end(at, end, table);
-        const size_t length = size_t(next - at);
-        if (length > NONE) throw std::length_error("train: a piece of 4 GB");
-        if (2 * pieces.size() >= slots.size()) {
-            slots.assign(std::max<size_t>(1 << 12, 2 * slots.size()), 0);
-            for (uint32_t i = 0; i < pieces.size(); i++) {
-                size_t slot = pieces[i].hash & (slots.size() - 1);
-                while (slots[slot]) slot = (slot + 1) & (slots.size() - 1);
-                slots[slot] = i + 1;
-            }
-        }
-        const uint32_t hash = hash_bytes(at, length);
-        size_t slot = hash & (slots.size() - 1);
-        for (;; slot = (slot + 1) & (slots.size() - 1)) {
-            if (!slots[slot]) {
-                pieces.push_back({bytes.size(), uint32_t(length), hash, 1});
-                bytes.append(reinterpret_cast<const char*>(at), length);
-                slots[slot] = uint32_t(pieces.size());
-                break;
-            }
-            Piece& piece = pieces[slots[slot] - 1];
-            if (piece.hash == hash && piece.length == length && !std::memcmp(bytes.data() + piece.offset, at, length)) {
-                piece.count++;
-                break;
-            }
-        }
+        add_piece(at, size_t(next - at), 1);
         at = next;
     }
+}
+
+void PieceCounts::add_piece(const uint8_t* at, size_t length, uint64_t times) {
+    if (length > NONE) throw std::length_error("train: a piece of 4 GB");
+    if (2 * pieces.size() >= slots.size()) {
+        slots.assign(std::max<size_t>(1 << 12, 2 * slots.size()), 0);
+        for (uint32_t i = 0; i < pieces.size(); i++) {
+            size_t slot = pieces[i].hash & (slots.size() - 1);
+            while (slots[slot]) slot = (slot + 1) & (slots.size() - 1);
+            slots[slot] = i + 1;
+        }
+    }
+    const uint32_t hash = hash_bytes(at, length);
+    size_t slot = hash & (slots.size() - 1);
+    for (; slots[slot]; slot = (slot + 1) & (slots.size() - 1)) {
+        Piece& piece = pieces[slots[slot] - 1];
+        if (piece.hash == hash && piece.length == length && !std::memcmp(bytes.data() + piece.offset, at, length)) {
+            piece.count += times;
+            return;
+        }
+    }
+    pieces.push_back({bytes.size(), uint32_t(length), hash, times});
+    bytes.append(reinterpret_cast<const char*>(at), length);
+    slots[slot] = uint32_t(pieces.size());
 }
 
 namespace {

@@ -294,7 +294,7 @@ class GPT:
         ops, wte, dwte = kernels.ops_for(self.dtype), self.params["wte.weight"], self.grads["wte.weight"]
         caches: Kept = []
         x = self._full_pass(ops, ids, caches, first)
-        loss, dx = ops.head_cross_entropy(x, wte, targets, dwte)
+        loss, dx = _head(ops, x, wte, targets, dwte)
         self._caches = [(ids, dx), *caches]
         return loss
 
@@ -303,7 +303,7 @@ class GPT:
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
         x = self._full_pass(ops, ids, first=self._check_first("loss", ids, first))
-        return ops.head_cross_entropy(x, self.params["wte.weight"], targets)[0]
+        return _head(ops, x, self.params["wte.weight"], targets)[0]
 
     def hidden(self, ids: ArrayLike, first: ArrayLike | None = None) -> Floats:
         """ids (B,T) -> what the head reads of each (B,T,C), no dropout."""
@@ -628,6 +628,21 @@ def training_floats(config: GPTConfig, batch: int, time: int) -> int:
     kept = L * rows * ((10 + config.post_norm) * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
     moving = rows * 12 * C  # gradients of the layer in work
     return 4 * count_parameters(config) + kept + moving
+
+
+def _head(
+    ops: Ops, x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None
+) -> tuple[float, Floats | None]:
+    """ops.head_cross_entropy of the tokens that count alone, where less than half of them do."""
+    counted = targets >= 0
+    if 2 * counted.sum() >= counted.size:
+        return ops.head_cross_entropy(x, wte, targets, dwte)
+    loss, part = ops.head_cross_entropy(x[counted][None], wte, targets[counted][None], dwte)
+    if part is None:
+        return loss, None
+    dx = np.zeros_like(x)
+    dx[counted] = part[0]
+    return loss, dx
 
 
 def _first_keys(

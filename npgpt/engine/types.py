@@ -1,4 +1,4 @@
-"""Names for what signatures take and give: what an array holds; its shape is in the docstring."""
+"""Names for what signatures take and give. An array's shape is in the docstring."""
 
 import os
 from typing import Any, TypeAlias
@@ -13,3 +13,6 @@ Tensors: TypeAlias = dict[str, Floats]  # by the parameters' names
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = dict[str, Shape]
 PathLike: TypeAlias = str | os.PathLike[str]
+Buffer: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
+Text: TypeAlias = str | Buffer
+Json: TypeAlias = dict[str, Any]  # an object of JSON, unchecked

@@ -9,13 +9,17 @@ import struct
 from dataclasses import replace
 from math import prod, sqrt
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
-from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
+from npgpt.engine.types import Array, Floats, Json, PathLike, Shape
+from npgpt.interop.layout import Model
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
+T = TypeVar("T")
 TYPES = {"f32": (0, 0), "f16": (1, 1), "q8_0": (8, 7), "q4_0": (2, 2)}  # ggml's type, general.file_type
 NAMES = {
     "wte": "token_embd",
@@ -37,7 +41,7 @@ SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 # ---------------------------------------------------------------------------- blocks
 
 
-def quantise(x, type: str) -> np.ndarray:
+def quantise(x: Floats, type: str) -> Array:
     """x (rows, n) float32 -> its bytes (rows, ...) as `type`; n a multiple of 32 for q8_0 and q4_0."""
     if type == "f32":
         return np.ascontiguousarray(x, "<f4").view(np.uint8)
@@ -56,7 +60,7 @@ def quantise(x, type: str) -> np.ndarray:
     return np.concatenate([d.astype("<f2").view(np.uint8), q], -1).reshape(len(x), -1)
 
 
-def dequantise(data, type: str, shape) -> np.ndarray:
+def dequantise(data: Array, type: str, shape: Shape) -> Array:
     """The float32 array (rows, n) of such bytes."""
     if type in ("f32", "f16"):
         return data.view({"f32": "<f4", "f16": "<f2"}[type]).astype(np.float32).reshape(shape)
@@ -67,7 +71,7 @@ def dequantise(data, type: str, shape) -> np.ndarray:
     return (d * (np.concatenate([q & 15, q >> 4], -1).astype(np.int8) - 8)).reshape(shape)
 
 
-def _bytes_of(shape, type: str) -> int:
+def _bytes_of(shape: Shape, type: str) -> int:
     per_block, block = {"f32": (4, 1), "f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}[type]
     return prod(shape) // block * per_block
 
@@ -84,7 +88,9 @@ def _their_name(name: str) -> str:
 # ---------------------------------------------------------------------------- writing
 
 
-def write_gguf(path, model: GPT, tokenizer=None, type: str = "f32", name: str = "npgpt") -> None:
+def write_gguf(
+    path: PathLike, model: GPT, tokenizer: Tokenizer | None = None, type: str = "f32", name: str = "npgpt"
+) -> None:
     """Write model and tokenizer to the file `path`, which is whole or not there.
 
     type: of the matrices, but for the positions, which stay F32 as vectors do. Rows that are no multiple of
@@ -132,7 +138,7 @@ def write_gguf(path, model: GPT, tokenizer=None, type: str = "f32", name: str = 
         temporary.unlink(missing_ok=True)
 
 
-def _tensor(model: GPT, name: str, shape, arch: str) -> np.ndarray:
+def _tensor(model: GPT, name: str, shape: Shape, arch: str) -> Array:
     config = model.config
     if name not in model.params:  # a bias that the model does not have
         return np.zeros(shape, np.float32)
@@ -144,7 +150,7 @@ def _tensor(model: GPT, name: str, shape, arch: str) -> np.ndarray:
     return w if len(w.shape) == 1 or name.startswith("w") else w.T
 
 
-def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> dict:
+def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Json:
     values = {
         "general.architecture": arch,
         "general.name": name,
@@ -166,13 +172,13 @@ def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> dict:
     return values
 
 
-def _tokenizer_metadata(tokenizer, arch: str, vocab_size: int) -> dict:
+def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int) -> Json:
     if tokenizer is None:
         return {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": vocab_size}
     vocabulary = tokenizer.vocabulary
     if vocabulary.words:
         raise ValueError("write_gguf: tokenizer must be of bytes or byte-level BPE, got GPT-1's")
-    tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.get)
+    tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
     types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
     # llama.cpp insists on merges: one that does nothing where there are none.
@@ -194,7 +200,7 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def _value(value) -> bytes:
+def _value(value: Any) -> bytes:
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):
@@ -211,7 +217,7 @@ def _value(value) -> bytes:
 # ---------------------------------------------------------------------------- reading
 
 
-def read_gguf(path, model_class=GPT):
+def read_gguf(path: PathLike, model_class: type[Model]) -> tuple[Model, Tokenizer | None]:
     """(model, tokenizer) of a GGUF file, its weights as float32; the tokenizer is None where it has none.
 
     ValueError, with what is wrong, for a file that is malformed or not of a GPT as we compute it.
@@ -220,7 +226,7 @@ def read_gguf(path, model_class=GPT):
     data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
     values, tensors = _parse(data, where)
 
-    def value(key, kind, default=None):
+    def value(key: str, kind: type[T], default: T | None = None) -> T:
         found = values.get(key, default)
         if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
             raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
@@ -263,8 +269,8 @@ def read_gguf(path, model_class=GPT):
         if theirs not in wanted:
             raise ValueError(f"{where}: the tensor {theirs} does not belong")
     model = model_class(config, seed=None)
-    for theirs, (shape, type, part) in tensors.items():
-        array = dequantise(part, type, shape)
+    for theirs, (shape, of, part) in tensors.items():
+        array = dequantise(part, of, shape)
         name = wanted[theirs][0]
         if name in model.params:
             model.params[name][...] = array.T if array.ndim == 2 and not name.startswith("w") else array
@@ -279,7 +285,7 @@ def read_gguf(path, model_class=GPT):
     return model, tokenizer
 
 
-def read_tokenizer(path):
+def read_tokenizer(path: PathLike) -> Tokenizer | None:
     """The tokenizer of a GGUF file alone, None where it has none; errors as of read_gguf."""
     where = f"read_tokenizer: {path}"
     values, _ = _parse(
@@ -290,16 +296,21 @@ def read_tokenizer(path):
     return _read_tokenizer(values, where)
 
 
-def _read_tokenizer(values: dict, where: str):
+def _read_tokenizer(values: Json, where: str) -> Tokenizer:
     if (values["tokenizer.ggml.model"], values.get("tokenizer.ggml.pre", "gpt-2")) != ("gpt2", "gpt-2"):
         raise ValueError(f"{where}: the tokenizer must be gpt2 with pre gpt-2")
-    names, merges, types = (values.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges", "token_type"))
+    found: list[Any] = [values.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges", "token_type")]
+    names, merges, types = found
     end = values.get("tokenizer.ggml.eos_token_id")
     if types is None and isinstance(names, list):
         types = [NORMAL] * len(names)
     if not all(isinstance(v, list) for v in (names, merges, types)) or len(names) != len(types):
         raise ValueError(f"{where}: tokenizer.ggml.tokens, token_type and merges must be arrays that fit")
-    if not isinstance(end, int) or end >= len(names) or not all(isinstance(n, str) for n in names + merges):
+    if (
+        not isinstance(end, int)
+        or not 0 <= end < len(names)
+        or not all(isinstance(n, str) for n in names + merges)
+    ):
         raise ValueError(f"{where}: tokenizer.ggml.eos_token_id must be one of the tokens")
     special = {name: i for i, name in enumerate(names) if types[i] == CONTROL or i == end}
     tokens = {name: i for i, name in enumerate(names) if types[i] != UNUSED}
@@ -312,16 +323,16 @@ def _read_tokenizer(values: dict, where: str):
     return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
 
 
-def _parse(data: np.ndarray, where: str):
+def _parse(data: Array, where: str) -> tuple[Json, dict[str, tuple[Shape, str, Array]]]:
     """({key: value}, {name: (shape, type, bytes)}), everything within the file; ValueError otherwise."""
     at = 0
 
-    def take(letters: str):
+    def take(letters: str) -> tuple[Any, ...]:
         nonlocal at
         size = struct.calcsize(f"<{letters}")
         if size > len(data) - at:
             raise ValueError(f"{where}: the file ends at byte {len(data)} inside what begins at {at}")
-        found = struct.unpack_from(f"<{letters}", data, at)
+        found = struct.unpack_from(f"<{letters}", data.data, at)
         at += size
         return found
 
@@ -329,9 +340,10 @@ def _parse(data: np.ndarray, where: str):
         (length,) = take("Q")
         if length > len(data) - at:
             raise ValueError(f"{where}: the string at byte {at} of {length} bytes goes beyond the file")
-        return take(f"{length}s")[0].decode("utf-8", "replace")
+        text: bytes = take(f"{length}s")[0]
+        return text.decode("utf-8", "replace")
 
-    def item(kind: int):
+    def item(kind: int) -> Any:
         if kind == 8:
             return string()
         if kind == 9:
@@ -363,12 +375,12 @@ def _parse(data: np.ndarray, where: str):
         name, (dimensions,) = string(), take("I")
         if not 1 <= dimensions <= 2:
             raise ValueError(f"{where}: {name!r:.60} must have 1 or 2 dimensions, got {dimensions}")
-        *shape, number, offset = take(f"{dimensions}QIQ")
+        *sizes, number, offset = take(f"{dimensions}QIQ")
         if number not in types:
             raise ValueError(f"{where}: {name!r:.60} must be F32, F16, Q8_0 or Q4_0, got type {number}")
-        if types[number].startswith("q") and shape[0] % 32:
-            raise ValueError(f"{where}: {name!r:.60} must have rows of a multiple of 32, got {shape[0]}")
-        infos.append((name, tuple(shape[::-1]), types[number], offset))
+        if types[number].startswith("q") and sizes[0] % 32:
+            raise ValueError(f"{where}: {name!r:.60} must have rows of a multiple of 32, got {sizes[0]}")
+        infos.append((name, tuple(sizes[::-1]), types[number], offset))
     alignment = values.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"{where}: general.alignment must be at least 1, got {alignment!r:.60}")

@@ -17,7 +17,7 @@ def is_name(path: Path) -> bool:
     if path.suffix in FORMATS:
         return False
     name = re.fullmatch(r"([\w-][\w.-]*)(/[\w-][\w.-]*)?", path.as_posix())
-    return bool(name) and not (name[2] and Path(name[1]).is_dir())
+    return name is not None and not (name[2] and Path(name[1]).is_dir())
 
 
 def fetch(name: str) -> Path:

@@ -11,17 +11,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT, GPTConfig
-from npgpt.interop.layout import Stored, config_of, fill, tensors
+from npgpt.engine.types import Array, Json, PathLike
+from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.tokenizer import Tokenizer, load_tokenizer
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+Key: TypeAlias = tuple[str, object]  # a key of config.json, its default
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,13 @@ class Family:
     """How one of Transformers' models tells its shape in config.json."""
 
     architecture: str
-    keys: dict  # field of GPTConfig -> (their key, their default)
-    dropouts: tuple  # the keys beside resid's; attention weights themselves are never dropped here
+    keys: dict[str, Key]  # field of GPTConfig -> (their key, their default)
+    dropouts: tuple[str, ...]  # the keys beside resid's; attention weights themselves are never dropped here
     inner: str | None  # key of the width of the MLP
-    fixed: dict  # key -> the one value that our mathematics has
+    fixed: Json  # key -> the one value that our mathematics has
 
 
-def _keys(n_layer, n_head, n_embd, block_size, dropout):
+def _keys(n_layer: Key, n_head: Key, n_embd: Key, block_size: Key, dropout: Key) -> dict[str, Key]:
     common = {"vocab_size": ("vocab_size", 50257), "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5)}
     sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size}
     return sizes | {"dropout": dropout} | common
@@ -83,7 +88,7 @@ def family_of(config: GPTConfig) -> str:
     return "openai-gpt" if config.post_norm else "gpt2" if config.window is None else "gpt_neo"
 
 
-def write_pretrained(folder, model: GPT, tokenizer: Tokenizer | None = None) -> None:
+def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None = None) -> None:
     """Write model.safetensors, config.json, generation_config.json and the tokenizer's files into `folder`.
 
     The folder is made if need be. A model without biases is written with zeros for them, as Transformers
@@ -107,7 +112,7 @@ def write_pretrained(folder, model: GPT, tokenizer: Tokenizer | None = None) -> 
         tokenizer.save(folder, model.config.block_size)
 
 
-def write_adapter(folder, adapters: LoRA, base_model: str) -> None:
+def write_adapter(folder: PathLike, adapters: LoRA, base_model: str) -> None:
     """Write adapter_model.safetensors and adapter_config.json into `folder`, which is made: PEFT's form.
 
     The rows of wte that were trained beside them are there too, as wte.rows, which PEFT has no name for.
@@ -134,7 +139,7 @@ def write_adapter(folder, adapters: LoRA, base_model: str) -> None:
     _write_json(folder / "adapter_config.json", settings)
 
 
-def read_pretrained(folder, model_class=GPT):
+def read_pretrained(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tokenizer | None]:
     """(model, tokenizer) from a Hugging Face folder of one of the three, its safetensors whole or in shards.
 
     The tokenizer is None where the folder has none, or one that we cannot read: the model then takes ids.
@@ -154,7 +159,7 @@ def read_pretrained(folder, model_class=GPT):
     return model, tokenizer
 
 
-def read_tokenizer(folder) -> Tokenizer | None:
+def read_tokenizer(folder: PathLike) -> Tokenizer | None:
     """The tokenizer that `folder` holds, None without one; a warning tells of one that we cannot read."""
     try:
         return load_tokenizer(folder)
@@ -165,7 +170,7 @@ def read_tokenizer(folder) -> Tokenizer | None:
         return None
 
 
-def refuse_another(tokenizer: Tokenizer | None, settings: dict, config: GPTConfig, where: str) -> None:
+def refuse_another(tokenizer: Tokenizer | None, settings: Json, config: GPTConfig, where: str) -> None:
     """ValueError for a tokenizer that has more tokens than the model, or that is not the one it names."""
     if tokenizer is None:
         return
@@ -178,14 +183,14 @@ def refuse_another(tokenizer: Tokenizer | None, settings: dict, config: GPTConfi
         raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")
 
 
-def open_safetensors(path, stack: ExitStack) -> tuple[dict[str, Stored], dict]:
+def open_safetensors(path: PathLike, stack: ExitStack) -> tuple[dict[str, Stored], dict[str, str]]:
     """({name: tensor}, metadata) of a safetensors file, which stays open as long as the stack."""
     try:
         file = stack.enter_context(safe_open(path, framework="np"))
     except SafetensorError as error:
         raise ValueError(f"read_pretrained: {path} must be a safetensors file, got {error}") from None
 
-    def tensor(name):
+    def tensor(name: str) -> Stored:
         part = file.get_slice(name)
         read = _read_bfloat16 if part.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
         return Stored(tuple(part.get_shape()), part.get_dtype(), lambda: read(path, name))
@@ -193,7 +198,7 @@ def open_safetensors(path, stack: ExitStack) -> tuple[dict[str, Stored], dict]:
     return {name: tensor(name) for name in file.keys()}, file.metadata() or {}
 
 
-def _open_weights(folder: Path, stack: ExitStack):
+def _open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Stored], Path]:
     """The tensors of model.safetensors, or of the shards that its index names; and the path of either."""
     if (folder / WHOLE).exists():
         return open_safetensors(folder / WHOLE, stack)[0], folder / WHOLE
@@ -215,7 +220,7 @@ def _open_weights(folder: Path, stack: ExitStack):
     return {name: shards[file][name] for name, file in names.items() if name in shards[file]}, path
 
 
-def _read_bfloat16(path, name) -> np.ndarray:
+def _read_bfloat16(path: PathLike, name: str) -> Array:
     """A tensor of the one type that NumPy does not have: the upper half of a float32."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -226,7 +231,7 @@ def _read_bfloat16(path, name) -> np.ndarray:
     return bits.view(np.float32).reshape(header["shape"])
 
 
-def _config_to_json(config: GPTConfig, end_of_text: int | None) -> dict:
+def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Json:
     model_type = family_of(config)
     family = FAMILIES[model_type]
     settings = {"architectures": [family.architecture], "model_type": model_type, **family.fixed}
@@ -247,7 +252,7 @@ def _config_to_json(config: GPTConfig, end_of_text: int | None) -> dict:
     }
 
 
-def _config_from_json(settings: dict, folder: Path) -> GPTConfig:
+def _config_from_json(settings: Json, folder: Path) -> GPTConfig:
     where = f"read_pretrained: {folder}"
     model_type = settings.get("model_type", "gpt2")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -277,18 +282,18 @@ def _config_from_json(settings: dict, folder: Path) -> GPTConfig:
     return config_of(fields, where)
 
 
-def _kind(default) -> str:
+def _kind(default: object) -> str:
     return {bool: "true or false", str: "a string"}.get(type(default), "a number")
 
 
-def _has_windows(types, n_layer: int, where: str) -> bool:
+def _has_windows(types: Any, n_layer: int, where: str) -> bool:
     """Whether GPT-Neo's attention_types has windows in the layers 1, 3, ... or nowhere; no other is ours.
 
     [[["global", "local"], 6]] are twelve layers.
     """
     try:
-        layers = (kind for kinds, times in types for _ in range(times if kinds else 0) for kind in kinds)
-        layers = list(islice(layers, 10_000))  # of a number that may be a lie
+        kinds_of = (kind for kinds, times in types for _ in range(times if kinds else 0) for kind in kinds)
+        layers = list(islice(kinds_of, 10_000))  # of a number that may be a lie
     except (TypeError, ValueError):
         layers = []
     if layers == [("global", "local")[layer % 2] for layer in range(min(n_layer, 10_000))]:
@@ -299,11 +304,11 @@ def _has_windows(types, n_layer: int, where: str) -> bool:
     raise ValueError(f"{where}: attention_types must be {what}, got {types!r}")
 
 
-def _write_json(path: Path, value: dict) -> None:
+def _write_json(path: Path, value: Json) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> Json:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -7,12 +7,14 @@ model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2. V, 
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from npgpt.engine.model import GPTConfig, parameter_shapes
+from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
+from npgpt.engine.types import Floats, Json, Shape, Shapes, Tensors
 
+Model = TypeVar("Model", bound=GPT)
 FLOATS = ("F16", "BF16", "F32", "F64")
 MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old files, not parameters
 
@@ -20,7 +22,7 @@ MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old f
 class Stored(NamedTuple):
     """A tensor in somebody's file, which can be looked at before it is read."""
 
-    shape: tuple
+    shape: Shape
     dtype: str  # as safetensors names them: "F32"
     read: Callable[[], np.ndarray]
 
@@ -32,18 +34,18 @@ class Place(NamedTuple):
     third: int | None = None  # 0, 1, 2 of c_attn's columns: queries, keys, values
     transposed: bool = False  # (out, in), as torch.nn.Linear has it
 
-    def shape(self, shapes: dict) -> tuple:
+    def shape(self, shapes: Shapes) -> Shape:
         *rest, last = shapes[self.name]
         shape = (*rest, last if self.third is None else last // 3)
         return shape[::-1] if self.transposed else shape
 
-    def of(self, params: dict) -> np.ndarray:
+    def of(self, params: Tensors) -> Floats:
         w = params[self.name]
         w = w if self.third is None else np.split(w, 3, axis=-1)[self.third]
         return w.T if self.transposed else w
 
 
-def config_of(fields: dict, where: str) -> GPTConfig:
+def config_of(fields: Json, where: str) -> GPTConfig:
     """The GPTConfig of fields that stood in a file; ValueError for whatever is wrong with them."""
     try:
         return GPTConfig(**fields)
@@ -80,7 +82,7 @@ def places(form: str, config: GPTConfig) -> dict[str, Place]:
     return found
 
 
-def tensors(form: str, model) -> dict[str, np.ndarray]:
+def tensors(form: str, model: GPT) -> Tensors:
     """{the form's name: float32 array} of a model's weights, the head not among them."""
     found, shapes = {}, parameter_shapes(replace(model.config, bias=True))
     for theirs, place in places(form, model.config).items():
@@ -92,7 +94,9 @@ def tensors(form: str, model) -> dict[str, np.ndarray]:
     return found
 
 
-def fill(model_class, form: str, config: GPTConfig, stored: dict[str, Stored], where):
+def fill(
+    model_class: type[Model], form: str, config: GPTConfig, stored: dict[str, Stored], where: str
+) -> Model:
     """The model of these tensors; `where` is what errors begin with: function and file.
 
     All that is wrong with the tensors is said at once, before any of them is read or memory taken for them.

@@ -8,19 +8,21 @@ import json
 import re
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.types import Json, PathLike
 from npgpt.interop.huggingface import family_of, open_safetensors
-from npgpt.interop.layout import Stored, config_of, fill, tensors
+from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
 
 COMPILED = "_orig_mod."  # what torch.compile puts before a name
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
-def write_state_dict(path, model: GPT) -> None:
+def write_state_dict(path: PathLike, model: GPT) -> None:
     """Write the state_dict of Transformers' class for this model, the tied head included, as safetensors.
 
     `load_state_dict(safetensors.torch.load_file(path))` takes it, and read_state_dict finds the config in it.
@@ -30,7 +32,7 @@ def write_state_dict(path, model: GPT) -> None:
     save_file(state, path, metadata={"format": "pt", "npgpt": json.dumps(asdict(model.config))})
 
 
-def read_state_dict(path, model_class=GPT, **known):
+def read_state_dict(path: PathLike, model_class: type[Model], **known: Any) -> Model:
     """The model of a state_dict saved as safetensors: of Transformers' three, or of nanoGPT's.
 
     The tensors tell all sizes but n_head: where npgpt has not written the file it must be among `known`, with
@@ -48,7 +50,7 @@ def read_state_dict(path, model_class=GPT, **known):
         return fill(model_class, form, config_of(fields | known, where), stored, where)
 
 
-def read_checkpoint(path, model_class=GPT, **known):
+def read_checkpoint(path: PathLike, model_class: type[Model], **known: Any) -> Model:
     """The model of nanoGPT's ckpt.pt; `known` are fields of GPTConfig that it is to have all the same."""
     where = f"read_checkpoint: {path}"
     try:
@@ -70,9 +72,9 @@ def read_checkpoint(path, model_class=GPT, **known):
         raise ValueError(f"{where} must be nanoGPT's, with model and model_args of {', '.join(SIZES)}")
     names = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
-    def tensor(value):
+    def tensor(value: object) -> Stored:
         if not isinstance(value, torch.Tensor):
-            return Stored((), type(value).__name__, None)
+            return Stored((), type(value).__name__, lambda: np.empty(0))  # which is never read
         return Stored(
             tuple(value.shape), names.get(value.dtype, str(value.dtype)), lambda: value.float().numpy()
         )
@@ -83,7 +85,7 @@ def read_checkpoint(path, model_class=GPT, **known):
     return fill(model_class, "nanogpt", config, stored, where)
 
 
-def _recognise(stored: dict[str, Stored], where: str):
+def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Json]:
     """(form, fields of GPTConfig) by the names and shapes of the tensors."""
     shapes = {name.removeprefix("transformer."): tensor.shape for name, tensor in stored.items()}
     gpt = "positions_embed.weight" in shapes
@@ -105,9 +107,9 @@ def _recognise(stored: dict[str, Stored], where: str):
     return "gpt2", fields
 
 
-def _written_config(text: str, where: str) -> dict:
+def _written_config(text: str, where: str) -> Json:
     try:
-        fields = json.loads(text)
+        fields: Json = json.loads(text)
         GPTConfig(**fields)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{where}: npgpt in its metadata must be a GPTConfig, got {error}") from None

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from npgpt.engine.types import Json, PathLike, Tensors
 
-def save_file(tensors: dict[str, np.ndarray], path, metadata: dict[str, str] | None = None) -> None:
+
+def save_file(tensors: Tensors, path: PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write float32 arrays to `path`. OSError where the disk is full."""
-    header, start = {"__metadata__": metadata} if metadata else {}, 0
+    header: Json = {"__metadata__": metadata} if metadata else {}
+    start = 0
     for name, array in tensors.items():
         if array.dtype != np.float32:
             raise TypeError(f"save_file: {name} must be float32, got {array.dtype}")

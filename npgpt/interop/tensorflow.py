@@ -4,11 +4,12 @@ tokenizer's encoder.json and vocab.bpe in one folder."""
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from npgpt.engine.model import GPT
+from npgpt.engine.types import PathLike, Shape
 from npgpt.interop.huggingface import read_json, refuse_another
-from npgpt.interop.layout import Stored, config_of, fill
-from npgpt.text.tokenizer import BPETokenizer
+from npgpt.interop.layout import Model, Stored, config_of, fill
+from npgpt.text.tokenizer import BPETokenizer, Tokenizer
 
 HPARAMS = {
     "n_layer": "n_layer",
@@ -20,7 +21,7 @@ HPARAMS = {
 FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
 
-def read_release(folder, model_class=GPT):
+def read_release(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tokenizer | None]:
     """(model, tokenizer) of a release folder; the tokenizer is None where its two files are not there."""
     folder = Path(folder)
     where = f"read_release: {folder}"
@@ -52,7 +53,7 @@ def read_release(folder, model_class=GPT):
     return model, tokenizer
 
 
-def _tensor(reader, name: str, shape, dtype: str) -> Stored:
+def _tensor(reader: Any, name: str, shape: Shape, dtype: str) -> Stored:
     # a convolution of width 1 is how a linear layer was written: (1, in, out)
     squeezed = tuple(shape[1:] if name.endswith("/w") and len(shape) == 3 and shape[0] == 1 else shape)
     return Stored(squeezed, FLOATS.get(dtype, dtype), lambda: reader.get_tensor(name).reshape(squeezed))

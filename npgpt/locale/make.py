@@ -87,7 +87,7 @@ def _text(node: ast.AST) -> str:
     parts, n = [], 0
     for value in node.values:
         if isinstance(value, ast.Constant):
-            parts.append(value.value.replace("{", "{{").replace("}", "}}"))
+            parts.append(str(value.value).replace("{", "{{").replace("}", "}}"))
         else:
             parts.append(f"{{{n}}}")
             n += 1

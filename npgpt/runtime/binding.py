@@ -173,6 +173,9 @@ class Session:
     def feed(self, ids, every: bool = False):
         """Append ids; with every=True returns the logits behind each of them, (n, V)."""
         ffi, lib = library()
+        if len(ids) == 1 and not every:
+            self._id[0] = ids[0]
+            return _check(lib.npgpt_feed(self.handle, self._id, 1, ffi.NULL, self._error), self._error)
         ids = np.ascontiguousarray(ids, np.int32)
         logits = np.empty((len(ids), self.model.vocab_size), np.float32) if every else None
         to = ffi.cast("float *", logits.ctypes.data) if every else ffi.NULL

@@ -8,16 +8,19 @@ valid UTF-8 character counts as one that is neither letter, number nor space, an
 import heapq
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from npgpt.engine.types import Buffer, Integers
 from npgpt.text.unicode import LETTERS, NUMBERS
 
 WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # not Python's \s
 
 
-def _ranges(steps) -> str:
+def _ranges(steps: Sequence[int]) -> str:
     """The inside of a character class from gaps and lengths."""
     edges = list(accumulate(steps))
     pairs = zip(edges[::2], edges[1::2], strict=True)
@@ -30,10 +33,10 @@ PATTERN = re.compile(
 )
 
 
-def split(text) -> list[bytes]:
+def split(text: Buffer) -> list[bytes]:
     """The pieces of text (bytes), which joined are the text again."""
-    text = bytes(text).decode("utf-8", "surrogateescape")
-    return [piece.encode("utf-8", "surrogateescape") for piece in PATTERN.findall(text)]
+    characters = bytes(text).decode("utf-8", "surrogateescape")
+    return [piece.encode("utf-8", "surrogateescape") for piece in PATTERN.findall(characters)]
 
 
 def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> list[int]:
@@ -44,7 +47,7 @@ def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> lis
     n = len(ids)
     before, after = list(range(-1, n - 1)), list(range(1, n + 1))
 
-    def candidate(i):
+    def candidate(i: int) -> list[tuple[int, int, int]]:
         found = merges.get((ids[i], ids[after[i]])) if after[i] < n else None
         return [(found[0], i, found[1])] if found else []
 
@@ -53,16 +56,16 @@ def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> lis
     while heap:
         entry = heapq.heappop(heap)
         _, i, token = entry
-        if ids[i] is None or [entry] != candidate(i):  # another merge was there first
+        if ids[i] < 0 or [entry] != candidate(i):  # another merge was there first
             continue
-        ids[i], ids[after[i]] = token, None
+        ids[i], ids[after[i]] = token, -1
         after[i] = after[after[i]]
         if after[i] < n:
             before[after[i]] = i
         for place in (before[i], i):
             for new in candidate(place) if place >= 0 else ():
                 heapq.heappush(heap, new)
-    return [token for token in ids if token is not None]
+    return [token for token in ids if token >= 0]
 
 
 class ReferenceBpe:
@@ -72,16 +75,16 @@ class ReferenceBpe:
     first in the table going first; tokens: the bytes of each id.
     """
 
-    def __init__(self, byte_ids, merges, tokens):
+    def __init__(self, byte_ids: ArrayLike, merges: ArrayLike, tokens: Sequence[bytes]) -> None:
         self._byte_ids = np.asarray(byte_ids).tolist()
         table = np.asarray(merges).tolist()
         self._merges = {(left, right): (rank, token) for rank, (left, right, token) in enumerate(table)}
         self._tokens = list(tokens)
         self._dtype = np.uint16 if len(tokens) <= 65536 else np.uint32
-        self._known = {}  # piece -> its ids
+        self._known: dict[bytes, list[int]] = {}  # piece -> its ids
 
-    def encode(self, text) -> np.ndarray:
-        ids = []
+    def encode(self, text: Buffer) -> Integers:
+        ids: list[int] = []
         for piece in split(text):
             if piece not in self._known:
                 if len(self._known) > 100_000:
@@ -90,36 +93,49 @@ class ReferenceBpe:
             ids += self._known[piece]
         return np.array(ids, self._dtype)
 
-    def decode(self, ids) -> bytes:
+    def decode(self, ids: ArrayLike) -> bytes:
         return b"".join(self._tokens[i] for i in np.asarray(ids).tolist())
 
 
 class ReferenceCounts:
     """The distinct pieces of a text and how often each occurs: all that training needs of it."""
 
-    def __init__(self):
-        self._counts = Counter()
+    def __init__(self) -> None:
+        self._counts: Counter[bytes] = Counter()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._counts)
 
-    def add(self, text) -> None:
+    def add(self, text: Buffer) -> None:
         self._counts.update(split(text))
 
-    def train(self, byte_ids, count: int, min_count: int) -> np.ndarray:
+    def table(self) -> tuple[Integers, Integers, Integers]:
+        """The pieces' bytes one behind the other (uint8), their lengths, how often each occurs (uint64)."""
+        lengths = np.array([len(piece) for piece in self._counts], np.uint64)
+        times = np.array(list(self._counts.values()), np.uint64)
+        return np.frombuffer(b"".join(self._counts), np.uint8), lengths, times
+
+    def add_table(self, text: Integers, lengths: Integers, times: Integers) -> None:
+        """Add what another's table() tells."""
+        ends = np.cumsum(lengths).tolist()
+        for start, end, n in zip([0, *ends], ends, times.tolist(), strict=False):
+            self._counts[bytes(text[start:end])] += n
+
+    def train(self, byte_ids: ArrayLike, count: int, min_count: int) -> Integers:
         """Up to `count` merges (n, 3): always of the most frequent pair, of equals the smallest pair of ids.
 
         New ids are 256, 257, ... It ends before a pair that occurs less than min_count times.
         """
-        byte_ids = np.asarray(byte_ids).tolist()
-        words = [[byte_ids[byte] for byte in piece] for piece in self._counts]
+        id_of = np.asarray(byte_ids).tolist()
+        words = [[id_of[byte] for byte in piece] for piece in self._counts]
         times = list(self._counts.values())
-        pairs, where = Counter(), defaultdict(set)  # how often; in which words, now or formerly
+        pairs: Counter[tuple[int, int]] = Counter()  # how often
+        where = defaultdict(set)  # in which words, now or formerly
         for w, word in enumerate(words):
             for pair in pairwise(word):
                 pairs[pair] += times[w]
                 where[pair].add(w)
-        merges = []
+        merges: list[tuple[int, int, int]] = []
         while len(merges) < count and pairs:
             left, right = best = min(pairs, key=lambda pair: (-pairs[pair], pair))
             if pairs[best] < min_count:

@@ -12,9 +12,12 @@ import sys
 import tempfile
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
+from npgpt.engine.types import PathLike
 from npgpt.language import _
 
 CLEANINGS = ("none", "light", "full")
@@ -37,9 +40,9 @@ class Document:
     sha256: str
     is_utf8: bool
     content: bytes | None  # None: too large, to be read again
-    spooled: object = None  # the temporary file that holds what came from stdin
+    spooled: IO[bytes] | None = None  # the temporary file that holds what came from stdin
 
-    def pieces(self, clean: str, changed: Counter | None = None):
+    def pieces(self, clean: str, changed: Counter[str] | None = None) -> Iterator[bytes]:
         """Yield the cleaned document, in one piece if it is in memory. ValueError if it is another by now."""
         if self.content is not None:
             yield self._clean(self.content, clean, changed)
@@ -57,14 +60,14 @@ class Document:
         if whole.hexdigest() != self.sha256:
             raise ValueError(f"{self.name}: must not change while it is read")
 
-    def __del__(self):
+    def __del__(self) -> None:
         if self.spooled:
             self.spooled.close()
 
-    def _clean(self, piece, *how):
+    def _clean(self, piece: bytes, *how: Any) -> bytes:
         return clean_document(piece, *how) if self.is_utf8 else piece
 
-    def blocks(self):
+    def blocks(self) -> Iterator[bytes]:
         """Yield its bytes as they are."""
         if self.content is not None:
             yield self.content
@@ -79,7 +82,7 @@ class Document:
 class Corpus:
     """The documents of some files and folders, and how they are cleaned."""
 
-    def __init__(self, paths, clean: str = "light"):
+    def __init__(self, paths: PathLike | Iterable[PathLike], clean: str = "light") -> None:
         """Reads them all once. `paths`: one or several; a folder stands for the .txt files in it and below,
         by name; "-" is stdin. ValueError for what holds no text, OSError for what cannot be read."""
         if clean not in CLEANINGS:
@@ -95,8 +98,9 @@ class Corpus:
             self.documents.append(_read(file, room))
             room -= self.documents[-1].n_bytes
         self.n_bytes = sum(document.n_bytes for document in self.documents)
-        self.changed = Counter()  # what cleaning did to how many places, once pieces() has gone through
-        self.n_clean = None  # bytes that it left
+        # once pieces() has gone through: what cleaning did to how many places, and the bytes that it left
+        self.changed: Counter[str] = Counter()
+        self.n_clean: int | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -110,16 +114,17 @@ class Corpus:
             whole.update(bytes.fromhex(document.sha256))
         return whole.hexdigest()
 
-    def pieces(self):
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
         """Yield (document's number, piece of the cleaned document)."""
-        changed, n_clean = Counter(), 0
+        n_clean = 0
+        changed: Counter[str] = Counter()
         for number, document in enumerate(self.documents):
             for piece in document.pieces(self.clean, changed):
                 n_clean += len(piece)
                 yield number, piece
         self.changed, self.n_clean = changed, n_clean
 
-    def names(self, run: Path | None = None) -> list[str]:
+    def names(self, run: Path) -> list[str]:
         """Absolute paths of the files; of stdin what keep_stdin makes in `run`."""
         where = [str(run / STDIN) if d.name == "-" else d.name for d in self.documents]
         return [os.path.abspath(path) for path in where]
@@ -156,7 +161,9 @@ class Corpus:
         return lines
 
 
-def clean_document(document: bytes, how: str = "light", changed: Counter | None = None, first=True) -> bytes:
+def clean_document(
+    document: bytes, how: str = "light", changed: Counter[str] | None = None, first: bool = True
+) -> bytes:
     """`document` without what only looks like text.
 
     light  byte-order mark, line ends, Unicode NFC: changes nothing in text that is clean
@@ -207,7 +214,8 @@ def _files(path: str) -> list[str]:
 
 def _read(path: str, room: int) -> Document:
     """Goes through the file once; its content is kept if it is at most `room` bytes."""
-    kept, whole, n, blank, decoder = [], hashlib.sha256(), 0, True, _Utf8()
+    kept: list[bytes] | None = []
+    whole, n, blank, decoder = hashlib.sha256(), 0, True, _Utf8()
     file = sys.stdin.buffer if path == "-" else open(path, "rb")
     spooled = None
     try:
@@ -241,10 +249,10 @@ def _read(path: str, room: int) -> Document:
 class _Utf8:
     """Whether bytes that come in blocks are UTF-8 as a whole."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._decoder, self._valid = codecs.getincrementaldecoder("utf-8")(), True
 
-    def feed(self, block: bytes, final=False) -> None:
+    def feed(self, block: bytes, final: bool = False) -> None:
         if self._valid:
             try:
                 self._decoder.decode(block, final)

@@ -12,74 +12,114 @@ import hashlib
 import os
 import re
 import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from npgpt.engine.types import Integers, PathLike
 from npgpt.text import tokenizer as tokenizers
 from npgpt.text.corpus import Corpus
 from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 
+if TYPE_CHECKING:
+    from npgpt.training.ranks import Alone
+
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
+Split: TypeAlias = str | Sequence[float]
+Batch: TypeAlias = tuple[Integers, Integers]  # x, y (B,T) int32
 
 
-def encode(corpus: Corpus, tokenizer) -> np.ndarray:
+def encode(corpus: Corpus, tokenizer: Tokenizer, ranks: "Alone | None" = None) -> Integers:
     """The ids (N,) of a corpus, each document closed by an end of text: where text becomes tokens.
 
     uint16 where the vocabulary allows it, else uint32. Those of a corpus too large for memory are in a file,
-    memory-mapped, which is found again by the content of text and tokenizer.
+    memory-mapped, which is found again by the content of text and tokenizer. Of several `ranks` (of
+    npgpt.training.ranks) each encodes a share, and all get the whole; on each host one writes the file.
     """
+    pieces = _encoded(corpus, tokenizer, ranks)
     if corpus.in_memory:
-        return np.concatenate([ids for ids in _encoded(corpus, tokenizer)])
+        return np.concatenate(list(pieces))
     path = cache_folder() / f"{_content_key(corpus, tokenizer)}.ids"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # whatever happens, no half of it stays
-            for ids in _encoded(corpus, tokenizer):
-                ids.tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                os.link(file.name, path)
+    missing = not path.exists()
+    if ranks.any(missing)[0] if ranks else missing:
+        if ranks and ranks.rank_on_host:
+            deque(pieces, maxlen=0)
+        else:
+            _write(path, pieces)
+        if ranks:
+            ranks.meet()
     return np.memmap(path, tokenizer.dtype, "r")
 
 
-def _encoded(corpus: Corpus, tokenizer):
+def _write(path: Path, pieces: Iterable[Integers]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # whatever happens, no half of it stays
+        for ids in pieces:
+            ids.tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(file.name, path)
+
+
+def _encoded(corpus: Corpus, tokenizer: Tokenizer, ranks: "Alone | None" = None) -> Iterator[Integers]:
     """Yield ids, piece by piece: those of each document as a whole."""
-    end, before, held = np.array([tokenizer.end_of_text], tokenizer.dtype), 0, b""
+    end: Integers = np.array([tokenizer.end_of_text], tokenizer.dtype)
 
-    def encode(piece):
-        return tokenizer.encode(piece).astype(end.dtype, copy=False)
+    def encode(part: tuple[bytes, bool]) -> Integers:
+        text, ends_document = part
+        ids = tokenizer.encode(text).astype(end.dtype, copy=False)
+        return np.append(ids, end) if ends_document else ids
 
+    return (ranks.map if ranks else map)(encode, _parts(corpus, ranks))
+
+
+def _parts(corpus: Corpus, ranks: "Alone | None") -> Iterator[tuple[bytes, bool]]:
+    """Yield (text, whether it ends its document), in parts whose ids joined are those of the whole."""
+    before, held = 0, b""
     for number, piece in corpus.pieces():
         if number != before:
-            yield encode(held)
-            yield end
+            yield held, True
             held = b""
         before, piece = number, held + piece
         # What is behind the last place where any tokenizer's words part waits for the piece that follows.
         cut = max((m.end() for m in _PARTING.finditer(piece, len(piece) - TAIL)), default=len(piece))
-        yield encode(piece[:cut])
+        for part in _shares(piece[:cut], corpus.n_bytes, ranks):
+            yield part, False
         held = piece[cut:]
-    yield encode(held)
-    yield end
+    yield held, True
 
 
+def _shares(piece: bytes, n_bytes: int, ranks):
+    """Yield `piece`, of a text of n_bytes, cut between words so that each rank has some of the text."""
+    size, start = n_bytes // (SHARES * ranks.size) if ranks else len(piece), 0
+    while cut := _PARTING.search(piece, start + size):
+        yield piece[start : cut.end()]
+        start = cut.end()
+    yield piece[start:]
+
+
+SHARES = 4  # of each rank, at least, so that unequal ones even out
 TAIL = 4096  # bytes at the end of a piece in which its parting is looked for
 _PARTING = re.compile(rb"[!-~](?=[ \n])")
 
 
-def make_tokenizer(name: str, corpus: Corpus, split=DEFAULT_SPLIT) -> Tokenizer:
+def make_tokenizer(
+    name: str, corpus: Corpus, split: Split = DEFAULT_SPLIT, ranks: "Alone | None" = None
+) -> Tokenizer:
     """What --tokenizer names: bytes; bpe:N, learnt from the training part of the corpus; a path."""
-    return tokenizers.make_tokenizer(name, _beginning(corpus, parse_split(split)[0]))
+    return tokenizers.make_tokenizer(name, _beginning(corpus, parse_split(split)[0], ranks), ranks)
 
 
-def _beginning(corpus: Corpus, share: float):
+def _beginning(corpus: Corpus, share: float, ranks: "Alone | None") -> Iterator[bytes]:
     """Yield the documents up to `share` of the bytes."""
     left = round(share * corpus.n_bytes)
     for _, piece in corpus.pieces():
-        yield piece[:left]
+        yield from _shares(piece[:left], corpus.n_bytes, ranks)
         left -= len(piece)
         if left <= 0:
             return
@@ -91,12 +131,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("NPGPT_CACHE") or Path(usual) / "npgpt")
 
 
-def _content_key(corpus: Corpus, tokenizer) -> str:
+def _content_key(corpus: Corpus, tokenizer: Tokenizer) -> str:
     """sha256 over the text, its cleaning and the tokenizer."""
     return hashlib.sha256(f"{corpus.sha256} {corpus.clean} {tokenizer.fingerprint}".encode()).hexdigest()
 
 
-def parse_split(text) -> tuple[float, float, float]:
+def parse_split(text: Split) -> tuple[float, float, float]:
     """'0.8,0.1,0.1' (or the numbers) to (train, validation, test) shares; missing ones are 0."""
     try:
         shares = [float(s) for s in (text.split(",") if isinstance(text, str) else text)]
@@ -107,29 +147,36 @@ def parse_split(text) -> tuple[float, float, float]:
         raise ValueError(
             f"split must be up to three shares that add up to 1, training first, as 0.8,0.1,0.1; got {text!r}"
         )
-    return tuple(shares + [0.0] * (3 - len(shares)))
+    train, validation, test = shares + [0.0] * (3 - len(shares))
+    return train, validation, test
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The ids of a text in three contiguous parts, (N,) each; a part may be empty."""
 
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+    train: Integers
+    validation: Integers
+    test: Integers
     tokenizer: Tokenizer
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.train) + len(self.validation) + len(self.test)
 
     @classmethod
-    def from_text(cls, paths, split=DEFAULT_SPLIT, clean="light", tokenizer=None) -> "Dataset":
+    def from_text(
+        cls,
+        paths: PathLike | Iterable[PathLike],
+        split: Split = DEFAULT_SPLIT,
+        clean: str = "light",
+        tokenizer: Tokenizer | None = None,
+    ) -> "Dataset":
         """Read one file or several (folders: their .txt files; "-": stdin), clean and split them."""
         tokenizer = tokenizer or ByteTokenizer()
         return cls.from_ids(encode(Corpus(paths, clean), tokenizer), split, tokenizer)
 
     @classmethod
-    def from_ids(cls, ids, split, tokenizer) -> "Dataset":
+    def from_ids(cls, ids: Integers, split: Split, tokenizer: Tokenizer) -> "Dataset":
         """Split ids (N,).
 
         The parts follow each other in the text, so that validation and test never show a token that was
@@ -162,7 +209,7 @@ def batches_per_epoch(n_tokens: int, block_size: int, batch_size: int) -> int:
     return -(-n_windows(n_tokens, block_size) // batch_size)
 
 
-def cut_windows(ids: np.ndarray, windows, block_size: int, end_of_text: int, shift: int = 0):
+def cut_windows(ids: Integers, windows: Integers, block_size: int, end_of_text: int, shift: int = 0) -> Batch:
     """Windows number `windows` (B,) of ids (N,) -> x, y int32 (B,T): y[b,t] follows x[b,t].
 
     Window w has the T targets from w*T on; where these pass N, y is -1 (not counted) and x is padding.
@@ -184,13 +231,13 @@ class Batches:
     positions of a window as epochs pass, and yet the text's beginning is learnt as a beginning.
     """
 
-    def __init__(self, ids, block_size: int, batch_size: int, seed: int, end_of_text: int):
+    def __init__(self, ids: Integers, block_size: int, batch_size: int, seed: int, end_of_text: int) -> None:
         self.ids, self.block_size, self.batch_size = ids, block_size, batch_size
         self.seed, self.end_of_text = seed, end_of_text
         self.per_epoch = batches_per_epoch(len(ids), block_size, batch_size)
-        self._epoch, self._order, self._shift = None, None, None  # of the epoch asked for last
+        self._epoch, self._order, self._shift = -1, np.zeros(0, np.int64), 0  # of the epoch asked for last
 
-    def batch(self, step: int):
+    def batch(self, step: int) -> Batch:
         """x, y int32 (B,T) of step 0, 1, ...; the last batch of an epoch may have fewer rows."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
@@ -202,7 +249,9 @@ class Batches:
         return cut_windows(self.ids, windows, self.block_size, self.end_of_text, self._shift)
 
 
-def evaluation_batches(ids, block_size, batch_size, end_of_text, max_tokens=None):
+def evaluation_batches(
+    ids: Integers, block_size: int, batch_size: int, end_of_text: int, max_tokens: int | None = None
+) -> Iterator[Batch]:
     """Yield x, y over all of ids in non-overlapping windows, in order.
 
     With max_tokens, only as many windows as hold them, evenly spaced: always the same ones.

@@ -7,7 +7,9 @@ ends and runs of blanks, and a character that it does not know becomes <unk>: fo
 import unicodedata
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from npgpt.engine.types import Buffer, Integers
 from npgpt.text.bpe import merge
 from npgpt.text.tokenizer import StreamDecoder, Tokenizer
 from npgpt.text.tokenizer_json import END_OF_WORD, UNKNOWN, Vocabulary
@@ -19,7 +21,7 @@ LINE_END = "\n</w>"
 class GPT1Tokenizer(Tokenizer):
     name = "gpt1"
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: Vocabulary) -> None:
         """ValueError, naming the first fault, for a vocabulary that does not hold together."""
         where, tokens = vocabulary.where, vocabulary.tokens
         if sorted(tokens.values()) != list(range(len(tokens))):
@@ -42,15 +44,15 @@ class GPT1Tokenizer(Tokenizer):
                 raise ValueError(f"{where}: no merge makes the token {token!r}")
         special = vocabulary.special | {UNKNOWN: tokens[UNKNOWN]}
         self.vocabulary = Vocabulary(where, tokens, vocabulary.merges, special, LINE_END, words=True)
-        self._names = sorted(tokens, key=tokens.get)
+        self._names = sorted(tokens, key=tokens.__getitem__)
         self._merges = {
             (tokens[left], tokens[right]): (rank, tokens[left + right])
             for (left, right), rank in ranks.items()
         }
-        self._known = {}  # word -> its ids
+        self._known: dict[str, list[int]] = {}  # word -> its ids
 
-    def _encode(self, data):
-        ids = []
+    def _encode(self, data: Buffer) -> Integers:
+        ids: list[int] = []
         for word in split(bytes(data).decode("utf-8", "replace")):
             if word not in self._known:
                 if len(self._known) > 100_000:
@@ -64,31 +66,33 @@ class GPT1Tokenizer(Tokenizer):
         parts = [*word[:-1], word[-1] + END_OF_WORD]
         return merge([tokens.get(part, tokens[UNKNOWN]) for part in parts], self._merges)
 
-    def _decode(self, ids):
+    def _decode(self, ids: Integers) -> bytes:
         return "".join(self.words(ids)).removesuffix(" ").encode()
 
-    def words(self, ids) -> list[str]:
+    def words(self, ids: ArrayLike) -> list[str]:
         """The text of each id, a blank behind the end of a word."""
         return [self._names[i].replace(END_OF_WORD, " ") for i in np.asarray(ids).tolist()]
 
-    def stream(self):
+    def stream(self) -> StreamDecoder:
         return WordStreamDecoder(self)
 
 
 class WordStreamDecoder(StreamDecoder):
     """Holds a word's blank back until another token comes."""
 
-    def __init__(self, tokenizer):
+    _tokenizer: GPT1Tokenizer
+
+    def __init__(self, tokenizer: GPT1Tokenizer) -> None:
         super().__init__(tokenizer)
         self._blank = ""
 
-    def push(self, *ids):
+    def push(self, *ids: int) -> str:
         special = self._tokenizer.vocabulary.special.values()
         text = self._blank + "".join(self._tokenizer.words([i for i in ids if i not in special]))
         self._blank = " " if text.endswith(" ") else ""
         return text.removesuffix(" ")
 
-    def close(self):
+    def close(self) -> str:
         return ""
 
 
@@ -112,7 +116,11 @@ def _is_punctuation(c: str) -> bool:
     return ascii_sign or unicodedata.category(c)[0] == "P"
 
 
+IDEOGRAPHS = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
+    (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
 def _is_ideograph(code: int) -> bool:
-    blocks = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F))
-    blocks += ((0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
-    return any(first <= code <= last for first, last in blocks)
+    return any(first <= code <= last for first, last in IDEOGRAPHS)

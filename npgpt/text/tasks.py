@@ -8,11 +8,15 @@ there. A prompt is followed by its completion as it stands, and that by the end 
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from npgpt.engine.types import Integers, Json, PathLike
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TURN, ROLES
 
@@ -21,6 +25,8 @@ FORMS = {
     "messages": '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
     "label": '{"text": "...", "label": "..."}',
 }
+Encoded: TypeAlias = tuple[Integers, NDArray[np.bool]]  # ids (n,), which of them are to be learnt (n,)
+Packed: TypeAlias = tuple[Integers, Integers, Integers]  # x, y, first (R,T) int32
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def end_token(tokenizer: Tokenizer) -> int:
     return tokenizer.vocabulary.special.get(END_OF_TURN, tokenizer.end_of_text)
 
 
-def encode_chat(tokenizer: Tokenizer, messages, reply: bool = True) -> list[int]:
+def encode_chat(tokenizer: Tokenizer, messages: Iterable[dict[str, str]], reply: bool = True) -> list[int]:
     """The ids of messages [{"role", "content"}], with the assistant's turn opened unless reply is False.
 
     ValueError for another role than system, user and assistant, or a tokenizer without roles. Nothing that
@@ -77,13 +83,13 @@ def encode_chat(tokenizer: Tokenizer, messages, reply: bool = True) -> list[int]
     for n, message in enumerate(messages):
         if message["role"] not in ROLES:
             raise ValueError(
-                f"encode_chat: messages[{n}]: role must be {_either(ROLES)}, got {message['role']!r}"
+                f"encode_chat: messages[{n}]: role must be one of {', '.join(ROLES)}, got {message['role']!r}"
             )
         ids += _turn(tokenizer, message["role"], message["content"])
     return ids + ([tokenizer.vocabulary.special["<|assistant|>"]] if reply else [])
 
 
-def _turn(tokenizer, role: str, text: str) -> list[int]:
+def _turn(tokenizer: Tokenizer, role: str, text: str) -> list[int]:
     return [
         tokenizer.vocabulary.special[f"<|{role}|>"],
         *tokenizer.encode(text).tolist(),
@@ -91,7 +97,7 @@ def _turn(tokenizer, role: str, text: str) -> list[int]:
     ]
 
 
-def encode_example(tokenizer: Tokenizer, example: Example) -> tuple[np.ndarray, np.ndarray]:
+def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
     """ids (n,) int32 of an example, and which of them are to be learnt (n,) bool."""
     if example.form == "prompt":
         (_, prompt), (_, completion) = example.turns
@@ -109,7 +115,7 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> tuple[np.ndarray, 
 # ---------------------------------------------------------------------------- files
 
 
-def read_examples(path, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
+def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
     """The examples of a JSONL file, all of one form; with skip_bad, what is wrong with the lines left out.
 
     ValueError, with file, line and what was expected, for the first line at fault (without skip_bad), for a
@@ -154,10 +160,10 @@ def _example(line: bytes, number: int) -> Example:
         )
     if set(record) == {"messages"}:
         return Example(number, "messages", _turns(record["messages"]))
-    raise ValueError(f"must have the fields of {' or '.join(FORMS.values())}, got {_keys(line)}")
+    raise ValueError(f"must have the fields of one of {', '.join(FORMS.values())}, got {_keys(line)}")
 
 
-def _turns(messages) -> tuple[tuple[str, str], ...]:
+def _turns(messages: object) -> tuple[tuple[str, str], ...]:
     if not (isinstance(messages, list) and messages):
         raise ValueError(f"messages must be a list of messages, as {FORMS['messages']}, got {messages!r:.40}")
     turns = []
@@ -166,14 +172,15 @@ def _turns(messages) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"messages[{n}] must have role and content, got {message!r:.60}")
         role = "system" if message["role"] == "developer" else message["role"]
         if role not in ROLES:
-            raise ValueError(f"messages[{n}]: role must be {_either(ROLES)}, got {message['role']!r:.40}")
+            got = f"{message['role']!r:.40}"
+            raise ValueError(f"messages[{n}]: role must be one of {', '.join(ROLES)}, got {got}")
         turns.append((role, _text(message, "content")))
     if turns[-1][0] != "assistant":
         raise ValueError(f"the last message must be an assistant's, to learn from, got a {turns[-1][0]}'s")
     return tuple(turns)
 
 
-def _text(record: dict, field: str, empty=False) -> str:
+def _text(record: Json, field: str, empty: bool = False) -> str:
     value = record[field]
     if not isinstance(value, str) or not (value.strip() or empty):
         raise ValueError(f"{field} must be text{'' if empty else ' that is not empty'}, got {value!r:.40}")
@@ -184,16 +191,15 @@ def _keys(line: bytes) -> str:
     return ", ".join(map(repr, json.loads(line))) or "{}"
 
 
-def _either(names) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
 # ---------------------------------------------------------------------------- batches
 
 
-def split_examples(count: int, labels, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_examples(
+    count: int, labels: Sequence[str | None], fraction: float, seed: int
+) -> tuple[Integers, Integers]:
     """Numbers of the examples for training and for validation, drawn by seed, each label in proportion."""
-    training, validation = [], []
+    training: list[int] = []
+    validation: list[int] = []
     order = np.random.default_rng([seed, count]).permutation(count)
     for label in dict.fromkeys(labels):
         group = [i for i in order if labels[i] == label]
@@ -202,13 +208,14 @@ def split_examples(count: int, labels, fraction: float, seed: int) -> tuple[np.n
     return np.array(training, np.int64), np.array(validation, np.int64)
 
 
-def pack(examples, block_size: int):
+def pack(examples: Sequence[Encoded], block_size: int) -> Packed:
     """Examples (ids, learnt) side by side in rows, first fit, the longest first -> x, y, first (R,T) int32.
 
     y is -1 where nothing is to be learnt; first is where the example that a token belongs to begins, so that
     no token sees another's and positions count from there. T is the longest row, at most block_size.
     """
-    rows, free = [], []
+    rows: list[list[Encoded]] = []
+    free: list[int] = []
     for ids, learnt in sorted(examples, key=lambda example: -len(example[0])):
         size = len(ids) - 1
         row = next((r for r, room in enumerate(free) if room >= size), len(rows))
@@ -220,9 +227,9 @@ def pack(examples, block_size: int):
     T = block_size - min(free)
     x, y = np.zeros((len(rows), T), np.int32), np.full((len(rows), T), -1, np.int32)
     first = np.tile(np.arange(T, dtype=np.int32), (len(rows), 1))  # padding sees itself alone
-    for r, row in enumerate(rows):
+    for r, packed in enumerate(rows):
         at = 0
-        for ids, learnt in row:
+        for ids, learnt in packed:
             end = at + len(ids) - 1
             x[r, at:end] = ids[:-1]
             y[r, at:end] = np.where(learnt[1:], ids[1:], -1)
@@ -236,7 +243,14 @@ class ExampleBatches:
     An epoch has every example once; with balance each label equally often, the rarer ones again and again.
     """
 
-    def __init__(self, examples, block_size: int, batch_size: int, seed: int, balanced_by=None):
+    def __init__(
+        self,
+        examples: Sequence[Encoded],
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        balanced_by: Sequence[str | None] | None = None,
+    ) -> None:
         self.examples, self.block_size, self.batch_size, self.seed = examples, block_size, batch_size, seed
         self.order = np.arange(len(examples))
         if balanced_by:
@@ -245,7 +259,7 @@ class ExampleBatches:
             self.order = np.concatenate([np.resize(group, most) for group in groups])
         self.per_epoch = -(-len(self.order) // batch_size)
 
-    def batch(self, step: int):
+    def batch(self, step: int) -> Packed:
         """x, y, first (R,T) of step 0, 1, ...: see pack."""
         epoch, position = divmod(step, self.per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.order)

@@ -10,16 +10,26 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt.engine import kernels
+from npgpt.engine.types import Buffer, Integers, PathLike, Text
 from npgpt.text import tokenizer_json
 from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, Vocabulary
 
+if TYPE_CHECKING:
+    from npgpt.training.ranks import Alone
+
 LEAST = 257  # tokens of a vocabulary: the bytes and the end of text
+T = TypeVar("T")
+Ids: TypeAlias = ArrayLike | Iterable[int]
 MIN_COUNT = 2  # a pair that training finds less often is no rule
 
 
@@ -44,8 +54,13 @@ class Tokenizer:
         return self.vocabulary.tokens[self.vocabulary.end_of_text]
 
     @property
-    def dtype(self):
+    def dtype(self) -> type[np.uint16 | np.uint32]:
         return np.uint16 if self.vocab_size <= 65536 else np.uint32
+
+    @functools.cached_property
+    def bytes_of(self) -> dict[int, bytes]:
+        """What each id that a stream has met stands for."""
+        return {}
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -54,13 +69,13 @@ class Tokenizer:
         parts = [sorted(v.tokens.items()), v.merges, sorted(v.special.items()), v.end_of_text, v.words]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def encode(self, text, special_tokens: bool = False) -> np.ndarray:
+    def encode(self, text: Text, special_tokens: bool = False) -> Integers:
         """The ids of `text` (str, or bytes of any kind) as dtype (N,); an end of text is never added.
 
         In a str, what Python smuggles in for undecodable bytes of a file name or an argument
@@ -68,10 +83,7 @@ class Tokenizer:
         out in the text becomes its id, as Hugging Face always does; that is not for text that others wrote.
         """
         if isinstance(text, str):
-            try:
-                text = text.encode("utf-8", "surrogateescape")
-            except UnicodeEncodeError:  # a lone surrogate of another kind, as half a JSON escape gives
-                text = text.encode("utf-8", "surrogatepass")
+            text = _utf8(text)
         elif not isinstance(text, (bytes, bytearray, memoryview, np.ndarray)):
             raise TypeError(f"encode: text must be str or bytes, got {type(text).__name__}")
         special = self.vocabulary.special
@@ -84,9 +96,9 @@ class Tokenizer:
             arrays[i] = np.array([special[parts[i].decode()]], self.dtype)
         return np.concatenate(arrays)
 
-    def decode_bytes(self, ids, skip_special_tokens: bool = True) -> bytes:
+    def decode_bytes(self, ids: Ids, skip_special_tokens: bool = True) -> bytes:
         """The bytes of `ids` (any iterable of integers); special tokens leave no trace unless told to."""
-        ids = np.asarray(ids if hasattr(ids, "__len__") else list(ids))
+        ids = np.asarray(list(ids) if isinstance(ids, Iterator) else ids)
         ids = ids.ravel() if ids.size else np.zeros(0, np.uint32)
         if not np.issubdtype(ids.dtype, np.integer):
             raise TypeError(f"decode: ids must be integers, got {ids.dtype}")
@@ -96,7 +108,7 @@ class Tokenizer:
             ids = ids[~np.isin(ids, list(self.vocabulary.special.values()))]
         return self._decode(ids)
 
-    def decode(self, ids, skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: Ids, skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are not UTF-8 show as U+FFFD (decode_bytes keeps them)."""
         return self.decode_bytes(ids, skip_special_tokens).decode("utf-8", "replace")
 
@@ -104,14 +116,14 @@ class Tokenizer:
         """A decoder for ids that come one by one."""
         return StreamDecoder(self)
 
-    def save(self, folder, model_max_length: int) -> None:
+    def save(self, folder: PathLike, model_max_length: int) -> None:
         """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
         tokenizer_json.write_vocabulary(folder, self.vocabulary, model_max_length)
 
-    def _encode(self, data) -> np.ndarray:
+    def _encode(self, data: Buffer) -> Integers:
         raise NotImplementedError
 
-    def _decode(self, ids: np.ndarray) -> bytes:
+    def _decode(self, ids: Integers) -> bytes:
         raise NotImplementedError
 
 
@@ -130,16 +142,16 @@ class ByteTokenizer(Tokenizer):
     vocab_size = 257
     end_of_text = 256
 
-    def _encode(self, data):
+    def _encode(self, data: Buffer) -> Integers:
         return np.frombuffer(data, np.uint8).astype(np.uint16)
 
-    def _decode(self, ids):
+    def _decode(self, ids: Integers) -> bytes:
         if (ids == 256).any():
             return b"".join(END_OF_TEXT.encode() if i == 256 else bytes([i]) for i in ids.tolist())
         return ids.astype(np.uint8).tobytes()
 
     @classmethod
-    def from_folder(cls, folder) -> "ByteTokenizer":
+    def from_folder(cls, folder: PathLike) -> "ByteTokenizer":
         """The tokenizer that `folder` describes; ValueError if that is another than this one."""
         found = tokenizer_json.read_vocabulary(folder)
         if found.tokens != cls.vocabulary.tokens or found.merges:
@@ -153,30 +165,32 @@ class ByteTokenizer(Tokenizer):
 class BPETokenizer(Tokenizer):
     """Byte-level BPE with GPT-2's split, compiled where the kernels are in use."""
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: Vocabulary) -> None:
         """ValueError, naming the first fault, for a vocabulary that does not hold together."""
         self.vocabulary, table = _checked(vocabulary)
         self.name = f"bpe:{self.vocab_size}"
-        names = sorted(vocabulary.tokens, key=vocabulary.tokens.get)
-        tokens = [
-            name.encode() if name in vocabulary.special else bytes(map(BYTES.get, name)) for name in names
-        ]
+        names, special = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__), vocabulary.special
+        tokens = [n.encode() if n in special else bytes(map(BYTES.__getitem__, n)) for n in names]
         byte_ids = np.array([vocabulary.tokens[c] for c in BYTE_CHARACTERS], np.uint32)
         self._parts = byte_ids, table, tokens
         self._bpe = _compiled("Bpe", ReferenceBpe)(*self._parts)
 
-    def __reduce__(self):  # to another process
+    def __reduce__(self) -> tuple[type["BPETokenizer"], tuple[Vocabulary]]:  # to another process
         return BPETokenizer, (self.vocabulary,)
 
-    def _encode(self, data):
+    def _encode(self, data: Buffer) -> Integers:
         return self._bpe.encode(data)
 
-    def _decode(self, ids):
+    def _decode(self, ids: Integers) -> bytes:
         return self._bpe.decode(ids.astype(np.uint32))
 
     @classmethod
-    def train(cls, documents, vocab_size: int) -> "BPETokenizer":
+    def train(
+        cls, documents: Iterable[bytes], vocab_size: int, ranks: "Alone | None" = None
+    ) -> "BPETokenizer":
         """A vocabulary of vocab_size tokens learnt from documents (an iterable of bytes).
+
+        Several `ranks` (of npgpt.training.ranks) count the documents in turn, and then learn the same.
 
         Laid out like GPT-2's: 256 bytes in the order of their printable characters, the merges, the end of
         text. ValueError where the documents have too few pairs that occur twice.
@@ -186,8 +200,14 @@ class BPETokenizer(Tokenizer):
             what = f"a whole number, at least {LEAST} (the bytes and the end of text)"
             raise ValueError(f"bpe: vocab_size must be {what}, got {vocab_size}")
         counts = _compiled("PieceCounts", ReferenceCounts)()
-        for document in documents:
+        first, every = (ranks.rank, ranks.size) if ranks else (0, 1)
+        for document in islice(documents, first, None, every):
             counts.add(document)
+        if ranks:
+            tables = zip(*map(ranks.gather, counts.table()), strict=True)
+            counts = type(counts)()
+            for table in tables:
+                counts.add_table(*table)
         order = sorted(BYTE_CHARACTERS)
         byte_ids = np.array([order.index(c) for c in BYTE_CHARACTERS], np.uint32)
         names, merges = list(order), []
@@ -204,7 +224,7 @@ class BPETokenizer(Tokenizer):
         return cls(Vocabulary("bpe", tokens, merges, special, END_OF_TEXT, words=False))
 
     @classmethod
-    def from_files(cls, vocabulary, merges) -> "BPETokenizer":
+    def from_files(cls, vocabulary: PathLike, merges: PathLike) -> "BPETokenizer":
         """From encoder.json and vocab.bpe, or vocab.json and merges.txt."""
         return cls(tokenizer_json.read_pair(vocabulary, merges))
 
@@ -212,12 +232,19 @@ class BPETokenizer(Tokenizer):
 BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
-def _compiled(name: str, reference):
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a lone surrogate of another kind, as half a JSON escape gives
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _compiled(name: str, reference: type[T]) -> type[T]:
     """The compiled class of this name where the kernels are in use, else its reference in Python."""
     return kernels.compiled(name) or reference
 
 
-def _checked(vocabulary: Vocabulary):
+def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
     """(vocabulary with its end of text settled, merges as ids (n, 3)); ValueError where it is faulty."""
     where, tokens, special = vocabulary.where, vocabulary.tokens, vocabulary.special
     by_id = dict(zip(tokens.values(), tokens, strict=True))
@@ -247,7 +274,7 @@ def _checked(vocabulary: Vocabulary):
         if len(token) > 1 and token not in made and token not in special:
             raise ValueError(f"{where}: no merge makes the token {token!r}")
     end = vocabulary.end_of_text
-    if end is None:
+    if not end:
         end = END_OF_TEXT if END_OF_TEXT in special or len(special) != 1 else next(iter(special))
     if end not in special:
         raise ValueError(f"{where}: {end} must be a special token, to end a text with")
@@ -261,20 +288,24 @@ class StreamDecoder:
     A character comes out once its last byte is in, so a piece never ends inside one.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, *ids) -> str:
+    def push(self, *ids: int) -> str:
         """The text that these ids complete, often ''."""
-        return self._utf8.decode(self._tokenizer.decode_bytes(ids))
+        known = self._tokenizer.bytes_of
+        for id in ids:
+            if id not in known:
+                known[id] = self._tokenizer.decode_bytes([id])
+        return self._utf8.decode(b"".join(map(known.__getitem__, ids)))
 
     def close(self) -> str:
         """What is left: U+FFFD for a character that never got its last byte, else ''."""
         return self._utf8.decode(b"", final=True)
 
 
-def load_tokenizer(path) -> Tokenizer:
+def load_tokenizer(path: PathLike) -> Tokenizer:
     """The tokenizer of a folder, or of one of its files: ours, GPT-2's, GPT-1's, another byte-level BPE.
 
     FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
@@ -287,13 +318,13 @@ def load_tokenizer(path) -> Tokenizer:
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
 
 
-def make_tokenizer(name: str, documents) -> Tokenizer:
+def make_tokenizer(name: str, documents: Iterable[bytes], ranks: "Alone | None" = None) -> Tokenizer:
     """What --tokenizer names: bytes; bpe:N, learnt from documents (an iterable of bytes); the path of one."""
     if name == "bytes":
         return ByteTokenizer()
     if name.startswith("bpe:"):
-        size = name.removeprefix("bpe:")
-        return BPETokenizer.train(documents, int(size) if size.isdecimal() else size)
+        size: Any = name.removeprefix("bpe:")  # train refuses what is no number
+        return BPETokenizer.train(documents, int(size) if size.isdecimal() else size, ranks)
     if not (name and Path(name).exists()):
         raise ValueError(f"tokenizer must be bytes, bpe:N or the path of one, got {name}")
     return load_tokenizer(name)

@@ -6,6 +6,9 @@ A token is written there in printable characters, one for each byte (BYTE_CHARAC
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from npgpt.engine.types import Json, PathLike
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_WORD = "</w>"  # GPT-1 marks the end of a word, GPT-2 the blank before it
@@ -42,11 +45,11 @@ class Vocabulary:
     tokens: dict[str, int]  # token -> id, special ones too
     merges: list[tuple[str, str]]
     special: dict[str, int]
-    end_of_text: str | None  # as tokenizer_config.json names it
+    end_of_text: str  # as tokenizer_config.json names it, maybe ""
     words: bool  # GPT-1's: merges work on words that end in </w>
 
 
-def read_vocabulary(path) -> Vocabulary:
+def read_vocabulary(path: PathLike) -> Vocabulary:
     """From a folder or one of its files. FileNotFoundError where there is none, ValueError for a bad one."""
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -61,7 +64,7 @@ def read_vocabulary(path) -> Vocabulary:
     raise FileNotFoundError(2, f"holds no tokenizer ({names})", str(path))
 
 
-def read_pair(vocabulary, merges) -> Vocabulary:
+def read_pair(vocabulary: PathLike, merges: PathLike) -> Vocabulary:
     """From a file of token -> id and one of merges, a line each."""
     vocabulary, merges = Path(vocabulary), Path(merges)
     tokens = _tokens(read_json(vocabulary), vocabulary)
@@ -108,7 +111,7 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     return Vocabulary(str(path), tokens, pairs, special, _end_of_text(path.parent), words)
 
 
-def _refuse_what_we_do_not_do(path: Path, whole: dict, model: dict, words: bool) -> None:
+def _refuse_what_we_do_not_do(path: Path, whole: Json, model: Json, words: bool) -> None:
     splits = whole.get("pre_tokenizer") or {}
     splits = splits if isinstance(splits, dict) else {"type": splits}
     normalizer = whole.get("normalizer")
@@ -131,7 +134,7 @@ def _refuse_what_we_do_not_do(path: Path, whole: dict, model: dict, words: bool)
         raise ValueError(f"{path}: must split and merge as GPT-2 or GPT-1 does, but for {', '.join(wrong)}")
 
 
-def _tokens(table, path) -> dict[str, int]:
+def _tokens(table: object, path: PathLike) -> dict[str, int]:
     if not isinstance(table, dict):
         raise ValueError(f"{path}: must map tokens to ids, got {type(table).__name__}")
     for token, number in table.items():
@@ -140,16 +143,19 @@ def _tokens(table, path) -> dict[str, int]:
     return table
 
 
-def _pair(rule, where: str) -> tuple[str, str]:
+def _pair(rule: object, where: str) -> tuple[str, str]:
     if not (isinstance(rule, list) and len(rule) == 2 and all(isinstance(r, str) and r for r in rule)):
         raise ValueError(f"{where} must be two tokens, got {rule!r}")
     return rule[0], rule[1]
 
 
-def _end_of_text(folder: Path) -> str | None:
+def _end_of_text(folder: Path) -> str:
     path = folder / "tokenizer_config.json"
     token = read_json(path).get("eos_token") if path.exists() else None
-    return token.get("content") if isinstance(token, dict) else token
+    name = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(name, str | None):
+        raise ValueError(f"{path}: eos_token must be a token, got {token!r:.60}")
+    return name or ""
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
@@ -162,15 +168,15 @@ def _added_tokens(folder: Path) -> dict[str, int]:
         raise ValueError(f"{path}: added_tokens_decoder must map ids to tokens, got {added!r:.60}") from None
 
 
-def write_vocabulary(folder, vocabulary: Vocabulary, model_max_length: int) -> None:
+def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length: int) -> None:
     """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
     folder, words = Path(folder), vocabulary.words
     _write_json(folder / "tokenizer.json", _tokenizer_json(vocabulary))
     _write_json(folder / "vocab.json", vocabulary.tokens)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    config = {"tokenizer_class": "OpenAIGPTTokenizer" if words else "GPT2Tokenizer"}
-    config["model_max_length"] = model_max_length
+    kind = "OpenAIGPTTokenizer" if words else "GPT2Tokenizer"
+    config: Json = {"tokenizer_class": kind, "model_max_length": model_max_length}
     if words:
         config["unk_token"] = UNKNOWN
     else:
@@ -182,17 +188,17 @@ def write_vocabulary(folder, vocabulary: Vocabulary, model_max_length: int) -> N
     _write_json(folder / "tokenizer_config.json", config)
 
 
-def _added(vocabulary: Vocabulary) -> list[dict]:
+def _added(vocabulary: Vocabulary) -> list[Json]:
     """The special tokens as `tokenizers` describes them, by id."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = sorted(vocabulary.special.items(), key=lambda item: item[1])
     return [{"id": i, "content": token, **flags, "special": True} for token, i in special]
 
 
-def _tokenizer_json(vocabulary: Vocabulary) -> dict:
+def _tokenizer_json(vocabulary: Vocabulary) -> Json:
     """The form that the `tokenizers` library reads; every key is needed by one of its versions."""
 
-    def byte_level(add_prefix_space, trim_offsets):
+    def byte_level(add_prefix_space: bool, trim_offsets: bool) -> dict[str, Any]:
         return {
             "type": "ByteLevel",
             "add_prefix_space": add_prefix_space,
@@ -236,11 +242,11 @@ def _tokenizer_json(vocabulary: Vocabulary) -> dict:
     }
 
 
-def _write_json(path: Path, value) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> Json:
     """A JSON object; ValueError where it is none."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -47,7 +47,7 @@ class Ranks(Alone):
         self._comm, self._gradients, self._beats = (world.Dup() for _ in range(3))  # each for one thread
         self.zero = False
         self._host = world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.on_host = self._host.size
+        self.rank_on_host, self.on_host = self._host.rank, self._host.size
         self._sums, self._main_waits = queue.SimpleQueue(), threading.Event()
         self._out, self._err = sys.stdout, sys.stderr
         self._ended, self._over = threading.Lock(), threading.Event()
@@ -66,6 +66,10 @@ class Ranks(Alone):
 
     def first(self, value):
         return self.numbers(value)[0][0]
+
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
+        self._wait(self._comm.Ibarrier())
 
     def gather(self, array: np.ndarray) -> list[np.ndarray]:
         """The 1-D arrays of all ranks, which have one dtype and any lengths."""
@@ -189,7 +193,7 @@ class Ranks(Alone):
             sys.stdout = sys.stderr = io.TextIOWrapper(io.BytesIO(), errors="replace")
         try:
             yield
-            self.numbers()  # nobody leaves while another may need it
+            self.meet()  # nobody leaves while another may need it
             self._over.set()
         except SystemExit as end:
             if end.code:

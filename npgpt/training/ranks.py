@@ -8,11 +8,15 @@ import os
 
 
 class Alone:
-    """One process: what several ranks would have to agree on is its own."""
+    """One process, which is false: what several ranks would have to agree on is its own."""
 
-    rank, size, on_host = 0, 1, 1
+    rank, size = 0, 1
+    rank_on_host, on_host = 0, 1  # the same of the ranks on this host
     zero = False  # whether each rank keeps the optimizer's moments of its part alone
     map = staticmethod(map)
+
+    def __bool__(self):
+        return self.size > 1
 
     def part(self, n: int) -> slice:
         """Those of n rows that are this rank's."""

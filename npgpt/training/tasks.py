@@ -10,7 +10,8 @@ from npgpt.engine.optim import AdamW
 from npgpt.text.tasks import ExampleBatches, pack
 from npgpt.training import memory
 from npgpt.training.plan import Plan, make_plan
-from npgpt.training.trainer import PROGRAM, Trainer
+from npgpt.training.ranks import ALONE
+from npgpt.training.trainer import PROGRAM, Trainer, rows_of
 
 LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 128 channels, less for more
 
@@ -62,12 +63,13 @@ def make_task_plan(config, examples: Examples, lora: int | None, epochs: int, **
     return replace(plan, memorise=False, target_loss=None)
 
 
-def memory_needed(config, plan: Plan, examples: Examples, lora: int | None, rows: int) -> int:
-    """Bytes that fine-tuning holds."""
-    batch = min(plan.batch_size, len(examples.training))
-    floats = training_floats(config, batch, plan.block_size)
+def memory_needed(config, plan: Plan, examples: Examples, lora: int | None, rows: int, ranks=ALONE) -> int:
+    """Bytes that fine-tuning holds, at most: with the longest examples in one batch."""
+    longest = sorted(examples.training, key=lambda example: -len(example[0]))[: rows_of(plan, ranks)]
+    batch, time = pack(longest, plan.block_size)[0].shape
+    floats = training_floats(config, batch, time)
     if lora:
-        floats = lora_floats(config, batch, plan.block_size, lora, rows)
+        floats = lora_floats(config, batch, time, lora, rows)
     return 4 * floats + 16 * len(examples) + PROGRAM
 
 
@@ -75,13 +77,13 @@ class TaskTrainer(Trainer):
     """A Trainer whose batches are packed examples, and whose loss is that of what is to be learnt."""
 
     def __init__(
-        self, model, examples: Examples, plan: Plan, seed: int, lora: int | None = None, rows: int = 0
+        self, model, examples: Examples, plan: Plan, seed: int, lora: int | None = None, rows=0, ranks=ALONE
     ):
         """lora: the rank of adapters, None: all weights are trained; rows: of wte, the tokens added."""
-        needed = memory_needed(model.config, plan, examples, lora, rows)
-        memory.check_memory(model.config, plan, needed)
+        needed = memory_needed(model.config, plan, examples, lora, rows, ranks)
+        memory.check_memory(model.config, plan, ranks.on_host * needed)
         model.seed, model.config = seed, replace(model.config, dropout=plan.dropout)
-        super().__init__(model, examples, plan, seed)
+        super().__init__(model, examples, plan, seed, ranks)
         self.batches = examples.batches(plan, seed)
         if lora:
             adapters = LoRA(model, lora, rows, seed=seed)
@@ -90,15 +92,18 @@ class TaskTrainer(Trainer):
 
     def _validation_loss(self, max_tokens=None, map=None) -> float:
         """Nats per token over what is to be learnt of the examples held out, or of the first of them."""
-        held_out, B = self.dataset.held_out, self.plan.batch_size
-        total, count = 0.0, 0
-        for begin in range(0, len(held_out), B):
+        held_out, B = self.dataset.held_out, self.rows
+        if max_tokens:
+            learnt = np.cumsum([learnt.sum() for _, learnt in held_out])
+            held_out = held_out[: np.searchsorted(learnt, max_tokens) + 1]
+
+        def loss_and_tokens(begin):
             x, y, first = pack(held_out[begin : begin + B], self.plan.block_size)
             n = int((y >= 0).sum())
-            total, count = total + self.model.loss(x, y, first) * n, count + n
-            if max_tokens and count >= max_tokens:
-                break
-        return total / count
+            return np.array([self.model.loss(x, y, first) * n, n], np.float64)
+
+        total, count = sum((map or self.ranks.map)(loss_and_tokens, range(0, len(held_out), B)))
+        return float(total / count)
 
 
 def with_vocabulary(model, tokenizer):

@@ -78,7 +78,7 @@ class Trainer:
 
     def __init__(self, model, dataset: Dataset, plan: Plan, seed: int = 0, ranks=ALONE):
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
-        self.ranks, self.rows = ranks, _rows(plan, ranks)
+        self.ranks, self.rows = ranks, rows_of(plan, ranks)
         self.end_of_text = dataset.tokenizer.end_of_text
         self.batches = Batches(dataset.train, plan.block_size, plan.windows, seed, self.end_of_text)
         kind = {"adamw": AdamW, "muon": Muon}[plan.optimizer]
@@ -101,7 +101,7 @@ class Trainer:
     def memory_needed(config, plan: Plan, n_train: int, ranks=ALONE) -> int:
         """Bytes that training holds: model, optimizer, what a batch needs, the order of the windows."""
         windows = n_windows(n_train, plan.block_size)
-        model = 4 * training_floats(config, min(windows, _rows(plan, ranks)), plan.block_size)
+        model = 4 * training_floats(config, min(windows, rows_of(plan, ranks)), plan.block_size)
         if ranks.zero:  # both moments, but for this rank's part of them
             model -= 8 * count_parameters(config) * (ranks.size - 1) // ranks.size
         return model + 8 * windows + PROGRAM
@@ -458,7 +458,7 @@ class Trainer:
         self._point_to_best()
 
 
-def _rows(plan: Plan, ranks) -> int:
+def rows_of(plan: Plan, ranks) -> int:
     """Windows that a rank has in memory at a time."""
     return -(-plan.batch_size // ranks.size)
 

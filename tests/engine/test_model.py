@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from gradcheck import assert_gradient
 
-from npgpt.engine import kernels
+from npgpt.engine import kernels, ops
 from npgpt.engine.model import (
     ENGINES,
     GPT,
     GPTConfig,
+    _head,
     count_parameters,
     engine_config,
     engine_of,
@@ -82,6 +83,19 @@ def test_gradients_are_those_of_central_differences(rng, family, bias, dropout):
         if name == "wpe.weight":
             where[:3] = (0, 15, 74)  # positions 0 to 4 are in use
         assert_gradient(name, loss, w, grads[name], where)
+
+
+@pytest.mark.parametrize("counted", [[], [7, 8, 3], [0, 1, 2, 4, 6, 9]])
+def test_the_head_of_tokens_that_count_is_that_of_all(rng, counted):
+    x, wte = rng.standard_normal((2, 5, 15)), rng.standard_normal((11, 15))
+    targets, found = np.full((2, 5), -1, np.int32), []
+    targets.flat[counted] = rng.integers(0, 11, len(counted))
+    for head in _head, lambda ops, *args: ops.head_cross_entropy(*args):
+        dwte = np.ones_like(wte)
+        found.append((*head(ops, x, wte, targets, dwte), dwte))
+        assert head(ops, x, wte, targets) == (pytest.approx(found[0][0]), None)
+    for few, all_ in zip(*found, strict=True):
+        np.testing.assert_allclose(few, all_, atol=1e-14)
 
 
 def test_gradients_of_unused_rows_are_zero(rng):

@@ -21,24 +21,32 @@ SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 
 FAMILY = {"gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
 
 
+def _read_pretrained(folder):
+    return huggingface.read_pretrained(folder, GPT)
+
+
+def _read_release(folder):
+    return tensorflow.read_release(folder, GPT)
+
+
 def _read_state_dict(folder):
-    return pytorch.read_state_dict(folder / "state.safetensors", n_head=1)
+    return pytorch.read_state_dict(folder / "state.safetensors", GPT, n_head=1)
 
 
 def _read_gguf(folder):
     if kernels.library():
         with suppress(ValueError):
             binding.Model.open(folder / "model.gguf")
-    gguf.read_gguf(folder / "model.gguf")
+    gguf.read_gguf(folder / "model.gguf", GPT)
 
 
 TARGETS = {  # name: the file that is fuzzed, and who reads its folder
-    "config": ("config.json", huggingface.read_pretrained),
-    "weights": ("model.safetensors", huggingface.read_pretrained),
-    "index": ("model.safetensors.index.json", huggingface.read_pretrained),
+    "config": ("config.json", _read_pretrained),
+    "weights": ("model.safetensors", _read_pretrained),
+    "index": ("model.safetensors.index.json", _read_pretrained),
     "state_dict": ("state.safetensors", _read_state_dict),
-    "hparams": ("hparams.json", tensorflow.read_release),
-    "checkpoint": ("checkpoint", tensorflow.read_release),
+    "hparams": ("hparams.json", _read_release),
+    "checkpoint": ("checkpoint", _read_release),
     "tokenizer": ("tokenizer.json", load_tokenizer),
     "vocabulary": ("vocab.json", load_tokenizer),
     "merges": ("merges.txt", load_tokenizer),

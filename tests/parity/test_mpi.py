@@ -1,15 +1,19 @@
 """Several ranks train as one process does: the same losses, the same run; and what ends one ends all."""
 
 import csv
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import npgpt
 from npgpt.training import checkpoint
 
 pytest.importorskip("mpi4py")
@@ -199,6 +203,117 @@ if os.environ.get("PMI_RANK") == "1":
     assert arrays(folder) == arrays(whole)
     told = run(2, *flags, "--out", tmp_path / "inside", "--restarts", "2", expect=2)
     assert "--launch 'mpiexec -n 4'" in told and not (tmp_path / "inside").exists()
+
+
+TOKENIZE = """
+import pathlib, sys
+import numpy as np
+from npgpt.text import corpus, data, tokenizer
+from npgpt.training import ranks as job
+
+text, out = map(pathlib.Path, sys.argv[1:])
+ranks, done = job.start(), 0
+encode = tokenizer.BPETokenizer._encode
+
+def counted(self, text):
+    global done
+    done += len(text)
+    return encode(self, text)
+
+tokenizer.BPETokenizer._encode = counted
+with ranks.together():
+    for room in (1 << 20, 10):  # in memory; piece by piece, to a file
+        corpus.IN_MEMORY, corpus.PIECE = room, 3000
+        documents = corpus.Corpus([text, text.with_name("other.txt")])
+        learnt = data.make_tokenizer("bpe:300", documents, "0.8,0.2", ranks)
+        done = 0
+        ids = data.encode(documents, learnt, ranks)
+        np.savez(out / f"{ranks.rank}-{room}", ids=ids, done=done, learnt=learnt.fingerprint)
+"""
+
+
+def test_tokenizing_is_divided(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
+    text.with_name("other.txt").write_text("Um dia \n\nDois dias  \n  três,\n\n\n quatro's dias \n" * 50)
+    (script := tmp_path / "divide.py").write_text(TOKENIZE)
+    found = {}
+    for size in (1, 2, 3):
+        (out := tmp_path / f"{size}").mkdir()
+        run(size, text, out, program=[script])
+        found[size] = [
+            [np.load(out / f"{rank}-{room}.npz") for rank in range(size)] for room in (1 << 20, 10)
+        ]
+        for file in (tmp_path / "cache").iterdir():
+            file.unlink()  # the one that all ranks made
+    (whole,), (large,) = found[1]
+    assert whole["done"] == large["done"] > 5000
+    for size in (2, 3):
+        for alone, parts in zip((whole, large), found[size], strict=True):
+            for part in parts:
+                np.testing.assert_array_equal(part["ids"], alone["ids"])
+                assert part["learnt"] == alone["learnt"] and part["done"] < 1.5 * alone["done"] / size
+
+
+MEMORY = """
+import sys
+from npgpt import train
+from npgpt.training.trainer import Trainer
+
+change, anonymous = Trainer._change_weights, 0
+
+def measure(self):
+    with open("/proc/self/status") as status:
+        kilobytes = next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+    change_result = change(self)
+    if self.step == 2:
+        most = max(kilobytes for (kilobytes,) in self.ranks.numbers(kilobytes))
+        print(f"measured: {1024 * most:.0f} bytes, {self.model.num_params} parameters")
+    return change_result
+
+Trainer._change_weights = measure
+raise SystemExit(train.main())
+"""
+
+
+def test_with_zero_memory_falls_as_ranks_grow(tmp_path, text, measured):
+    (script := tmp_path / "memory.py").write_text(MEMORY)
+    large = "--n-embd 256 --n-layer 6 --batch-size 4 --steps 2 --optimizer adamw".split()
+
+    def memory(ranks, *more):
+        told = run(ranks, text, *FLAGS, *large, *more, "--out", tmp_path / f"{ranks}{more}", program=[script])
+        return map(int, re.search(r"measured: (\d+) bytes, (\d+) parameters", told).groups())
+
+    whole, parameters = memory(2)
+    for ranks in (2, 4):
+        saved = whole - next(memory(ranks, "--zero"))
+        expected = 8 * parameters * (ranks - 1) / ranks  # of both moments a rank keeps its share
+        measured(f"memory that --zero saves each of {ranks} ranks", abs(saved / expected - 1), 0.15)
+
+
+TALKS = [
+    {"messages": [{"role": "user", "content": w}, {"role": "assistant", "content": w[::-1]}]}
+    for w in "bom mau sol mar rio rei roupa rato raiva roma resto rasga".split()
+]
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora", "4"]], ids=["all weights", "LoRA"])
+def test_ranks_finetune_as_one_process(tmp_path, measured, lora):
+    config = npgpt.GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=48, vocab_size=257)
+    npgpt.GPT(config, seed=3).save_pretrained(tmp_path / "base")
+    (data := tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, TALKS)))
+    flags = [tmp_path / "base", data, "--batch-size", 5, "--epochs", 4, "--val-fraction", 0.3, *lora]
+    door = ["-m", "npgpt.finetune"]
+    for ranks in (1, 3):
+        run(ranks, *flags, "-o", tmp_path / f"{ranks}", program=door)
+    for name in ("train_loss", "val_loss"):
+        one, many = (metrics(tmp_path / ranks, name) for ranks in "13")
+        worst = max(abs(a - b) for a, b in zip(one, many, strict=True) if a == a or b == b)
+        measured(f"finetune, {name} of 3 ranks and of one process", worst, 1e-5)
+    folders = [sorted(p.name for p in (tmp_path / ranks).rglob("*")) for ranks in "13"]
+    assert folders[0] == folders[1] and len(one) == 8
+    flags += ["-o", tmp_path / "new"]
+    err = run(2, *flags, program=door, then=[*flags, "--seed", 1], expect=2)
+    assert ", --seed: 1 there, default here" in err and not (tmp_path / "new").exists()
 
 
 def test_one_process_never_imports_mpi4py(tmp_path, text):

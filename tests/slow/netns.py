@@ -1,4 +1,5 @@
-"""Ranks in three network namespaces, each with an address of its own, train as one process; a link is cut.
+"""Ranks in three network namespaces, each with an address of its own, train as one process; a link is cut:
+that of each host, and then the way between the two that mpiexec does not run on, which both still reach it.
 
     sudo python tests/slow/netns.py
 
@@ -25,6 +26,13 @@ FLAGS = (
     f"--n-layer 2 --n-head 2 --n-embd 64 --block-size 32 --batch-size 6 --steps {STEPS} --dropout 0.1 "
     "--seed 3 --tokenizer bytes --eval-every 99 --save-every 20 --split 0.8,0.2 --optimizer adamw --threads 1"
 ).split()
+CUTS = {  # what -> how
+    **{f"link of 10.77.0.{host}": [f"-n npgpt0 link set port{host} down"] for host in HOSTS},
+    "the way from 10.77.0.2 to 10.77.0.3": [
+        "-n npgpt2 route add blackhole 10.77.0.3",
+        "-n npgpt3 route add blackhole 10.77.0.2",
+    ],
+}
 ENTER = """#!/bin/sh
 # As hydra calls ssh: ENTER [-x] ADDRESS COMMAND...
 while [ "${1#-}" != "$1" ]; do shift; done
@@ -83,20 +91,23 @@ def show(folder: Path) -> None:
         stdout=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    for cut in HOSTS:
+    for cut, (what, lines) in enumerate(CUTS.items()):
         run = folder / f"cut-{cut}"
         process = start(folder, text, *FLAGS, "--out", run)
         while not checkpoint.is_run(run):
             if process.poll() is not None:
                 sys.exit((folder / "output").read_text())
             time.sleep(0.02)
-        ip(f"-n npgpt0 link set port{cut} down")
+        for line in lines:
+            ip(line)
         began = time.monotonic()
         code = process.wait(timeout=60)
         seconds = time.monotonic() - began
         said = (folder / "output").read_text().strip().splitlines()[-1]
-        print(f"link of 10.77.0.{cut} cut: exit code {code} after {seconds:.1f} s: {said}", flush=True)
-        ip(f"-n npgpt0 link set port{cut} up")
+        print(f"{what} cut: exit code {code} after {seconds:.1f} s: {said}", flush=True)
+        assert code and seconds < 30
+        for line in lines:
+            ip(line.replace(" down", " up").replace("route add", "route del"))
         kept = checkpoint.checkpoints(run)[0].name
         time.sleep(8)  # what the cut kept apart ends too
         process = start(folder, "--resume", "--out", run)

@@ -62,7 +62,7 @@ def test_chat_is_what_its_turns_are(plain):
     assert ids == [*expected, special["<|assistant|>"]]
     assert tasks.encode_chat(tokenizer, TALK, reply=False) == expected
     assert tokenizer.decode(ids) == "".join(message["content"] for message in TALK)
-    with pytest.raises(ValueError, match="role must be system, user or assistant, got 'root'"):
+    with pytest.raises(ValueError, match="role must be one of system, user, assistant, got 'root'"):
         tasks.encode_chat(tokenizer, [{"role": "root", "content": ""}])
     with pytest.raises(ValueError, match="must have the tokens"):
         tasks.encode_chat(plain, TALK)
@@ -113,7 +113,10 @@ BAD = [
     (GOOD["label"], "must be of one form with the lines before, .*got 'text', 'label'"),
     ({"messages": []}, "messages must be a list of messages"),
     ({"messages": TALK}, "the last message must be an assistant's"),
-    ({"messages": [{"role": "root", "content": "a"}]}, "role must be system, user or assistant, got 'root'"),
+    (
+        {"messages": [{"role": "root", "content": "a"}]},
+        "role must be one of system, user, assistant, got 'root'",
+    ),
     ({"messages": [{"role": "user"}]}, r"messages\[0\] must have role and content"),
 ]
 

@@ -134,6 +134,43 @@ def test_the_kernels_learn_what_the_reference_learns(documents, count, min_count
     )
 
 
+@both
+def test_counts_of_parts_are_those_of_the_whole(choice):
+    with kernels.use(choice):
+        make = kernels.compiled("PieceCounts") or bpe.ReferenceCounts
+    whole, halves, joined = make(), (make(), make()), make()
+    joined.add_table(*joined.table())  # of nothing
+    for counts, text in zip(halves, (b"low lower\xff ", b"lowest low low"), strict=True):
+        counts.add(text)
+        whole.add(text)
+        joined.add_table(*counts.table())
+    tables = [
+        dict(zip(cut(*counts.table()), counts.table()[2].tolist(), strict=True)) for counts in (whole, joined)
+    ]
+    assert tables[0] == tables[1] and tables[0][b" low"] == 2 and len(joined) == len(whole)
+    byte_ids = np.arange(256, dtype=np.uint32)
+    np.testing.assert_array_equal(whole.train(byte_ids, 9, 2), joined.train(byte_ids, 9, 2))
+
+
+def cut(text, lengths, _):
+    return [bytes(piece) for piece in np.split(text, np.cumsum(lengths)[:-1].astype(int))]
+
+
+def test_tables_that_do_not_fit_are_refused():
+    counts = kernels.compiled("PieceCounts")
+    if counts is None:
+        pytest.skip("without kernels nothing reads past the end")
+    one, text = np.ones(1, np.uint64), np.zeros(3, np.uint8)
+    for lengths, times in (
+        (4 * one, one),
+        (0 * one, one),
+        (one, np.ones(2, np.uint64)),
+        (one * (2**64 - 1), one),
+    ):
+        with pytest.raises(ValueError, match="add_table: lengths"):
+            counts().add_table(text, lengths, times)
+
+
 def test_as_many_threads_as_one_will(trained, threads, rng):
     words = [word.encode() for text in SOME for word in re.split(r"(?<=\W)", text)]
     text = b"".join(words[i] for i in rng.integers(0, len(words), 300_000)) + b"x" * 500_000
@@ -261,6 +298,13 @@ def test_faulty_files_are_told_what_is_wrong(trained, tmp_path, edit, message):
     with pytest.raises(ValueError, match=message) as error:
         load_tokenizer(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_end_of_text_that_is_no_name_is_refused(trained, tmp_path):
+    trained.save(tmp_path, 64)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ["x"]}')
+    with pytest.raises(ValueError, match=r"tokenizer_config.json: eos_token must be a token, got \['x'\]"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("ids", [[350], [-1], [1, 70000], [0.5]])

@@ -8,9 +8,12 @@ from safetensors.numpy import load_file
 
 import npgpt
 from npgpt import chat, finetune
+from npgpt.engine.lora import lora_floats
+from npgpt.engine.model import training_floats
 from npgpt.text import tasks
+from npgpt.text.tasks import pack
 from npgpt.text.tokenizer import ByteTokenizer
-from npgpt.training.tasks import with_vocabulary
+from npgpt.training.tasks import PROGRAM, Examples, make_task_plan, memory_needed, with_vocabulary
 
 WORDS = ("bom", "mau", "sol", "mar", "céu", "rio")
 LABELLED = [
@@ -97,6 +100,25 @@ def test_adapters_are_apart_and_merged(base, tmp_path, capsys):
         np.testing.assert_allclose(after.params[f"{name}.weight"], merged, atol=1e-6)
     assert (after.params["wte.weight"][:257] == before.params["wte.weight"]).all()
     assert (after.params["wte.weight"][257:] == stored["wte.rows"]).all()
+
+
+@pytest.mark.parametrize("lora", [None, 4])
+def test_memory_told_is_of_the_longest_batch_packed(base, lora):
+    """Not of as many whole contexts as there are examples in a batch."""
+    model = npgpt.load(base)
+    short = [(np.arange(6, dtype=np.int32), np.ones(6, bool))] * 40
+    long = [(np.arange(49, dtype=np.int32), np.ones(49, bool))]
+    needed = []
+    for training in short, short + long, short + 16 * long:
+        examples = Examples(training, [], model.tokenizer)
+        plan = make_task_plan(model.config, examples, lora, 3)
+        needed.append(memory_needed(model.config, plan, examples, lora, 0))
+        packed = examples.batches(plan, 0)
+        rows = max(packed.batch(step)[0].size for step in range(3 * packed.per_epoch))
+        assert rows <= pack(sorted(training, key=lambda e: -len(e[0]))[:16], 48)[0].size
+    floats = training_floats(model.config, 16, 48)
+    floats = lora_floats(model.config, 16, 48, lora, 0) if lora else floats
+    assert needed[0] < needed[1] < needed[2] == 4 * floats + 16 * len(examples) + PROGRAM
 
 
 def test_bad_input_writes_nothing(base, tmp_path, capsys):

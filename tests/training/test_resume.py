@@ -44,7 +44,7 @@ def resumed(run, **flags):
     if not checkpoint.is_run(run):
         return trainer(**flags)
     folder, _ = checkpoint.choose(run, ())
-    again = trainer(read_pretrained(folder)[0], **flags)
+    again = trainer(read_pretrained(folder, GPT)[0], **flags)
     again.go_on(run, folder)
     return again
 
