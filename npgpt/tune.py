@@ -6,7 +6,7 @@ from pathlib import Path
 
 from npgpt import cli
 from npgpt.cli import Setting, say
-from npgpt.language import told
+from npgpt.language import _, told
 
 SETTINGS = [
     Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
@@ -70,7 +70,7 @@ def main(argv=None) -> int:
     with cli.errors_as_lines("tune", 1, (OSError, MemoryError)), cli.interruptible() as interrupted:
         folder.mkdir(parents=True)
         corpus.keep_stdin(folder)
-        print(tuner.in_columns(tuner.HEAD))
+        print(tuner.in_columns(_(tuner.COLUMNS).split(",")))
         best = search.run(interrupted, lambda line: print(line, flush=True))
         search.write(best)
     where = shlex.quote(str(folder))

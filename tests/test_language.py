@@ -36,8 +36,8 @@ def test_a_catalogue_is_whole(path):
     assert not lacking, f"python npgpt/locale/make.py, and translate in {path}: {lacking}"
     gone = sorted(message for message in catalogue if message and message not in there)
     assert not gone, f"python npgpt/locale/make.py: the source does not say any more {gone}"
-    assert path.with_suffix(".mo").read_bytes() == MAKE["compiled"](catalogue)
-    assert path.read_text(encoding="utf-8") == MAKE["written"](catalogue)
+    assert path.read_text(encoding="utf-8") == MAKE["written"](catalogue), "python npgpt/locale/make.py"
+    assert path.with_suffix(".mo").read_bytes() == MAKE["compiled"](catalogue), "python npgpt/locale/make.py"
 
 
 @pytest.mark.parametrize("path", CATALOGUES)
