@@ -126,6 +126,9 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
         for (int r = 0; r < RW; r++) {
             rows[r] = W::open(w + r * row_bytes);
             if (RX > 1) __builtin_prefetch(w + r * row_bytes + RW * row_bytes);
+            if (RW == 4)  // small matrices: what comes next is in the last cache at best
+                for (Index ahead = 0; ahead < W::BYTES; ahead += 64)
+                    __builtin_prefetch(w + r * row_bytes + 4096 + ahead);
         }
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++)
@@ -163,6 +166,14 @@ static __attribute__((noinline)) void put(float* y, const float* part, Index n, 
     for (Index i = 0; i < n; i++) y[i] = (add ? y[i] + part[i] : part[i]) + (bias ? bias[i] : 0);
 }
 
+NPGPT_INLINE void put4(float* y, const float* part, bool add, const float* bias) {
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+    Four sum = *reinterpret_cast<const Four*>(part);
+    if (add) sum = *reinterpret_cast<Four*>(y) + sum;
+    if (bias) sum += *reinterpret_cast<const Four*>(bias);
+    *reinterpret_cast<Four*>(y) = sum;
+}
+
 template <class W, int RW, int RX>
 NPGPT_INLINE void row_group(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K,
                             bool add, const float* bias) {
@@ -194,7 +205,7 @@ static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Ma
     if (M == 1 && bytes * w.N <= IN_CACHE)
         for (float part[4]; i + 4 <= count; i += 4) {
             dots<W, 4, 1>(part, x, ldx, row + i * bytes, bytes, K);
-            put(y + i, part, 4, add, bias_at(i));
+            put4(y + i, part, add, bias_at(i));
         }
     else if (M == 1) {
         const Index half = count / 2;
