@@ -58,7 +58,7 @@ def _told(message: str, depth: int = 4) -> tuple[int, str]:
     if (exact := _(message)) != message:
         return len(message), exact
     head, colon, rest = message.partition(": ")
-    ways = [(": ", (head, rest), "{0}: {1}")] if colon else []
+    ways: list[tuple[str, tuple[str, ...], str]] = [(": ", (head, rest), "{0}: {1}")] if colon else []
     for pattern, words, translation in _templates():
         if found := pattern.fullmatch(message):
             ways.append((words, found.groups(), translation))
