@@ -1,6 +1,18 @@
 """npgpt: GPTs on ordinary CPUs, with NumPy and C++ kernels of its own.
 
 `import npgpt` costs next to nothing: a name is looked up, and its room opened, when it is first used.
+
+>>> import numpy as np, npgpt
+>>> tokenizer = npgpt.text.tokenizer.ByteTokenizer()
+>>> ids = tokenizer.encode("ah, o mar! ") [None]  # (1,T)
+>>> model = npgpt.GPT(npgpt.GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=257))
+>>> optimizer = npgpt.AdamW(model, lr=0.01)
+>>> for step in range(100):
+...     loss = model.forward(ids[:, :-1], targets=ids[:, 1:])
+...     model.backward()
+...     norm = optimizer.step(max_grad_norm=1.0)
+>>> model.generate("ah,", max_new_tokens=7, temperature=0)
+' o mar!'
 """
 
 from importlib import import_module

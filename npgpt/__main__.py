@@ -1,6 +1,7 @@
 """`npgpt NAME ...` and `python -m npgpt NAME ...`: the same doors as `python -m npgpt.NAME`."""
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from npgpt.language import _, speak
@@ -19,10 +20,11 @@ DOORS = {
 }
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Open the door that is named, or tell which there are -> exit code; 2 for a name of none."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in DOORS:
-        return import_module(f"npgpt.{argv[0]}").main(argv[1:])
+        return int(import_module(f"npgpt.{argv[0]}").main(argv[1:]))
     speak()
     if argv and argv[0] not in ("-h", "--help"):
         wrong = _("npgpt: NAME must be one of {doors}, got {name}")

@@ -1,14 +1,28 @@
 """The face: the engine's model with a tokenizer, that generates, scores and saves; and load, to get one."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.engine import model as engine
 from npgpt.engine.model import GPTConfig
 
+if TYPE_CHECKING:
+    from npgpt.engine.types import Floats, Integers, PathLike, Text
+    from npgpt.text.data import Dataset
+    from npgpt.text.tokenizer import Tokenizer
+
 AT_ONCE = 32  # rows that are scored, or embedded, together
+
+
+M = TypeVar("M", bound="GPT")
+Texts: TypeAlias = str | bytes | Iterable[str | bytes]  # one, or several
 
 
 class GPT(engine.GPT):
@@ -17,7 +31,13 @@ class GPT(engine.GPT):
     A model over 257 ids has the byte tokenizer unless told otherwise; one without a tokenizer takes ids only.
     """
 
-    def __init__(self, config: GPTConfig, seed: int = 0, dtype=np.float32, tokenizer=None):
+    def __init__(
+        self,
+        config: GPTConfig,
+        seed: int = 0,
+        dtype: DTypeLike = np.float32,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         from npgpt.text.tokenizer import ByteTokenizer
 
         super().__init__(config, seed=seed, dtype=dtype)
@@ -27,19 +47,19 @@ class GPT(engine.GPT):
 
     def generate(
         self,
-        prompt="",
+        prompt: Text | ArrayLike = "",
         max_new_tokens: int = 200,
         temperature: float = 0.8,
         top_k: int | None = None,
         top_p: float = 1.0,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
-        stop=(),
+        stop: str | Iterable[str] = (),
         seed: int | None = None,
         ignore_eos: bool = False,
         stream: bool = False,
         return_ids: bool = False,
-    ):
+    ) -> Any:
         """What the model writes after `prompt` (text, bytes or ids); the prompt itself is not repeated.
 
         Ends at max_new_tokens, at the end of text (which ignore_eos bans) or before the first of the `stop`
@@ -64,19 +84,25 @@ class GPT(engine.GPT):
             if not return_ids or stop:
                 raise ValueError("generate: return_ids must be True, stop empty, without a tokenizer")
             return list(new_ids)
-        drawn = []
-        recorded = (drawn.append(token) or token for token in new_ids)
-        pieces = sampling.text_pieces(recorded, self.tokenizer, stop)
+        drawn: list[int] = []
+
+        def recorded() -> Iterator[int]:
+            for token in new_ids:
+                drawn.append(token)
+                yield token
+
+        pieces = sampling.text_pieces(recorded(), self.tokenizer, stop)
         if stream and not return_ids:
             return pieces
         text = "".join(pieces)
         return drawn if return_ids else text
 
-    def touch(self):
+    def touch(self) -> None:
+        """As the engine's: call it after changing params by hand."""
         super().touch()
         self._runtime = None  # weights that were a file's are the file's no more
 
-    def score(self, prompt, completions=None):
+    def score(self, prompt: Text | ArrayLike, completions: Any = None) -> Any:
         """The natural logarithm of the probability that a completion follows the prompt.
 
         Both are text, bytes or ids. One completion gives a float, a list of them a list; None: that of
@@ -86,7 +112,7 @@ class GPT(engine.GPT):
         """
         from npgpt.runtime import sampling
 
-        def ids(text):
+        def ids(text: Any) -> list[int]:
             return sampling.prompt_ids(text, self.tokenizer, self.config.vocab_size) if len(text) else []
 
         if completions is None:
@@ -96,7 +122,7 @@ class GPT(engine.GPT):
             return self._log_probabilities([(before, ids(completion)) for completion in completions])
         return self._log_probabilities([(before, ids(completions))])[0]
 
-    def _log_probabilities(self, pairs) -> list[float]:
+    def _log_probabilities(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
         """Of each pair of ids (before, after): the log-probability that the one follows the other."""
         T, parts = self.config.block_size, []  # (pair, ids, how many of them are scored)
         for n, (before, after) in enumerate(pairs):
@@ -119,7 +145,7 @@ class GPT(engine.GPT):
                 totals[n] += float((picked - top - np.log(np.exp(z - top[:, None]).sum(axis=1))).sum())
         return totals
 
-    def classify(self, text, labels) -> dict:
+    def classify(self, text: Texts, labels: Iterable[str | bytes]) -> Any:
         """{label: probability}, the likeliest first: how the model would answer `text` with one of `labels`.
 
         A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
@@ -127,40 +153,42 @@ class GPT(engine.GPT):
         """
         from npgpt.text import tasks
 
-        if isinstance(labels, (str, bytes)) or len(labels := list(labels)) < 2:
-            raise ValueError(f"classify: labels must be two at least, got {labels!r}")
+        names = [] if isinstance(labels, (str, bytes)) else list(labels)
+        if len(names) < 2:
+            raise ValueError(f"classify: labels must be two at least, got {names or labels!r}")
         if self.tokenizer is None:
             raise ValueError("classify: the model must have a tokenizer")
         tokenizer, end = self.tokenizer, [tasks.end_token(self.tokenizer)]
-        after = [[*tokenizer.encode(label).tolist(), *end] for label in labels]
+        after = [[*tokenizer.encode(label).tolist(), *end] for label in names]
         room = self.config.block_size + 1 - max(map(len, after))
         pairs = []
         for one in [text] if isinstance(text, (str, bytes)) else text:
             if tasks.has_roles(tokenizer):
                 before = tasks.encode_chat(tokenizer, [{"role": "user", "content": one}])
             else:
-                before = tokenizer.encode(one + ("\n" if isinstance(one, str) else b"\n")).tolist()
+                line = one + "\n" if isinstance(one, str) else one + b"\n"
+                before = tokenizer.encode(line).tolist()
             pairs += [(before[-room:], label) for label in after]
-        scores = np.reshape(self._log_probabilities(pairs), (-1, len(labels)))
+        scores = np.array(self._log_probabilities(pairs)).reshape(-1, len(names))
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         order = np.argsort(-shares, axis=1, kind="stable").tolist()
-        found = [{labels[i]: float(p[i]) for i in best} for best, p in zip(order, shares, strict=True)]
+        found = [{names[i]: float(p[i]) for i in best} for best, p in zip(order, shares, strict=True)]
         return found[0] if isinstance(text, (str, bytes)) else found
 
-    def embed(self, text) -> np.ndarray:
+    def embed(self, text: Texts) -> Floats:
         """What the head reads, averaged over the tokens of `text`, of length 1 (C,); a list of n gives (n,C).
 
         What of a text is beyond the context is averaged in windows of it.
         """
         from npgpt.runtime import sampling
 
-        single, T = isinstance(text, (str, bytes)), self.config.block_size
-        texts, parts = [text] if single else list(text), []
+        T, parts = self.config.block_size, []
+        texts = [text] if isinstance(text, (str, bytes)) else list(text)
         for n, one in enumerate(texts):
             ids = sampling.prompt_ids(one, self.tokenizer, self.config.vocab_size)
             parts += [(n, ids[begin : begin + T]) for begin in range(0, len(ids), T)]
-        sums = np.zeros((len(texts), self.config.n_embd), np.float32)
+        sums: Floats = np.zeros((len(texts), self.config.n_embd), np.float32)
         parts.sort(key=lambda part: len(part[1]))
         for begin in range(0, len(parts), AT_ONCE):
             rows = parts[begin : begin + AT_ONCE]
@@ -168,16 +196,16 @@ class GPT(engine.GPT):
             for h, (n, ids) in zip(hidden, rows, strict=True):
                 sums[n] += h[: len(ids)].sum(axis=0)
         sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
-        return sums[0] if single else sums
+        return sums[0] if isinstance(text, (str, bytes)) else sums
 
-    def save_pretrained(self, folder) -> None:
+    def save_pretrained(self, folder: PathLike) -> None:
         """Write the Hugging Face form of this model, tokenizer included, into `folder`."""
         from npgpt.interop.huggingface import write_pretrained
 
         write_pretrained(folder, self, self.tokenizer)
 
 
-def _padded(rows) -> np.ndarray:
+def _padded(rows: Sequence[Sequence[int]]) -> Integers:
     """Lists of ids as (B,t), zeros behind them."""
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for row, values in zip(ids, rows, strict=True):
@@ -192,8 +220,15 @@ class ModelEngine:
 
 
 def Train(
-    engine=None, dataset=None, model_engine=None, batch_size=None, epochs=None, out=None, seed=0, **flags
-):
+    engine: str | None = None,
+    dataset: Dataset | PathLike | None = None,
+    model_engine: str | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    out: str | None = None,
+    seed: int = 0,
+    **flags: Any,
+) -> GPT:
     """Train a GPT on a Dataset, or on a file -> the model, which generates; its run is kept in runs/train.
 
     engine, or model_engine, is one of ModelEngine's, gpt-2 unless told. `out` is another folder for the run,
@@ -216,7 +251,8 @@ def Train(
     ids = np.concatenate([dataset.train, dataset.validation, dataset.test])
     dataset = Dataset.from_ids(ids, plan.make_plan(len(ids), **flags).split, dataset.tokenizer)
     trainer = prepare(dataset, flags, seed, GPT)
-    trainer.model.tokenizer = dataset.tokenizer
+    model: Any = trainer.model
+    model.tokenizer = dataset.tokenizer
     folder = run.find_folder(out, "train", resume=False)
     with run.locked(folder):
         about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
@@ -229,14 +265,14 @@ class GPT2LMHeadModel(GPT):
     """GPT under the names of Transformers' class; a folder of any of the family will do."""
 
     @classmethod
-    def from_pretrained(cls, path) -> "GPT2LMHeadModel":
+    def from_pretrained(cls, path: PathLike) -> GPT2LMHeadModel:
         """As load(path)."""
-        return load(path, cls)
+        return _load(path, cls)
 
-    def generate(
+    def generate(  # type: ignore[override]
         self,
-        input_ids=None,
-        attention_mask=None,
+        input_ids: Any = None,
+        attention_mask: ArrayLike | None = None,
         max_length: int | None = None,
         max_new_tokens: int | None = None,
         do_sample: bool = False,
@@ -252,7 +288,7 @@ class GPT2LMHeadModel(GPT):
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
         seed: int | None = None,
-    ):
+    ) -> Any:
         """Rows of ids (B,n), padded on the left where attention_mask is 0, with what comes after each.
 
         Transformers' arguments, defaults and result: (B * num_return_sequences, up to max_length) ids, the
@@ -298,7 +334,7 @@ class GPT2LMHeadModel(GPT):
         return input_ids.new_tensor(rows) if hasattr(input_ids, "new_tensor") else rows
 
 
-class Encoding(dict):
+class Encoding(dict[str, Any]):
     """What GPT2Tokenizer makes of texts: input_ids and attention_mask, as keys and as attributes."""
 
     __getattr__ = dict.__getitem__
@@ -311,27 +347,29 @@ class GPT2Tokenizer:
     left, where generation needs it.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.vocab_size = tokenizer.vocab_size
         self.bos_token_id = self.eos_token_id = self.pad_token_id = tokenizer.end_of_text
 
     @classmethod
-    def from_pretrained(cls, path) -> "GPT2Tokenizer":
+    def from_pretrained(cls, path: PathLike) -> GPT2Tokenizer:
         """Of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
         from npgpt.text.tokenizer import load_tokenizer
 
         return cls(load_tokenizer(_folder(path)))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.vocab_size
 
-    def encode(self, text: str, return_tensors: str | None = None):
+    def encode(self, text: str, return_tensors: str | None = None) -> Any:
         """A list of ids; with return_tensors "np" or "pt" an array or a tensor (1, N)."""
         ids = self._tokenizer.encode(text, special_tokens=True).astype(np.int64)
         return _tensor(ids[None], return_tensors) if return_tensors else ids.tolist()
 
-    def __call__(self, text, padding: bool = False, return_tensors: str | None = None) -> Encoding:
+    def __call__(
+        self, text: str | Iterable[str], padding: bool = False, return_tensors: str | None = None
+    ) -> Encoding:
         """The ids of a text, or of a list of texts, and the mask of what is no padding."""
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(one) for one in texts]
@@ -339,21 +377,22 @@ class GPT2Tokenizer:
         if return_tensors and not padding and any(len(row) < longest for row in rows):
             raise ValueError("GPT2Tokenizer: padding must be True for texts of unequal length in one tensor")
         missing = [longest - len(row) if padding else 0 for row in rows]
-        ids = [[self.pad_token_id] * n + row for n, row in zip(missing, rows, strict=True)]
-        mask = [[0] * n + [1] * len(row) for n, row in zip(missing, rows, strict=True)]
+        ids: list[Any] = [[self.pad_token_id] * n + row for n, row in zip(missing, rows, strict=True)]
+        mask: list[Any] = [[0] * n + [1] * len(row) for n, row in zip(missing, rows, strict=True)]
         if isinstance(text, str) and not return_tensors:
             ids, mask = ids[0], mask[0]
         return Encoding(input_ids=_tensor(ids, return_tensors), attention_mask=_tensor(mask, return_tensors))
 
-    def decode(self, ids, skip_special_tokens: bool = False) -> str:
+    def decode(self, ids: ArrayLike, skip_special_tokens: bool = False) -> str:
         """The text of a row of ids: list, array or tensor."""
         return self._tokenizer.decode(np.asarray(ids), skip_special_tokens)
 
-    def batch_decode(self, rows, skip_special_tokens: bool = False) -> list[str]:
+    def batch_decode(self, rows: Iterable[ArrayLike], skip_special_tokens: bool = False) -> list[str]:
+        """decode() of each row."""
         return [self.decode(row, skip_special_tokens) for row in rows]
 
 
-def _tensor(rows, kind: str | None):
+def _tensor(rows: Any, kind: str | None) -> Any:
     if kind is None:
         return rows
     rows = np.array(rows, np.int64)
@@ -368,7 +407,7 @@ def _tensor(rows, kind: str | None):
     return torch.from_numpy(rows)
 
 
-def load(path, model_class=GPT, **fields) -> GPT:
+def load(path: PathLike, **fields: Any) -> GPT:
     """The model that `path` holds or names.
 
     A run folder, a checkpoint folder, a Hugging Face folder of the family, OpenAI's release of GPT-2 for
@@ -378,6 +417,10 @@ def load(path, model_class=GPT, **fields) -> GPT:
     A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is warned of
     and passed over for the one before. ValueError where there is no such model, OSError where nothing is.
     """
+    return _load(path, GPT, **fields)
+
+
+def _load(path: PathLike, model_class: type[M], **fields: Any) -> M:
     from npgpt.interop import huggingface, pytorch, tensorflow
 
     path = Path(path)
@@ -385,7 +428,8 @@ def load(path, model_class=GPT, **fields) -> GPT:
         from npgpt.interop.gguf import read_gguf
         from npgpt.runtime import binding
 
-        model, model.tokenizer = read_gguf(path, model_class)
+        model, tokenizer = read_gguf(path, model_class)
+        model.tokenizer = tokenizer
         if binding.is_compiled_for(model):
             model._runtime = binding.Model.open(path, model.flat_params)
         return model
@@ -406,7 +450,7 @@ def load(path, model_class=GPT, **fields) -> GPT:
     return model
 
 
-def _folder(path) -> Path:
+def _folder(path: PathLike) -> Path:
     """The folder of files that a path stands for: of a run its best checkpoint, of a Hub's name what came."""
     from npgpt.interop import hub
     from npgpt.training import checkpoint

@@ -1,14 +1,21 @@
 """`python -m npgpt.bench`: how fast npgpt is here, beside the machine's own limits; under a minute."""
 
+from __future__ import annotations
+
 import json
 import time
+from collections.abc import Callable, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npgpt import cli
 from npgpt.cli import say
 from npgpt.language import _
+
+if TYPE_CHECKING:
+    from npgpt.engine.types import Fields
 
 MATMULS = [(768, 512, 128), (4096, 1536, 384), (256, 3072, 768), (1024, 3072, 768)]  # M, N, K
 STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
@@ -18,7 +25,8 @@ STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
 }
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tell GFLOP/s, milliseconds and tokens/s -> exit code 0."""
     parser = cli.parser("bench", "Measure matrix products and training steps, beside this machine's limits.")
     parser.add_argument("--threads", type=cli.count, help="default: the CPUs this process may use")
     parser.add_argument(
@@ -32,7 +40,7 @@ def main(argv=None) -> int:
     if args.presets:
         return _presets(args.json)
 
-    results = {"matmul": {}, "step": {}}
+    results: Fields = {"matmul": {}, "step": {}}
     try:
         from npgpt.engine import kernels
 
@@ -79,7 +87,7 @@ def _presets(as_json: bool) -> int:
     return 0
 
 
-def _matmul(M, N, K):
+def _matmul(M: int, N: int, K: int) -> Callable[[], object]:
     from npgpt.engine import kernels
 
     ops, rng = kernels.ops_for(np.float32), np.random.default_rng(0)
@@ -87,7 +95,9 @@ def _matmul(M, N, K):
     return lambda: ops.matmul(a, b)
 
 
-def _step(n_layer, n_head, n_embd, vocab_size, batch, time):
+def _step(
+    n_layer: int, n_head: int, n_embd: int, vocab_size: int, batch: int, time: int
+) -> tuple[float, Callable[[], None]]:
     """-> flops of a training step, and a function that does one."""
     from npgpt.engine.model import GPT, GPTConfig
     from npgpt.engine.optim import AdamW
@@ -96,7 +106,7 @@ def _step(n_layer, n_head, n_embd, vocab_size, batch, time):
     optimizer, rng = AdamW(model), np.random.default_rng(0)
     x, y = rng.integers(0, vocab_size, (2, batch, time))
 
-    def step():
+    def step() -> None:
         model.forward(x, targets=y)
         model.backward()
         optimizer.step(max_grad_norm=1.0)
@@ -104,12 +114,15 @@ def _step(n_layer, n_head, n_embd, vocab_size, batch, time):
     return model.flops_per_token(time) * batch * time, step
 
 
-def _tell(name: str, flops: float, run, tokens: int = 0, seconds: float = 2.0) -> dict:
+def _tell(
+    name: str, flops: float, run: Callable[[], object], tokens: int = 0, seconds: float = 2.0
+) -> Fields:
     """Times run() for about `seconds`, the machine's peak in between; prints and returns the medians."""
     from npgpt.engine import kernels
 
     run(), run()  # memory and caches
-    times, peaks = [], []
+    times: list[float] = []
+    peaks: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         if len(times) % max(1, len(times) // 5) == 0:

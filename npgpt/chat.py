@@ -1,13 +1,22 @@
 """`python -m npgpt.chat RUN`: a conversation in the terminal with a GPT that was taught to reply."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
 
 from npgpt import cli
 from npgpt.cli import say
 from npgpt.language import _, told
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from npgpt.api import GPT
 
 COMMANDS = """\
 /system TEXT   begin anew, with TEXT as what the model is told first (without TEXT: nothing)
@@ -16,9 +25,10 @@ COMMANDS = """\
 /quit          end, as Ctrl-D does; Ctrl-C ends a reply"""
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Talk until the end of the input -> exit code 0; 2 for a model without roles."""
     parser = cli.parser("chat", "Talk with a GPT that was taught to reply.")
-    parser.description += "\n" + _(COMMANDS)
+    parser.description = f"{parser.description}\n{_(COMMANDS)}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
@@ -64,16 +74,19 @@ def main(argv=None) -> int:
 class Conversation:
     """The messages so far, and what of them the model sees: always whole turns, the latest ones."""
 
-    def __init__(self, model, args):
-        self.model, self.args, self.replies = model, args, 0
+    def __init__(self, model: GPT, args: Namespace) -> None:
+        assert model.tokenizer  # with roles: main() has seen to it
+        self.model, self.tokenizer, self.args, self.replies = model, model.tokenizer, args, 0
         self.begin(args.system)
 
     def begin(self, system: str) -> None:
+        """Forget everything; `system` is what the model is told first."""
         self.system = [{"role": "system", "content": system}] if system else []
-        self.turns = []
+        self.turns: list[dict[str, str]] = []
 
     @property
-    def messages(self) -> list[dict]:
+    def messages(self) -> list[dict[str, str]]:
+        """Those so far, {"role", "content"} each, the system's first."""
         return self.system + self.turns
 
     def prompt(self) -> list[int]:
@@ -85,12 +98,12 @@ class Conversation:
 
         room = self.model.config.block_size - self.args.max_new_tokens
         for begin in range(0, len(self.turns), 2):
-            ids = encode_chat(self.model.tokenizer, self.system + self.turns[begin:])
+            ids = encode_chat(self.tokenizer, self.system + self.turns[begin:])
             if len(ids) <= room:
                 return ids
         raise ValueError(f"this message must fit {room} tokens beside a reply, got {len(ids)}")
 
-    def reply(self, text: str):
+    def reply(self, text: str) -> Generator[str]:
         """Yield the reply to `text` as it comes; what has come by then is kept where it is broken off."""
         args, said = self.args, []
         self.turns.append({"role": "user", "content": text})
@@ -109,7 +122,7 @@ class Conversation:
             self.replies += 1
 
 
-def _how(args):
+def _how(args: Namespace) -> tuple[float, int | None, float, float, float]:
     return args.temperature, args.top_k, args.top_p, 0.0, args.repetition_penalty
 
 
@@ -147,7 +160,7 @@ def _command(talk: Conversation, line: str) -> None:
                 file.write(json.dumps({"messages": talk.messages}, ensure_ascii=False) + "\n")
             say("{n} messages added to {file}", n=len(talk.turns), file=rest.strip(), to=sys.stderr)
         except OSError as error:
-            print(f"npgpt chat: {rest.strip()}: {told(error.strerror)}", file=sys.stderr)
+            print(f"npgpt chat: {rest.strip()}: {told(str(error.strerror))}", file=sys.stderr)
     elif name == "/save":
         lacking = _("/save must have a FILE") if talk.turns else _("/save must have something to save")
         print(f"npgpt chat: {lacking}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """`python -m npgpt.embed --cflags --libs`: what a C compiler needs to build against libnpgpt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from npgpt import cli
@@ -7,7 +8,8 @@ from npgpt import cli
 HERE = Path(__file__).resolve().parent
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the flags -> exit code 0; 1 where libnpgpt was not built, 2 where none are asked for."""
     parser = cli.parser("embed", "Print what a C compiler needs to build against libnpgpt (npgpt.h).")
     add = parser.add_argument
     add("--cflags", action="store_true", help="flags to compile with")

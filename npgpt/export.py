@@ -1,11 +1,13 @@
 """`python -m npgpt.export RUN --to gguf|hf -o OUT`: a trained GPT for other programs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from npgpt import cli
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the file or folder -> exit code 0; 2 where it is there already or cannot be."""
     parser = cli.parser("export", "Write a trained GPT as other programs read it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")

@@ -1,14 +1,27 @@
 """`python -m npgpt.finetune RUN DATA.jsonl -o NEW`: teach a trained GPT a task from examples."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from npgpt import cli
 from npgpt.cli import Setting, say
 from npgpt.language import _
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from npgpt.engine.types import Fields
+    from npgpt.text.tasks import Encoded, Example
+    from npgpt.text.tokenizer import Tokenizer
+    from npgpt.training.ranks import Alone
+    from npgpt.training.tasks import Examples
 
 SETTINGS = [
     Setting("epochs", cli.count, "how often each example is seen, at most (default 3)"),
@@ -29,7 +42,8 @@ PLANNED = ("batch_size", "lr", "dropout", "weight_decay", "eval_every", "patienc
 MAY_CHANGE = ("threads", "keep")
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train on the examples -> exit code 0; 1 failed, 2 refused, 130 interrupted, with a checkpoint."""
     from npgpt.training import ranks as job_ranks
 
     parser = cli.parser("finetune", "Teach a trained GPT a task from examples, a JSON object a line.")
@@ -62,7 +76,7 @@ def main(argv=None) -> int:
 class _Job:
     """What one command trains: settings, examples, trainer and folder, all checked; the folder is locked."""
 
-    def __init__(self, args, lock: contextlib.ExitStack, ranks):
+    def __init__(self, args: Namespace, lock: contextlib.ExitStack, ranks: Alone) -> None:
         import npgpt
         from npgpt.text import tasks
         from npgpt.training import checkpoint, distributed
@@ -77,13 +91,13 @@ class _Job:
         self.settings = settings = given | {n: v for n, v in DEFAULTS.items() if given[n] is None}
         parent, data = Path(args.model).resolve(), Path(args.data).resolve()
         self.parent = str(parent if parent.exists() else args.model)  # else a name on the Hub
-        examples, bad = tasks.read_examples(args.data, args.skip_bad)
+        read, bad = tasks.read_examples(args.data, args.skip_bad)
         model = npgpt.load(args.model)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be taught with text")
-        self.form, known = examples[0].form, model.tokenizer
+        self.form, known = read[0].form, model.tokenizer
         tokenizer = known if self.form == "prompt" else tasks.add_roles(known)
-        examples, encoded = _encoded(args, tokenizer, examples, bad, model.config.block_size)
+        examples, encoded = _encoded(args, tokenizer, read, bad, model.config.block_size)
         self.skipped_lines = len(bad)
         model, self.rows = with_vocabulary(model, tokenizer)
         self.about = {
@@ -123,7 +137,7 @@ class _Job:
         elif not self.goes_on and not ranks.rank:
             lock.enter_context(runs.locked(self.folder))
 
-    def _take_up(self, given: dict, config: dict) -> None:
+    def _take_up(self, given: Fields, config: Fields) -> None:
         """The settings of a run that is resumed; ValueError where it would become another."""
         for name, now in self.about.items():
             if config["about"].get(name) != now:
@@ -156,7 +170,7 @@ class _Job:
             print(json.dumps(result))
         return 130 if result["ended"] == "interrupted" else 0
 
-    def _show(self, result: dict) -> dict:
+    def _show(self, result: Fields) -> Fields:
         """Tell how it went -> what else is known of it."""
         from npgpt.training import report
 
@@ -216,11 +230,12 @@ class _Job:
     def _sample(self) -> str:
         """What the model answers to the first example held out."""
         ids, learnt = (self.examples.held_out or self.examples.training)[0]
-        prompt, model = ids[: learnt.argmax()], self.trainer.model
-        text = model.tokenizer.decode(prompt) + "\n> "
-        return text + model.generate(prompt, max_new_tokens=60, temperature=0)
+        prompt = ids[: learnt.argmax()]
+        model: Any = self.trainer.model
+        text: str = model.tokenizer.decode(prompt) + "\n> "
+        return text + str(model.generate(prompt, max_new_tokens=60, temperature=0))
 
-    def _finish(self) -> dict:
+    def _finish(self) -> Fields:
         """What the best checkpoint is worth; its adapters, kept apart."""
         import numpy as np
 
@@ -230,24 +245,26 @@ class _Job:
 
         best, _ = checkpoint.choose(self.folder)
         if self.lora:
-            adapters = self.trainer.optimizer.model
+            adapters: Any = self.trainer.optimizer.model
             adapters.flat_params[...] = checkpoint.load(best)[1]["adapters"]
             write_adapter(self.folder / "adapter", adapters, self.parent)
         if not (self.labels and self.examples.held_out):
             return {}
-        model, right = npgpt.load(best), 0
+        model, tokenizer, right = npgpt.load(best), self.examples.tokenizer, 0
         texts, truth = [], []
         for ids, learnt in self.examples.held_out:
             begin = int(np.flatnonzero(learnt)[0])
-            texts.append(model.tokenizer.decode_bytes(ids[: begin - 1]))
-            truth.append(model.tokenizer.decode(ids[begin:]))
+            texts.append(tokenizer.decode_bytes(ids[: begin - 1]))
+            truth.append(tokenizer.decode(ids[begin:]))
         for found, label in zip(model.classify(texts, self.labels), truth, strict=True):
             right += next(iter(found)) == label
         say("accuracy on the examples held out: {accuracy:.3f}", accuracy=right / len(truth))
         return {"val_accuracy": right / len(truth)}
 
 
-def _encoded(args, tokenizer, examples, bad: list, block_size: int):
+def _encoded(
+    args: Namespace, tokenizer: Tokenizer, examples: list[Example], bad: list[str], block_size: int
+) -> tuple[list[Example], list[Encoded]]:
     """The examples that fit the context, and their ids; one that does not is at fault like a bad line."""
     from npgpt.text import tasks
 
@@ -263,16 +280,18 @@ def _encoded(args, tokenizer, examples, bad: list, block_size: int):
             raise ValueError(bad[-1])
     if not fit:
         raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
-    return zip(*fit, strict=True)
+    return [example for example, _ in fit], [encoded for _, encoded in fit]
 
 
-def _split(encoded, labels, settings: dict, tokenizer, balance: bool):
+def _split(
+    encoded: list[Encoded], labels: Any, settings: Fields, tokenizer: Tokenizer, balance: bool
+) -> Examples:
     from npgpt.text.tasks import split_examples
     from npgpt.training.tasks import Examples
 
     train, held = split_examples(len(encoded), labels, settings["val_fraction"], settings["seed"])
-    parts = ([encoded[i] for i in numbers] for numbers in (train, held))
-    return Examples(*parts, tokenizer, [labels[i] for i in train] if balance else None)
+    training, held_out = ([encoded[i] for i in numbers] for numbers in (train, held))
+    return Examples(training, held_out, tokenizer, [labels[i] for i in train] if balance else None)
 
 
 if __name__ == "__main__":

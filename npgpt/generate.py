@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 
 from npgpt import cli
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the texts -> exit code 0; 2 for what the model refuses."""
     parser = cli.parser("generate", "Let a trained GPT write.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
@@ -31,8 +33,8 @@ def main(argv=None) -> int:
 
         model = npgpt.load(args.model)
 
-        def sample(number):
-            return model.generate(
+        def sample(number: int) -> Iterator[str]:
+            pieces: Iterator[str] = model.generate(
                 args.prompt,
                 max_new_tokens=args.max_new_tokens,
                 temperature=args.temperature,
@@ -45,6 +47,7 @@ def main(argv=None) -> int:
                 seed=None if args.seed is None else args.seed + number,
                 stream=True,
             )
+            return pieces
 
         samples = [sample(number) for number in range(args.num_samples)]  # which draw nothing yet
     cli.begin(args.threads, out=sys.stderr)  # stdout is for the text alone

@@ -1,15 +1,25 @@
 """`python -m npgpt.serve RUN`: a trained GPT behind OpenAI's HTTP API, and a page to try it."""
 
+from __future__ import annotations
+
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from npgpt import cli
+
+if TYPE_CHECKING:
+    from npgpt.engine.types import PathLike
+    from npgpt.runtime import binding
+    from npgpt.text.tokenizer import Tokenizer
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal -> exit code 0; 2 for a model or an address that cannot be had."""
     parser = cli.parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
@@ -56,7 +66,7 @@ def main(argv=None) -> int:
     return 0
 
 
-def open_model(path):
+def open_model(path: PathLike) -> tuple[binding.Model, Tokenizer]:
     """(libnpgpt's model, tokenizer): a GGUF file as it is, the weights of anything else."""
     import npgpt
     from npgpt.engine import kernels

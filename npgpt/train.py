@@ -1,5 +1,7 @@
 """`python -m npgpt.train TEXT...`: train a GPT on text, from reading the files to showing what it writes."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
@@ -7,11 +9,24 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from npgpt import cli
 from npgpt.cli import Setting, say
 from npgpt.language import _
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from npgpt.api import GPT
+    from npgpt.engine.types import Fields, PathLike
+    from npgpt.text.data import Dataset
+    from npgpt.training.plan import Plan
+    from npgpt.training.ranks import Alone
+    from npgpt.training.tasks import Examples
+    from npgpt.training.trainer import Trainer
 
 
 def _tokenizer_name(text: str) -> str:
@@ -88,7 +103,8 @@ CLOSING = 2.0  # seconds of --minutes for what comes after the last step: report
 MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no weight depends on
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train -> 0; 1 failed or --target-loss missed, 2 refused, 130 interrupted with a checkpoint."""
     from npgpt.training import ranks as job_ranks
 
     started = time.perf_counter()
@@ -140,7 +156,7 @@ def main(argv=None) -> int:
         return job.run(args.json)
 
 
-def _supervise(args, argv: list[str], ranks) -> int:
+def _supervise(args: Namespace, argv: list[str], ranks: Alone) -> int:
     """Train in processes of its own, and again where they fail."""
     from npgpt.training import restarts
     from npgpt.training import run as runs
@@ -168,7 +184,7 @@ def _supervise(args, argv: list[str], ranks) -> int:
 class _Job:
     """What one command trains: settings, text, trainer and folder, all checked; the folder is locked."""
 
-    def __init__(self, args, started: float, lock: contextlib.ExitStack, ranks):
+    def __init__(self, args: Namespace, started: float, lock: contextlib.ExitStack, ranks: Alone) -> None:
         from npgpt.api import GPT, load
         from npgpt.text import data
         from npgpt.text.corpus import Corpus
@@ -186,14 +202,14 @@ class _Job:
         self.began_before = args.resume and (self.folder / runs.CONFIG).exists()
         self.ranks = ranks
 
-        def lock_folder():
+        def lock_folder() -> None:
             if ranks.rank == 0:
                 lock.enter_context(runs.locked(self.folder))
 
         if self.began_before:
             lock_folder()
             before = runs.read_config(self.folder)
-            saved = dict.fromkeys(given) | cli.config_values(SETTINGS, self.folder / runs.CONFIG)
+            saved: Fields = dict.fromkeys(given) | cli.config_values(SETTINGS, self.folder / runs.CONFIG)
             settings = saved | {name: given[name] or saved[name] for name in MAY_CHANGE}
         elif args.resume and not args.text:
             raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
@@ -218,15 +234,16 @@ class _Job:
         model = None
         if found:
             model = load(found[0])
-            tokenizer = model.tokenizer
             cli.warn(found[1])
         elif settings["init_from"]:
             model = _parent(settings, given)
-            tokenizer = model.tokenizer
         else:
             settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(self.corpus.n_bytes)
             split = settings["split"] or data.DEFAULT_SPLIT
             tokenizer = data.make_tokenizer(settings["tokenizer"], self.corpus, split, ranks)
+        if model:
+            assert model.tokenizer
+            tokenizer = model.tokenizer
         ids = data.encode(self.corpus, tokenizer, ranks)
         flags = {name: settings[name] for name in FLAGS}
         if self.began_before:
@@ -241,7 +258,8 @@ class _Job:
         self.resident = runs.resident_bytes()
         spent = time.perf_counter() - started
         self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent, ranks)
-        self.trainer.model.tokenizer = tokenizer  # its samples are text
+        trained: Any = self.trainer.model
+        trained.tokenizer = tokenizer  # its samples are text
         if found:
             self.trainer.go_on(self.folder, found[0])
         elif not self.began_before:
@@ -285,7 +303,7 @@ class _Job:
             return 130
         return 1 if wanted and result["ended"] not in ("memorised", "target reached") else 0
 
-    def _show(self, result, prompt):
+    def _show(self, result: Fields, prompt: bytes) -> None:
         from npgpt.training import report
 
         folder = self.folder
@@ -298,7 +316,7 @@ class _Job:
         else:
             _show_sample(folder, prompt, self.plan, self.settings["seed"])
 
-    def _tell_text(self):
+    def _tell_text(self) -> None:
         print("\n".join(self.corpus.report()))
         dataset, plan = self.trainer.dataset, self.plan
         size, name = dataset.tokenizer.vocab_size, self.settings["tokenizer"] or dataset.tokenizer.name
@@ -318,7 +336,7 @@ class _Job:
             )
 
 
-def _one_length(settings: dict, args) -> dict:
+def _one_length(settings: Fields, args: Namespace) -> Fields:
     """Of epochs, steps and minutes at most one; those given as flags replace any from elsewhere."""
     flags = {name: getattr(args, name) for name in LENGTHS}
     if any(flags.values()):
@@ -328,7 +346,7 @@ def _one_length(settings: dict, args) -> dict:
     return settings
 
 
-def _parent(settings: dict, given: dict):
+def _parent(settings: Fields, given: Fields) -> GPT:
     """The model that --init-from names; its sizes become settings."""
     from dataclasses import asdict
 
@@ -354,7 +372,7 @@ def _parent(settings: dict, given: dict):
     return model
 
 
-def _refuse_changes(given: dict, settings: dict, n_tokens: int) -> None:
+def _refuse_changes(given: Fields, settings: Fields, n_tokens: int) -> None:
     """ValueError where a run that is resumed is given settings that would make it another."""
     from npgpt.training.plan import FLAGS, make_plan
 
@@ -373,7 +391,7 @@ def _refuse_changes(given: dict, settings: dict, n_tokens: int) -> None:
             )
 
 
-def _tell_cost(trainer, resident: int):
+def _tell_cost(trainer: Trainer, resident: int) -> None:
     """What the run will take, before it takes it; `resident` is what the process held before the model."""
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
     say(
@@ -404,7 +422,7 @@ def _tell_cost(trainer, resident: int):
     )
 
 
-def _tell_result(result, plan):
+def _tell_result(result: Fields, plan: Plan) -> None:
     losses = _("training loss {train_loss:.4f}")
     if result["val_loss"] is not None:
         losses = _("training loss {train_loss:.4f}, validation loss {val_loss:.4f} nats per token")
@@ -424,18 +442,18 @@ def _tell_result(result, plan):
 class _Sample:
     """A short text by the model as it is, always drawn with the same numbers."""
 
-    def __init__(self, model, seed: int):
+    def __init__(self, model: Any, seed: int) -> None:
         self.model, self.seed = model, seed
 
     def __call__(self) -> str:
-        return self.model.generate("", max_new_tokens=160, temperature=0.8, seed=self.seed)
+        return str(self.model.generate("", max_new_tokens=160, temperature=0.8, seed=self.seed))
 
 
-def _beginning(dataset) -> bytes:
+def _beginning(dataset: Dataset | Examples) -> bytes:
     return dataset.tokenizer.decode_bytes(dataset.train[:1000])
 
 
-def _show_sample(folder, beginning: bytes, plan, seed: int):
+def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> None:
     """What the saved model writes: a memorised text from its beginning, else something of its own."""
     import npgpt
 

@@ -62,6 +62,7 @@ class LoRA:
 
     @property
     def scale(self) -> float:
+        """What a @ b is multiplied by: alpha / rank."""
         return self.alpha / self.rank
 
     def touch(self) -> None:
@@ -74,6 +75,7 @@ class LoRA:
         self.model.touch()
 
     def zero_grads(self) -> None:
+        """Of the model and the adapters."""
         self.model.zero_grads()
 
     def linear_backward(self, ops: Ops, dy: Floats, x: Floats, w: Floats, name: str) -> Floats:

@@ -110,7 +110,12 @@ def engine_of(config: GPTConfig) -> str:
 
 
 def parameter_shapes(config: GPTConfig) -> Shapes:
-    """{GPT-2's name: shape}, 2-D weights first, so that what weight decay touches is one slice."""
+    """{GPT-2's name: shape}, 2-D weights first, so that what weight decay touches is one slice.
+
+    >>> shapes = parameter_shapes(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=4, vocab_size=5))
+    >>> shapes["wte.weight"], shapes["h.0.attn.c_attn.weight"]
+    ((5, 8), (8, 24))
+    """
     C, V, T = config.n_embd, config.vocab_size, config.block_size
     matrices: Shapes = {"wte.weight": (V, C), "wpe.weight": (T, C)}
     vectors: Shapes = {}
@@ -193,6 +198,7 @@ class GPT:
     """
 
     adapters: "LoRA | None" = None
+    _runtime: Any = None  # what libnpgpt has made of it
 
     def __init__(self, config: GPTConfig, seed: int | None = 0, dtype: DTypeLike = np.float32) -> None:
         """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.

@@ -40,6 +40,10 @@ def layernorm_forward(x: Floats, w: Floats, b: Floats | None, eps: float) -> tup
     """y = (x - mean) * rstd * w + b over the last axis (Ba et al. 2016, arXiv:1607.06450).
 
     x (...,C); w, b (C,), b may be None -> y (...,C), mean (...,), rstd = 1 / sqrt(var + eps) (...,).
+
+    >>> y, mean, rstd = layernorm_forward(np.array([[1.0, 3.0]]), np.ones(2), None, eps=0)
+    >>> y.tolist(), mean.tolist(), rstd.tolist()
+    ([[-1.0, 1.0]], [2.0], [1.0])
     """
     mean = x.mean(axis=-1)
     centred = x - mean[..., None]
@@ -105,7 +109,7 @@ def linear_forward(x: Floats, w: Floats, b: Floats | None = None, residual: Floa
 
 
 def linear_backward(dy: Floats, x: Floats, w: Floats, dw: Floats, db: Floats | None = None) -> Floats:
-    """dy (...,N), x (...,K) -> dx (...,K); adds to dw (K,N), db (N,).  (A residual's gradient is dy.)"""
+    """dy (...,N), x (...,K) -> dx (...,K); adds to dw (K,N), db (N,). A residual's gradient is dy."""
     K, N = w.shape
     # forward: y = x @ w + b
     dw += x.reshape(-1, K).T @ dy.reshape(-1, N)
@@ -187,7 +191,11 @@ def _normal_distribution(x: Floats) -> Floats:
 
 
 def softmax_forward(x: Floats) -> Floats:
-    """y = exp(x) / sum(exp(x)) over the last axis; a row of -inf alone gives NaN."""
+    """y = exp(x) / sum(exp(x)) over the last axis; a row of -inf alone gives NaN.
+
+    >>> softmax_forward(np.log([[1.0, 1.0, 2.0]])).round(3).tolist()
+    [[0.25, 0.25, 0.5]]
+    """
     e: Floats = np.exp(x - x.max(axis=-1, keepdims=True))  # the shift changes nothing but the range
     y: Floats = e / e.sum(axis=-1, keepdims=True)
     return y
@@ -271,9 +279,9 @@ def _masked_scores(q: Floats, k: Floats, scale: float, first_key: Integers | Non
 def head_cross_entropy(
     x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None
 ) -> tuple[float, Floats | None]:
-    """Tied head and mean cross-entropy in nats, both ways at once: logits = x @ wte.T,
-    loss = mean(lse - logits[target]).
+    """Tied head and mean cross-entropy in nats, both ways at once.
 
+    logits = x @ wte.T, loss = mean(lse - logits[target]).
     x (B,T,C); wte (V,C); targets (B,T), those below 0 do not count
     -> loss (float, 0 if none counts), dx (B,T,C); adds to dwte (V,C). Without dwte, dx is None.
 
@@ -340,8 +348,14 @@ def dropout_threshold(p: float) -> int:
 
 
 def philox4x32(counter: Sequence[ArrayLike], key: Sequence[int]) -> tuple[Words, Words, Words, Words]:
-    """Philox 4x32-10, a counter-based generator: 4 words and a key of 2 -> 4 random words (uint64 arrays
-    holding 32 bits).  Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011)."""
+    """Philox 4x32-10, a counter-based generator: 4 words and a key of 2 -> 4 random words.
+
+    They are uint64 arrays of 32 bits. Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3
+    (SC 2011), whose first test vector is
+
+    >>> [f"{word:08x}" for word in philox4x32((0, 0, 0, 0), (0, 0))]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
     low = np.uint64(0xFFFFFFFF)
     shift = np.uint64(32)
     c0, c1, c2, c3 = (np.asarray(c, dtype=np.uint64) & low for c in counter)

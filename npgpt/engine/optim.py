@@ -21,9 +21,14 @@ class Trainable(Protocol):
     flat_params: Floats
 
     @property
-    def flat_grads(self) -> Floats: ...
-    def zero_grads(self) -> None: ...
-    def touch(self) -> None: ...
+    def flat_grads(self) -> Floats:
+        """1-D, the twin of flat_params."""
+
+    def zero_grads(self) -> None:
+        """Give up the gradients gathered so far."""
+
+    def touch(self) -> None:
+        """Called once flat_params changed."""
 
 
 class Optimizer:

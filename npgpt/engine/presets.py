@@ -40,8 +40,13 @@ def preset(name: str, **fields: Any) -> GPTConfig:
 
 
 def cost(config: GPTConfig, peak_gflops: float, batch: int = 1) -> dict[str, float]:
-    """What a model costs at full context in float32: parameters; bytes of a training step of `batch` texts
-    and of generating one; and the seconds of that step at SHARE of peak_gflops.
+    """What a model costs at full context in float32.
+
+    Parameters; bytes of a training step of `batch` texts and of generating one; the seconds of that step at
+    SHARE of peak_gflops.
+
+    >>> cost(preset("gpt2"), peak_gflops=100)["parameters"]
+    124439808
     """
     T, n = config.block_size, count_parameters(config)
     cache = 2 * config.n_layer * T * config.n_embd

@@ -15,4 +15,4 @@ Shapes: TypeAlias = dict[str, Shape]
 PathLike: TypeAlias = str | os.PathLike[str]
 Buffer: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 Text: TypeAlias = str | Buffer
-Json: TypeAlias = dict[str, Any]  # an object of JSON, unchecked
+Fields: TypeAlias = dict[str, Any]  # by name, unchecked: settings, an object of JSON

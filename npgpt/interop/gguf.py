@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
-from npgpt.engine.types import Array, Floats, Json, PathLike, Shape
+from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.layout import Model
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
@@ -42,7 +42,12 @@ SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 
 
 def quantise(x: Floats, type: str) -> Array:
-    """x (rows, n) float32 -> its bytes (rows, ...) as `type`; n a multiple of 32 for q8_0 and q4_0."""
+    """x (rows, n) float32 -> its bytes (rows, ...) as `type`; n a multiple of 32 for q8_0 and q4_0.
+
+    >>> x = np.arange(32, dtype=np.float32)[None]
+    >>> quantise(x, "q8_0").shape
+    (1, 34)
+    """
     if type == "f32":
         return np.ascontiguousarray(x, "<f4").view(np.uint8)
     if type == "f16":
@@ -150,7 +155,7 @@ def _tensor(model: GPT, name: str, shape: Shape, arch: str) -> Array:
     return w if len(w.shape) == 1 or name.startswith("w") else w.T
 
 
-def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Json:
+def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Fields:
     values = {
         "general.architecture": arch,
         "general.name": name,
@@ -172,7 +177,7 @@ def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Json:
     return values
 
 
-def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int) -> Json:
+def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int) -> Fields:
     if tokenizer is None:
         return {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": vocab_size}
     vocabulary = tokenizer.vocabulary
@@ -296,7 +301,7 @@ def read_tokenizer(path: PathLike) -> Tokenizer | None:
     return _read_tokenizer(values, where)
 
 
-def _read_tokenizer(values: Json, where: str) -> Tokenizer:
+def _read_tokenizer(values: Fields, where: str) -> Tokenizer:
     if (values["tokenizer.ggml.model"], values.get("tokenizer.ggml.pre", "gpt-2")) != ("gpt2", "gpt-2"):
         raise ValueError(f"{where}: the tokenizer must be gpt2 with pre gpt-2")
     found: list[Any] = [values.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges", "token_type")]
@@ -323,7 +328,7 @@ def _read_tokenizer(values: Json, where: str) -> Tokenizer:
     return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
 
 
-def _parse(data: Array, where: str) -> tuple[Json, dict[str, tuple[Shape, str, Array]]]:
+def _parse(data: Array, where: str) -> tuple[Fields, dict[str, tuple[Shape, str, Array]]]:
     """({key: value}, {name: (shape, type, bytes)}), everything within the file; ValueError otherwise."""
     at = 0
 

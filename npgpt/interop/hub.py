@@ -13,6 +13,9 @@ def is_name(path: Path) -> bool:
     """Whether a path that is not there may be a name on the Hub: "gpt2", "openai-community/gpt2".
 
     Not "runs/x" beside a folder runs, nor "x.gguf": those are slips of the pen, and nobody else's business.
+
+    >>> is_name(Path("openai-community/gpt2")), is_name(Path("x.gguf"))
+    (True, False)
     """
     if path.suffix in FORMATS:
         return False

@@ -1,6 +1,6 @@
-"""Hugging Face folders: what transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel and GPTNeoForCausalLM read
-and write, our GPT-2, GPT and GPT-3.
+"""Hugging Face folders, read and written.
 
+Of transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel and GPTNeoForCausalLM: our GPT-2, GPT and GPT-3.
 Names and layouts of the tensors are in layout.py; the head is tied to the embedding in all, and therefore not
 in the file. No pickle is ever read.
 """
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT, GPTConfig
-from npgpt.engine.types import Array, Json, PathLike
+from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.tokenizer import Tokenizer, load_tokenizer
@@ -37,7 +37,7 @@ class Family:
     keys: dict[str, Key]  # field of GPTConfig -> (their key, their default)
     dropouts: tuple[str, ...]  # the keys beside resid's; attention weights themselves are never dropped here
     inner: str | None  # key of the width of the MLP
-    fixed: Json  # key -> the one value that our mathematics has
+    fixed: Fields  # key -> the one value that our mathematics has
 
 
 def _keys(n_layer: Key, n_head: Key, n_embd: Key, block_size: Key, dropout: Key) -> dict[str, Key]:
@@ -170,7 +170,7 @@ def read_tokenizer(folder: PathLike) -> Tokenizer | None:
         return None
 
 
-def refuse_another(tokenizer: Tokenizer | None, settings: Json, config: GPTConfig, where: str) -> None:
+def refuse_another(tokenizer: Tokenizer | None, settings: Fields, config: GPTConfig, where: str) -> None:
     """ValueError for a tokenizer that has more tokens than the model, or that is not the one it names."""
     if tokenizer is None:
         return
@@ -231,7 +231,7 @@ def _read_bfloat16(path: PathLike, name: str) -> Array:
     return bits.view(np.float32).reshape(header["shape"])
 
 
-def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Json:
+def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
     model_type = family_of(config)
     family = FAMILIES[model_type]
     settings = {"architectures": [family.architecture], "model_type": model_type, **family.fixed}
@@ -252,7 +252,7 @@ def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Json:
     }
 
 
-def _config_from_json(settings: Json, folder: Path) -> GPTConfig:
+def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
     where = f"read_pretrained: {folder}"
     model_type = settings.get("model_type", "gpt2")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -304,11 +304,12 @@ def _has_windows(types: Any, n_layer: int, where: str) -> bool:
     raise ValueError(f"{where}: attention_types must be {what}, got {types!r}")
 
 
-def _write_json(path: Path, value: Json) -> None:
+def _write_json(path: Path, value: Fields) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Json:
+def read_json(path: Path) -> Fields:
+    """The JSON object that a file holds; ValueError where it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
-from npgpt.engine.types import Floats, Json, Shape, Shapes, Tensors
+from npgpt.engine.types import Fields, Floats, Shape, Shapes, Tensors
 
 Model = TypeVar("Model", bound=GPT)
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -35,17 +35,19 @@ class Place(NamedTuple):
     transposed: bool = False  # (out, in), as torch.nn.Linear has it
 
     def shape(self, shapes: Shapes) -> Shape:
+        """Of the stored tensor, where our parameters have these."""
         *rest, last = shapes[self.name]
         shape = (*rest, last if self.third is None else last // 3)
         return shape[::-1] if self.transposed else shape
 
     def of(self, params: Tensors) -> Floats:
+        """The view of our parameters that it fills."""
         w = params[self.name]
         w = w if self.third is None else np.split(w, 3, axis=-1)[self.third]
         return w.T if self.transposed else w
 
 
-def config_of(fields: Json, where: str) -> GPTConfig:
+def config_of(fields: Fields, where: str) -> GPTConfig:
     """The GPTConfig of fields that stood in a file; ValueError for whatever is wrong with them."""
     try:
         return GPTConfig(**fields)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.engine.model import GPT, GPTConfig
-from npgpt.engine.types import Json, PathLike
+from npgpt.engine.types import Fields, PathLike
 from npgpt.interop.huggingface import family_of, open_safetensors
 from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
@@ -85,7 +85,7 @@ def read_checkpoint(path: PathLike, model_class: type[Model], **known: Any) -> M
     return fill(model_class, "nanogpt", config, stored, where)
 
 
-def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Json]:
+def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Fields]:
     """(form, fields of GPTConfig) by the names and shapes of the tensors."""
     shapes = {name.removeprefix("transformer."): tensor.shape for name, tensor in stored.items()}
     gpt = "positions_embed.weight" in shapes
@@ -107,9 +107,9 @@ def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Json]:
     return "gpt2", fields
 
 
-def _written_config(text: str, where: str) -> Json:
+def _written_config(text: str, where: str) -> Fields:
     try:
-        fields: Json = json.loads(text)
+        fields: Fields = json.loads(text)
         GPTConfig(**fields)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{where}: npgpt in its metadata must be a GPTConfig, got {error}") from None

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.engine.types import Json, PathLike, Tensors
+from npgpt.engine.types import Fields, PathLike, Tensors
 
 
 def save_file(tensors: Tensors, path: PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write float32 arrays to `path`. OSError where the disk is full."""
-    header: Json = {"__metadata__": metadata} if metadata else {}
+    header: Fields = {"__metadata__": metadata} if metadata else {}
     start = 0
     for name, array in tensors.items():
         if array.dtype != np.float32:

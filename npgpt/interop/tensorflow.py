@@ -1,5 +1,7 @@
-"""OpenAI's release form of GPT-2, read through TensorFlow: checkpoint, model.ckpt.*, hparams.json and the
-tokenizer's encoder.json and vocab.bpe in one folder."""
+"""OpenAI's release form of GPT-2, read through TensorFlow.
+
+A folder with checkpoint, model.ckpt.*, hparams.json and the tokenizer's encoder.json and vocab.bpe.
+"""
 
 import os
 import re

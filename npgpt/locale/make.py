@@ -145,6 +145,7 @@ def compiled(catalogue: dict[str, str]) -> bytes:
 
 
 def main() -> None:
+    """Bring all catalogues up to the source, and tell how many messages each lacks."""
     needed, there = messages(), strings()
     for path in CATALOGUES:
         old = read(path)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from npgpt.engine.model import GPT
+from npgpt.engine.types import Floats, Integers
 from npgpt.runtime.sampling import Context, Sampling, draw, penalised, probabilities
 
 IMPOSSIBLE = -1e9  # Hugging Face's, for beams that are not there yet
@@ -26,7 +28,7 @@ class Search:
     eos_token_id: int | None = None
     pad_token_id: int = 0  # what fills a row behind its end
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("max_length", "num_beams", "num_return_sequences"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -42,7 +44,9 @@ class Search:
             )
 
 
-def generate_rows(model, ids, mask, search: Search, sampling: Sampling, seed=None) -> np.ndarray:
+def generate_rows(
+    model: GPT, ids: Integers, mask: Integers, search: Search, sampling: Sampling, seed: int | None = None
+) -> Integers:
     """ids, mask (B,n) -> (B * num_return_sequences, at most max_length), the rows of ids at their beginning.
 
     mask is 0 for padding, which must be on the left. The end of text is in the result, padding behind it.
@@ -54,7 +58,7 @@ def generate_rows(model, ids, mask, search: Search, sampling: Sampling, seed=Non
     streams = len(ids) if beams else len(rows)
     generators = [np.random.default_rng(None if seed is None else [seed, b]) for b in range(streams)]
     if room <= 0:
-        new = [[] for _ in rows]
+        new: list[list[int]] = [[] for _ in rows]
     elif beams:
         prompts = [row[begin:] for row, begin in zip(ids, first, strict=True)]
         new = []
@@ -67,7 +71,15 @@ def generate_rows(model, ids, mask, search: Search, sampling: Sampling, seed=Non
     return np.concatenate([ids[rows], np.array(filled, np.int64).reshape(len(rows), longest)], axis=1)
 
 
-def _independent(model, ids, first, rows, search, sampling, generators) -> list[list[int]]:
+def _independent(
+    model: GPT,
+    ids: Integers,
+    first: Integers,
+    rows: Integers,
+    search: Search,
+    sampling: Sampling,
+    generators: list[np.random.Generator],
+) -> list[list[int]]:
     """The new ids of each row: greedy, or drawn with the row's generator."""
     context = Context(model, ids, first, search.max_length)
     logits = context.logits()[rows]  # (B,V): a prompt is read once, however many continuations it gets
@@ -75,10 +87,11 @@ def _independent(model, ids, first, rows, search, sampling, generators) -> list[
     seen = np.zeros(logits.shape, bool)
     for b, (row, begin) in enumerate(zip(context.ids, context.first, strict=True)):
         seen[b, row[begin:]] = True
-    new, going = [[] for _ in rows], np.arange(len(rows))  # those that have not ended
+    new: list[list[int]] = [[] for _ in rows]
+    going = np.arange(len(rows))  # those that have not ended
     while True:
         tokens = []
-        for b, z in zip(going, logits, strict=True):
+        for b, z in zip(going.tolist(), logits, strict=True):
             tokens.append(draw(probabilities(z, sampling, seen[b]), generators[b]))
             new[b].append(tokens[-1])
             seen[b, tokens[-1]] = True
@@ -90,7 +103,14 @@ def _independent(model, ids, first, rows, search, sampling, generators) -> list[
         going, logits = going[stay], context.logits()
 
 
-def _beams(model, prompt, room: int, search, sampling, generator) -> list[list[int]]:
+def _beams(
+    model: GPT,
+    prompt: Integers,
+    room: int,
+    search: Search,
+    sampling: Sampling,
+    generator: np.random.Generator,
+) -> list[list[int]]:
     """The num_return_sequences best continuations by `room` ids that num_beams beams find, best first."""
     n, V = search.num_beams, model.config.vocab_size
     context = Context(model, prompt[None], length=len(prompt) + room)
@@ -126,10 +146,10 @@ def _beams(model, prompt, room: int, search, sampling, generator) -> list[list[i
     return [ids for _, ids in finished[: search.num_return_sequences]]
 
 
-def _log_probabilities(logits, ids, do_sample: bool, sampling) -> np.ndarray:
+def _log_probabilities(logits: Floats, ids: Integers, do_sample: bool, sampling: Sampling) -> Floats:
     """logits (n,V), ids (n,t) -> float64 (n,V): what beams add up; the penalty and the filters act on it."""
     z = logits.astype(np.float64)
-    log_p = z - z.max(axis=1, keepdims=True)
+    log_p: Floats = z - z.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     for row, past in zip(log_p, ids, strict=True):
         seen = np.zeros(len(row), bool)
@@ -141,13 +161,13 @@ def _log_probabilities(logits, ids, do_sample: bool, sampling) -> np.ndarray:
     return log_p
 
 
-def _padding(ids, mask) -> np.ndarray:
+def _padding(ids: Integers, mask: Integers) -> Integers:
     """(B,): how many ids of padding each row begins with."""
     if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
         raise ValueError(
             f"generate: attention_mask must be of 0 and 1, of shape {ids.shape}, got {mask.shape}"
         )
-    first = ids.shape[1] - mask.sum(axis=1)
+    first: Integers = ids.shape[1] - mask.sum(axis=1)
     if (np.diff(mask.astype(np.int8), axis=1) < 0).any() or (first == ids.shape[1]).any():
         raise ValueError("generate: attention_mask must be zeros, then ones: padding stands on the left")
     return first.astype(np.int32)

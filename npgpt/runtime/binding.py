@@ -8,29 +8,53 @@ NPGPT_KERNELS=numpy, a float64 model) sampling.py generates: the same draws from
 import functools
 import re
 import secrets
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npgpt.engine import kernels
+from npgpt.engine.model import GPT, NOTHING
+from npgpt.engine.types import Floats, Integers, PathLike
 from npgpt.runtime import sampling as numpy_path
+from npgpt.runtime.sampling import Sampling
 
 HEADER = Path(__file__).parents[1] / "include" / "npgpt.h"
 BAD_ARGUMENT, FULL, NOT_FINITE, NO_MEMORY = 1, 6, 7, 5
 
 
-def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, ignore_eos=False, seed=None):
+def generate_ids(
+    model: "GPT | Model",
+    prompt: list[int],
+    max_new_tokens: int,
+    sampling: Sampling,
+    end_of_text: int | None = None,
+    ignore_eos: bool = False,
+    seed: int | None = None,
+) -> Iterator[int]:
     """As sampling.generate_ids, compiled where the kernels are in use."""
-    args = model, prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
-    return _generate_ids(*args) if is_compiled_for(model) else numpy_path.generate_ids(*args)
+    how = prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
+    if isinstance(model, Model) or is_compiled_for(model):
+        return _generate_ids(model, *how)
+    return numpy_path.generate_ids(model, *how)
 
 
-def is_compiled_for(model) -> bool:
+def is_compiled_for(model: "GPT | Model") -> bool:
     """Whether libnpgpt generates for this model now."""
     return kernels.library() is not None and (isinstance(model, Model) or model.dtype == np.float32)
 
 
-def _generate_ids(model, prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed):
+def _generate_ids(
+    model: "GPT | Model",
+    prompt: list[int],
+    max_new_tokens: int,
+    sampling: Sampling,
+    end_of_text: int | None,
+    ignore_eos: bool,
+    seed: int | None,
+) -> Iterator[int]:
     how = sampling_struct(sampling, end_of_text if ignore_eos else None, seed)
     session = Session(model if isinstance(model, Model) else Model.of(model))
     unread = prompt
@@ -43,7 +67,7 @@ def _generate_ids(model, prompt, max_new_tokens, sampling, end_of_text, ignore_e
         unread = [token]
 
 
-def sampling_struct(sampling, banned: int | None = None, seed: int | None = None):
+def sampling_struct(sampling: Sampling, banned: int | None = None, seed: int | None = None) -> Any:
     """npgpt_sampling of a Sampling; without a seed, another one each time."""
     ffi, _ = library()
     return ffi.new(
@@ -63,7 +87,7 @@ def sampling_struct(sampling, banned: int | None = None, seed: int | None = None
 
 
 @functools.cache
-def library():
+def library() -> tuple[Any, Any]:
     """(ffi, lib): the functions of npgpt.h."""
     from cffi import FFI
 
@@ -78,7 +102,7 @@ def declarations(header: str) -> str:
     return re.sub(r"^#.*$", "", header, flags=re.M).replace("NPGPT_API", "")
 
 
-def _check(status: int, error) -> None:
+def _check(status: int, error: Any) -> None:
     if status:
         message = library()[0].string(error.message).decode("utf-8", "replace")
         kinds = {NO_MEMORY: MemoryError, FULL: ValueError, NOT_FINITE: ValueError, BAD_ARGUMENT: ValueError}
@@ -90,7 +114,7 @@ def _check(status: int, error) -> None:
 class Model:
     """npgpt_model: over an engine model's own weights, or a GGUF file."""
 
-    def __init__(self, make, keeps=None):
+    def __init__(self, make: Callable[[Any, Any, Any, Any], int], keeps: object = None) -> None:
         ffi, lib = library()
         error, made = ffi.new("npgpt_error *"), ffi.new("npgpt_model **")
         _check(make(ffi, lib, made, error), error)
@@ -101,23 +125,24 @@ class Model:
         self.n_embd = config.n_embd
 
     @classmethod
-    def open(cls, path, keeps=None) -> "Model":
+    def open(cls, path: PathLike, keeps: object = None) -> "Model":
         """A GGUF file, mapped; `keeps`: the weights read from it. ValueError for one that is malformed."""
         return cls(lambda ffi, lib, made, error: lib.npgpt_open(str(path).encode(), made, error), keeps)
 
     @classmethod
-    def of(cls, model) -> "Model":
+    def of(cls, model: GPT) -> "Model":
         """The engine's model, float32; what its weights are at the time of each token counts.
 
         One loaded from a GGUF file is that file, quantised as it is, until touch().
         """
-        kept = getattr(model, "_runtime", None)
+        kept: Model | None = model._runtime
         if kept is None or kept._keeps is not model.flat_params:
             kept = model._runtime = cls(functools.partial(_from_tensors, model), model.flat_params)
         kept.use_kernels(kernels.name())
         return kept
 
     def use_kernels(self, name: str) -> None:
+        """Those of this name, as kernels.use() has them."""
         ffi, lib = library()
         error = ffi.new("npgpt_error *")
         _check(lib.npgpt_use_kernels(self.handle, name.encode(), error), error)
@@ -137,10 +162,11 @@ class Model:
         """The bytes of an id, by the same."""
         ffi, lib = library()
         length = ffi.new("size_t *")
-        return ffi.buffer(lib.npgpt_token_bytes(self.handle, id, length), length[0])[:]
+        data: bytes = ffi.buffer(lib.npgpt_token_bytes(self.handle, id, length), length[0])[:]
+        return data
 
 
-def _from_tensors(model, ffi, lib, made, error) -> int:
+def _from_tensors(model: GPT, ffi: Any, lib: Any, made: Any, error: Any) -> int:
     c = model.config
     config = ffi.new("npgpt_config *")
     config.n_layer, config.n_head, config.n_embd = c.n_layer, c.n_head, c.n_embd
@@ -152,13 +178,13 @@ def _from_tensors(model, ffi, lib, made, error) -> int:
     for tensor, name, w in zip(tensors, names, model.params.values(), strict=True):
         tensor.name, tensor.data = name, ffi.cast("float *", w.ctypes.data)
         tensor.rows, tensor.columns = w.shape if w.ndim == 2 else (1, len(w))
-    return lib.npgpt_from_tensors(config, tensors, len(names), made, error)
+    return int(lib.npgpt_from_tensors(config, tensors, len(names), made, error))
 
 
 class Session:
     """npgpt_session: a text that grows."""
 
-    def __init__(self, model: Model, context: int = 0, slide: bool = True):
+    def __init__(self, model: Model, context: int = 0, slide: bool = True) -> None:
         ffi, lib = library()
         self.model, self._error = model, ffi.new("npgpt_error *")
         made = ffi.new("npgpt_session **")
@@ -167,23 +193,24 @@ class Session:
         lib.npgpt_session_slide(self.handle, slide)
         self._id = ffi.new("int32_t *")
 
-    def __len__(self):
-        return library()[1].npgpt_session_length(self.handle)
+    def __len__(self) -> int:
+        return int(library()[1].npgpt_session_length(self.handle))
 
-    def feed(self, ids, every: bool = False):
-        """Append ids; with every=True returns the logits behind each of them, (n, V)."""
+    def feed(self, ids: Sequence[int] | Integers, every: bool = False) -> Floats:
+        """Append ids; with every=True returns the logits behind each of them, (n, V), else NOTHING."""
         ffi, lib = library()
         if len(ids) == 1 and not every:
             self._id[0] = ids[0]
-            return _check(lib.npgpt_feed(self.handle, self._id, 1, ffi.NULL, self._error), self._error)
+            _check(lib.npgpt_feed(self.handle, self._id, 1, ffi.NULL, self._error), self._error)
+            return NOTHING
         ids = np.ascontiguousarray(ids, np.int32)
-        logits = np.empty((len(ids), self.model.vocab_size), np.float32) if every else None
+        logits = np.empty((len(ids), self.model.vocab_size), np.float32) if every else NOTHING
         to = ffi.cast("float *", logits.ctypes.data) if every else ffi.NULL
         from_ = ffi.cast("int32_t *", ids.ctypes.data)
         _check(lib.npgpt_feed(self.handle, from_, len(ids), to, self._error), self._error)
         return logits
 
-    def feed_hidden(self, ids) -> np.ndarray:
+    def feed_hidden(self, ids: ArrayLike) -> Floats:
         """Append ids; returns the state behind each of them that the head reads, (n, C)."""
         ffi, lib = library()
         ids = np.ascontiguousarray(ids, np.int32)
@@ -192,27 +219,28 @@ class Session:
         _check(lib.npgpt_feed_hidden(self.handle, from_, len(ids), to, self._error), self._error)
         return hidden
 
-    def logits(self) -> np.ndarray:
+    def logits(self) -> Floats:
         """(V,) what comes next; a copy."""
         ffi, lib = library()
         return np.frombuffer(
             ffi.buffer(lib.npgpt_logits(self.handle), 4 * self.model.vocab_size), np.float32
         ).copy()
 
-    def sample(self, how) -> int:
+    def sample(self, how: Any) -> int:
         """An id drawn as sampling_struct() says; it is not fed."""
         _check(library()[1].npgpt_sample(self.handle, how, self._id, self._error), self._error)
-        return self._id[0]
+        return int(self._id[0])
 
     def forget(self) -> None:
         """Empties the cache to read a text anew, of one that goes on."""
         library()[1].npgpt_session_forget(self.handle)
 
     def reset(self) -> None:
+        """Forget the text: what is fed next stands at its beginning."""
         library()[1].npgpt_session_reset(self.handle)
 
 
-def feed_many(sessions, ids) -> None:
+def feed_many(sessions: Sequence[Session], ids: ArrayLike) -> None:
     """One id to each of several sessions of one model, computed together."""
     ffi, lib = library()
     error, ids = ffi.new("npgpt_error *"), np.ascontiguousarray(ids, np.int32)

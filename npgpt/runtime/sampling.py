@@ -7,12 +7,17 @@ is accepted can make a NaN or leave no token to draw. B rows, V = vocabulary.
 
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from npgpt.engine.model import GPT, KVCache
 from npgpt.engine.ops import philox4x32
+from npgpt.engine.types import Floats, Integers, Text
+from npgpt.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Sampling:
     presence_penalty: float = 0.0  # taken from the logits of tokens drawn before
     frequency_penalty: float = 0.0  # the same, as many times as each was drawn
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require("temperature", self.temperature, "at least 0 and finite", lambda v: v >= 0)
         if self.top_k is not None:
             _require("top_k", self.top_k, "a whole number, at least 1", lambda v: v >= 1 and v == int(v))
@@ -38,14 +43,14 @@ class Sampling:
         _require("frequency_penalty", self.frequency_penalty, "finite", lambda v: True)
 
 
-def _require(name: str, value, what: str, holds) -> None:
+def _require(name: str, value: object, what: str, holds: Callable[[Any], bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"generate: {name} must be a number, got {value!r}")
     if not (math.isfinite(value) and holds(value)):
         raise ValueError(f"generate: {name} must be {what}, got {value}")
 
 
-def penalised(logits, penalty: float, seen) -> np.ndarray:
+def penalised(logits: Floats, penalty: float, seen: NDArray[np.bool]) -> Floats:
     """Logits, or log-probabilities, of the tokens seen (bool (V,)) divided or multiplied by the penalty."""
     if penalty == 1:
         return logits
@@ -54,14 +59,24 @@ def penalised(logits, penalty: float, seen) -> np.ndarray:
     return np.clip(np.where(seen, less, logits), -1e300, 1e300)
 
 
-def probabilities(logits, sampling: Sampling, seen=None, banned=None, least=1, drawn=None) -> np.ndarray:
+def probabilities(
+    logits: Floats,
+    sampling: Sampling,
+    seen: NDArray[np.bool] | None = None,
+    banned: int | None = None,
+    least: int = 1,
+    drawn: Integers | None = None,
+) -> Floats:
     """The distribution that a token is drawn from: logits (V,) -> float64 (V,), sum 1.
 
     seen: bool (V,), the tokens that the repetition penalty is for; banned: a token that may not come;
     least: so many of the most probable stay whatever top_p and min_p say; drawn (V,): how often each token
     came, for the other penalties.
+
+    >>> probabilities(np.log([1, 2, 5.0]), Sampling(temperature=1, top_k=2)).round(3).tolist()
+    [0.0, 0.286, 0.714]
     """
-    z = np.array(logits, np.float64)  # (V,), a copy
+    z: Floats = np.array(logits, np.float64)  # (V,), a copy
     if not np.isfinite(z).all():
         raise ValueError("generate: the model's logits must be finite (its weights are not)")
     if seen is not None:
@@ -74,7 +89,8 @@ def probabilities(logits, sampling: Sampling, seen=None, banned=None, least=1, d
         z[banned] = -np.inf
     best = int(z.argmax())
     if sampling.temperature == 0:
-        return np.arange(len(z)) == best
+        p: Floats = (np.arange(len(z)) == best).astype(np.float64)
+        return p
 
     z = z - z[best]  # <= 0: so no temperature overflows
     with np.errstate(over="ignore"):
@@ -99,18 +115,19 @@ class Draws:
     53 bits of Philox 4x32-10 (ops.py) each. Without a seed, other ones each time.
     """
 
-    def __init__(self, seed: int | None = None):
+    def __init__(self, seed: int | None = None) -> None:
         seed = (secrets.randbits(64) if seed is None else int(seed)) % 2**64
         self._key, self._count = (seed % 2**32, seed >> 32), 0
 
     def random(self) -> float:
+        """The next of them."""
         n = self._count
         self._count += 1
         a, b, *_ = map(int, philox4x32((n, n >> 32, 0, 0), self._key))
         return ((a >> 5) * 2**26 + (b >> 6)) / 2**53
 
 
-def draw(p: np.ndarray, generator) -> int:
+def draw(p: Floats, generator: Draws | np.random.Generator) -> int:
     """An id drawn from the distribution p (V,), with one number of the generator."""
     total = np.cumsum(p)
     index = int(np.searchsorted(total, generator.random() * total[-1], side="right"))
@@ -123,15 +140,18 @@ class Context:
     When the model's context is full the older half is forgotten and the rest read again from position 0.
     """
 
-    def __init__(self, model, ids, first=None, length=None):
+    def __init__(
+        self, model: GPT, ids: ArrayLike, first: Integers | None = None, length: int | None = None
+    ) -> None:
         """ids (B,n), n >= 1, of which first (B,) are padding on the left; `length`: how far they may grow."""
         self.model, self.ids = model, np.asarray(ids, np.int32)
         self.first = np.zeros(len(self.ids), np.int32) if first is None else first
         block_size = model.config.block_size
         self._room = block_size if length is None else max(1, min(length, block_size))
-        self._cache, self._begin, self._read = None, 0, 0
+        self._cache: KVCache | None = None
+        self._begin = self._read = 0
 
-    def logits(self) -> np.ndarray:
+    def logits(self) -> Floats:
         """(B,V): of what comes next."""
         length, T = self.ids.shape[1], self.model.config.block_size
         if self._cache is None or length - self._begin > self._cache.room:
@@ -143,17 +163,26 @@ class Context:
         self._read = length
         return logits
 
-    def extend(self, tokens) -> None:
+    def extend(self, tokens: ArrayLike) -> None:
         """A token more to each row."""
         self.ids = np.concatenate([self.ids, np.asarray(tokens, np.int32)[:, None]], axis=1)
 
-    def reorder(self, rows) -> None:
+    def reorder(self, rows: Integers) -> None:
         """Row b becomes what row rows[b] was; there may be more or fewer of them."""
         self.ids, self.first = self.ids[rows], self.first[rows]
-        self._cache.reorder(rows)
+        if self._cache:
+            self._cache.reorder(rows)
 
 
-def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, ignore_eos=False, seed=None):
+def generate_ids(
+    model: GPT,
+    prompt: list[int],
+    max_new_tokens: int,
+    sampling: Sampling,
+    end_of_text: int | None = None,
+    ignore_eos: bool = False,
+    seed: int | None = None,
+) -> Iterator[int]:
     """Yield the ids that follow prompt (N >= 1), up to max_new_tokens or the end of text (not yielded)."""
     generator = Draws(seed)
     context = Context(model, [prompt], length=len(prompt) + max_new_tokens)
@@ -172,8 +201,9 @@ def generate_ids(model, prompt, max_new_tokens, sampling, end_of_text=None, igno
         seen[token] = True
 
 
-def prompt_ids(prompt, tokenizer, vocab_size: int) -> list[int]:
+def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
     """The ids of a prompt given as text (str, bytes) or as ids; an empty one becomes one end of text."""
+    ids: Integers
     if isinstance(prompt, (str, bytes)):
         if tokenizer is None:
             raise ValueError("generate: prompt must be token ids for a model without a tokenizer, got text")
@@ -190,10 +220,10 @@ def prompt_ids(prompt, tokenizer, vocab_size: int) -> list[int]:
         ids = np.array([tokenizer.end_of_text])  # where a document begins
     if not 0 <= ids.min() <= ids.max() < vocab_size:
         raise ValueError(f"generate: prompt ids must be in 0..{vocab_size - 1}, got {ids.min()}..{ids.max()}")
-    return ids.tolist()
+    return list(map(int, ids))
 
 
-def text_pieces(ids, tokenizer, stop=()) -> Iterator[str]:
+def text_pieces(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
     """Ids to text as it comes, ending before the first stop string; no piece breaks a character.
 
     Text that may be the beginning of a stop string is held back until that is decided.
@@ -208,17 +238,29 @@ def text_pieces(ids, tokenizer, stop=()) -> Iterator[str]:
         yield piece
 
 
+class Decoder(Protocol):
+    """What turns ids into text, whole characters at a time."""
+
+    def push(self, id: int, /) -> str:
+        """The text that this id completes."""
+
+    def close(self) -> str:
+        """What is left at the end."""
+
+
 class TextStream:
     """The same, pushed: one id in, the text that is decided out, often ''."""
 
-    def __init__(self, decoder, stop=()):
+    def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
         self._decoder, self._stop, self._held = decoder, stop, ""
         self.stopped = False  # at a stop string: nothing comes any more
 
     def push(self, token: int) -> str:
+        """The text that is decided once this id is in."""
         return self._take(self._decoder.push(token), end=False)
 
     def close(self) -> str:
+        """What was held back, where no stop string came."""
         return self._take(self._decoder.close(), end=True)
 
     def _take(self, text: str, end: bool) -> str:
@@ -232,12 +274,12 @@ class TextStream:
         return held[:ready]
 
 
-def _find_first(text: str, stop) -> int:
+def _find_first(text: str, stop: Sequence[str]) -> int:
     """Where the first of the stop strings begins, -1 without one."""
     return min((place for s in stop if (place := text.find(s)) >= 0), default=-1)
 
 
-def _undecided(text: str, stop) -> int:
+def _undecided(text: str, stop: Sequence[str]) -> int:
     """Length of the longest end of text that a stop string begins with."""
     longest = max((len(s) - 1 for s in stop), default=0)
     sizes = range(min(longest, len(text)), 0, -1)

@@ -1,23 +1,36 @@
 """The shapes of answers, as the openai client's types have them: JSON, events, completions, chats."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from npgpt.server.engine import Token
+from npgpt.engine.types import Fields
+from npgpt.server.engine import Token, Vocabulary
 from npgpt.server.schema import ApiError
+
+Change: TypeAlias = tuple[int, str, list[Token], str | ApiError | None]  # index, text, tokens, finish
+Changes: TypeAlias = AsyncIterator[Change]
+Attached: TypeAlias = contextlib.AbstractAsyncContextManager[Changes]
 
 
 class Json(Response):
+    """JSON in UTF-8; half a surrogate pair as an escape."""
+
     media_type = "application/json"
 
-    def render(self, content) -> bytes:
+    def render(self, content: Any) -> bytes:
+        """The body."""
         return dumps(content)
 
 
-def dumps(content) -> bytes:
+def dumps(content: Any) -> bytes:
+    """`content` as JSON; ValueError for a number that is not finite."""
     try:
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:  # half a surrogate pair that somebody sent
@@ -25,23 +38,33 @@ def dumps(content) -> bytes:
 
 
 def failure(error: ApiError) -> Json:
+    """The answer that tells of an error."""
     return Json(error.object(), error.status, error.headers)
 
 
 class EventStream(Response):
-    """Server-sent events. A client that does not take them within write_seconds is dropped."""
+    """Server-sent events. A client that does not take them within `seconds` is dropped."""
+
+    changes: Changes
+    attached: Attached
+    events: Callable[[Changes], AsyncIterator[bytes]]
+    seconds: float
 
     @classmethod
-    async def begin(cls, attached, events, settings) -> "EventStream":
+    async def begin(
+        cls, attached: Attached, events: Callable[[Changes], AsyncIterator[bytes]], seconds: float
+    ) -> "EventStream":
         """Attached before the header is sent: a full queue is an answer of its own."""
         self = cls(status_code=200, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self.changes = await attached.__aenter__()
-        self.attached, self.events, self.seconds = attached, events, settings.write_seconds
+        self.attached, self.events, self.seconds = attached, events, seconds
         return self
 
-    async def __call__(self, scope, receive, send):
-        async def write(body, more=True):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events as they come (ASGI)."""
+
+        async def write(body: bytes, more: bool = True) -> None:
             async with asyncio.timeout(self.seconds):
                 await send({"type": "http.response.body", "body": body, "more_body": more})
 
@@ -63,21 +86,26 @@ class Completion:
 
     prefix, whole, piece = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, served, top):
-        self.vocabulary, self.top = served.engine.vocabulary, top
+    def __init__(self, vocabulary: Vocabulary, top: int | None) -> None:
+        self.vocabulary, self.top = vocabulary, top
 
-    def first(self, index):
+    def first(self, index: int) -> Fields | None:
+        """What a stream begins with: nothing."""
         return None
 
-    def choice(self, index, text, tokens, finish):
+    def choice(self, index: int, text: str, tokens: list[Token], finish: str | None) -> Fields:
+        """A whole text."""
         logprobs = None if self.top is None else self.logprobs(tokens)
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def pieces(self, index, text, tokens, finish):
+    def pieces(self, index: int, text: str, tokens: list[Token], finish: str | None) -> list[Fields]:
+        """A piece of a stream."""
         return [self.choice(index, text, tokens, finish)]
 
-    def logprobs(self, tokens: list[Token]) -> dict:
-        def name(id):
+    def logprobs(self, tokens: list[Token]) -> Fields:
+        """What the model thought of the tokens."""
+
+        def name(id: int) -> str:
             return _name(self.vocabulary, id)
 
         tops = [
@@ -97,13 +125,15 @@ class Chat:
 
     prefix, whole, piece = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, served, top):
-        self.vocabulary, self.top = served.engine.vocabulary, top
+    def __init__(self, vocabulary: Vocabulary, top: int | None) -> None:
+        self.vocabulary, self.top = vocabulary, top
 
-    def first(self, index):
+    def first(self, index: int) -> Fields:
+        """What a stream begins with: whose turn it is."""
         return self._piece(index, {"role": "assistant", "content": "", "refusal": None}, [], None)
 
-    def choice(self, index, text, tokens, finish):
+    def choice(self, index: int, text: str, tokens: list[Token], finish: str | None) -> Fields:
+        """A whole reply."""
         message = {"role": "assistant", "content": text, "refusal": None}
         return {
             "index": index,
@@ -112,23 +142,25 @@ class Chat:
             "finish_reason": finish,
         }
 
-    def pieces(self, index, text, tokens, finish):
+    def pieces(self, index: int, text: str, tokens: list[Token], finish: str | None) -> list[Fields]:
+        """A piece of a stream; its end comes apart."""
         pieces = [self._piece(index, {"content": text}, tokens, None)] if text or tokens else []
         return pieces + ([self._piece(index, {}, [], finish)] if finish else [])
 
-    def _piece(self, index, delta, tokens, finish):
+    def _piece(self, index: int, delta: Fields, tokens: list[Token], finish: str | None) -> Fields:
         logprobs = self.logprobs(tokens) if tokens else None
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
-    def logprobs(self, tokens):
+    def logprobs(self, tokens: list[Token]) -> Fields | None:
+        """What the model thought of the tokens, None unless it was asked for."""
         if self.top is None:
             return None
         return {"content": [{**self._token(t.id, t.logprob), "top_logprobs": self._top(t)} for t in tokens]}
 
-    def _top(self, token):
+    def _top(self, token: Token) -> list[Fields]:
         return [self._token(id, logprob) for id, logprob in token.top]
 
-    def _token(self, id, logprob):
+    def _token(self, id: int, logprob: float | None) -> Fields:
         return {
             "token": _name(self.vocabulary, id),
             "logprob": logprob,
@@ -136,7 +168,7 @@ class Chat:
         }
 
 
-def _name(vocabulary, id: int) -> str:
+def _name(vocabulary: Vocabulary, id: int) -> str:
     """How a token is written: its text, or as OpenAI does its bytes where they are no characters."""
     data = vocabulary.bytes(id)
     try:

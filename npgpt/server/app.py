@@ -13,24 +13,32 @@ import math
 import os
 import resource
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from starlette.applications import Starlette
+from starlette.datastructures import State, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from npgpt.engine.types import Fields
+from npgpt.runtime import binding
 from npgpt.runtime.sampling import Sampling, prompt_ids
 from npgpt.server import openapi, schema
-from npgpt.server.answers import Chat, Completion, EventStream, Json, dumps, failure
-from npgpt.server.engine import Busy, Engine, Sequence
+from npgpt.server.answers import Change, Changes, Chat, Completion, EventStream, Json, dumps, failure
+from npgpt.server.engine import Busy, Engine, Finish, Sequence, Token
 from npgpt.server.jobs import Files, Jobs, identity, page
 from npgpt.server.schema import ApiError
 from npgpt.text import tasks
+from npgpt.text.tokenizer import Tokenizer
 
+Open: TypeAlias = Callable[[Path], tuple[binding.Model, Tokenizer]]
 PAGE = Path(__file__).with_name("index.html")
 LOCAL = {"localhost", "127.0.0.1", "[::1]"}
 INLINE = "'unsafe-inline'"  # the page is one file
@@ -67,14 +75,21 @@ class Served:
 
     id: str
     path: Path  # what the worker tunes
-    engine: Engine | None = None  # None: of a tuned one that nobody has asked for yet
+    opened: Engine | None = None  # None: of a tuned one that nobody has asked for yet
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def about(self) -> dict:
+    @property
+    def engine(self) -> Engine:
+        """Of a model that is open."""
+        assert self.opened, "find() opens it"
+        return self.opened
+
+    def about(self) -> Fields:
+        """OpenAI's model object."""
         return {"id": self.id, "object": "model", "created": self.created, "owned_by": "npgpt"}
 
 
-def create(path: Path, name: str, open_model, settings: Settings, version: str) -> Starlette:
+def create(path: Path, name: str, open_model: Open, settings: Settings, version: str) -> Starlette:
     """The application that serves the model `path` as `name`.
 
     open_model(path) -> (binding.Model, tokenizer); ValueError and OSError where there is none.
@@ -100,16 +115,16 @@ def create(path: Path, name: str, open_model, settings: Settings, version: str) 
         Route("/v1/fine_tuning/jobs/{id}/cancel", server.job_cancel, methods=["POST"]),
     ]
 
-    async def refused(request, error):
+    async def refused(request: Request, error: Any) -> Response:
         return failure(error)
 
-    async def no_such(request, error):
+    async def no_such(request: Request, error: Any) -> Response:
         return failure(ApiError(error.status_code, error.detail, headers=error.headers))
 
-    async def gone(request, error):
+    async def gone(request: Request, error: Any) -> Response:
         return Response(status_code=499)
 
-    async def broken(request, error):
+    async def broken(request: Request, error: Any) -> Response:
         return failure(ApiError(500, "the server failed; its log says how"))
 
     handlers = {ApiError: refused, HTTPException: no_such, ClientDisconnect: gone, Exception: broken}
@@ -123,15 +138,16 @@ def create(path: Path, name: str, open_model, settings: Settings, version: str) 
 class Guard:
     """Around everything: who may ask, whether there is room; counts requests."""
 
-    def __init__(self, app, server):
+    def __init__(self, app: ASGIApp, server: "Server") -> None:
         self.app, self.server = app, server
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         status = 0
 
-        async def counted(message):
+        async def counted(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
@@ -147,7 +163,8 @@ class Guard:
             server.in_flight -= 1
             server.answers[status] = server.answers.get(status, 0) + 1
 
-    def check(self, scope) -> None:
+    def check(self, scope: Scope) -> None:
+        """ApiError 401, 403, 429 or 503 for a request that is not let in."""
         settings, headers = self.server.settings, dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         open_to_all = settings.loopback and not settings.api_key
@@ -171,19 +188,25 @@ class Guard:
 
 
 class Server:
-    def __init__(self, path, name, open_model, settings, version):
+    """The state of the server, and a handler for each route."""
+
+    state: State  # the application's
+
+    def __init__(self, path: Path, name: str, open_model: Open, settings: Settings, version: str) -> None:
         self.settings, self.version, self._open = settings, version, open_model
         self.models = {name: Served(name, Path(path), self._engine(path))}
         self.main = self.models[name]
-        self.in_flight, self.answers = 0, {}
+        self.in_flight = 0
+        self.answers: dict[int, int] = {}  # by their status
         self.first_tokens, self.first_seconds = [0] * (len(BUCKETS) + 1), 0.0
         self._opening = asyncio.Lock()
 
-    def _engine(self, path) -> Engine:
+    def _engine(self, path: Path) -> Engine:
         return Engine(*self._open(path), self.settings.sessions, self.settings.queue)
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, app):
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Starts the engine and the jobs; ends them."""
         self.main.engine.start(asyncio.get_running_loop())
         self.files = Files()
         self.jobs = Jobs(self.files, self.tuned)
@@ -197,12 +220,13 @@ class Server:
     def stop(self) -> None:
         """The grace time is over."""
         for served in self.models.values():
-            if served.engine:
-                served.engine.close(ApiError(503, "the server is shutting down", None, "unavailable"))
+            if served.opened:
+                served.opened.close(ApiError(503, "the server is shutting down", None, "unavailable"))
 
     # ------------------------------------------------------------------------ models
 
     def tuned(self, name: str, folder: Path) -> None:
+        """A job has made the model in `folder`."""
         self.models[name] = Served(name, folder)
 
     async def find(self, name: str) -> Served:
@@ -212,18 +236,20 @@ class Server:
             raise ApiError(404, message, "model", "model_not_found")
         served = self.models[name]
         async with self._opening:
-            if served.engine is None:
+            if served.opened is None:
                 try:
-                    served.engine = await asyncio.to_thread(self._engine, served.path)
+                    served.opened = await asyncio.to_thread(self._engine, served.path)
                 except (OSError, ValueError, MemoryError) as error:
                     raise ApiError(500, f"the model cannot be opened: {error}", "model") from None
                 served.engine.start(asyncio.get_running_loop())
         return served
 
-    async def list_models(self, request):
+    async def list_models(self, request: Request) -> Response:
+        """GET /v1/models."""
         return Json({"object": "list", "data": [served.about() for served in self.models.values()]})
 
-    async def model(self, request):
+    async def model(self, request: Request) -> Response:
+        """GET, DELETE /v1/models/{id}."""
         name = request.path_params["id"]
         if name not in self.models:
             message = f"The model {name[:100]!r} does not exist"
@@ -234,13 +260,13 @@ class Server:
         if served is self.main:
             raise ApiError(403, "this is the model that is served; only tuned ones can go", "model")
         del self.models[name]
-        if served.engine:
-            await asyncio.to_thread(served.engine.close, ApiError(404, "the model was deleted", "model"))
+        if served.opened:
+            await asyncio.to_thread(served.opened.close, ApiError(404, "the model was deleted", "model"))
         return Json({"id": name, "object": "model", "deleted": True})
 
     # ------------------------------------------------------------------------ texts
 
-    async def body(self, request: Request) -> dict:
+    async def body(self, request: Request) -> Fields:
         """The fields of a JSON request, checked."""
         data = await self.read(request, self.settings.max_body)
         try:
@@ -254,6 +280,7 @@ class Server:
         return schema.check(request.url.path, found)
 
     async def read(self, request: Request, most: int) -> bytearray:
+        """The body of a request; ApiError 413 beyond `most` bytes, 408 where it does not come in time."""
         too_large = ApiError(413, f"the body must be at most {most} bytes", None, "body_too_large")
         length = request.headers.get("content-length", "0")
         if length.isdigit() and int(length[:18]) > most:
@@ -270,13 +297,13 @@ class Server:
             raise ApiError(408, "the body did not come in time", None, "timeout", closing) from None
         return data
 
-    async def ids(self, served: Served, prompts, param: str) -> list[list[int]]:
+    async def ids(self, served: Served, prompts: Any, param: str) -> list[list[int]]:
         """The ids of a prompt or of several, in all forms that the API allows."""
         if isinstance(prompts, str) or isinstance(prompts[0], int):
             prompts = [prompts]
         tokenizer, model = served.engine.vocabulary.tokenizer, served.engine.model
 
-        def encode():
+        def encode() -> list[list[int]]:
             return [prompt_ids(prompt, tokenizer, model.vocab_size) for prompt in prompts]
 
         size = sum(map(len, prompts))
@@ -286,20 +313,30 @@ class Server:
             raise ApiError(400, str(error).removeprefix("generate: "), param, "invalid_value") from None
         return self.fitting(rows, model, param)
 
-    def fitting(self, rows, model, param: str):
+    def fitting(self, rows: list[list[int]], model: binding.Model, param: str) -> list[list[int]]:
+        """The same rows of ids; ApiError 400 for one that is longer than the context."""
         longest = max(map(len, rows))
         if longest > model.block_size:
             message = f"This model's maximum context length is {model.block_size} tokens, got {longest}"
             raise ApiError(400, message, param, "context_length_exceeded")
         return rows
 
-    def max_tokens(self, given, default: int, name: str = "max_tokens") -> int:
+    def max_tokens(self, given: int | None, default: int, name: str = "max_tokens") -> int:
+        """As many as were asked for; ApiError 400 for more than the server gives."""
         most = self.settings.max_tokens
         if given is not None and given > most:
             raise ApiError(400, f"{name} must be at most {most}, got {given}", name, "invalid_value")
         return min(default, most) if given is None else given
 
-    def sequences(self, fields, rows, max_tokens, ends, top, echo=False) -> list[Sequence]:
+    def sequences(
+        self,
+        fields: Fields,
+        rows: list[list[int]],
+        max_tokens: int,
+        ends: tuple[int, ...],
+        top: int | None,
+        echo: bool = False,
+    ) -> list[Sequence]:
         """n texts of each prompt; the k-th has the seed + k, so that it can be had by itself."""
         if "stream_options" in fields and not fields.get("stream"):
             raise ApiError(
@@ -327,7 +364,8 @@ class Server:
         seeds = [None if seed is None else seed + k for k in range(n)]
         return [Sequence(ids, max_tokens, seed=seed, **more) for ids in rows for seed in seeds]
 
-    async def completions(self, request):
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
         fields = await self.body(request)
         served = await self.find(fields["model"])
         rows = await self.ids(served, fields["prompt"], "prompt")
@@ -335,9 +373,12 @@ class Server:
         most = self.max_tokens(fields.get("max_tokens"), 16)
         top, echo = fields.get("logprobs"), fields.get("echo", False)
         sequences = self.sequences(fields, rows, most, (end,), top, echo)
-        return await self.answer(request, fields, served, sequences, Completion(served, top))
+        return await self.answer(
+            request, fields, served, sequences, Completion(served.engine.vocabulary, top)
+        )
 
-    async def chat(self, request):
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
         fields = await self.body(request)
         served = await self.find(fields["model"])
         tokenizer = served.engine.vocabulary.tokenizer
@@ -365,9 +406,10 @@ class Server:
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
         ends = (tasks.end_token(tokenizer), tokenizer.end_of_text)
         sequences = self.sequences(fields, rows, most, ends, top)
-        return await self.answer(request, fields, served, sequences, Chat(served, top))
+        return await self.answer(request, fields, served, sequences, Chat(served.engine.vocabulary, top))
 
-    async def embeddings(self, request):
+    async def embeddings(self, request: Request) -> Response:
+        """POST /v1/embeddings."""
         fields = await self.body(request)
         served = await self.find(fields["model"])
         rows = await self.ids(served, fields["input"], "input")
@@ -376,18 +418,20 @@ class Server:
             async for _, _, _, finish in changes:
                 if isinstance(finish, Exception):
                     raise finish
-        vectors = [np.asarray(sequence.vector, "<f4") for sequence in sequences]
-        if fields.get("encoding_format") == "base64":
-            vectors = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
-        else:
-            vectors = [vector.tolist() for vector in vectors]
-        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        in_bytes = fields.get("encoding_format") == "base64"
+        data: list[Fields] = []
+        for i, sequence in enumerate(sequences):
+            vector = np.asarray(sequence.vector, "<f4")
+            shown = base64.b64encode(vector.tobytes()).decode() if in_bytes else vector.tolist()
+            data.append({"object": "embedding", "index": i, "embedding": shown})
         tokens = sum(map(len, rows))
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return Json({"object": "list", "data": data, "model": served.id, "usage": usage})
 
     @contextlib.asynccontextmanager
-    async def attached(self, request, served, sequences):
+    async def attached(
+        self, request: Request, served: Served, sequences: list[Sequence]
+    ) -> AsyncIterator[Changes]:
         """The sequences, computed while the client is there: an iterator of (index, text, tokens, finish)."""
         news, gone = asyncio.Event(), False
         if len(sequences) > self.settings.queue:
@@ -401,14 +445,14 @@ class Server:
             wait = {"Retry-After": "1"}
             raise ApiError(429, "too many requests wait already", None, "rate_limit_exceeded", wait) from None
 
-        async def watch():
+        async def watch() -> None:
             nonlocal gone
             while (await request.receive())["type"] != "http.disconnect":
                 pass
             gone = True
             news.set()
 
-        async def changes():
+        async def changes() -> AsyncIterator[Change]:
             unfinished = set(range(len(sequences)))
             while unfinished:
                 await news.wait()
@@ -430,35 +474,44 @@ class Server:
             watcher.cancel()
             served.engine.cancel(sequences)
 
-    async def answer(self, request, fields, served, sequences, form):
+    async def answer(
+        self,
+        request: Request,
+        fields: Fields,
+        served: Served,
+        sequences: list[Sequence],
+        form: Completion | Chat,
+    ) -> Response:
+        """The sequences in the shape of `form`: whole, or as a stream of events."""
         with_usage = (fields.get("stream_options") or {}).get("include_usage", False)
         n = fields.get("n", 1)
 
-        def usage():
+        def usage() -> Fields:
             prompt, drawn = (sum(s.prompt_tokens for s in sequences[::n]), sum(s.drawn for s in sequences))
             return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn}
 
         head = {"id": identity(form.prefix), "created": int(time.time()), "model": served.id}
         head["system_fingerprint"] = f"npgpt-{self.version}"
         if not fields.get("stream"):
-            texts, tokens, finishes = ([x() for _ in sequences] for x in (str, list, str))
+            texts, finishes = [""] * len(sequences), [""] * len(sequences)
+            tokens: list[list[Token]] = [[] for _ in sequences]
             async with self.attached(request, served, sequences) as changes:
-                async for i, text, more, finish in changes:
+                async for i, text, new, finish in changes:
                     if isinstance(finish, Exception):
                         raise finish
                     texts[i], finishes[i] = texts[i] + text, finish or finishes[i]
-                    tokens[i] += more
+                    tokens[i] += new
             choices = [
                 form.choice(*each) for each in zip(range(len(texts)), texts, tokens, finishes, strict=True)
             ]
             return Json({**head, "object": form.whole, "choices": choices, "usage": usage()})
 
-        more = {"usage": None} if with_usage else {}
+        more: Fields = {"usage": None} if with_usage else {}
 
-        def event(choices, **more):
+        def event(choices: list[Fields], **more: Any) -> bytes:
             return b"data: " + dumps({**head, "object": form.piece, "choices": choices, **more}) + b"\n\n"
 
-        async def events(changes):
+        async def events(changes: Changes) -> AsyncIterator[bytes]:
             for i in range(len(sequences)):
                 if first := form.first(i):
                     yield event([first], **more)
@@ -472,9 +525,12 @@ class Server:
                 yield event([], usage=usage())
             yield b"data: [DONE]\n\n"
 
-        return await EventStream.begin(self.attached(request, served, sequences), events, self.settings)
+        return await EventStream.begin(
+            self.attached(request, served, sequences), events, self.settings.write_seconds
+        )
 
     def measure(self, sequence: Sequence) -> None:
+        """Count how long the first token took."""
         if sequence.first:
             seconds = sequence.first - sequence.submitted
             self.first_seconds += seconds
@@ -482,7 +538,8 @@ class Server:
 
     # ------------------------------------------------------------------------ files, jobs
 
-    async def files_(self, request):
+    async def files_(self, request: Request) -> Response:
+        """GET, POST /v1/files."""
         if request.method == "GET":
             return Json(page(self.files.all(), *_page(request)))
         self.files.room()
@@ -498,25 +555,28 @@ class Server:
                     upload, purpose = form.get("file"), form.get("purpose")
                     if unknown := set(form) - {"file", "purpose"}:
                         raise ApiError(400, f"Unrecognized request argument supplied: {min(unknown)[:100]}")
-                    if not hasattr(upload, "file"):
+                    if not isinstance(upload, UploadFile):
                         raise ApiError(400, "file must be a file", "file", "missing_required_parameter")
                     if purpose != "fine-tune":
                         raise ApiError(400, "purpose must be 'fine-tune'", "purpose", "invalid_value")
-                    return Json(await asyncio.to_thread(self.files.add, upload.filename, upload.file))
+                    return Json(await asyncio.to_thread(self.files.add, upload.filename or "", upload.file))
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", None, "timeout") from None
         except (HTTPException, UnicodeDecodeError, AssertionError):
             raise ApiError(400, "the body must be multipart/form-data", None, "invalid_body") from None
 
-    async def file(self, request):
+    async def file(self, request: Request) -> Response:
+        """GET, DELETE /v1/files/{id}."""
         id = request.path_params["id"]
         return Json(self.files.get(id) if request.method == "GET" else self.files.delete(id))
 
-    async def file_content(self, request):
+    async def file_content(self, request: Request) -> Response:
+        """GET /v1/files/{id}/content."""
         id = self.files.get(request.path_params["id"])["id"]
         return FileResponse(self.files.path(id), media_type="application/octet-stream")
 
-    async def jobs_(self, request):
+    async def jobs_(self, request: Request) -> Response:
+        """GET, POST /v1/fine_tuning/jobs."""
         if request.method == "GET":
             return Json(page(self.jobs.all(), *_page(request)))
         fields = await self.body(request)
@@ -529,30 +589,37 @@ class Server:
             raise ApiError(400, message, "model", "invalid_value")
         return Json(self.jobs.create(fields, base.resolve()))
 
-    async def job(self, request):
+    async def job(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}."""
         return Json(self.jobs.get(request.path_params["id"]))
 
-    async def job_events(self, request):
+    async def job_events(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}/events."""
         return Json(page(self.jobs.events(request.path_params["id"]), *_page(request)))
 
-    async def job_cancel(self, request):
+    async def job_cancel(self, request: Request) -> Response:
+        """POST /v1/fine_tuning/jobs/{id}/cancel."""
         return Json(await self.jobs.cancel(request.path_params["id"]))
 
     # ------------------------------------------------------------------------ about itself
 
-    async def page(self, request):
+    async def page(self, request: Request) -> Response:
+        """GET /: the page to try the model."""
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
         return FileResponse(PAGE, media_type="text/html; charset=utf-8", headers=headers)
 
-    async def health(self, request):
+    async def health(self, request: Request) -> Response:
+        """GET /health: 503 once the server is shutting down."""
         if self.state.closing:
             raise ApiError(503, "the server is shutting down", None, "unavailable")
         return Json({"status": "ok"})
 
-    async def openapi(self, request):
+    async def openapi(self, request: Request) -> Response:
+        """GET /openapi.json."""
         return Json(openapi.describe(self.version, list(self.models)))
 
-    async def run(self, request):
+    async def run(self, request: Request) -> Response:
+        """GET /run: what the page shows of the model."""
         engine = self.main.engine
         tokenizer = engine.vocabulary.tokenizer
         return Json(
@@ -566,8 +633,9 @@ class Server:
             }
         )
 
-    async def metrics(self, request):
-        engines = [served.engine for served in self.models.values() if served.engine]
+    async def metrics(self, request: Request) -> Response:
+        """GET /metrics, in Prometheus's text format."""
+        engines = [served.opened for served in self.models.values() if served.opened]
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         rows = [
             ("npgpt_sessions", "gauge", sum(engine.running for engine in engines)),
@@ -592,7 +660,7 @@ class Server:
         return PlainTextResponse("\n".join(lines) + "\n")
 
 
-def _as_error(finish):
+def _as_error(finish: Finish) -> str | ApiError | None:
     """What ended a sequence as the API says it."""
     if not isinstance(finish, Exception) or isinstance(finish, ApiError):
         return finish
@@ -601,19 +669,19 @@ def _as_error(finish):
     return ApiError(500, str(finish))
 
 
-def _text_of(content) -> str:
+def _text_of(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def _no_number(name: str):
+def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def _page(request) -> tuple:
+def _page(request: Request) -> tuple[str | None, str | None]:
     return request.query_params.get("after"), request.query_params.get("limit")
 
 
-def loss_curve(path: Path) -> list[list]:
+def loss_curve(path: Path) -> list[list[float | None]]:
     """[step, training loss, validation loss or null] of a run, at most about CURVE of them."""
     rows = []
     with contextlib.suppress(OSError, KeyError, ValueError), open(path, encoding="utf-8", newline="") as file:

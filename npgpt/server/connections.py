@@ -10,10 +10,15 @@ import logging
 import resource
 import signal
 import socket
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from npgpt.server.app import Settings
 from npgpt.server.schema import ApiError
 
 SPARE = 64  # descriptors that are no connections: files, the library, the worker
@@ -34,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
+def make_server(app: Starlette, host: str, port: int, settings: Settings) -> uvicorn.Server:
     """A server that has not begun."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.connections + SPARE
@@ -46,9 +51,9 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
     class Connection(H11Protocol):
         """One client; abort() of request.state drops it with what it has not read."""
 
-        timer = None
+        timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport):
+        def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.app_state = {**self.app_state, "abort": transport.abort}
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # a peer that answers nothing at all
@@ -60,7 +65,7 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
                 return self.refuse(503, "Service Unavailable", "too many connections")
             self.timer = self.loop.call_later(settings.header_seconds, self.too_slow)
 
-        def data_received(self, data):
+        def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
             super().data_received(data)
@@ -71,20 +76,20 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
             elif idle and not self.timer and not self.timeout_keep_alive_task:
                 self.timer = self.loop.call_later(settings.header_seconds, self.too_slow)
 
-        def connection_lost(self, exc):
+        def connection_lost(self, exc: Exception | None) -> None:
             if self.timer:
                 self.timer.cancel()
             super().connection_lost(exc)
 
-        def too_slow(self):
+        def too_slow(self) -> None:
             self.timer = None
             if self.cycle is None or self.cycle.response_complete:
                 self.refuse(408, "Request Timeout", "the header did not come in time")
 
-        def send_400_response(self, msg):
+        def send_400_response(self, msg: str) -> None:
             self.refuse(400, "Bad Request", "the request must be valid HTTP")
 
-        def refuse(self, status, reason, message):
+        def refuse(self, status: int, reason: str, message: str) -> None:
             """An error object by hand: there is no request that the application could answer."""
             body = json.dumps(ApiError(status, message).object()).encode()
             head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -97,7 +102,7 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
         hurry = False
 
         @contextlib.contextmanager
-        def capture_signals(self):
+        def capture_signals(self) -> Iterator[None]:
             before = {n: signal.signal(n, self.handle_exit) for n in (signal.SIGINT, signal.SIGTERM)}
             try:
                 yield
@@ -105,12 +110,12 @@ def make_server(app, host: str, port: int, settings) -> uvicorn.Server:
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
-        def handle_exit(self, sig, frame):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             self.hurry = self.should_exit  # the second one does not wait for the grace time
             self.should_exit = app.state.closing = True
 
-        async def shutdown(self, sockets=None):
-            async def last_call():
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            async def last_call() -> None:
                 end = asyncio.get_running_loop().time() + settings.grace
                 while asyncio.get_running_loop().time() < end and not self.hurry:
                     await asyncio.sleep(0.05)

@@ -5,18 +5,24 @@ the others, so that no stream stalls. What a sequence becomes depends on its own
 computes the same bits in any company. V = vocabulary, C = channels.
 """
 
+import asyncio
 import codecs
 import threading
 import time
 import traceback
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from npgpt.engine.types import Floats
 from npgpt.runtime import binding
 from npgpt.runtime.sampling import Sampling, TextStream
+from npgpt.text.tokenizer import Tokenizer
 
+T = TypeVar("T")
+Finish: TypeAlias = str | Exception | None  # "stop", "length", what went wrong; None: not yet
 PIECE = 0.015  # seconds between two pieces of a stream at least, and
 PIECES = 200  # of them a second in all: to send one costs as much as a token of a small model
 PREFILL = 64  # tokens of prompts between two steps: about as long as a few steps of eight streams
@@ -32,16 +38,16 @@ class Token(NamedTuple):
     id: int
     offset: int  # characters of the text before it
     logprob: float | None  # None: the first of a text, which nothing comes before
-    top: list  # (id, logprob) of the likeliest, best first
+    top: list[tuple[int, float]]  # (id, logprob) of the likeliest, best first
 
 
 class Vocabulary:
     """Bytes and names of ids."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._special = set(tokenizer.vocabulary.special.values())
-        self._bytes = {}
+        self._bytes: dict[int, bytes] = {}
 
     def bytes(self, id: int) -> bytes:
         """Of a special token its name; of an id that only fills up the vocabulary nothing."""
@@ -51,22 +57,25 @@ class Vocabulary:
         return self._bytes[id]
 
     def is_special(self, id: int) -> bool:
+        """Whether an id is a special token."""
         return id in self._special
 
 
 class Decoder:
     """Ids to text, whole characters; counts them."""
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary, self.characters = vocabulary, 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id: int) -> str:
+        """The text that this id completes; '' for a special token."""
         return self._count(
             "" if self._vocabulary.is_special(id) else self._utf8.decode(self._vocabulary.bytes(id))
         )
 
     def close(self) -> str:
+        """What is left: U+FFFD for half a character."""
         return self._count(self._utf8.decode(b"", final=True))
 
     def _count(self, text: str) -> str:
@@ -83,31 +92,40 @@ class Sequence:
         max_tokens: int = 0,
         sampling: Sampling | None = None,
         seed: int | None = None,
-        ends=(),
+        ends: tuple[int, ...] = (),
         ignore_eos: bool = False,
-        stop=(),
+        stop: Iterable[str] = (),
         top: int | None = None,
         echo: bool = False,
         embed: bool = False,
-    ):
-        """ids (N,), N >= 1, of at most the context; `ends`: ids that end the text, the first is banned by
-        ignore_eos; top: so many alternatives are told with each token, None: no probabilities at all."""
+    ) -> None:
+        """ids (N,), N >= 1, of at most the context.
+
+        ends: ids that end the text, the first is banned by ignore_eos. top: so many alternatives are told
+        with each token, None: no probabilities at all.
+        """
         self.ids, self.prompt_tokens, self.max_tokens = list(ids), len(ids), max_tokens
         self.ends, self.top, self.echo, self.embed = frozenset(ends), top, echo, embed
-        self.how = None if embed else binding.sampling_struct(sampling, ends[0] if ignore_eos else None, seed)
+        self.how = (
+            None
+            if embed
+            else binding.sampling_struct(sampling or Sampling(), ends[0] if ignore_eos else None, seed)
+        )
         self.stop = tuple(stop)
-        self.finish = None  # "stop", "length", or what went wrong
-        self.vector = None  # (C,) the mean of what the head reads, of length 1
+        self.finish: Finish = None
+        self.vector: Floats | None = None  # (C,) the mean of what the head reads, of length 1
         self.cancelled = False
         self.drawn = 0
-        self.submitted = self.first = None  # seconds on the monotonic clock
+        self.submitted, self.first = 0.0, 0.0  # seconds on the monotonic clock
         self.woken = 0.0  # when last
-        self.wake = None  # called by the event loop when there is something new
-        self._out = deque()  # (text, tokens, finish)
+        self.wake: Callable[[], None] | None = None  # called by the event loop when there is something new
+        self._out: deque[tuple[str, list[Token], Finish]] = deque()
 
-    def take(self) -> tuple[str, list[Token], object]:
+    def take(self) -> tuple[str, list[Token], Finish]:
         """(text, tokens, finish): all that is new."""
-        text, tokens, finish = "", [], None
+        text = ""
+        tokens: list[Token] = []
+        finish: Finish = None
         while self._out:
             piece, more, finish = self._out.popleft()
             text, tokens = text + piece, tokens + more
@@ -116,15 +134,14 @@ class Sequence:
     # ------------------------------------------------ the engine's thread
 
     def begin(self, model: binding.Model, vocabulary: Vocabulary) -> None:
+        """Take a session of the model."""
         self.session, self.unread = binding.Session(model, slide=False), self.ids
         self.decoder = Decoder(vocabulary)
         self.stream = TextStream(self.decoder, self.stop)
-        self._held, self._sent, self._row, self._sum = (
-            [],
-            0,
-            None,
-            0.0,
-        )  # _row: (V,) logits before the next id
+        self._held: list[Token] = []
+        self._sent = 0.0
+        self._row: Floats | None = None  # (V,) logits before the next id
+        self._sum: Floats | float = 0.0
         if self.echo and self.top is None:
             self._say("".join(map(self.decoder.push, self.ids)), None)
 
@@ -134,7 +151,7 @@ class Sequence:
         if self.embed:
             self._sum = self._sum + self.session.feed_hidden(part).sum(0, np.float64)
             if not self.unread:
-                self.vector = self._sum / (np.linalg.norm(self._sum) or 1.0)
+                self.vector = np.asarray(self._sum / (np.linalg.norm(self._sum) or 1.0))
                 self.end("stop")
         elif self.echo and self.top is not None and not self.drawn:
             logits = self.session.feed(part, every=True)
@@ -149,6 +166,7 @@ class Sequence:
         return len(part)
 
     def draw(self) -> None:
+        """The next id; it ends the text where it is to end."""
         if self.drawn == self.max_tokens:  # 0: there is only a prompt to tell of
             return self.end("length")
         logits = None if self.top is None else self.session.logits()
@@ -170,7 +188,7 @@ class Sequence:
             self.session.forget()
             self.unread = self.ids[-max(1, context // 2) :]
 
-    def end(self, finish) -> None:
+    def end(self, finish: Finish) -> None:
         """finish: "stop", "length" or an exception."""
         if not isinstance(finish, Exception) and not self.embed:
             text = self.stream.close()
@@ -180,14 +198,15 @@ class Sequence:
             self._say(text, finish)
         else:
             self._out.append(("", [], finish))
-        self.finish, self.session = finish, None  # which frees it
+        self.finish = finish
+        vars(self).pop("session", None)  # which frees it
 
-    def _tell(self, id: int, logits, before: int, text: str) -> None:
+    def _tell(self, id: int, logits: Floats | None, before: int, text: str) -> None:
         if self.top is not None:
             self._held.append(Token(id, before, *_log_probabilities(id, logits, self.top)))
         self._say(text, None)
 
-    def _say(self, text: str, finish) -> None:
+    def _say(self, text: str, finish: Finish) -> None:
         self._sent += len(text)
         ready = [token for token in self._held if token.offset < self._sent]
         del self._held[: len(ready)]
@@ -195,7 +214,9 @@ class Sequence:
             self._out.append((text, ready, finish))
 
 
-def _log_probabilities(id: int, logits, top: int):
+def _log_probabilities(
+    id: int, logits: Floats | None, top: int
+) -> tuple[float | None, list[tuple[int, float]]]:
     """(logprob of id, the `top` likeliest)."""
     if logits is None:
         return None, []
@@ -210,28 +231,32 @@ def _log_probabilities(id: int, logits, top: int):
 class Engine:
     """Sequences in, texts out."""
 
-    def __init__(self, model: binding.Model, tokenizer, sessions: int, queue: int):
+    def __init__(self, model: binding.Model, tokenizer: Tokenizer, sessions: int, queue: int) -> None:
         self.model, self.vocabulary = model, Vocabulary(tokenizer)
         self.sessions, self.queue = sessions, queue
         self.tokens = self.prompt_tokens = self.steps = 0  # so far
-        self._changed, self._waiting, self._running = threading.Condition(), deque(), []
-        self._closed, self._loop = None, None
+        self._changed = threading.Condition()
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._closed: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
-    def start(self, loop) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """loop: the event loop that wakes those who wait."""
         self._loop = loop
         self._thread.start()
 
     @property
     def running(self) -> int:
+        """Texts that are computed now."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
+        """Texts in the queue."""
         return len(self._waiting)
 
-    def submit(self, sequences) -> None:
+    def submit(self, sequences: Collection[Sequence]) -> None:
         """Busy if they would wait behind more than the queue may hold."""
         with self._changed:
             if self._closed:
@@ -244,7 +269,7 @@ class Engine:
                 self._waiting.append(sequence)
             self._changed.notify()
 
-    def cancel(self, sequences) -> None:
+    def cancel(self, sequences: Iterable[Sequence]) -> None:
         """Nobody waits for them any more; those that have ended are left alone."""
         with self._changed:
             for sequence in sequences:
@@ -264,7 +289,7 @@ class Engine:
             with self._changed:
                 while not (self._waiting or self._running or self._closed):
                     self._changed.wait()
-                new = []
+                new: list[Sequence] = []
                 while self._waiting and len(self._running) + len(new) < self.sessions:
                     new.append(self._waiting.popleft())
                 self._running += new
@@ -314,19 +339,20 @@ class Engine:
         stepped, self._running = self._running, [s for s in self._running if not s.finish]
         self._wake(stepped)
 
-    def _guarded(self, sequence, do):
+    def _guarded(self, sequence: Sequence, do: Callable[[Sequence], T]) -> T | None:
         """do(sequence); what goes wrong is this sequence's alone."""
         if not sequence.finish:
             try:
                 return do(sequence)
             except (ValueError, MemoryError) as error:
                 sequence.end(error)
+        return None
 
-    def _wake(self, sequences) -> None:
+    def _wake(self, sequences: Iterable[Sequence]) -> None:
         now = time.monotonic()
         since = now - max(PIECE, len(self._running) / PIECES)
         told = [s for s in sequences if s.wake and (s.finish or (s._out and s.woken < since))]
         for sequence in told:
             sequence.woken = now
         if calls := {s.wake for s in told}:  # one for each request
-            self._loop.call_soon_threadsafe(lambda: [call() for call in calls])
+            self._loop.call_soon_threadsafe(lambda: [call() for call in calls if call])

@@ -14,8 +14,11 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
+from npgpt.engine.types import Fields
 from npgpt.server.schema import ApiError
 
 FILES, JOBS, EVENTS = 100, 100, 1000  # kept at most
@@ -23,10 +26,11 @@ STOP_SECONDS = 20  # for a worker to end by itself
 
 
 def identity(kind: str) -> str:
+    """A new id, "kind-..." as OpenAI's."""
     return f"{kind}-{secrets.token_hex(12)}"
 
 
-def page(items: list[dict], after: str | None, limit: str | None) -> dict:
+def page(items: list[Fields], after: str | None, limit: str | None) -> Fields:
     """OpenAI's list: `limit` of the items that come behind the one with id `after`."""
     if limit is not None and not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= 100):
         raise ApiError(
@@ -42,16 +46,18 @@ def page(items: list[dict], after: str | None, limit: str | None) -> dict:
 
 
 class Files:
-    def __init__(self):
+    """The files that were uploaded."""
+
+    def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="npgpt-serve-"))  # mode 0700
-        self._files = {}
+        self._files: dict[str, Fields] = {}
 
     def room(self) -> None:
         """ApiError where there is none for another."""
         if len(self._files) >= FILES:
             raise ApiError(400, f"there are {FILES} files; delete some", "file", "too_many_files")
 
-    def add(self, name: str, temporary) -> dict:
+    def add(self, name: str, temporary: IO[bytes]) -> Fields:
         """temporary: an open file, which is copied."""
         self.room()
         id = identity("file")
@@ -69,7 +75,8 @@ class Files:
         self._files[id] = about
         return about
 
-    def get(self, id: str) -> dict:
+    def get(self, id: str) -> Fields:
+        """OpenAI's file object; ApiError 404 where there is none."""
         if id not in self._files:
             raise ApiError(404, f"No such File object: {id[:100]}", "id", "not_found")
         return self._files[id]
@@ -78,28 +85,35 @@ class Files:
         """Of an id that get() knows."""
         return self.folder / id
 
-    def delete(self, id: str) -> dict:
+    def delete(self, id: str) -> Fields:
+        """Remove a file -> what the API answers."""
         self.get(id)
         del self._files[id]
         self.path(id).unlink(missing_ok=True)
         return {"id": id, "object": "file", "deleted": True}
 
-    def all(self) -> list[dict]:
+    def all(self) -> list[Fields]:
+        """All, the newest first."""
         return list(self._files.values())[::-1]
 
     def close(self) -> None:
+        """Remove them all."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Jobs:
     """done(id, folder): what is called with a model that was tuned."""
 
-    def __init__(self, files: Files, done):
+    def __init__(self, files: Files, done: Callable[[str, Path], None]) -> None:
         self.files, self._done = files, done
-        self._jobs, self._events, self._plans = {}, {}, {}
-        self._queue, self._task, self._process = asyncio.Queue(), None, None
+        self._jobs: dict[str, Fields] = {}
+        self._events: dict[str, deque[Fields]] = {}
+        self._plans: dict[str, Any] = {}
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
-    def create(self, fields: dict, base: Path) -> dict:
+    def create(self, fields: Fields, base: Path) -> Fields:
         """Queue the job of a checked request on the model in the folder `base`."""
         self.files.get(fields["training_file"])
         if len(self._jobs) >= JOBS:
@@ -145,19 +159,23 @@ class Jobs:
             self._task = asyncio.create_task(self._work())
         return job
 
-    def get(self, id: str) -> dict:
+    def get(self, id: str) -> Fields:
+        """OpenAI's job object; ApiError 404 where there is none."""
         if id not in self._jobs:
             raise ApiError(404, f"Could not find fine tune: {id[:100]}", "id", "fine_tune_not_found")
         return self._jobs[id]
 
-    def all(self) -> list[dict]:
+    def all(self) -> list[Fields]:
+        """All, the newest first."""
         return list(self._jobs.values())[::-1]
 
-    def events(self, id: str) -> list[dict]:
+    def events(self, id: str) -> list[Fields]:
+        """What a job said, the latest first."""
         self.get(id)
         return list(self._events[id])[::-1]
 
-    async def cancel(self, id: str) -> dict:
+    async def cancel(self, id: str) -> Fields:
+        """End a job that waits or runs; ApiError 400 for another."""
         job = self.get(id)
         if job["status"] not in ("queued", "running"):
             raise ApiError(400, f"Job has already completed: {id}", "id", "invalid_state")
@@ -168,6 +186,7 @@ class Jobs:
         return job
 
     async def close(self) -> None:
+        """End the worker."""
         if self._task:
             self._task.cancel()
         await self._stop_worker()
@@ -181,7 +200,7 @@ class Jobs:
             except TimeoutError:
                 process.kill()
 
-    def _say(self, id: str, message: str, level: str = "info", data=None) -> None:
+    def _say(self, id: str, message: str, level: str = "info", data: Fields | None = None) -> None:
         event = {"id": identity("ftevent"), "object": "fine_tuning.job.event", "created_at": int(time.time())}
         event |= {"level": level, "message": message, "data": data, "type": "metrics" if data else "message"}
         self._events[id].append(event)
@@ -207,19 +226,24 @@ class Jobs:
         job["status"] = "running"
         self._say(id, "Fine-tuning job started")
         command = [sys.executable, "-m", "npgpt.finetune", base, data, "-o", out, "--json", *flags]
-        pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, "limit": 2**20}
+        pipes: dict[str, Any] = {
+            "stdout": asyncio.subprocess.PIPE,
+            "stderr": asyncio.subprocess.PIPE,
+            "limit": 2**20,
+        }
         english = os.environ | {"LANGUAGE": "en"}  # which clients of the API read
         process = await asyncio.create_subprocess_exec(*map(str, command), **pipes, env=english)
         self._process = process
+        assert process.stdout and process.stderr  # pipes
         with contextlib.suppress(OSError):  # streams go first
             os.setpriority(os.PRIO_PROCESS, process.pid, 10)
-        errors = asyncio.create_task(process.stderr.read())
+        reading = asyncio.create_task(process.stderr.read())
         last = ""
         async for line in process.stdout:
             last = line.decode("utf-8", "replace").strip() or last
             if job["status"] == "running" and last and not last.startswith("{"):
                 self._say(id, last[:500])
-        code, errors = await process.wait(), (await errors).decode("utf-8", "replace").strip()
+        code, errors = await process.wait(), (await reading).decode("utf-8", "replace").strip()
         if job["status"] == "cancelled":
             return
         if code:

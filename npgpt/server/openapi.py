@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 description: the tables of schema.py and what each path answers."""
 
+from npgpt.engine.types import Fields
 from npgpt.server.schema import NULL, REQUESTS, STRING, integer, record
 
 OPERATIONS = (  # method, path, what it does, the object that it answers with, or the media type
@@ -27,17 +28,17 @@ FAILURES = (400, 401, 403, 404, 405, 408, 413, 429, 500, 503)
 STREAMED = {"text_completion", "chat.completion"}
 
 
-def describe(version: str, models: list[str]) -> dict:
+def describe(version: str, models: list[str]) -> Fields:
     """The description of a server of these models."""
-    fault = {"message": STRING, "type": STRING, "param": {"type": ["string", "null"]}}
+    fault: Fields = {"message": STRING, "type": STRING, "param": {"type": ["string", "null"]}}
     fault["code"] = fault["param"]
     components = {
         "schemas": {"Error": record(["error"], error=record(fault, **fault))},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
-    paths = {}
+    paths: dict[str, Fields] = {}
     for method, path, what, answer in OPERATIONS:
-        operation = {"summary": what, "responses": _responses(answer), "parameters": []}
+        operation: Fields = {"summary": what, "responses": _responses(answer), "parameters": []}
         if "{id}" in path:
             operation["parameters"].append({"name": "id", "in": "path", "required": True, "schema": STRING})
         if answer == "list" and method == "get" and path != "/v1/models":
@@ -55,12 +56,12 @@ def describe(version: str, models: list[str]) -> dict:
     }
 
 
-def _responses(answer: str) -> dict:
+def _responses(answer: str) -> Fields:
     if "/" in answer:
         json = answer == "application/json"
         content = {answer: {"schema": {"type": "object"} if json else STRING}}
     else:
-        more = {"data": {"type": "array"}} if answer == "list" else {}
+        more: Fields = {"data": {"type": "array"}} if answer == "list" else {}
         shape = record(["object", *more], object={"const": answer}, **more)
         content = {"application/json": {"schema": shape}}
     if answer in STREAMED:
@@ -70,7 +71,7 @@ def _responses(answer: str) -> dict:
     return {"200": {"description": answer, "content": content}, **failures}
 
 
-def _body(path: str, models: list[str]) -> dict:
+def _body(path: str, models: list[str]) -> Fields:
     if path not in REQUESTS:
         file = {"type": "string", "format": "binary"}
         upload = record(["file", "purpose"], file=file, purpose={"enum": ["fine-tune"]})

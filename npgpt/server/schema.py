@@ -4,33 +4,47 @@ A field that is not in the table is refused, and so is one that asks for what th
 (UNSUPPORTED): nothing is ignored. null is a field's default.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from npgpt.engine.types import Fields
 
 
 class ApiError(Exception):
     """An answer that is OpenAI's error object."""
 
-    def __init__(self, status: int, message: str, param=None, code=None, headers=None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.param, self.code, self.headers = status, param, code, headers or {}
         kinds = {429: "rate_limit_error"}
         self.type = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
 
-    def object(self) -> dict:
+    def object(self) -> Fields:
+        """The body of the answer."""
         return {
             "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code},
         }
 
 
-def number(low, high, kind="number"):
+def number(low: float, high: float, kind: str = "number") -> Fields:
+    """The schema of a number in low..high."""
     return {"type": kind, "minimum": low, "maximum": high}
 
 
-def integer(low, high):
+def integer(low: float, high: float) -> Fields:
+    """The schema of a whole number in low..high."""
     return number(low, high, "integer")
 
 
-def record(required=(), closed=False, **properties):
+def record(required: Iterable[str] = (), closed: bool = False, **properties: Any) -> Fields:
+    """The schema of an object; closed: with no other properties."""
     shape = {"type": "object", "properties": properties, "required": list(required)}
     return {**shape, "additionalProperties": False} if closed else shape
 
@@ -63,7 +77,7 @@ MESSAGE = record(["role", "content"], closed=True, role=ROLE, content=CONTENT, n
 NOTHING = {"type": "object", "maxProperties": 0}
 
 # fields of no effect here are allowed as long as they ask for none
-UNSUPPORTED = {
+UNSUPPORTED: Fields = {
     "best_of": {"enum": [1]},
     "suffix": {"enum": [""]},
     "logit_bias": NOTHING,
@@ -74,7 +88,7 @@ UNSUPPORTED = {
     "modalities": {"enum": [["text"]]},
 }
 
-SAMPLING = {
+SAMPLING: Fields = {
     "model": STRING,
     "temperature": number(0, 2),
     "top_p": number(0, 1),
@@ -93,14 +107,14 @@ SAMPLING = {
     "repetition_penalty": number(0.1, 10),
     "ignore_eos": BOOLEAN,
 }
-COMPLETION = {
+COMPLETION: Fields = {
     **SAMPLING,
     "prompt": {"anyOf": [STRING, IDS, TEXTS, ROWS]},
     "logprobs": integer(0, 5),
     "echo": BOOLEAN,
     **{name: UNSUPPORTED[name] for name in ("best_of", "suffix", "logit_bias")},
 }
-CHAT = {
+CHAT: Fields = {
     **SAMPLING,
     "messages": {"type": "array", "items": MESSAGE, "minItems": 1, "maxItems": 1024},
     "max_completion_tokens": integer(1, 2**31 - 1),
@@ -108,7 +122,7 @@ CHAT = {
     "top_logprobs": integer(0, 20),
     **{name: shape for name, shape in UNSUPPORTED.items() if name not in ("best_of", "suffix")},
 }
-EMBEDDING = {
+EMBEDDING: Fields = {
     "model": STRING,
     "input": {"anyOf": [STRING, IDS, TEXTS, ROWS]},
     "encoding_format": {"enum": ["float", "base64"]},
@@ -123,7 +137,7 @@ HYPERPARAMETERS = record(
 )
 SUPERVISED = record(closed=True, hyperparameters=HYPERPARAMETERS)
 METHOD = record(["type"], closed=True, type={"enum": ["supervised"]}, supervised=SUPERVISED)
-JOB = {
+JOB: Fields = {
     "model": STRING,
     "training_file": STRING,
     "suffix": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"},
@@ -131,7 +145,7 @@ JOB = {
     "hyperparameters": HYPERPARAMETERS,
     "method": METHOD,
 }
-REQUESTS = {  # path -> (fields, those that must be there)
+REQUESTS: dict[str, tuple[Fields, tuple[str, ...]]] = {  # path -> (fields, those that must be there)
     "/v1/completions": (COMPLETION, ("model", "prompt")),
     "/v1/chat/completions": (CHAT, ("model", "messages")),
     "/v1/embeddings": (EMBEDDING, ("model", "input")),
@@ -139,7 +153,7 @@ REQUESTS = {  # path -> (fields, those that must be there)
 }
 
 
-def check(path: str, body) -> dict[str, Any]:
+def check(path: str, body: object) -> Fields:
     """The fields of a request that are given; ApiError 400 for the first that is not as it must be."""
     fields, required = REQUESTS[path]
     if not isinstance(body, dict):
@@ -173,7 +187,7 @@ TYPES = {
 }
 
 
-def _fault(schema: dict, value, where: str) -> str | None:
+def _fault(schema: Fields, value: Any, where: str) -> str | None:
     """What is wrong with a value, None if nothing is. The part of JSON Schema that the tables use."""
     if "anyOf" in schema:
         faults = [_fault(one, value, where) for one in schema["anyOf"]]
@@ -197,8 +211,8 @@ def _fault(schema: dict, value, where: str) -> str | None:
     if "pattern" in schema and not set(value) <= set(PATTERN_LETTERS):
         return must
     if kind == "array" and "items" in schema:
-        faults = (_fault(schema["items"], item, f"{where}[{i}]") for i, item in enumerate(value))
-        return next(filter(None, faults), None)
+        of_items = (_fault(schema["items"], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return next(filter(None, of_items), None)
     if kind == "object" and "properties" in schema:
         for name, item in value.items():
             if name not in schema["properties"]:
@@ -214,10 +228,10 @@ def _fault(schema: dict, value, where: str) -> str | None:
 PATTERN_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
-def _words(schema: dict) -> str:
+def _words(schema: Fields) -> str:
     """'a number in 0..2', 'a string or a list of up to 4 strings'."""
     if "title" in schema:
-        return schema["title"]
+        return str(schema["title"])
     if "anyOf" in schema:
         return " or ".join(map(_words, schema["anyOf"]))
     if "enum" in schema:
@@ -236,6 +250,6 @@ def _words(schema: dict) -> str:
     return {"string": "a string", "boolean": "true or false", "object": "an object"}[kind]
 
 
-def _shown(value) -> str:
-    text = {list: "a list", dict: "an object"}.get(type(value)) or repr(value)
+def _shown(value: Any) -> str:
+    text = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

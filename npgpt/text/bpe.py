@@ -34,7 +34,11 @@ PATTERN = re.compile(
 
 
 def split(text: Buffer) -> list[bytes]:
-    """The pieces of text (bytes), which joined are the text again."""
+    """The pieces of text (bytes), which joined are the text again.
+
+    >>> split(b"o mar, 2 vezes")
+    [b'o', b' mar', b',', b' 2', b' vezes']
+    """
     characters = bytes(text).decode("utf-8", "surrogateescape")
     return [piece.encode("utf-8", "surrogateescape") for piece in PATTERN.findall(characters)]
 
@@ -84,6 +88,7 @@ class ReferenceBpe:
         self._known: dict[bytes, list[int]] = {}  # piece -> its ids
 
     def encode(self, text: Buffer) -> Integers:
+        """The ids of text (N,), uint16 where they fit."""
         ids: list[int] = []
         for piece in split(text):
             if piece not in self._known:
@@ -94,6 +99,7 @@ class ReferenceBpe:
         return np.array(ids, self._dtype)
 
     def decode(self, ids: ArrayLike) -> bytes:
+        """The bytes of ids (N,)."""
         return b"".join(self._tokens[i] for i in np.asarray(ids).tolist())
 
 
@@ -107,6 +113,7 @@ class ReferenceCounts:
         return len(self._counts)
 
     def add(self, text: Buffer) -> None:
+        """Count the pieces of text too."""
         self._counts.update(split(text))
 
     def table(self) -> tuple[Integers, Integers, Integers]:

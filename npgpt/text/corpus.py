@@ -83,8 +83,11 @@ class Corpus:
     """The documents of some files and folders, and how they are cleaned."""
 
     def __init__(self, paths: PathLike | Iterable[PathLike], clean: str = "light") -> None:
-        """Reads them all once. `paths`: one or several; a folder stands for the .txt files in it and below,
-        by name; "-" is stdin. ValueError for what holds no text, OSError for what cannot be read."""
+        """Reads them all once.
+
+        paths: one or several; a folder stands for the .txt files in it and below, by name; "-" is stdin.
+        ValueError for what holds no text, OSError for what cannot be read.
+        """
         if clean not in CLEANINGS:
             raise ValueError(f"clean must be one of {', '.join(CLEANINGS)}, got {clean!r}")
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -104,6 +107,7 @@ class Corpus:
 
     @property
     def in_memory(self) -> bool:
+        """Whether all of it is."""
         return all(document.content is not None for document in self.documents)
 
     @property
@@ -164,12 +168,15 @@ class Corpus:
 def clean_document(
     document: bytes, how: str = "light", changed: Counter[str] | None = None, first: bool = True
 ) -> bytes:
-    """`document` without what only looks like text.
+    r"""`document` without what only looks like text.
 
     light  byte-order mark, line ends, Unicode NFC: changes nothing in text that is clean
     full   also control characters, blanks at line ends, runs of blank lines
     A document that is not UTF-8 as a whole comes back as it is. What was done is added to `changed`; `first`
     is False for a piece that is not the document's beginning.
+
+    >>> clean_document(b"a\r\nb")
+    b'a\nb'
     """
     if how not in CLEANINGS:
         raise ValueError(f"clean_document: how must be one of {', '.join(CLEANINGS)}, got {how!r}")

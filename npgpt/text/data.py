@@ -94,7 +94,7 @@ def _parts(corpus: Corpus, ranks: "Alone | None") -> Iterator[tuple[bytes, bool]
     yield held, True
 
 
-def _shares(piece: bytes, n_bytes: int, ranks):
+def _shares(piece: bytes, n_bytes: int, ranks: "Alone | None") -> Iterator[bytes]:
     """Yield `piece`, of a text of n_bytes, cut between words so that each rank has some of the text."""
     size, start = n_bytes // (SHARES * ranks.size) if ranks else len(piece), 0
     while cut := _PARTING.search(piece, start + size):
@@ -137,7 +137,11 @@ def _content_key(corpus: Corpus, tokenizer: Tokenizer) -> str:
 
 
 def parse_split(text: Split) -> tuple[float, float, float]:
-    """'0.8,0.1,0.1' (or the numbers) to (train, validation, test) shares; missing ones are 0."""
+    """(train, validation, test) shares of '0.8,0.1,0.1', or of the numbers; missing ones are 0.
+
+    >>> parse_split("0.9,0.1")
+    (0.9, 0.1, 0.0)
+    """
     try:
         shares = [float(s) for s in (text.split(",") if isinstance(text, str) else text)]
     except (TypeError, ValueError):
@@ -214,6 +218,10 @@ def cut_windows(ids: Integers, windows: Integers, block_size: int, end_of_text: 
 
     Window w has the T targets from w*T on; where these pass N, y is -1 (not counted) and x is padding.
     `shift` turns the text as a ring: its end is followed by its beginning.
+
+    >>> x, y = cut_windows(np.array([10, 11, 12]), np.array([0, 1]), block_size=2, end_of_text=256)
+    >>> x.tolist(), y.tolist()
+    ([[256, 10], [11, 256]], [[10, 11], [12, -1]])
     """
     place = np.asarray(windows)[:, None] * block_size + np.arange(block_size)  # (B,T)
     outside = place >= len(ids)

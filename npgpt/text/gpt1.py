@@ -19,6 +19,8 @@ LINE_END = "\n</w>"
 
 
 class GPT1Tokenizer(Tokenizer):
+    """Of the vocabulary that GPT-1 was published with (Radford et al. 2018)."""
+
     name = "gpt1"
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -74,6 +76,7 @@ class GPT1Tokenizer(Tokenizer):
         return [self._names[i].replace(END_OF_WORD, " ") for i in np.asarray(ids).tolist()]
 
     def stream(self) -> StreamDecoder:
+        """A decoder for ids that come one by one."""
         return WordStreamDecoder(self)
 
 
@@ -87,12 +90,14 @@ class WordStreamDecoder(StreamDecoder):
         self._blank = ""
 
     def push(self, *ids: int) -> str:
+        """The text that these ids complete."""
         special = self._tokenizer.vocabulary.special.values()
         text = self._blank + "".join(self._tokenizer.words([i for i in ids if i not in special]))
         self._blank = " " if text.endswith(" ") else ""
         return text.removesuffix(" ")
 
     def close(self) -> str:
+        """Nothing: a blank at the end is none of the text's."""
         return ""
 
 

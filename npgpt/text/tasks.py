@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from npgpt.engine.types import Integers, Json, PathLike
+from npgpt.engine.types import Fields, Integers, PathLike
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TURN, ROLES
 
@@ -39,6 +39,7 @@ class Example:
 
     @property
     def label(self) -> str | None:
+        """Of a text with a label."""
         return self.turns[-1][1] if self.form == "label" else None
 
 
@@ -69,7 +70,7 @@ def end_token(tokenizer: Tokenizer) -> int:
     return tokenizer.vocabulary.special.get(END_OF_TURN, tokenizer.end_of_text)
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Iterable[dict[str, str]], reply: bool = True) -> list[int]:
+def encode_chat(tokenizer: Tokenizer, messages: Iterable[Fields], reply: bool = True) -> list[int]:
     """The ids of messages [{"role", "content"}], with the assistant's turn opened unless reply is False.
 
     ValueError for another role than system, user and assistant, or a tokenizer without roles. Nothing that
@@ -180,7 +181,7 @@ def _turns(messages: object) -> tuple[tuple[str, str], ...]:
     return tuple(turns)
 
 
-def _text(record: Json, field: str, empty: bool = False) -> str:
+def _text(record: Fields, field: str, empty: bool = False) -> str:
     value = record[field]
     if not isinstance(value, str) or not (value.strip() or empty):
         raise ValueError(f"{field} must be text{'' if empty else ' that is not empty'}, got {value!r:.40}")

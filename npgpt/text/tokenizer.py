@@ -47,14 +47,17 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """V: ids are 0..V-1."""
         return len(self.vocabulary.tokens)
 
     @property
     def end_of_text(self) -> int:
+        """The id that closes a document."""
         return self.vocabulary.tokens[self.vocabulary.end_of_text]
 
     @property
     def dtype(self) -> type[np.uint16 | np.uint32]:
+        """Of the ids."""
         return np.uint16 if self.vocab_size <= 65536 else np.uint32
 
     @functools.cached_property
@@ -128,7 +131,13 @@ class Tokenizer:
 
 
 class ByteTokenizer(Tokenizer):
-    """257 ids: id b is byte b, 256 the end of text. It has no state, so any two are interchangeable."""
+    """257 ids: id b is byte b, 256 the end of text. It has no state, so any two are interchangeable.
+
+    >>> ByteTokenizer().encode("ção").tolist()
+    [195, 167, 195, 163, 111]
+    >>> ByteTokenizer().decode([195, 167, 195, 163, 111, 256])
+    'ção'
+    """
 
     name = "bytes"
     vocabulary = Vocabulary(
@@ -191,6 +200,10 @@ class BPETokenizer(Tokenizer):
         """A vocabulary of vocab_size tokens learnt from documents (an iterable of bytes).
 
         Several `ranks` (of npgpt.training.ranks) count the documents in turn, and then learn the same.
+
+        >>> tokenizer = BPETokenizer.train([b"o mar, o mar, o mar"], 260)
+        >>> [tokenizer.decode([i]) for i in tokenizer.encode("o mar")]
+        ['o', ' mar']
 
         Laid out like GPT-2's: 256 bytes in the order of their printable characters, the merges, the end of
         text. ValueError where the documents have too few pairs that occur twice.
@@ -286,6 +299,10 @@ class StreamDecoder:
     """Ids in, text out, piece by piece: the pieces joined are decode() of all the ids.
 
     A character comes out once its last byte is in, so a piece never ends inside one.
+
+    >>> stream = ByteTokenizer().stream()
+    >>> stream.push(195), stream.push(167), stream.close()
+    ('', 'ç', '')
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

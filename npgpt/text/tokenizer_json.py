@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npgpt.engine.types import Json, PathLike
+from npgpt.engine.types import Fields, PathLike
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_WORD = "</w>"  # GPT-1 marks the end of a word, GPT-2 the blank before it
@@ -111,7 +111,7 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     return Vocabulary(str(path), tokens, pairs, special, _end_of_text(path.parent), words)
 
 
-def _refuse_what_we_do_not_do(path: Path, whole: Json, model: Json, words: bool) -> None:
+def _refuse_what_we_do_not_do(path: Path, whole: Fields, model: Fields, words: bool) -> None:
     splits = whole.get("pre_tokenizer") or {}
     splits = splits if isinstance(splits, dict) else {"type": splits}
     normalizer = whole.get("normalizer")
@@ -176,7 +176,7 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     kind = "OpenAIGPTTokenizer" if words else "GPT2Tokenizer"
-    config: Json = {"tokenizer_class": kind, "model_max_length": model_max_length}
+    config: Fields = {"tokenizer_class": kind, "model_max_length": model_max_length}
     if words:
         config["unk_token"] = UNKNOWN
     else:
@@ -188,14 +188,14 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
     _write_json(folder / "tokenizer_config.json", config)
 
 
-def _added(vocabulary: Vocabulary) -> list[Json]:
+def _added(vocabulary: Vocabulary) -> list[Fields]:
     """The special tokens as `tokenizers` describes them, by id."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = sorted(vocabulary.special.items(), key=lambda item: item[1])
     return [{"id": i, "content": token, **flags, "special": True} for token, i in special]
 
 
-def _tokenizer_json(vocabulary: Vocabulary) -> Json:
+def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
     """The form that the `tokenizers` library reads; every key is needed by one of its versions."""
 
     def byte_level(add_prefix_space: bool, trim_offsets: bool) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
-def read_json(path: Path) -> Json:
+def read_json(path: Path) -> Fields:
     """A JSON object; ValueError where it is none."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))

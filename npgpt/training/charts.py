@@ -1,14 +1,25 @@
 """Line charts as SVG: axes by hand, labels on the curves, colours from the page's style sheet."""
 
 import math
+from collections.abc import Sequence
 from html import escape
+from typing import TypeAlias
 
 LEFT, TOP, BOTTOM = 44, 14, 34
+Curve: TypeAlias = tuple[str, str, Sequence[tuple[float, float]]]  # label, class, (x, y)
+Mark: TypeAlias = tuple[str, str, float, float]  # label, class, x, y: a dot
 GAP = 15  # between labels
 
 
-def line_chart(curves, x_label: str, width=880, height=340, right=150, marks=()) -> str:
-    """curves: (label, class, [(x, y), ...]); marks: (label, class, x, y), each a dot. Without points: ''."""
+def line_chart(
+    curves: Sequence[Curve],
+    x_label: str,
+    width: int = 880,
+    height: int = 340,
+    right: int = 150,
+    marks: Sequence[Mark] = (),
+) -> str:
+    """The SVG of some curves, with their marks; without points ''. Sizes in units of its viewBox."""
     points = [point for _, _, curve in curves for point in curve]
     if not points:
         return ""
@@ -17,7 +28,7 @@ def line_chart(curves, x_label: str, width=880, height=340, right=150, marks=())
     low_y, high_y = y_ticks[0], y_ticks[-1]
     bottom, end = height - BOTTOM, width - right
 
-    def at(x, y):
+    def at(x: float, y: float) -> tuple[float, float]:
         across = (x - low_x) / (high_x - low_x or 1)
         return LEFT + across * (end - LEFT), bottom - (y - low_y) / (high_y - low_y) * (bottom - TOP)
 
@@ -65,5 +76,9 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """1,200 or 0.5 or 0.00025: as few digits as tell a tick."""
+    """As few digits as tell a tick.
+
+    >>> number(1200.0), number(0.5), number(0.00025)
+    ('1,200', '0.5', '0.00025')
+    """
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4g}"

@@ -9,17 +9,21 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.numpy import load_file
 
+from npgpt.engine.model import GPT
+from npgpt.engine.types import Fields, Tensors
 from npgpt.interop import huggingface
 from npgpt.interop.safetensors_file import save_file
+from npgpt.text.tokenizer import Tokenizer
 
 MANIFEST, OPTIMIZER, STATE = "manifest.json", "optimizer.safetensors", "trainer.json"
 
 
-def save(run: Path, step: int, model, tokenizer, moments: dict, state: dict) -> Path:
+def save(run: Path, step: int, model: GPT, tokenizer: Tokenizer, moments: Tensors, state: Fields) -> Path:
     """Write run/step-NNNNNN and point LATEST at it; returns the folder.
 
     `moments` are the optimizer's state(). `state` goes to trainer.json: plain numbers and strings, all that a
@@ -51,7 +55,7 @@ def save(run: Path, step: int, model, tokenizer, moments: dict, state: dict) -> 
     return final
 
 
-def load(folder: Path) -> tuple[dict, dict]:
+def load(folder: Path) -> tuple[Fields, Tensors]:
     """(state, the optimizer's arrays) of a checkpoint that was verified."""
     return json.loads((folder / STATE).read_text(encoding="utf-8")), load_file(folder / OPTIMIZER)
 
@@ -92,17 +96,18 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
+    """Whether checkpoints are kept in this folder."""
     return (folder / "LATEST").exists() or bool(checkpoints(folder))
 
 
-def choose(run: Path, pointers=("BEST", "LATEST")) -> tuple[Path, list[str]]:
+def choose(run: Path, pointers: Sequence[str] = ("BEST", "LATEST")) -> tuple[Path, list[str]]:
     """The checkpoint to use: the first pointer's that is whole, else the newest that is.
 
     Also returns one line for each broken checkpoint passed over. ValueError if none is left.
     """
     candidates = [folder for pointer in pointers if (folder := pointed(run, pointer))]
     candidates += [folder for folder in checkpoints(run) if folder not in candidates]
-    broken = []
+    broken: list[str] = []
     for folder in dict.fromkeys(candidates):
         try:
             verify(folder)

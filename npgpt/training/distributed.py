@@ -17,15 +17,20 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from npgpt.engine import kernels
+from npgpt.engine.model import GPT
+from npgpt.engine.types import Array, Fields, Floats, Integers, Tensors
 from npgpt.language import _, told
 from npgpt.training.ranks import Alone
 
+T = TypeVar("T")
 PIECE = 1 << 18  # floats: the gradients of so many parameters at least are worth a message of their own
 ROOM = 1 << 22  # floats of a message at most, which bounds the memory beside the gradients
 GRACE = 1.0  # seconds that an error waits for rank 0's, which is likely the same
@@ -35,7 +40,7 @@ BEAT, MISSED = 0.5, 12  # seconds between two signs of life; so many missing one
 class Ranks(Alone):
     """This process as one of several."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         """ValueError unless MPI counts as many ranks as mpiexec, which `size` is from."""
         from mpi4py import MPI
 
@@ -48,7 +53,8 @@ class Ranks(Alone):
         self.zero = False
         self._host = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.rank_on_host, self.on_host = self._host.rank, self._host.size
-        self._sums, self._main_waits = queue.SimpleQueue(), threading.Event()
+        self._sums: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (piece, factor), (event, None)
+        self._main_waits, self._unsaid = threading.Event(), io.BytesIO()
         self._out, self._err = sys.stdout, sys.stderr
         self._ended, self._over = threading.Lock(), threading.Event()
         for work in (self._add_up, self._listen):
@@ -56,29 +62,27 @@ class Ranks(Alone):
 
     # ------------------------------------------------------------------------ agreeing
 
-    def part(self, n):
+    def part(self, n: int) -> slice:
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
-    def numbers(self, *values):
+    def numbers(self, *values: float) -> list[list[float]]:
         table = np.empty((self.size, len(values)))
         self._wait(self._comm.Iallgather(np.array(values, np.float64), table))
         return table.tolist()
 
-    def first(self, value):
+    def first(self, value: float) -> float:
         return self.numbers(value)[0][0]
 
     def meet(self) -> None:
-        """Wait until all ranks are here."""
         self._wait(self._comm.Ibarrier())
 
-    def gather(self, array: np.ndarray) -> list[np.ndarray]:
-        """The 1-D arrays of all ranks, which have one dtype and any lengths."""
+    def gather(self, array: Array) -> list[Array]:
         lengths = np.array(self.numbers(len(array)), np.int64)[:, 0]
         whole = np.empty(lengths.sum(), array.dtype)
         self._wait(self._comm.Iallgatherv(np.ascontiguousarray(array), [whole, _layout(lengths)]))
         return np.split(whole, np.cumsum(lengths)[:-1])
 
-    def compare(self, **facts):
+    def compare(self, **facts: object) -> None:
         mine = json.dumps(facts | {"host": self.host}).encode()
         ours, *others = (json.loads(bytes(text)) for text in self.gather(np.frombuffer(mine, np.uint8)))
         for rank, theirs in enumerate(others, 1):
@@ -89,17 +93,14 @@ class Ranks(Alone):
                         f"{name.replace('_', ' ')}: {theirs[name]} there, {value} here"
                     )
 
-    def map(self, function, items):
-        """function(item) for all items, in their order; each rank works on every size-th of them.
-
-        function returns a 1-D array, on all ranks of one dtype.
-        """
+    def map(self, function: Callable[[T], Array], items: Iterable[T]) -> Iterator[Array]:
+        """Each rank works on every size-th item; function returns a 1-D array, on all ranks of one dtype."""
         items = iter(items)
         while turn := list(islice(items, self.size)):
             mine = function(turn[self.rank]) if self.rank < len(turn) else function(turn[0])[:0]
             yield from self.gather(mine)[: len(turn)]
 
-    def _wait(self, request, computing=lambda: False) -> None:
+    def _wait(self, request: Any, computing: Callable[[], bool] = lambda: False) -> None:
         """Until `request` is done. It moves only while it is asked; seldom, where there is better to do."""
         begun = time.perf_counter()
         while not request.Test():
@@ -112,8 +113,8 @@ class Ranks(Alone):
             else:  # another rank is busy alone, maybe with a checkpoint
                 time.sleep(2e-4)
 
-    def take_threads(self, wanted):
-        cpus = np.zeros(os.cpu_count())
+    def take_threads(self, wanted: int | None) -> str:
+        cpus = np.zeros(os.cpu_count() or 1)
         cpus[list(os.sched_getaffinity(0))] = 1
         users = self._of_host(*cpus).sum(axis=0)  # ranks that may use each CPU
         share = kernels.get_num_threads() * (cpus / np.maximum(users, 1)).sum() / cpus.sum()
@@ -126,19 +127,19 @@ class Ranks(Alone):
         _, used, there, on_host = (round(n) for n in worst)
         return f"{on_host} ranks with {used} threads share {there} CPUs of a host, and wait for each other"
 
-    def _of_host(self, *values) -> np.ndarray:
-        """(ranks of this host, len(values))"""
+    def _of_host(self, *values: float) -> Array:
+        """(ranks of this host, len(values)): theirs."""
         table = np.empty((self.on_host, len(values)))
         self._wait(self._host.Iallgather(np.array(values, np.float64), table))
         return table
 
     # ------------------------------------------------------------------------ gradients
 
-    def add_up(self, piece, factor):
+    def add_up(self, piece: Floats, factor: float) -> None:
         for start in range(0, len(piece), ROOM):
             self._sums.put((piece[start : start + ROOM], factor))
 
-    def added_up(self):
+    def added_up(self) -> None:
         done = threading.Event()
         self._sums.put((done, None))
         self._main_waits.set()
@@ -146,7 +147,7 @@ class Ranks(Alone):
         self._main_waits.clear()
 
     def _add_up(self) -> None:
-        def computing():
+        def computing() -> bool:
             return not self._main_waits.is_set()
 
         room = np.empty(0)
@@ -171,13 +172,11 @@ class Ranks(Alone):
 
     # ------------------------------------------------------------------------ parts of one model
 
-    def join(self, whole: np.ndarray, cuts: list[int]) -> None:
-        """Each rank has whole[cuts[rank] : cuts[rank + 1]]; afterwards all have all of it."""
+    def join(self, whole: Floats, cuts: list[int]) -> None:
         self._wait(self._comm.Iallgatherv(self._mpi.IN_PLACE, [whole, _layout(np.diff(cuts))]))
 
-    def collect(self, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """By name, the ranks' 1-D parts one behind the other, on rank 0; nothing on the others."""
-        whole = {}
+    def collect(self, parts: Tensors) -> Tensors:
+        whole: Tensors = {}
         for name, part in parts.items():
             lengths = np.array(self.numbers(len(part)), np.int64)[:, 0]
             if self.rank == 0:
@@ -188,9 +187,9 @@ class Ranks(Alone):
     # ------------------------------------------------------------------------ living and ending together
 
     @contextlib.contextmanager
-    def together(self):
+    def together(self) -> Iterator[None]:
         if self.rank:  # one rank speaks for all while all is well
-            sys.stdout = sys.stderr = io.TextIOWrapper(io.BytesIO(), errors="replace")
+            sys.stdout = sys.stderr = io.TextIOWrapper(self._unsaid, errors="replace")
         try:
             yield
             self.meet()  # nobody leaves while another may need it
@@ -207,7 +206,7 @@ class Ranks(Alone):
         if not self.rank:
             return ""
         sys.stderr.flush()
-        return (sys.stderr.buffer.getvalue().decode().strip().split("\n") or [""])[-1]
+        return (self._unsaid.getvalue().decode().strip().split("\n") or [""])[-1]
 
     def _end(self, line: str, code: int) -> None:
         """End all ranks, with one line on stderr that tells which one began it, and why."""
@@ -223,7 +222,7 @@ class Ranks(Alone):
             os.dup2(nowhere.fileno(), 2)
         self._mpi.COMM_WORLD.Abort(code)
 
-    def _or_end(self, work) -> None:
+    def _or_end(self, work: Callable[[], None]) -> None:
         """work(), in a thread of its own; an error in it ends the job."""
         try:
             work()
@@ -236,7 +235,8 @@ class Ranks(Alone):
         Counted in turns, not in seconds: a machine that was suspended has lost nobody.
         """
         others = [rank for rank in range(self.size) if rank != self.rank]
-        sent, missed, beat = {}, dict.fromkeys(others, 0), bytearray(1)
+        sent: dict[int, Any] = {}  # requests
+        missed, beat = dict.fromkeys(others, 0), bytearray(1)
         while not self._over.wait(BEAT):
             for rank in others:
                 missed[rank] += 1
@@ -254,7 +254,7 @@ class Ranks(Alone):
 class GradientSum:
     """The gradients of a step, summed over the ranks while the backward pass of lower layers goes on."""
 
-    def __init__(self, ranks: Alone, model):
+    def __init__(self, ranks: Alone, model: GPT) -> None:
         self._ranks, self._model = ranks, model
         self.flat = (model.adapters or model).flat_grads
         self.factor = 1.0  # what this rank's gradients count
@@ -282,11 +282,11 @@ class GradientSum:
         self._send(0, self._sent_from)  # the embeddings, which the head and the first layer both add to
         self._ranks.added_up()
 
-    def _send(self, start, stop):
+    def _send(self, start: int, stop: int) -> None:
         self._ranks.add_up(self.flat[start:stop], self.factor)
 
 
-def shard_cuts(model, parts: int) -> list[int]:
+def shard_cuts(model: GPT, parts: int) -> list[int]:
     """Where flat_params is cut into parts of about one size: between tensors, or rows of the embeddings."""
     sizes = [w.size for w in model.params.values()]
     rows = np.arange(0, sum(sizes[:2]) + 1, model.config.n_embd)
@@ -295,12 +295,12 @@ def shard_cuts(model, parts: int) -> list[int]:
     return [int(places[np.abs(places - place).argmin()]) for place in even]
 
 
-def _layout(lengths) -> tuple:
+def _layout(lengths: Integers) -> tuple[Integers, Integers]:
     """Counts and displacements, as MPI's v-collectives want them."""
     return lengths, np.concatenate([[0], np.cumsum(lengths)[:-1]])
 
 
-def library_versions() -> dict:
+def library_versions() -> Fields:
     """What every rank must have alike to compute the same bits, by name."""
     here, whole = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".so")):

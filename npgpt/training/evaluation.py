@@ -7,28 +7,41 @@ V = vocabulary; B, T = windows, tokens in a window.
 import gzip
 import lzma
 import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from npgpt.text.data import evaluation_batches
+from npgpt.engine.model import GPT
+from npgpt.engine.types import Fields, Floats, Integers
+from npgpt.text.data import Batch, evaluation_batches
+from npgpt.text.tokenizer import Tokenizer
 
+Map: TypeAlias = Callable[[Callable[[Any], Floats], Iterable[Any]], Iterable[Floats]]  # as the builtin
 TOKENS_AT_ONCE = 1024  # bounds the memory for logits; no result depends on it but in the last bits
 
 
-def mean_loss(model, ids, batch_size: int, end_of_text: int, max_tokens: int | None = None, map=map) -> float:
+def mean_loss(
+    model: GPT,
+    ids: Integers,
+    batch_size: int,
+    end_of_text: int,
+    max_tokens: int | None = None,
+    map: Map = map,
+) -> float:
     """Nats per token over ids (N,), or over a fixed subset of about max_tokens; `map` may divide the work."""
 
-    def loss_and_tokens(batch):
+    def loss_and_tokens(batch: Batch) -> Floats:
         x, y = batch
         n = int((y >= 0).sum())
         return np.array([model.loss(x, y) * n, n], np.float64)
 
     batches = evaluation_batches(ids, model.config.block_size, batch_size, end_of_text, max_tokens)
-    total, count = sum(map(loss_and_tokens, batches))
+    total, count = sum(map(loss_and_tokens, batches), np.zeros(2))
     return float(total / count)
 
 
-def evaluate(model, ids, tokenizer) -> dict:
+def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
     """loss (nats/token), perplexity, bits_per_byte, accuracy@1 and @5; over how many tokens and bytes."""
     T, end = model.config.block_size, tokenizer.end_of_text
     total, first, fifth = 0.0, 0, 0
@@ -52,7 +65,7 @@ def evaluate(model, ids, tokenizer) -> dict:
     }
 
 
-def baselines(ids, train_ids, tokenizer) -> dict:
+def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer) -> Fields:
     """What the same ids cost without a model: bits per byte, and for unigram the accuracies too.
 
     uniform     every token equally probable

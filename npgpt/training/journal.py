@@ -5,17 +5,20 @@ back and they go on waiting. A resumed run drops the lines past its checkpoint.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from npgpt.training.checkpoint import write_atomically
 
 
 class Journal:
-    def __init__(self, path: Path, step_of, header: str = ""):
+    """A file of lines, each of a step."""
+
+    def __init__(self, path: Path, step_of: Callable[[str], int], header: str = "") -> None:
         """step_of(line): the step that a line tells of; ValueError for half a line."""
         self.path, self._step_of = path, step_of
         self._header = header + "\n" if header else ""
-        self._waiting = []
+        self._waiting: list[str] = []
 
     def start(self, step: int) -> list[str]:
         """Cut the file back to the lines up to `step`, which are returned; without one, begin it."""
@@ -35,6 +38,7 @@ class Journal:
         return kept
 
     def add(self, line: str) -> None:
+        """A line for the next flush()."""
         self._waiting.append(line + "\n")
 
     def flush(self, sync: bool = False) -> None:

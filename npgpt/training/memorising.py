@@ -1,12 +1,18 @@
 """Whether a model understands its text or learns it by heart, and the evidence for that."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from npgpt.engine.types import Fields, Integers
+from npgpt.text.tokenizer import Tokenizer
 
 LONGEST_TEXT = 32 << 20  # bytes of the training part that samples are looked for in
 RISEN = 1.01  # times its lowest: a validation loss that rose
 
 
 class Verdict(NamedTuple):
+    """What a run that learns by heart shows: two steps, and the losses at them."""
+
     best_step: int
     step: int
     train: tuple[float, float]  # mean training loss then and now
@@ -16,20 +22,21 @@ class Verdict(NamedTuple):
 class History:
     """The validation losses of a run, each with the mean training loss since the one before."""
 
-    def __init__(self, rows=()):
+    def __init__(self, rows: Iterable[str] = ()) -> None:
         """`rows`: lines of metrics.csv, of a run that is resumed."""
-        self.points = []  # (step, train, val)
-        self._total = self._count = 0
+        self.points: list[tuple[int, float, float]] = []  # (step, train, val)
+        self._total, self._count = 0.0, 0
         for row in rows:
             step, _, _, loss, val_loss = row.split(",")[:5]
             self.add(int(step), float(loss), float(val_loss) if val_loss else None)
 
     def add(self, step: int, loss: float, val_loss: float | None) -> None:
+        """The losses of a step, nats per token; val_loss None where none was measured."""
         if loss == loss:  # not that of a skipped step
             self._total, self._count = self._total + loss, self._count + 1
         if val_loss is not None and self._count:
             self.points.append((step, self._total / self._count, val_loss))
-            self._total = self._count = 0
+            self._total, self._count = 0.0, 0
 
     def verdict(self) -> Verdict | None:
         """Not None once validation rose twice in a row from its lowest while the training loss fell."""
@@ -59,7 +66,7 @@ def in_words(verdict: Verdict, sample: bytes = b"", text: bytes = b"") -> str:
     return line
 
 
-def overlap(samples: list[str], held_out: bytes, text: bytes) -> dict:
+def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:
     """The longest stretch of the training text in samples of the model, and in as much text it never saw."""
     found = max((longest_overlap(sample.encode(), text) for sample in samples), key=len)
     pieces = [held_out[i * len(s) : (i + 1) * len(s)] for i, s in enumerate(samples)]
@@ -77,7 +84,11 @@ def overlap(samples: list[str], held_out: bytes, text: bytes) -> dict:
 
 
 def longest_overlap(sample: bytes, text: bytes) -> bytes:
-    """The longest stretch of `sample` that stands in `text` as it is."""
+    """The longest stretch of `sample` that stands in `text` as it is.
+
+    >>> longest_overlap(b"ao mar alto", b"o mar, o vento")
+    b'o mar'
+    """
     start = length = 0
     for i in range(len(sample)):
         while i + length < len(sample) and sample[i : i + length + 1] in text:
@@ -85,6 +96,6 @@ def longest_overlap(sample: bytes, text: bytes) -> bytes:
     return sample[start : start + length]
 
 
-def training_text(ids, tokenizer) -> bytes:
+def training_text(ids: Integers, tokenizer: Tokenizer) -> bytes:
     """The training part as text, as far as it is searched."""
     return tokenizer.decode_bytes(ids[:LONGEST_TEXT])

@@ -1,19 +1,22 @@
 """Whether a plan fits into the memory that this process may have, and what would."""
 
 import resource
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.engine.model import training_floats
+from npgpt.engine.model import GPTConfig, training_floats
+from npgpt.engine.types import PathLike
+from npgpt.training.plan import Plan
 
 
-def check_memory(config, plan, needed: int) -> None:
+def check_memory(config: GPTConfig, plan: Plan, needed: int) -> None:
     """ValueError, with the settings that would fit, where `needed` bytes are more than there is."""
     free, where = available_bytes()
     if needed <= free:
         return
 
-    def fits(config, batch):
+    def fits(config: GPTConfig, batch: int) -> bool:
         return needed + 4 * training_floats(config, batch, plan.block_size) - now <= free
 
     now = 4 * training_floats(config, plan.batch_size, plan.block_size)
@@ -27,11 +30,11 @@ def check_memory(config, plan, needed: int) -> None:
     else:
         narrow = (replace(config, n_embd=c * config.n_head) for c in _halves(config.n_embd // config.n_head))
         smaller = next((c for c in narrow if fits(c, 1)), None)
-        advice = smaller and f"--batch-size 1 --n-embd {smaller.n_embd}"
+        advice = f"--batch-size 1 --n-embd {smaller.n_embd}" if smaller else ""
     raise ValueError(f"{message}; {advice} would fit" if advice else f"{message}; no smaller plan would fit")
 
 
-def _halves(n: int):
+def _halves(n: int) -> Iterator[int]:
     while (n := n // 2) >= 1:
         yield n
 
@@ -39,8 +42,8 @@ def _halves(n: int):
 def available_bytes() -> tuple[float, str]:
     """(bytes that this process can still take, what sets that limit); infinite where nothing tells."""
     limits = [(float("inf"), "no limit is known")]
-    if (free := _field("/proc/meminfo", "MemAvailable:")) is not None:
-        limits.append((1024 * free, "this machine"))
+    if (kilobytes := _field("/proc/meminfo", "MemAvailable:")) is not None:
+        limits.append((1024 * kilobytes, "this machine"))
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         limits.append((soft - 1024 * (_field("/proc/self/status", "VmSize:") or 0), "ulimit -v"))
@@ -49,7 +52,7 @@ def available_bytes() -> tuple[float, str]:
     return max(0, free), where
 
 
-def _cgroup_bytes():
+def _cgroup_bytes() -> Iterator[int]:
     """Room left in each cgroup (version 2) above this process; files that can be dropped count as room."""
     try:
         inside = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2]
@@ -65,7 +68,7 @@ def _cgroup_bytes():
         yield limit - used + (_field(folder / "memory.stat", "inactive_file") or 0)
 
 
-def _field(path, name: str) -> int | None:
+def _field(path: PathLike, name: str) -> int | None:
     """The number after `name` in a file of lines such as 'MemAvailable: 123 kB'."""
     try:
         lines = Path(path).read_text().splitlines()

@@ -1,6 +1,7 @@
 """What a run shows while it trains: one live line on a terminal, now and then a plain line in a pipe."""
 
 import sys
+from typing import Self
 
 from tqdm import tqdm
 
@@ -10,14 +11,17 @@ from npgpt.language import _, told
 class Progress:
     """`total` may change as the run goes; `done` steps were made before; `quiet`: tells of warnings alone."""
 
-    def __init__(self, total: int, done: int = 0, quiet: bool = False):
-        self.total, self.val_loss = total, None
+    def __init__(self, total: int, done: int = 0, quiet: bool = False) -> None:
+        self.total = total
+        self.val_loss: float | None = None
         self.quiet, self.live = quiet, sys.stderr.isatty() and not quiet
         layout = _("{percentage:3.0f}% {bar:20} step {n}/{total}, {remaining} left{postfix}")
         options = {"bar_format": layout, "dynamic_ncols": True, "disable": not self.live}
         self.bar = tqdm(total=total, initial=done, **options)
 
-    def step(self, step: int, loss: float, val_loss: float | None, tokens_per_second: float, seconds: float):
+    def step(
+        self, step: int, loss: float, val_loss: float | None, tokens_per_second: float, seconds: float
+    ) -> None:
         """Tell of step 1, 2, ...; val_loss is None where none was measured; `seconds` of all steps so far."""
         self.val_loss = self.val_loss if val_loss is None else val_loss
         seen = _("loss {loss:.4f}, {speed:,.0f} tokens/s")
@@ -40,8 +44,8 @@ class Progress:
         line = told(line)
         self.bar.write(line, file=sys.stderr) if self.live else print(line, file=sys.stderr, flush=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.bar.close()

@@ -5,6 +5,12 @@ Light to import, and a process alone pays for nothing: mpi4py is not even looked
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from npgpt.engine.types import Array, Floats, Tensors
+
+T = TypeVar("T")
 
 
 class Alone:
@@ -13,20 +19,23 @@ class Alone:
     rank, size = 0, 1
     rank_on_host, on_host = 0, 1  # the same of the ranks on this host
     zero = False  # whether each rank keeps the optimizer's moments of its part alone
-    map = staticmethod(map)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.size > 1
 
     def part(self, n: int) -> slice:
         """Those of n rows that are this rank's."""
         return slice(0, n)
 
+    def map(self, function: Callable[[T], Array], items: Iterable[T]) -> Iterator[Array]:
+        """function(item) for all items, in their order."""
+        return map(function, items)
+
     def numbers(self, *values: float) -> list[list[float]]:
         """The values of each rank."""
         return [list(values)]
 
-    def any(self, *flags) -> list[bool]:
+    def any(self, *flags: bool) -> list[bool]:
         """For each flag whether any rank has it set."""
         return [any(flag) for flag in zip(*self.numbers(*flags), strict=True)]
 
@@ -34,7 +43,14 @@ class Alone:
         """Rank 0's value."""
         return value
 
-    def add_up(self, piece, factor: float) -> None:
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
+
+    def gather(self, array: Array) -> list[Array]:
+        """The 1-D arrays of all ranks, which have one dtype and any lengths."""
+        return [array]
+
+    def add_up(self, piece: Floats, factor: float) -> None:
         """Begin to make `piece` (1-D), on every rank, the sum over the ranks of factor * piece.
 
         All ranks call it for the same pieces in the same order; it goes on while the caller computes.
@@ -45,7 +61,14 @@ class Alone:
     def added_up(self) -> None:
         """Wait for all sums that were begun."""
 
-    def compare(self, **facts) -> None:
+    def join(self, whole: Floats, cuts: list[int]) -> None:
+        """Each rank has whole[cuts[rank] : cuts[rank + 1]]; afterwards all have all of it."""
+
+    def collect(self, parts: Tensors) -> Tensors:
+        """By name, the ranks' 1-D parts one behind the other, on rank 0; nothing on the others."""
+        return parts
+
+    def compare(self, **facts: object) -> None:
         """ValueError, naming rank and fact, where a rank's facts are not those of rank 0."""
 
     def take_threads(self, wanted: int | None) -> str:
@@ -56,7 +79,7 @@ class Alone:
         return ""
 
     @contextlib.contextmanager
-    def together(self):
+    def together(self) -> Iterator[None]:
         """Within it, whatever ends one rank ends all of them."""
         yield
 

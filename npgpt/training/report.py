@@ -6,14 +6,18 @@ Made from the files of the run's folder alone, so it can be made again at any ti
 import csv
 import importlib.util
 import json
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any, TypeAlias
 
+from npgpt.engine.types import Fields
 from npgpt.training import charts
 from npgpt.training.checkpoint import write_atomically
 from npgpt.training.memorising import History, in_words
 from npgpt.training.run import read_config
 
+Rows: TypeAlias = list[dict[str, str]]  # of metrics.csv, by the columns' names
 POINTS = 300  # of the training curve: each is a mean over its share of the steps
 SHAPE = ("engine", "n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer")
 HIDDEN = ("text", "about", "split", "threads", "keep", "save_every", "eval_tokens")
@@ -99,7 +103,7 @@ def write_search(folder: Path, title: str, about: str, picture: str, table: str)
     return folder / "report.html"
 
 
-def table(head, rows, best: int | None = None) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], best: int | None = None) -> str:
     """head: names; rows: lists of texts and Bars; the row number `best` stands out."""
     lines = ["<table><tr>" + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>"]
     for i, row in enumerate(rows):
@@ -114,7 +118,7 @@ def table(head, rows, best: int | None = None) -> str:
     return "\n".join([*lines, "</table>"])
 
 
-def _write_page(folder: Path, body) -> None:
+def _write_page(folder: Path, body: Iterable[str]) -> None:
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -123,7 +127,7 @@ def _write_page(folder: Path, body) -> None:
     write_atomically(folder / "report.html", page + "\n".join(part for part in body if part) + "\n</main>\n")
 
 
-def metrics(run: Path) -> list[dict]:
+def metrics(run: Path) -> Rows:
     """The rows of metrics.csv by their columns' names; none without it."""
     try:
         with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
@@ -132,14 +136,14 @@ def metrics(run: Path) -> list[dict]:
         return []
 
 
-def _json(path: Path):
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _curves(rows):
+def _curves(rows: Rows) -> tuple[list[charts.Curve], list[charts.Mark]]:
     """Curves and marks of the loss chart: training, averaged, and validation, with its best step."""
     losses = [(int(row["step"]), float(row["train_loss"])) for row in rows]
     losses = [(step, loss) for step, loss in losses if loss == loss]
@@ -149,8 +153,8 @@ def _curves(rows):
         part = losses[i : i + share]
         train.append((part[-1][0], sum(loss for _, loss in part) / len(part)))
     val = [(int(row["step"]), float(row["val_loss"])) for row in rows if row["val_loss"]]
-    curves = [(f"training {train[-1][1]:.3f}" if train else "", "one", train)]
-    marks = []
+    curves: list[charts.Curve] = [(f"training {train[-1][1]:.3f}" if train else "", "one", train)]
+    marks: list[charts.Mark] = []
     if val:
         curves.append((f"validation {val[-1][1]:.3f}", "two", val))
         best = min(val, key=lambda point: point[1])
@@ -158,7 +162,7 @@ def _curves(rows):
     return curves, marks
 
 
-def _what(config, rows) -> str:
+def _what(config: Fields, rows: Rows) -> str:
     texts = [Path(text).name for text in config["text"]]
     text = texts[0] if len(texts) == 1 else f"{texts[0]} and {len(texts) - 1} more"
     steps = f"{len(rows):,} steps" + (f", {float(rows[-1]['epoch']):.1f} epochs" if rows else "")
@@ -166,7 +170,7 @@ def _what(config, rows) -> str:
     return f"A GPT trained on {text}: {steps} · npgpt {about['npgpt']}, {about['kernels']}"
 
 
-def _figures(rows, test) -> str:
+def _figures(rows: Rows, test: Fields | None) -> str:
     figures = []
     val = [float(row["val_loss"]) for row in rows if row["val_loss"]]
     if test:
@@ -193,7 +197,7 @@ def _warning(run: Path) -> str:
     return f'<p class="warning">{escape(in_words(verdict).capitalize())}.</p>' if verdict else ""
 
 
-def _test(test) -> str:
+def _test(test: Fields | None) -> str:
     if not test:
         return ""
     models = {"npgpt": test, **test["baselines"]}
@@ -233,12 +237,12 @@ def _samples(run: Path) -> str:
     return "\n".join(["<h2>What it wrote on the way</h2>", *parts])
 
 
-def _rates(rows) -> str:
-    def thin(name):
+def _rates(rows: Rows) -> str:
+    def thin(name: str) -> list[tuple[int, float]]:
         points = [(int(row["step"]), float(row[name])) for row in rows]
         return [point for point in points[:: max(1, len(points) // POINTS)] if point[1] == point[1]]
 
-    def small(title, name):
+    def small(title: str, name: str) -> str:
         chart = charts.line_chart([("", "three", thin(name))], "step", 420, 190, 8)
         return f"<div><h2>{title}</h2>{chart}</div>" if chart else ""
 
@@ -246,7 +250,7 @@ def _rates(rows) -> str:
     return f'<div class="two-up">{both}</div>' if both else ""
 
 
-def _settings(config) -> str:
+def _settings(config: Fields) -> str:
     shown = {name: value for name, value in config.items() if name not in HIDDEN}
     shown = {name: shown.pop(name) for name in SHAPE if name in shown} | shown
     shown |= {
@@ -261,7 +265,7 @@ def _settings(config) -> str:
     return f"<h2>Settings</h2>\n<dl>{cells}</dl>"
 
 
-def _write_png(run: Path, curves) -> None:
+def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")

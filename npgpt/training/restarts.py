@@ -21,10 +21,14 @@ def supervise(command: list[str], folder: Path, restarts: int) -> int:
 
     It is not repeated once the run in `folder` has ended. SIGINT and SIGTERM go to the command, once.
     """
+
+    def pass_on(number: int, frame: object) -> None:
+        process.send_signal(number)
+
     for attempt in range(restarts + 1):
         process = subprocess.Popen([*command, *["--resume"] * (attempt > 0)], start_new_session=True)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame, process=process: process.send_signal(number))
+            signal.signal(number, pass_on)
         code = process.wait()
         code = 128 - code if code < 0 else code
         if code in FINAL or attempt == restarts or _ended(folder):

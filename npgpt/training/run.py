@@ -8,12 +8,15 @@ import json
 import os
 import platform
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from npgpt import __version__
 from npgpt.engine import kernels
+from npgpt.engine.types import Fields, PathLike
 from npgpt.training.checkpoint import write_atomically
 
 CONFIG = "config.toml"
@@ -42,7 +45,7 @@ def find_folder(out: str | None, text: str, resume: bool) -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path):
+def locked(folder: Path) -> Iterator[Path]:
     """The run's folder, made if need be, for this process alone. BlockingIOError while another has it.
 
     The lock is the system's, on the file "lock": it ends with the process, however that ends.
@@ -59,7 +62,7 @@ def locked(folder: Path):
         os.close(lock)
 
 
-def write_config(folder: Path, settings: dict, about: dict) -> None:
+def write_config(folder: Path, settings: Fields, about: Fields) -> None:
     """Write config.toml: the settings as --config takes them; below [about], what is only worth knowing."""
     about = about | {
         "npgpt": __version__,
@@ -73,7 +76,7 @@ def write_config(folder: Path, settings: dict, about: dict) -> None:
     write_atomically(folder / CONFIG, text)
 
 
-def read_config(folder) -> dict:
+def read_config(folder: PathLike) -> Fields:
     """The table that write_config wrote; ValueError where it is not one, OSError where it is not there."""
     path = Path(folder) / CONFIG
     try:
@@ -86,10 +89,18 @@ def read_config(folder) -> dict:
     return config
 
 
-def to_toml(table: dict) -> str:
-    """TOML of a table of numbers, strings, lists and tables of these; None values are left out."""
+def to_toml(table: Fields) -> str:
+    """TOML of a table of numbers, strings, lists and tables of these; None values are left out.
 
-    def value(v):  # JSON's strings, numbers and lists are TOML's too
+    >>> print(to_toml({"lr": 0.01, "text": ["a.txt"], "about": {"threads": 2}}), end="")
+    lr = 0.01
+    text = ["a.txt"]
+    <BLANKLINE>
+    [about]
+    threads = 2
+    """
+
+    def value(v: Any) -> str:  # JSON's strings, numbers and lists are TOML's too
         return json.dumps(list(v) if isinstance(v, tuple) else v, ensure_ascii=False)
 
     lines = [f"{key} = {value(v)}" for key, v in table.items() if v is not None and not isinstance(v, dict)]

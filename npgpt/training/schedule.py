@@ -7,15 +7,30 @@ budget. No knot changes a bit of what lies before it, so whoever knows them can 
 """
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeAlias
 
+if TYPE_CHECKING:
+    from npgpt.training.plan import Plan
+
+Knot: TypeAlias = tuple[int, float, int]  # step, progress, end
 SCHEDULES = ("linear", "cosine", "constant")
 
 
 class Schedule:
-    def __init__(self, plan, knots=None):
+    """The learning rate by step, for a plan.
+
+    >>> from npgpt.training.plan import make_plan
+    >>> schedule = Schedule(make_plan(10**6, steps=100, lr=1.0, warmup=10, schedule="linear"))
+    >>> [round(schedule.rate(step), 3) for step in (1, 10, 55, 100)]
+    [0.1, 1.0, 0.51, 0.02]
+    """
+
+    def __init__(self, plan: "Plan", knots: Iterable[Knot] | None = None) -> None:
         """`knots`: those of a run that is resumed."""
         self.plan = plan
-        self.knots = [tuple(knot) for knot in knots or [(plan.warmup, 0.0, plan.steps)]]
+        first = (plan.warmup, 0.0, plan.steps)
+        self.knots: list[Knot] = [(at, here, end) for at, here, end in knots or [first]]
 
     @property
     def steps(self) -> int:
@@ -23,6 +38,7 @@ class Schedule:
         return self.knots[-1][2]
 
     def progress(self, step: int) -> float:
+        """0 where the warm-up ends, 1 at the last step."""
         at, here, end = max((knot for knot in self.knots if knot[0] <= step), default=self.knots[0])
         return here + (1 - here) * (step - at) / max(1, end - at)
 
@@ -54,13 +70,14 @@ class Budget:
     PAUSE = 0.01  # of the budget: between two moves
     MEMORY = 0.1  # of the budget: the speed is that of about so long
 
-    def __init__(self, seconds: float, seen=()):
+    def __init__(self, seconds: float, seen: Iterable[float] = ()) -> None:
         """`seen`: that of a run that is resumed."""
         self.seconds = seconds
         # Steps, those long past fading, and their seconds; evaluations and theirs; when the end moved last.
         self.seen = [float(number) for number in seen] or [0.0] * 5
 
     def saw_step(self, seconds: float) -> None:
+        """What a step took."""
         fade = math.exp(-seconds / (self.MEMORY * self.seconds))
         self.seen[:2] = self.seen[0] * fade + 1, self.seen[1] * fade + seconds
 

@@ -1,16 +1,21 @@
 """Fine-tuning: the trainer of trainer.py on examples instead of text, all weights or adapters alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from npgpt.engine.lora import LoRA, lora_floats
-from npgpt.engine.model import training_floats
+from npgpt.engine.model import GPT, GPTConfig, training_floats
 from npgpt.engine.optim import AdamW
-from npgpt.text.tasks import ExampleBatches, pack
+from npgpt.engine.types import Floats, Tensors
+from npgpt.text.tasks import Encoded, ExampleBatches, pack
+from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import memory
+from npgpt.training.evaluation import Map
 from npgpt.training.plan import Plan, make_plan
-from npgpt.training.ranks import ALONE
+from npgpt.training.ranks import ALONE, Alone
 from npgpt.training.trainer import PROGRAM, Trainer, rows_of
 
 LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 128 channels, less for more
@@ -19,7 +24,13 @@ LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 12
 class Examples:
     """What a Dataset is to text, for encoded examples (ids, learnt): a training and a validation part."""
 
-    def __init__(self, training, validation, tokenizer, balanced_by=None):
+    def __init__(
+        self,
+        training: Sequence[Encoded],
+        validation: Sequence[Encoded],
+        tokenizer: Tokenizer,
+        balanced_by: Sequence[str | None] | None = None,
+    ) -> None:
         """balanced_by: the label of each training example, to see each label equally often."""
         self.training, self.held_out, self.tokenizer = training, validation, tokenizer
         self.balanced_by = balanced_by
@@ -29,26 +40,29 @@ class Examples:
         )
         self.test = self.train[:0]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.train) + len(self.validation)
 
     def batches(self, plan: Plan, seed: int) -> ExampleBatches:
+        """The packed batches of training, for a plan."""
         return ExampleBatches(self.training, plan.block_size, plan.windows, seed, self.balanced_by)
 
 
 class AdapterAdamW(AdamW):
     """AdamW over a LoRA, which is in its state too: the files of a model have the weights merged."""
 
-    def state(self):
+    def state(self) -> Tensors:
         return super().state() | {"adapters": self.model.flat_params}
 
-    def load_state(self, state, steps):
+    def load_state(self, state: Tensors, steps: int) -> None:
         super().load_state(state, steps)
         self.model.flat_params[...] = state["adapters"]
         self.model.touch()
 
 
-def make_task_plan(config, examples: Examples, lora: int | None, epochs: int, **flags) -> Plan:
+def make_task_plan(
+    config: GPTConfig, examples: Examples, lora: int | None, epochs: int, **flags: Any
+) -> Plan:
     """The plan of fine-tuning a model of this config; flags are fields of Plan, None where nobody says."""
     flags = {name: value for name, value in flags.items() if value is not None}
     flags = {"batch_size": 16, "dropout": 0.1, "patience": 4, "weight_decay": 0.01} | flags
@@ -63,7 +77,9 @@ def make_task_plan(config, examples: Examples, lora: int | None, epochs: int, **
     return replace(plan, memorise=False, target_loss=None)
 
 
-def memory_needed(config, plan: Plan, examples: Examples, lora: int | None, rows: int, ranks=ALONE) -> int:
+def memory_needed(
+    config: GPTConfig, plan: Plan, examples: Examples, lora: int | None, rows: int, ranks: Alone = ALONE
+) -> int:
     """Bytes that fine-tuning holds, at most: with the longest examples in one batch."""
     longest = sorted(examples.training, key=lambda example: -len(example[0]))[: rows_of(plan, ranks)]
     batch, time = pack(longest, plan.block_size)[0].shape
@@ -77,36 +93,45 @@ class TaskTrainer(Trainer):
     """A Trainer whose batches are packed examples, and whose loss is that of what is to be learnt."""
 
     def __init__(
-        self, model, examples: Examples, plan: Plan, seed: int, lora: int | None = None, rows=0, ranks=ALONE
-    ):
+        self,
+        model: GPT,
+        examples: Examples,
+        plan: Plan,
+        seed: int,
+        lora: int | None = None,
+        rows: int = 0,
+        ranks: Alone = ALONE,
+    ) -> None:
         """lora: the rank of adapters, None: all weights are trained; rows: of wte, the tokens added."""
         needed = memory_needed(model.config, plan, examples, lora, rows, ranks)
         memory.check_memory(model.config, plan, ranks.on_host * needed)
         model.seed, model.config = seed, replace(model.config, dropout=plan.dropout)
         super().__init__(model, examples, plan, seed, ranks)
+        self.examples = examples
         self.batches = examples.batches(plan, seed)
         if lora:
             adapters = LoRA(model, lora, rows, seed=seed)
             self.optimizer = AdapterAdamW(adapters, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step_seconds()  # before anything is gone on with
 
-    def _validation_loss(self, max_tokens=None, map=None) -> float:
+    def _validation_loss(self, max_tokens: int | None = None, map: Map | None = None) -> float:
         """Nats per token over what is to be learnt of the examples held out, or of the first of them."""
-        held_out, B = self.dataset.held_out, self.rows
+        held_out, B = self.examples.held_out, self.rows
         if max_tokens:
             learnt = np.cumsum([learnt.sum() for _, learnt in held_out])
-            held_out = held_out[: np.searchsorted(learnt, max_tokens) + 1]
+            held_out = held_out[: int(np.searchsorted(learnt, max_tokens)) + 1]
 
-        def loss_and_tokens(begin):
+        def loss_and_tokens(begin: int) -> Floats:
             x, y, first = pack(held_out[begin : begin + B], self.plan.block_size)
             n = int((y >= 0).sum())
             return np.array([self.model.loss(x, y, first) * n, n], np.float64)
 
-        total, count = sum((map or self.ranks.map)(loss_and_tokens, range(0, len(held_out), B)))
+        parts = (map or self.ranks.map)(loss_and_tokens, range(0, len(held_out), B))
+        total, count = sum(parts, np.zeros(2))
         return float(total / count)
 
 
-def with_vocabulary(model, tokenizer):
+def with_vocabulary(model: Any, tokenizer: Tokenizer) -> tuple[Any, int]:
     """(the model with rows of wte for all tokens, the number of the new ones); these are the others' mean."""
     known = min(model.tokenizer.vocab_size, model.config.vocab_size)
     added = tokenizer.vocab_size - known

@@ -10,23 +10,31 @@ import math
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from npgpt.engine import kernels
-from npgpt.engine.model import count_parameters, training_floats
+from npgpt.engine.model import GPT, GPTConfig, count_parameters, training_floats
 from npgpt.engine.optim import AdamW, Muon
-from npgpt.text.data import Batches, Dataset, n_windows
+from npgpt.engine.types import Fields, Floats, Integers
+from npgpt.text.data import Batch, Batches, Dataset, n_windows
 from npgpt.training import checkpoint, memorising
 from npgpt.training.distributed import GradientSum, shard_cuts
-from npgpt.training.evaluation import mean_loss
+from npgpt.training.evaluation import Map, mean_loss
 from npgpt.training.journal import Journal
 from npgpt.training.memory import check_memory
 from npgpt.training.plan import Plan, make_plan
 from npgpt.training.progress import Progress
-from npgpt.training.ranks import ALONE
-from npgpt.training.schedule import Budget, Schedule
+from npgpt.training.ranks import ALONE, Alone
+from npgpt.training.schedule import Budget, Knot, Schedule
 
+if TYPE_CHECKING:
+    from npgpt.text.tasks import ExampleBatches
+    from npgpt.training.tasks import Examples
+
+P = ParamSpec("P")
 METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds,skipped"
 SKIPPED_AT_MOST = 3  # bad steps in a row: one odd batch is no reason to end a night's work
 SAVE_SECONDS = 300  # a kill costs no more than this, however far apart the plan's checkpoints are
@@ -34,12 +42,13 @@ PROGRAM = 8 << 20  # bytes: what is imported late, the threads' own buffers
 SCHEDULE = "schedule.json"  # the knots of a run with --minutes, written down as they are set
 
 
-def one_rank(method):
+def one_rank(method: Callable[Concatenate["Trainer", P], None]) -> Callable[Concatenate["Trainer", P], None]:
     """Rank 0 does it, for all."""
 
     @functools.wraps(method)
-    def guarded(self, *args):
-        return None if self.ranks.rank else method(self, *args)
+    def guarded(self: "Trainer", /, *args: P.args, **more: P.kwargs) -> None:
+        if not self.ranks.rank:
+            method(self, *args, **more)
 
     return guarded
 
@@ -49,7 +58,13 @@ class TrainingFailed(RuntimeError):
 
 
 def prepare(
-    dataset: Dataset, flags: dict, seed: int, model_class, model=None, spent=0.0, ranks=ALONE
+    dataset: Dataset,
+    flags: Fields,
+    seed: int,
+    model_class: type[GPT],
+    model: GPT | None = None,
+    spent: float = 0.0,
+    ranks: Alone = ALONE,
 ) -> "Trainer":
     """A trainer for `dataset` by the default plan and `flags`; the model is new unless one is given.
 
@@ -76,13 +91,16 @@ class Trainer:
     Each has its rows of every batch; one of them writes.
     """
 
-    def __init__(self, model, dataset: Dataset, plan: Plan, seed: int = 0, ranks=ALONE):
+    def __init__(
+        self, model: GPT, dataset: "Dataset | Examples", plan: Plan, seed: int = 0, ranks: Alone = ALONE
+    ) -> None:
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
         self.ranks, self.rows = ranks, rows_of(plan, ranks)
         self.end_of_text = dataset.tokenizer.end_of_text
+        self.batches: Batches | ExampleBatches
         self.batches = Batches(dataset.train, plan.block_size, plan.windows, seed, self.end_of_text)
-        kind = {"adamw": AdamW, "muon": Muon}[plan.optimizer]
-        self.optimizer = kind(model, lr=plan.lr, weight_decay=plan.weight_decay)
+        kinds: dict[str, type[AdamW | Muon]] = {"adamw": AdamW, "muon": Muon}
+        self.optimizer = kinds[plan.optimizer](model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.cuts = shard_cuts(model, ranks.size) if ranks.zero else None
         if self.cuts:
             self.optimizer.own(*self.cuts[ranks.rank : ranks.rank + 2])
@@ -92,13 +110,16 @@ class Trainer:
         self.seconds = 0.0  # of training, those of stopped processes included
         self.best, self.best_step, self.since_best = math.inf, 0, 0  # validation loss; validations since
         epoch = self.batches.per_epoch
-        self.recent = deque(maxlen=max(10, epoch if plan.memorise else min(epoch, 1000)))  # losses
-        self.ended, self._warned = None, False
+        self.recent: deque[float] = deque(
+            maxlen=max(10, epoch if plan.memorise else min(epoch, 1000))
+        )  # losses
+        self.ended: str | None = None
+        self._warned = False
 
     # ------------------------------------------------------------------------ cost
 
     @staticmethod
-    def memory_needed(config, plan: Plan, n_train: int, ranks=ALONE) -> int:
+    def memory_needed(config: GPTConfig, plan: Plan, n_train: int, ranks: Alone = ALONE) -> int:
         """Bytes that training holds: model, optimizer, what a batch needs, the order of the windows."""
         windows = n_windows(n_train, plan.block_size)
         model = 4 * training_floats(config, min(windows, rows_of(plan, ranks)), plan.block_size)
@@ -124,7 +145,8 @@ class Trainer:
     def step_seconds(self) -> float:
         """One step, by up to four trials that leave no trace; measured once, before anything is trained."""
         if not hasattr(self, "_step_seconds"):
-            self.optimizer.lr, times = 0.0, []  # so the weights stay
+            self.optimizer.lr = 0.0  # so the weights stay
+            times: list[float] = []
             while len(times) < 4 and sum(times) < 2.0:
                 start = time.perf_counter()
                 self._forward_backward(0)
@@ -139,8 +161,15 @@ class Trainer:
     # ------------------------------------------------------------------------ the loop
 
     def train(
-        self, run: Path, keep=2, should_stop=lambda: False, sample=None, spent=0.0, reserved=0.0, quiet=False
-    ) -> dict:
+        self,
+        run: Path,
+        keep: int = 2,
+        should_stop: Callable[[], bool] = lambda: False,
+        sample: Callable[[], str] | None = None,
+        spent: float = 0.0,
+        reserved: float = 0.0,
+        quiet: bool = False,
+    ) -> Fields:
         """Run the plan to its end or its target, with checkpoints, metrics.csv and samples.jsonl in `run`.
 
         The last `keep` checkpoints and the best are kept. should_stop() is asked after each step: True ends
@@ -159,7 +188,7 @@ class Trainer:
         if self.plan.minutes:
             self._write_schedule()
         val_loss = None
-        with Progress(self.schedule.steps, self.step, quiet or self.ranks.rank) as self.progress:
+        with Progress(self.schedule.steps, self.step, quiet or self.ranks.rank > 0) as self.progress:
             while not self.ended and self.step < self.schedule.steps:
                 val_loss = self._one_step(should_stop)
         return {
@@ -180,7 +209,7 @@ class Trainer:
         self.history = memorising.History(self.metrics.start(self.step))
         self.samples.start(self.step)
 
-    def _one_step(self, should_stop) -> float | None:
+    def _one_step(self, should_stop: Callable[[], bool]) -> float | None:
         """-> the validation loss, where this step has one."""
         plan, began = self.plan, time.perf_counter()
         self.step += 1
@@ -223,7 +252,7 @@ class Trainer:
             self.budget.saw_step(took if evaluated else whole)
             if evaluated:
                 self.budget.saw_evaluation(whole - took)
-            self._keep_to_budget()
+            self._keep_to_budget(self.budget)
         return val_loss
 
     def _update(self, step: int) -> tuple[float, float, int]:
@@ -259,7 +288,8 @@ class Trainer:
 
         A loss that is not finite ends it: no gradient counts then.
         """
-        x, y, *first = self.batches.batch(batch)  # first: of examples packed side by side
+        first: list[Integers]  # of examples packed side by side
+        x, y, *first = self.batches.batch(batch)
         model, ranks, all_tokens = self.model, self.ranks, int((y >= 0).sum())
         mine, gradients = ranks.part(len(x)), GradientSum(ranks, model)
         total, before = 0.0, 0
@@ -281,8 +311,8 @@ class Trainer:
         return sum(loss for (loss,) in ranks.numbers(total)) / all_tokens, all_tokens
 
     def _diverged(self, what: str) -> str:
-        kept = checkpoint.checkpoints(self.run)
-        kept = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was saved before"
+        saved = checkpoint.checkpoints(self.run)
+        kept = f"the last good checkpoint is {saved[0]}" if saved else "no checkpoint was saved before"
         skipped = f"as {SKIPPED_AT_MOST} steps before it, which were skipped"
         lower = f"{self.plan.lr / 3:.2g}"
         return (
@@ -290,14 +320,14 @@ class Trainer:
             f"Begin again with a lower learning rate (--lr {lower}) or a longer --warmup"
         )
 
-    def _keep_to_budget(self) -> None:
+    def _keep_to_budget(self, budget: Budget) -> None:
         """Move the last step where the minutes would be missed, and write that down."""
         if self.ended or not self.schedule.knots[-1][0] < self.step < self.schedule.steps:
             return
         whole = len(self.dataset.validation)
         closing = self._reserved + self._validating * max(1.0, whole / self.plan.eval_tokens)
         spent = time.perf_counter() - self._begun
-        end = self.budget.new_end(self.step, self.schedule.steps, self.plan.eval_every, spent, closing)
+        end = budget.new_end(self.step, self.schedule.steps, self.plan.eval_every, spent, closing)
         if end := int(self.ranks.first(end or 0)):
             self.schedule.end_at(self.step, end)
             self._write_schedule()
@@ -309,7 +339,7 @@ class Trainer:
             checkpoint.write_atomically, self.run / SCHEDULE, json.dumps(self.schedule.knots) + "\n"
         )
 
-    def _or_warn(self, write, *args, **more) -> bool:
+    def _or_warn(self, write: Callable[..., None], *args: Any, **more: Any) -> bool:
         """write(...), where a failure is told but no reason to stop: what matters is written again later."""
         try:
             write(*args, **more)
@@ -331,13 +361,15 @@ class Trainer:
         self._validating = time.perf_counter() - start
         return loss
 
-    def _whole_validation(self, val_loss: float | None, should_stop) -> float | None:
+    def _whole_validation(self, val_loss: float | None, should_stop: Callable[[], bool]) -> float | None:
         """The final loss, over the whole validation part; that of the subset where it is stopped."""
         seen = len(self.dataset.validation) <= self.plan.eval_tokens
         if val_loss is None or seen or self.ended == "interrupted":
             return val_loss
 
-        def until_stopped(function, batches):  # of a large text this takes hours; the model is saved by now
+        def until_stopped(
+            function: Callable[[Batch], Floats], batches: Iterable[Batch]
+        ) -> Iterator[Floats]:  # of a large text this takes hours; the model is saved by now
             for batch in batches:
                 if should_stop():
                     raise KeyboardInterrupt
@@ -348,15 +380,15 @@ class Trainer:
         except KeyboardInterrupt:
             return val_loss
 
-    def _validation_loss(self, max_tokens: int | None = None, map=None) -> float:
+    def _validation_loss(self, max_tokens: int | None = None, map: Map | None = None) -> float:
         ids, B = self.dataset.validation, self.rows  # the shape of training fits the memory there is
         return mean_loss(self.model, ids, B, self.end_of_text, max_tokens, map or self.ranks.map)
 
     @one_rank
-    def _write_row(self, loss, val_loss, grad_norm, speed) -> None:
+    def _write_row(self, loss: float, val_loss: float | None, grad_norm: float, speed: float) -> None:
         epoch = self.step / self.batches.per_epoch
-        row = (self.step, f"{epoch:.4f}", self.tokens, loss, "" if val_loss is None else repr(val_loss))
-        row = (*row, self.optimizer.lr, grad_norm, f"{speed:.0f}", f"{self.seconds:.3f}", self.skipped)
+        row = [self.step, f"{epoch:.4f}", self.tokens, loss, "" if val_loss is None else repr(val_loss)]
+        row += [self.optimizer.lr, grad_norm, f"{speed:.0f}", f"{self.seconds:.3f}", self.skipped]
         self.metrics.add(",".join(map(str, row)))
         self.history.add(self.step, loss, val_loss)
         if time.perf_counter() - self._flushed_at > 1:  # who looks at the file sees it grow
@@ -383,7 +415,7 @@ class Trainer:
 
         if self.ranks.size > 1:
             try:
-                self.ranks.compare(weights=zlib.crc32(self.model.flat_params))
+                self.ranks.compare(weights=zlib.crc32(self.model.flat_params.data))
             except ValueError as error:  # memory that fails on one of them, say
                 raise TrainingFailed(f"step {self.step}: {error}; nothing was saved") from None
         moments = self.ranks.collect(self.optimizer.state()) if self.cuts else self.optimizer.state()
@@ -391,7 +423,7 @@ class Trainer:
             self._saved_at = time.perf_counter()
             return
 
-        def write():
+        def write() -> None:
             self.metrics.flush(sync=True)  # the rows up to a checkpoint are as safe as the checkpoint
             self.samples.flush(sync=True)
             checkpoint.save(self.run, self.step, self.model, self.dataset.tokenizer, moments, self._state())
@@ -410,7 +442,7 @@ class Trainer:
         if (self.run / name).is_dir() and checkpoint.pointed(self.run, "BEST") != self.run / name:
             checkpoint.point(self.run, "BEST", name)
 
-    def _state(self) -> dict:
+    def _state(self) -> Fields:
         epoch, position = divmod(self.step, self.batches.per_epoch)
         ended = self.ended or ("done" if self.step == self.schedule.steps else None)
         return {
@@ -458,15 +490,16 @@ class Trainer:
         self._point_to_best()
 
 
-def rows_of(plan: Plan, ranks) -> int:
+def rows_of(plan: Plan, ranks: Alone) -> int:
     """Windows that a rank has in memory at a time."""
     return -(-plan.batch_size // ranks.size)
 
 
-def read_knots(run: Path) -> list | None:
+def read_knots(run: Path) -> list[Knot] | None:
     """What a run with --minutes wrote down of its schedule."""
     try:
-        return json.loads((run / SCHEDULE).read_text(encoding="utf-8"))
+        knots: list[Knot] = json.loads((run / SCHEDULE).read_text(encoding="utf-8"))
+        return knots
     except (OSError, ValueError):
         return None
 

@@ -7,14 +7,17 @@ Short runs are compared by their seconds, not their steps: a larger model must b
 """
 
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from npgpt.engine import kernels
+from npgpt.engine.model import GPT
+from npgpt.engine.types import Fields
 from npgpt.text.data import Dataset
 from npgpt.training import charts, report, run
-from npgpt.training.plan import make_plan
-from npgpt.training.trainer import TrainingFailed, prepare
+from npgpt.training.plan import Plan, make_plan
+from npgpt.training.trainer import Trainer, TrainingFailed, prepare
 
 SHARES = (1 / 9, 1 / 3, 1.0)  # of the final training time, one for each rung
 KEPT = (9, 3, 2)  # candidates in each rung; beside them the default
@@ -26,21 +29,24 @@ EVAL_TOKENS = 16384  # in the short runs, which would else spend their time on v
 
 @dataclass
 class Trial:
+    """One training of a candidate, and how it went."""
+
     rung: int
     candidate: int  # 0 is the default
-    settings: dict
+    settings: Fields
     length: float  # share of the rung's time
     minutes: float
     folder: Path
-    result: dict = field(default_factory=dict)
+    result: Fields = field(default_factory=dict)
     epochs: float = 0.0
 
     @property
     def loss(self) -> float:
+        """Best validation loss, nats per token; infinite where there was none."""
         return self.result.get("best_val_loss") or float("inf")
 
 
-def candidates(plan, count: int, seed: int) -> list[tuple[dict, float]]:
+def candidates(plan: Plan, count: int, seed: int) -> list[tuple[Fields, float]]:
     """`count` different settings and lengths around the plan's, the plan's own first."""
     rng = random.Random(seed)
     own = {name: getattr(plan, name) for name in TUNED}
@@ -65,8 +71,15 @@ class Search:
     """Trials on `dataset`, each a run in folder/trials."""
 
     def __init__(
-        self, dataset: Dataset, folder: Path, minutes, settings: dict, about: dict, seed, model_class
-    ):
+        self,
+        dataset: Dataset,
+        folder: Path,
+        minutes: float,
+        settings: Fields,
+        about: Fields,
+        seed: int,
+        model_class: type[GPT],
+    ) -> None:
         """minutes: of the whole search. settings: those that all runs share, by the flags' names."""
         if not len(dataset.validation):
             raise ValueError("tune: the text must be long enough to leave something for validation")
@@ -75,7 +88,7 @@ class Search:
         self.minutes = minutes / COST  # of the final training
         self.trials: list[Trial] = []
 
-    def run(self, should_stop, tell) -> Trial | None:
+    def run(self, should_stop: Callable[[], bool], tell: Callable[[str], None]) -> Trial | None:
         """All rungs -> the best trial of the last; None if it was stopped before. tell(line) after each."""
         plan = make_plan(len(self.dataset), split=self.settings["split"])
         alive = list(enumerate(candidates(plan, KEPT[0], self.seed)))
@@ -97,12 +110,21 @@ class Search:
             alive = [one for one in alive if one[0] in keep]
         raise AssertionError("SHARES is empty")
 
-    def _try(self, rung, candidate, settings, length, minutes, should_stop) -> Trial:
+    def _try(
+        self,
+        rung: int,
+        candidate: int,
+        settings: Fields,
+        length: float,
+        minutes: float,
+        should_stop: Callable[[], bool],
+    ) -> Trial:
         folder = self.folder / "trials" / f"{rung + 1}-{candidate}"
         trial = Trial(rung, candidate, settings, length, length * minutes, folder)
         last = rung + 1 == len(SHARES)
         flags = {**settings, "split": self.settings["split"], "minutes": trial.minutes}
         flags["eval_tokens"] = None if last else EVAL_TOKENS
+        trainer: Trainer | None = None
         with run.locked(folder):
             try:
                 trainer = prepare(self.dataset, flags, self.seed, self.model_class)
@@ -147,6 +169,7 @@ class Search:
         report.write_search(self.folder, self.folder.name, verdict, picture, table)
 
     def verdict(self, best: Trial) -> str:
+        """What was found, as a line for people."""
         default = next(t for t in self.trials if t.candidate == 0 and t.rung == best.rung)
         if best is default:
             return (
@@ -158,7 +181,7 @@ class Search:
             f"{self.minutes:.1f} minutes, with {changed or 'half the time'}; {best.epochs:.1f} epochs."
         )
 
-    def _curve(self, trial: Trial, best: Trial | None):
+    def _curve(self, trial: Trial, best: Trial | None) -> charts.Curve:
         rows = [row for row in report.metrics(trial.folder) if row["val_loss"]]
         points = [(float(row["seconds"]), float(row["val_loss"])) for row in rows]
         kind = "one" if trial is best else "two" if trial.candidate == 0 else "three"
@@ -172,5 +195,6 @@ HEAD = COLUMNS.split(",")
 WIDTHS = [max(len(name), 6) for name in HEAD]
 
 
-def in_columns(cells) -> str:
+def in_columns(cells: Iterable[str]) -> str:
+    """The cells of a row, as wide as HEAD's."""
     return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
