@@ -25,7 +25,7 @@ MAY_IMPORT = {
         "__init__",
     },  # __init__: the version, for config.toml
     "runtime": {"runtime", "engine", "text"},
-    "server": {"server", "runtime", "text"},
+    "server": {"server", "runtime", "text", "engine.types"},
     "__init__": {"api", "engine", "text"},  # by name and lazily
     "api": {"engine", "text", "interop", "training", "runtime"},
     "cli": {"engine", "language"},
@@ -36,7 +36,7 @@ MAY_IMPORT = {
         door: {"__init__", "api", "cli", "engine", "language", "text", "training", "interop"}
         for door in DOORS
     },
-    "serve": {"__init__", "cli", "engine.kernels", "interop", "runtime", "server"},
+    "serve": {"__init__", "cli", "engine.kernels", "engine.types", "interop", "runtime", "server"},
 }
 OUTSIDE = {"numpy", "safetensors", "tqdm", "cffi"}  # what `pip install npgpt` brings
 ENGINE_OUTSIDE = {"numpy"}
@@ -52,8 +52,15 @@ EXTRAS = {  # file -> what it may import besides, inside a function
 
 
 def imports(path: Path):
-    """Every module that a file imports, at its head or inside a function: 'npgpt.text.data', 'numpy', ..."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Every module that a file imports, at its head or inside a function: 'npgpt.text.data', 'numpy', ...
+
+    What it imports for type checkers alone, no import of the program brings.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
