@@ -88,6 +88,14 @@ NPGPT_INLINE void philox4x32(Words c[4][ABREAST_PHILOX], uint32_t k0, uint32_t k
     }
 }
 
+static void philox(uint32_t* words, const uint32_t* counter, const uint32_t* key) {
+    Words c[4][ABREAST_PHILOX];
+    for (int i = 0; i < 4; i++)
+        for (Index q = 0; q < ABREAST_PHILOX; q++) c[i][q] = Words{} + uint64_t(counter[i]);
+    philox4x32(c, key[0], key[1]);
+    for (int i = 0; i < 4; i++) words[i] = uint32_t(c[i][0][0]);
+}
+
 static void dropout(float* y, const float* x, const uint32_t* key, uint32_t sample, uint32_t threshold, float scale,
                     Index begin, Index end) {
     constexpr Index GROUPS = ABREAST_PHILOX * COUNTERS;  // of four elements

@@ -120,6 +120,8 @@ struct Kernels {
     void (*sum)(float* y, const float* a, const float* b, Index n);       // y = a + b
     // db (n) += the sum over rows of dy (rows,n) with stride ld: in blocks of 64 rows, in order
     void (*sum_rows)(float* db, const float* dy, Index ld, Index rows, Index n);
+    // words (4) of Philox 4x32-10 for counter (4) and key (2)
+    void (*philox)(uint32_t* words, const uint32_t* counter, const uint32_t* key);
     // y = x * mask for elements [begin, end) of one sample; key = seed, step, layer, place (ops.py, philox4x32)
     void (*dropout)(float* y, const float* x, const uint32_t* key, uint32_t sample, uint32_t threshold, float scale,
                     Index begin, Index end);

@@ -38,6 +38,7 @@ const Kernels kernels = {
     add,
     NPGPT_TRAINING(sum),
     NPGPT_TRAINING(sum_rows),
+    philox,
     NPGPT_TRAINING(dropout),
     NPGPT_TRAINING(square_sum),
     NPGPT_TRAINING(adamw),

@@ -10,16 +10,12 @@
 namespace npgpt {
 namespace {
 
-// A number in [0, 1), 53 bits of Philox 4x32-10 (Salmon et al. 2011): counter = draw, key = seed.
-double uniform(uint64_t seed, uint64_t draw) {
-    uint32_t c[4] = {uint32_t(draw), uint32_t(draw >> 32), 0, 0}, k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        const uint64_t a = uint64_t(c[0]) * 0xD2511F53u, b = uint64_t(c[2]) * 0xCD9E8D57u;
-        const uint32_t next[4] = {uint32_t(b >> 32) ^ c[1] ^ k0, uint32_t(b), uint32_t(a >> 32) ^ c[3] ^ k1, uint32_t(a)};
-        std::copy(next, next + 4, c);
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-    return (double(c[0] >> 5) * 67108864.0 + double(c[1] >> 6)) / 9007199254740992.0;
+// A number in [0, 1), 53 bits of Philox: counter = draw, key = seed.
+double uniform(const Kernels& kernels, uint64_t seed, uint64_t draw) {
+    const uint32_t counter[4] = {uint32_t(draw), uint32_t(draw >> 32)}, key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
+    uint32_t words[4];
+    kernels.philox(words, counter, key);
+    return (double(words[0] >> 5) * 67108864.0 + double(words[1] >> 6)) / 9007199254740992.0;
 }
 
 [[noreturn]] void fail_not_finite() {
@@ -62,7 +58,7 @@ void check_sampling(const npgpt_sampling& how, size_t V) {
     check("banned", how.banned, how.banned >= -1 && how.banned < int64_t(V), "an id or -1");
 }
 
-int32_t Sampler::sample(const float* logits, size_t V, const std::vector<bool>& seen,
+int32_t Sampler::sample(const Kernels& kernels, const float* logits, size_t V, const std::vector<bool>& seen,
                         const std::vector<uint32_t>& drawn, const npgpt_sampling& how, uint64_t draw) {
     const size_t banned = how.banned >= 0 && V > 1 ? size_t(how.banned) : V;
     size_t best = banned == 0 ? 1 : 0;
@@ -122,7 +118,7 @@ int32_t Sampler::sample(const float* logits, size_t V, const std::vector<bool>& 
     }
     double total = 0;
     for (double value : z) total += value;
-    const double target = uniform(how.seed, draw) * total;
+    const double target = uniform(kernels, how.seed, draw) * total;
     double reached = 0;
     size_t last = best;
     for (size_t i = 0; i < V; i++) {

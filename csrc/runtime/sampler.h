@@ -2,6 +2,7 @@
 #pragma once
 #include <vector>
 
+#include "../kernels/kernels.h"
 #include "npgpt.h"
 
 namespace npgpt {
@@ -10,7 +11,7 @@ class Sampler {
    public:
     // logits (V); seen (V): the tokens that the repetition penalty is for; drawn (V), with the other penalties: how
     // often each came; draw: how many came before this one
-    int32_t sample(const float* logits, size_t V, const std::vector<bool>& seen,
+    int32_t sample(const Kernels& kernels, const float* logits, size_t V, const std::vector<bool>& seen,
                    const std::vector<uint32_t>& drawn, const npgpt_sampling& how, uint64_t draw);
 
    private:

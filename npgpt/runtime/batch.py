@@ -1,7 +1,8 @@
 """Generation in Hugging Face's terms: rows of ids in, prompt and continuation of each out; sampling, beams.
 
 A row's continuation is what it would be alone: padding is never seen, and each row draws from numbers of its
-own. B rows, n ids each, V = vocabulary.
+own. Rows are sessions of libnpgpt where it generates; beams, which part and end, are on NumPy. B rows, n ids
+each, V = vocabulary.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ import numpy as np
 
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Floats, Integers
-from npgpt.runtime.sampling import Context, Sampling, draw, penalised, probabilities
+from npgpt.runtime import binding
+from npgpt.runtime.sampling import Context, Draws, Sampling, draw, penalised, probabilities
 
 IMPOSSIBLE = -1e9  # Hugging Face's, for beams that are not there yet
 
@@ -54,21 +56,46 @@ def generate_rows(
     first = _padding(ids, mask)
     rows = np.repeat(np.arange(len(ids)), search.num_return_sequences)
     room = search.max_length - ids.shape[1]
-    beams = search.num_beams > 1
-    streams = len(ids) if beams else len(rows)
-    generators = [np.random.default_rng(None if seed is None else [seed, b]) for b in range(streams)]
     if room <= 0:
         new: list[list[int]] = [[] for _ in rows]
-    elif beams:
-        prompts = [row[begin:] for row, begin in zip(ids, first, strict=True)]
+    elif search.num_beams > 1:
         new = []
-        for prompt, generator in zip(prompts, generators, strict=True):
-            new += _beams(model, prompt, room, search, sampling, generator)
+        for b, (row, begin) in enumerate(zip(ids, first, strict=True)):
+            generator = np.random.default_rng(None if seed is None else [seed, b])
+            new += _beams(model, row[begin:], room, search, sampling, generator)
     else:
-        new = _independent(model, ids, first, rows, search, sampling, generators)
+        seeds = np.random.SeedSequence(seed).generate_state(len(rows), np.uint64).tolist()
+        independent = _sessions if binding.is_compiled_for(model) else _independent
+        new = independent(model, ids, first, rows, search, sampling, seeds)
     longest = max(map(len, new))
     filled = [tokens + [search.pad_token_id] * (longest - len(tokens)) for tokens in new]
     return np.concatenate([ids[rows], np.array(filled, np.int64).reshape(len(rows), longest)], axis=1)
+
+
+def _sessions(
+    model: GPT,
+    ids: Integers,
+    first: Integers,
+    rows: Integers,
+    search: Search,
+    sampling: Sampling,
+    seeds: list[int],
+) -> list[list[int]]:
+    """The new ids of each row: greedy, or drawn with the row's seed."""
+    runtime = binding.Model.of(model)
+    new: list[list[int]] = [[] for _ in rows]
+    going = []  # (session, how it draws, its new ids) of those that have not ended
+    for row, seed, tokens in zip(rows, seeds, new, strict=True):
+        going.append((binding.Session(runtime), binding.sampling_struct(sampling, seed=seed), tokens))
+        going[-1][0].feed(ids[row, first[row] :])
+    for length in range(ids.shape[1], search.max_length):
+        for session, how, tokens in going:
+            tokens.append(session.sample(how))
+        going = [row for row in going if row[2][-1] != search.eos_token_id]
+        if not going or length + 1 == search.max_length:
+            break
+        binding.feed_many([session for session, _, _ in going], [tokens[-1] for _, _, tokens in going])
+    return new
 
 
 def _independent(
@@ -78,9 +105,10 @@ def _independent(
     rows: Integers,
     search: Search,
     sampling: Sampling,
-    generators: list[np.random.Generator],
+    seeds: list[int],
 ) -> list[list[int]]:
-    """The new ids of each row: greedy, or drawn with the row's generator."""
+    """The same on NumPy."""
+    generators = [Draws(seed) for seed in seeds]
     context = Context(model, ids, first, search.max_length)
     logits = context.logits()[rows]  # (B,V): a prompt is read once, however many continuations it gets
     context.reorder(rows)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import npgpt
+from npgpt.engine import kernels
 
 V = 31
 
@@ -54,6 +55,19 @@ def test_rows_are_what_they_are_alone(model, rng, how):
         alone = model.generate(ids[b : b + 1, 9 - n :], max_new_tokens=7, **how)[0]
         np.testing.assert_array_equal(rows[b, 9 - n :], alone)
     np.testing.assert_array_equal(rows[:, :9], ids)
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="the kernels are not in use here")
+@pytest.mark.parametrize(
+    "how", [{}, {"do_sample": True, "top_k": 9, "num_return_sequences": 3, "seed": 2}], ids=str
+)
+def test_numpy_writes_the_same_rows(model, rng, how):
+    mask = np.arange(6) >= np.array([[2], [0], [5]])
+    ids = np.where(mask, rng.integers(0, V, (3, 6)), 30)
+    how = {"max_new_tokens": 9, "repetition_penalty": 1.1, "eos_token_id": 4, **how}
+    rows = model.generate(ids, mask, **how)
+    with kernels.use("numpy"):
+        np.testing.assert_array_equal(model.generate(ids, mask, **how), rows)
 
 
 def test_beyond_the_context_it_goes_on_as_prompts_do(model, prompts):
