@@ -1,9 +1,11 @@
 """Builds npgpt._kernels from csrc/, and libnpgpt for C programs from the rooms of it that know no Python.
 
-The instruction set of isa_NAME.cpp is set for that file alone.
+The instruction set of isa_NAME.cpp is set for that file alone. With NPGPT_PURE=1 nothing is built:
+the wheel is py3-none-any, and runs on NumPy alone.
 """
 
 import os
+import platform
 import re
 import shutil
 import sys
@@ -13,7 +15,9 @@ from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/__init__.py").read_text()).group(1)
+X86 = platform.machine().lower() in ("x86_64", "amd64")
 SOURCES = sorted(str(p) for p in Path("csrc").glob("*/*.cpp"))  # sorted: builds are reproducible
+SOURCES = [s for s in SOURCES if X86 or "isa_avx" not in s]
 # train.cpp is the one file there that inference has no use for
 LIBRARY = [s for s in SOURCES if re.search(r"csrc/(kernels|threads|text|runtime)/(?!train)", s)]
 HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc").glob(pattern))
@@ -22,7 +26,8 @@ HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc"
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 ISA_FLAGS = {"avx2": AVX2, "avx512vnni": [*AVX2, "-mavx512vl", "-mavx512vnni"]}
-REQUIRED = os.environ.get("NPGPT_REQUIRE_KERNELS", "0") not in ("", "0")
+STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
+REQUIRED, PURE = (os.environ.get(f"NPGPT_{n}", "0") not in ("", "0") for n in ("REQUIRE_KERNELS", "PURE"))
 
 
 PKG_CONFIG = """prefix=${{pcfiledir}}/../..
@@ -99,14 +104,16 @@ class BuildKernels(build_ext):
 
 
 setup(
-    ext_modules=[
+    ext_modules=[]
+    if PURE
+    else [
         Pybind11Extension(
             "npgpt._kernels",
             SOURCES,
             depends=HEADERS,
             cxx_std=17,
             extra_compile_args=FLAGS,
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", *STRIP],
             define_macros=[("NPGPT_VERSION", f'"{VERSION}"')],
             optional=not REQUIRED,
         )
