@@ -59,13 +59,15 @@ class GPT(engine.GPT):
         ignore_eos: bool = False,
         stream: bool = False,
         return_ids: bool = False,
+        speculate: bool = False,
     ) -> Any:
         """What the model writes after `prompt` (text, bytes or ids); the prompt itself is not repeated.
 
         Ends at max_new_tokens, at the end of text (which ignore_eos bans) or before the first of the `stop`
         strings. temperature 0 is greedy. The same seed gives the same text.
         Returns str; with stream=True an iterator of pieces of it, none of which breaks a character; with
-        return_ids=True the list of new ids, those of a stop string included.
+        return_ids=True the list of new ids, those of a stop string included. speculate=True gives the same,
+        sooner where a large model repeats what is in its text already.
         """
         from npgpt.runtime import binding, sampling
 
@@ -79,7 +81,7 @@ class GPT(engine.GPT):
             raise ValueError(f"generate: stop must be strings that are not empty, got {stop!r}")
         ids = sampling.prompt_ids(prompt, self.tokenizer, self.config.vocab_size)
         end = self.tokenizer.end_of_text if self.tokenizer else None
-        new_ids = binding.generate_ids(self, ids, max_new_tokens, how, end, ignore_eos, seed)
+        new_ids = binding.generate_ids(self, ids, max_new_tokens, how, end, ignore_eos, seed, speculate)
         if self.tokenizer is None:
             if not return_ids or stop:
                 raise ValueError("generate: return_ids must be True, stop empty, without a tokenizer")

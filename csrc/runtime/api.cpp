@@ -165,6 +165,7 @@ void npgpt_session_reset(npgpt_session* session) { session->reset(); }
 void npgpt_session_forget(npgpt_session* session) { session->forget(); }
 int32_t npgpt_session_length(const npgpt_session* session) { return int32_t(session->length); }
 void npgpt_session_slide(npgpt_session* session, int slide) { session->slide = slide != 0; }
+void npgpt_session_speculate(npgpt_session* session, int speculate) { session->speculate = speculate != 0; }
 
 npgpt_status npgpt_feed(npgpt_session* session, const int32_t* ids, size_t count, float* logits, npgpt_error* error) {
     return guard(error, [&] {

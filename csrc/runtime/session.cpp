@@ -8,6 +8,8 @@
 
 namespace npgpt {
 
+constexpr size_t GUESSES = WIDE - 2;  // with the id before them as many as go through one token's path
+
 // The cache is mapped, not allocated: only what a text has reached takes memory.
 Session::Session(std::shared_ptr<Model> model_, Index context) : model(std::move(model_)), version(model->version) {
     const npgpt_config& c = model->config;
@@ -35,6 +37,7 @@ void Session::reset() {
 
 void Session::forget() {
     text.clear();
+    guesses.clear();
     length = 0;
     has_logits = false;
 }
@@ -69,8 +72,40 @@ void Session::read(const int32_t* ids, size_t count, float* every, float* hidden
     has_logits = true;
 }
 
+// Prompt lookup (Saxena 2023): what followed the last three tokens where they were together before.
+void Session::guess(int32_t id) {
+    guesses.clear(), guessed = 0;
+    const size_t n = text.size(), room = size_t(cache.context - length) - 1;
+    for (size_t at = n; at-- > 2;)
+        if (text[at] == id && text[at - 1] == text[n - 1] && text[at - 2] == text[n - 2]) {
+            const size_t count = std::min({GUESSES, n - at - 1, room});
+            return guesses.assign(text.begin() + std::ptrdiff_t(at) + 1, text.begin() + std::ptrdiff_t(at + 1 + count));
+        }
+}
+
+// Whether id was read: as a guess that came true, or together with guesses.
+bool Session::follow(int32_t id) {
+    if (length == cache.context || version != model->version || !has_logits) return false;
+    const size_t V = logits.size();
+    if (guessed < guesses.size() && guesses[guessed] == id) {
+        length++, guessed++;
+    } else {
+        guess(id);
+        if (guesses.empty()) return false;
+        std::vector<int32_t> ids(guesses);
+        ids.insert(ids.begin(), id);
+        read(ids.data(), ids.size(), guess_logits.room((1 + GUESSES) * V), nullptr);
+        length -= Index(guesses.size());
+    }
+    append(&id, 1);
+    std::copy_n(guess_logits.data + guessed * V, V, logits.data());
+    return true;
+}
+
 void Session::feed(const int32_t* ids, size_t count, float* every, float* hidden) {
     check(ids, count);
+    if (speculate && count == 1 && !every && !hidden && follow(*ids)) return;
+    guesses.clear();
     if (!count) fail(NPGPT_BAD_ARGUMENT, "feed: count must be at least 1");
     const size_t context = size_t(cache.context);
     const bool all = every || hidden, stale = version != model->version, fits = size_t(length) + count <= context;
@@ -108,6 +143,7 @@ void Session::feed_many(Session* const* sessions, const int32_t* ids, size_t cou
             continue;
         }
         session.append(ids + i, 1);
+        session.guesses.clear();
         pieces.push_back({session.cache, ids + i, 1, session.length});
         together.push_back(&session);
     }

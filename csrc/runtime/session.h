@@ -21,7 +21,7 @@ class Session {
     bool is_full() const { return !slide && length == cache.context; }
 
     const std::shared_ptr<Model> model;
-    bool slide = true;
+    bool slide = true, speculate = false;
     Index length = 0;           // tokens in the cache
     bool has_logits = false;
     std::vector<float> logits;  // (V)
@@ -30,9 +30,14 @@ class Session {
     void check(const int32_t* ids, size_t count) const;
     void append(const int32_t* ids, size_t count);
     void read(const int32_t* ids, size_t count, float* every, float* hidden);
+    bool follow(int32_t id);
+    void guess(int32_t id);
 
     Cache cache{};
     std::vector<int32_t> text;  // the last `context` tokens
+    std::vector<int32_t> guesses;  // that the cache holds behind the text; (1 + GUESSES, V) what comes after each
+    Buffer guess_logits;
+    size_t guessed = 0;            // of them that came
     std::vector<bool> seen;
     std::vector<uint32_t> drawn;  // (V) how often each id was, kept from the first penalty on it
     uint64_t version, draws = 0;

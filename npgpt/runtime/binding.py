@@ -33,11 +33,12 @@ def generate_ids(
     end_of_text: int | None = None,
     ignore_eos: bool = False,
     seed: int | None = None,
+    speculate: bool = False,
 ) -> Iterator[int]:
-    """As sampling.generate_ids, compiled where the kernels are in use."""
+    """As sampling.generate_ids, compiled where the kernels are in use; speculate: as a Session does."""
     how = prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
     if isinstance(model, Model) or is_compiled_for(model):
-        return _generate_ids(model, *how)
+        return _generate_ids(model, *how, speculate)
     return numpy_path.generate_ids(model, *how)
 
 
@@ -54,9 +55,10 @@ def _generate_ids(
     end_of_text: int | None,
     ignore_eos: bool,
     seed: int | None,
+    speculate: bool,
 ) -> Iterator[int]:
     how = sampling_struct(sampling, end_of_text if ignore_eos else None, seed)
-    session = Session(model if isinstance(model, Model) else Model.of(model))
+    session = Session(model if isinstance(model, Model) else Model.of(model), speculate=speculate)
     unread = prompt
     for _ in range(max_new_tokens):
         session.feed(unread)
@@ -182,15 +184,16 @@ def _from_tensors(model: GPT, ffi: Any, lib: Any, made: Any, error: Any) -> int:
 
 
 class Session:
-    """npgpt_session: a text that grows."""
+    """npgpt_session: a text that grows. speculate: reads guesses of what comes, for the same text sooner."""
 
-    def __init__(self, model: Model, context: int = 0, slide: bool = True) -> None:
+    def __init__(self, model: Model, context: int = 0, slide: bool = True, speculate: bool = False) -> None:
         ffi, lib = library()
         self.model, self._error = model, ffi.new("npgpt_error *")
         made = ffi.new("npgpt_session **")
         _check(lib.npgpt_session_new(model.handle, context, made, self._error), self._error)
         self.handle = ffi.gc(made[0], lib.npgpt_session_free)
         lib.npgpt_session_slide(self.handle, slide)
+        lib.npgpt_session_speculate(self.handle, speculate)
         self._id = ffi.new("int32_t *")
 
     def __len__(self) -> int:

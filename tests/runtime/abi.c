@@ -240,6 +240,25 @@ static void *tell(void *at) { /* sessions of one model on several threads */
     return NULL;
 }
 
+static void check_guesses(void) { /* alone and in company, to the end of the context and beyond */
+    npgpt_session *plain, *guessing, *both[2];
+    CHECK(!npgpt_session_new(model, 40, &plain, &error) && !npgpt_session_new(model, 40, &guessing, &error));
+    npgpt_session_speculate(guessing, 1);
+    both[0] = plain, both[1] = guessing;
+    for (int i = 0; i < 150; i++) {
+        const int32_t id = i * i % (i % 11 ? 6 : 7), ids[2] = {id, id};
+        if (i % 13 == 12) {
+            CHECK(!npgpt_feed_many(both, ids, 2, &error));
+        } else {
+            CHECK(!npgpt_feed(plain, &id, 1, NULL, &error) && !npgpt_feed(guessing, &id, 1, NULL, &error));
+        }
+        CHECK(npgpt_session_length(plain) == npgpt_session_length(guessing));
+        CHECK(!memcmp(npgpt_logits(plain), npgpt_logits(guessing), 257 * sizeof(float)));
+    }
+    npgpt_session_free(plain);
+    npgpt_session_free(guessing);
+}
+
 int main(int argc, char **argv) {
     pthread_t threads[4];
     if (argc != 2) return 2;
@@ -247,6 +266,7 @@ int main(int argc, char **argv) {
     check_kernels();
     check_text();
     check_sessions();
+    check_guesses();
     check_generation();
     check_tensors();
     for (int i = 0; i < 4; i++) CHECK(!pthread_create(&threads[i], NULL, tell, &told[i]));

@@ -131,6 +131,24 @@ def test_numpy_draws_the_same_tokens(kind, how, rng):
         assert list(binding.generate_ids(*args)) == expected  # the context is full twice over
 
 
+@pytest.mark.parametrize("type", ["f32", "f16", "q8_0", "q4_0"])
+def test_guesses_change_nothing(type, rng, tmp_path):
+    """Texts that repeat themselves, beyond the context; many guesses come true, and many do not."""
+    made = random_model()
+    write_gguf(tmp_path / "m.gguf", made, made.tokenizer, type)
+    model = binding.Model.open(tmp_path / "m.gguf")
+    plain, guessing = binding.Session(model), binding.Session(model, speculate=True)
+    ids = [*rng.integers(0, 256, 9), *[7, 8, 9, 10, 11, 12, 13, 14] * 5, *rng.integers(0, 3, 99)]
+    for id in [*ids, *ids[9:40]]:
+        plain.feed([id])
+        guessing.feed([id])
+        assert len(plain) == len(guessing)
+        np.testing.assert_array_equal(plain.logits(), guessing.logits())
+    for how in (Sampling(0), Sampling(0.3)):
+        args = model, ids[:30], 90, how, 256, True, 3
+        assert list(binding.generate_ids(*args)) == list(binding.generate_ids(*args, speculate=True))
+
+
 def test_weights_count_as_they_are_now(rng):
     model = random_model()
     before = model.generate("a", temperature=0, return_ids=True)
