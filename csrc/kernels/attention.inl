@@ -67,8 +67,8 @@ NPGPT_INLINE void add_lower_product(float* c, Index ldc, const float* p, const f
 
 // c (keys,D) with stride ldc += p^T x: p (queries,keys) with stride KEYS, x_panels of (queries,NR).
 // Key i is seen by no query before i - offset.
-NPGPT_INLINE void add_transposed_product(float* c, Index ldc, const float* p, const float* x_panels,
-                                         Index panel_stride, Index queries, Index keys, Index D, Index offset) {
+NPGPT_INLINE void add_transposed_product(float* c, Index ldc, const float* p, const float* x_panels, Index panel_stride,
+                                         Index queries, Index keys, Index D, Index offset) {
     for (Index j = 0; j < D; j += NR) {
         Index columns = least(NR, D - j);
         for (Index i = 0; i < keys; i += MR) {
@@ -93,8 +93,7 @@ NPGPT_INLINE void pack_transposed(float* panels, const float* x, Index rows, Ind
 }
 
 static void attention_forward(float* out, float* lse, float* scratch, const float* q, const float* k, const float* v,
-                              const int32_t* first_key, Index T, Index D, Index stride, Index out_stride,
-                              float scale) {
+                              const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale) {
     const Index rows = round_up(T, NR), columns = round_up(D, NR);
     float* k_panels = scratch;                    // (T/NR, D, NR)
     float* v_panels = k_panels + rows * D;        // (T/KEYS, D/NR, KEYS, NR)

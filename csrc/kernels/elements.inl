@@ -77,7 +77,8 @@ NPGPT_INLINE void philox4x32(Words c[4][ABREAST_PHILOX], uint32_t k0, uint32_t k
     for (int round = 0; round < 10; round++) {
 #pragma GCC unroll 4
         for (Index q = 0; q < ABREAST_PHILOX; q++) {
-            const Words product0 = multiply_words(c[0][q], 0xD2511F53u), product1 = multiply_words(c[2][q], 0xCD9E8D57u);
+            const Words product0 = multiply_words(c[0][q], 0xD2511F53u),
+                        product1 = multiply_words(c[2][q], 0xCD9E8D57u);
             c[0][q] = (product1 >> 32) ^ c[1][q] ^ uint64_t(k0);
             c[2][q] = (product0 >> 32) ^ c[3][q] ^ uint64_t(k1);
             c[1][q] = product1 & low;

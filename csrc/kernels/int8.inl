@@ -20,7 +20,8 @@ NPGPT_INLINE void four_words(Bytes w[4], const uint8_t* p, Index stride, Index l
     for (Index i = 0; i < 4; i++) {
         const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (i < last ? i : last) * stride));
         const uint8_t* high = p + (i + 4 < last ? i + 4 : last) * stride;
-        r[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(high)), 1);
+        r[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(low),
+                                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(high)), 1);
     }
     const Bytes a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpacklo_epi32(r[2], r[3]);
     const Bytes c = _mm256_unpackhi_epi32(r[0], r[1]), d = _mm256_unpackhi_epi32(r[2], r[3]);
@@ -59,7 +60,8 @@ NPGPT_INLINE __m256i sums_of_eight(const __m256i a[8]) {
     __m256i two[4], four[2];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        two[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]), _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]));
+        two[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]),
+                                  _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]));
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++)
         four[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(two[2 * i], two[2 * i + 1]),
@@ -205,7 +207,8 @@ NPGPT_INLINE Vec as_float(IVec x) { return __builtin_convertvector(x, Vec); }
 
 // sums (M,GROUP) = x times the rows from w on; ROWS: M where it is 1, else 0
 template <class W, int ROWS>
-NPGPT_INLINE void int8_group(float* sums, const Int8Block* x, const uint8_t* w, Index bytes, Index K, Index M, Index last) {
+NPGPT_INLINE void int8_group(float* sums, const Int8Block* x, const uint8_t* w, Index bytes, Index K, Index M,
+                             Index last) {
     const Index rows = ROWS ? ROWS : M;
     for (Index m = 0; m < rows; m++) store(sums + m * GROUP, Vec{});
     Vec one = Vec{};

@@ -64,8 +64,8 @@ struct Kernels {
     // c (M,N) with stride ldc = or += a b. b is packed, its panels (K, tile_n) follow each other. a is packed as well
     // (a_row_stride 0), or lies as a matrix with rows of stride a_row_stride. epilogue may be null; its pointers belong to
     // c's first element.
-    void (*matmul_block)(float* c, Index ldc, const float* a, Index a_row_stride, const float* b_panels, Index M, Index N,
-                         Index K, bool accumulate, const Epilogue* epilogue);
+    void (*matmul_block)(float* c, Index ldc, const float* a, Index a_row_stride, const float* b_panels, Index M,
+                         Index N, Index K, bool accumulate, const Epilogue* epilogue);
 
     // ---- attention of one head: q, k, v are its columns of a row of qkv, `stride` floats from one time to the next
     Index (*attention_scratch)(Index T, Index D);  // floats of work space that either direction needs

@@ -201,7 +201,8 @@ constexpr Index ABREAST = 4, A_ABREAST = 8;
 
 static void pack_b(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N) {
     Index j = 0;
-    for (; column_stride == 1 && j + ABREAST * NR <= N; j += ABREAST * NR, panels += ABREAST * NR * K, b += ABREAST * NR)
+    for (; column_stride == 1 && j + ABREAST * NR <= N;
+         j += ABREAST * NR, panels += ABREAST * NR * K, b += ABREAST * NR)
         for (Index k = 0; k < K; k++)
 #pragma GCC unroll 4
             for (Index p = 0; p < ABREAST; p++) {

@@ -64,7 +64,9 @@ struct FloatBlock {
     const uint8_t* p;
     NPGPT_INLINE FloatBlock open(const uint8_t* p) { return {p}; }
     inline __attribute__((always_inline)) Vec scale() const { return set1(1); }
-    inline __attribute__((always_inline)) Vec at(int v) const { return load(reinterpret_cast<const float*>(p) + v * VLEN); }
+    inline __attribute__((always_inline)) Vec at(int v) const {
+        return load(reinterpret_cast<const float*>(p) + v * VLEN);
+    }
 };
 struct HalfBlock {
     static constexpr Index BYTES = 64;
@@ -82,7 +84,8 @@ struct Q8Block {  // a half d, then 32 signed bytes q: d q
     inline __attribute__((always_inline)) Vec scale() const { return set1_half(p); }
     inline __attribute__((always_inline)) Vec at(int v) const { return to_float(load_int8(p + 2 + v * VLEN)); }
 };
-struct Q4Block {  // a half d, then 16 bytes, whose low halves are the first 16 numbers q and whose high halves the rest: d (q - 8)
+// A half d, then 16 bytes, whose low halves are the first 16 numbers q and whose high halves the rest: d (q - 8)
+struct Q4Block {
     static constexpr Index BYTES = 18;
     static constexpr bool SCALED = true, LOW_SCALED = true;
     const uint8_t* p;
@@ -113,7 +116,8 @@ static __attribute__((noinline)) Vec last_products(const float* x, const uint8_t
 
 // y (RX,RW) with stride RW = x (RX,K) times RW rows of weights
 template <class W, int RW, int RX>
-static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K) {
+static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
+                                           Index K) {
     Vec acc[RW][RX], sum[RW][RX];
 #pragma GCC unroll 8
     for (int r = 0; r < RW; r++)
@@ -186,8 +190,7 @@ template <class W, int RW>
 NPGPT_INLINE void all_rows_of_x(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
                                 Index K, Index M, bool add, const float* bias) {
     Index m = 0;
-    for (; m + 3 <= M; m += 3)
-        row_group<W, RW, 3>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+    for (; m + 3 <= M; m += 3) row_group<W, RW, 3>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
     if (M - m == 2) row_group<W, RW, 2>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
     if (M - m == 1) row_group<W, RW, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
 }
@@ -218,8 +221,7 @@ static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Ma
     }
     for (; M > 1 && i + 2 <= count; i += 2)
         all_rows_of_x<W, 2>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
-    for (; i < count; i++)
-        all_rows_of_x<W, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
+    for (; i < count; i++) all_rows_of_x<W, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
 }
 
 // y (count) += rows k .. k + ROWS of w (K,N), times x: each output adds its products in the order of k

@@ -135,8 +135,7 @@ static void softmax_backward(float* dx, const float* dy, const float* y, Index r
     }
 }
 
-static void cross_entropy(float* logits, float* losses, const int32_t* targets, Index rows, Index V,
-                          float grad_scale) {
+static void cross_entropy(float* logits, float* losses, const int32_t* targets, Index rows, Index V, float grad_scale) {
     for (Index i = 0; i < rows; i++, logits += V) {
         if (targets[i] < 0) {
             losses[i] = 0;

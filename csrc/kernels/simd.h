@@ -78,7 +78,8 @@ NPGPT_INLINE void reduce_add4(float* y, const Vec x[4]) {
 #if NPGPT_VLEN == 8
     __m128 h[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) h[i] = _mm_add_ps(_mm256_castps256_ps128((__m256)x[i]), _mm256_extractf128_ps((__m256)x[i], 1));
+    for (int i = 0; i < 4; i++)
+        h[i] = _mm_add_ps(_mm256_castps256_ps128((__m256)x[i]), _mm256_extractf128_ps((__m256)x[i], 1));
     const __m128 a = _mm_add_ps(_mm_unpacklo_ps(h[0], h[1]), _mm_unpackhi_ps(h[0], h[1]));
     const __m128 b = _mm_add_ps(_mm_unpacklo_ps(h[2], h[3]), _mm_unpackhi_ps(h[2], h[3]));
     _mm_storeu_ps(y, _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)));

@@ -80,7 +80,8 @@ float* take_block(std::size_t floats) {
         if (found->second.empty()) kept.erase(found);
         bytes_kept -= bytes;
     } else {
-        while (bytes_kept && bytes_used + bytes_kept + bytes > most_used + std::min(most_used / 4, SLACK)) free_largest();
+        while (bytes_kept && bytes_used + bytes_kept + bytes > most_used + std::min(most_used / 4, SLACK))
+            free_largest();
         block = allocate(bytes);
     }
     bytes_used += bytes;

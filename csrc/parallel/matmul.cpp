@@ -13,16 +13,16 @@
 namespace npgpt {
 namespace {
 
-constexpr Index K_BLOCK = 320;            // at most: a panel of B (K,16) is 20 kB of a 32 kB L1
-constexpr Index WHOLE = Index(1) << 20;     // floats of the smaller factor packed at a time: 4 MB, in L3
-constexpr Index CHUNK = Index(1) << 18;     // where it is narrow and deep: 1 MB, in L2
-constexpr Index NARROW = 1024;              // N up to this: a chunk of B has many rows
-constexpr Index ROWS = 192;               // rows of A that meet a strip of B in L2
-constexpr Index STRIP_PANELS = 4;         // panels of B in a strip, at most
-constexpr Index SMALL = 128;              // N or K up to this: reading A in place costs less than packing it
+constexpr Index K_BLOCK = 320;  // at most: a panel of B (K,16) is 20 kB of a 32 kB L1
+constexpr Index WHOLE = Index(1) << 20;  // floats of the smaller factor packed at a time: 4 MB, in L3
+constexpr Index CHUNK = Index(1) << 18;  // where it is narrow and deep: 1 MB, in L2
+constexpr Index NARROW = 1024;  // N up to this: a chunk of B has many rows
+constexpr Index ROWS = 192;  // rows of A that meet a strip of B in L2
+constexpr Index STRIP_PANELS = 4;  // panels of B in a strip, at most
+constexpr Index SMALL = 128;  // N or K up to this: reading A in place costs less than packing it
 constexpr Index COPIED = Index(5) << 17;  // floats of a factor of which each core packs a copy: 2.5 MB
-constexpr Index COPY_FOR = 64;            // but no core for fewer rows or columns of the other
-constexpr Index MIN_WORK = 1 << 16;       // multiply-adds: below this a second thread does not pay
+constexpr Index COPY_FOR = 64;  // but no core for fewer rows or columns of the other
+constexpr Index MIN_WORK = 1 << 16;  // multiply-adds: below this a second thread does not pay
 
 Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
 
@@ -146,8 +146,9 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                     const Index kn = std::min(kc, depth - k);
                     kernels.pack_b(strip, b.data + (k0 + k) * b.row + column * b.column, b.row, b.column, kn, columns);
                     for (Index row = row_begin; row < row_end; row += ROWS) {
-                        const float* a_rows = pack_a ? a_block.data + worker % copies * copy + k * padded_rows + row * kn
-                                                     : a.data + (m0 + row) * a.row + k0 + k;
+                        const float* a_rows = pack_a
+                                                  ? a_block.data + worker % copies * copy + k * padded_rows + row * kn
+                                                  : a.data + (m0 + row) * a.row + k0 + k;
                         multiply(a_rows, pack_a ? 0 : a.row, strip, m0 + row, column, std::min(ROWS, row_end - row),
                                  columns, k0 + k, kn);
                     }
@@ -158,8 +159,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
 
 }  // namespace
 
-void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
-            const Epilogue* epilogue) {
+void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate, const Epilogue* epilogue) {
     const bool alone = M * N * K < MIN_WORK;
     matmul_by(alone ? 1 : num_threads(), alone, c, ldc, a, b, M, N, K, accumulate, epilogue);
 }

@@ -74,9 +74,9 @@ void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const 
     Block partial(2 * blocks * C);  // dw and db of each block of rows
     in_pieces(rows, SUM_ROWS, [&](Index begin, Index end) {
         float* dw_block = partial.data + begin / SUM_ROWS * 2 * C;
-        active->layernorm_backward(dx + begin * C, dw_block, db ? dw_block + C : nullptr, dy + begin * C,
-                                   x + begin * C, mean + begin, rstd + begin, w,
-                                   residual ? residual + begin * C : nullptr, end - begin, C);
+        active->layernorm_backward(dx + begin * C, dw_block, db ? dw_block + C : nullptr, dy + begin * C, x + begin * C,
+                                   mean + begin, rstd + begin, w, residual ? residual + begin * C : nullptr,
+                                   end - begin, C);
     });
     for (Index block = 0; block < blocks; block++) {
         active->add(dw, partial.data + block * 2 * C, C);
@@ -84,8 +84,8 @@ void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const 
     }
 }
 
-void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w,
-                     Index M, Index N, Index K) {
+void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, Index M, Index N,
+                     Index K) {
     // forward: y = x w + b
     matmul(dx, K, {dy, N, 1}, {w, 1, N}, M, K, N, false);
     matmul(dw, N, {x, 1, K}, {dy, N, 1}, K, N, M, true);
@@ -109,12 +109,15 @@ void attention_forward(float* out, float* lse, const float* qkv, const int32_t* 
     const Index D = C / H, space = active->attention_scratch(T, D);
     const int workers = num_threads();
     Block scratch(workers * space);
-    parallel_for(B * H, [&](Index item, int worker) {
-        const Index b = item / H, h = item % H;
-        const float* q = qkv + b * T * 3 * C + h * D;
-        active->attention_forward(out + b * T * C + h * D, lse + item * T, scratch.data + worker * space, q, q + C,
-                                  q + 2 * C, first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
-    }, workers);
+    parallel_for(
+        B * H,
+        [&](Index item, int worker) {
+            const Index b = item / H, h = item % H;
+            const float* q = qkv + b * T * 3 * C + h * D;
+            active->attention_forward(out + b * T * C + h * D, lse + item * T, scratch.data + worker * space, q, q + C,
+                                      q + 2 * C, first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
+        },
+        workers);
 }
 
 void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
@@ -122,20 +125,22 @@ void attention_backward(float* dqkv, const float* dout, const float* qkv, const 
     const Index D = C / H, space = active->attention_scratch(T, D);
     const int workers = num_threads();
     Block scratch(workers * space);
-    parallel_for(B * H, [&](Index item, int worker) {
-        const Index b = item / H, h = item % H, at = b * T * 3 * C + h * D;
-        const float* q = qkv + at;
-        float* dq = dqkv + at;
-        active->attention_backward(dq, dq + C, dq + 2 * C, scratch.data + worker * space, dout + b * T * C + h * D, q,
-                                   q + C, q + 2 * C, out + b * T * C + h * D, lse + item * T,
-                                   first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
-    }, workers);
+    parallel_for(
+        B * H,
+        [&](Index item, int worker) {
+            const Index b = item / H, h = item % H, at = b * T * 3 * C + h * D;
+            const float* q = qkv + at;
+            float* dq = dqkv + at;
+            active->attention_backward(dq, dq + C, dq + 2 * C, scratch.data + worker * space, dout + b * T * C + h * D,
+                                       q, q + C, q + 2 * C, out + b * T * C + h * D, lse + item * T,
+                                       first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
+        },
+        workers);
 }
 
 void softmax_forward(float* y, const float* x, Index rows, Index N) {
-    in_pieces(rows, rows_per_piece(N), [&](Index begin, Index end) {
-        active->softmax_forward(y + begin * N, x + begin * N, end - begin, N);
-    });
+    in_pieces(rows, rows_per_piece(N),
+              [&](Index begin, Index end) { active->softmax_forward(y + begin * N, x + begin * N, end - begin, N); });
 }
 
 void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N) {
@@ -176,7 +181,9 @@ static void elements(Op op, float* y, Index n, Arrays... x) {
 }
 
 void gelu_forward(float* y, const float* x, Index n) { elements(active->gelu_forward, y, n, x); }
-void gelu_backward(float* dx, const float* dy, const float* x, Index n) { elements(active->gelu_backward, dx, n, dy, x); }
+void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
+    elements(active->gelu_backward, dx, n, dy, x);
+}
 void erf_gelu_forward(float* y, const float* x, Index n) { elements(active->erf_gelu_forward, y, n, x); }
 void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n) {
     elements(active->erf_gelu_backward, dx, n, dy, x);

@@ -12,7 +12,7 @@ namespace npgpt {
 
 struct Muon {
     float lr, momentum, decay, grad_scale;  // decay: lr * weight_decay
-    float polar[3][3];                      // the polynomials of ops.py
+    float polar[3][3];  // the polynomials of ops.py
 };
 
 const Kernels& active_kernels();
@@ -40,8 +40,8 @@ void layernorm_apply(float* y, const float* x, const float* mean, const float* r
                      Index rows, Index C);
 void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
                         const float* rstd, const float* w, const float* residual, Index rows, Index C);
-void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w,
-                     Index M, Index N, Index K);
+void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, Index M, Index N,
+                     Index K);
 void gelu_linear_backward(float* dh, float* dw, float* db, const float* dz, const float* h, const float* w, Index M,
                           Index N, Index K);
 void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,

@@ -9,9 +9,7 @@
 namespace npgpt {
 namespace {
 
-double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 
@@ -39,7 +37,8 @@ double read_bandwidth(double seconds) {
     const double start = now();
     double floats = 0;
     while (now() - start < seconds) {
-        parallel_for(FLOATS / PIECE, [&](Index i, int) { sums[i] += kernels.probe_read(block.data + i * PIECE, PIECE); });
+        parallel_for(FLOATS / PIECE,
+                     [&](Index i, int) { sums[i] += kernels.probe_read(block.data + i * PIECE, PIECE); });
         floats += FLOATS;
     }
     return 4 * floats / (now() - start) / 1e9;

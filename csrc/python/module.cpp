@@ -83,8 +83,7 @@ float* output(Argument arg, Optional& array, const std::vector<Index>& shape) {
 }
 
 // int32 with every element in [low, high)
-const int32_t* ids_input(Argument arg, const py::array& array, const std::vector<Index>& shape, Index low,
-                         Index high) {
+const int32_t* ids_input(Argument arg, const py::array& array, const std::vector<Index>& shape, Index low, Index high) {
     check_array(arg, array, py::dtype::of<int32_t>(), "int32");
     check_shape(arg, array, shape);
     const int32_t* ids = static_cast<const int32_t*>(array.data());
@@ -209,8 +208,7 @@ py::array py_layernorm_backward(const py::array& dy, const py::array& x, const p
     return dx.array;
 }
 
-py::array py_matmul(const py::array& a, const py::array& b, Optional out, bool trans_a, bool trans_b,
-                    bool accumulate) {
+py::array py_matmul(const py::array& a, const py::array& b, Optional out, bool trans_a, bool trans_b, bool accumulate) {
     const char* f = "matmul";
     check_ndim({f, "a"}, a, 2), check_ndim({f, "b"}, b, 2);
     const Index M = a.shape(trans_a), K = a.shape(!trans_a), N = b.shape(!trans_b);
@@ -247,9 +245,8 @@ py::array py_linear_forward(const py::array& x, const py::array& w, const Option
     epilogue.bias = input({f, "b"}, b, {l.N});
     epilogue.residual = input({f, "residual"}, residual, l.y_shape);
     New y(l.y_shape);
-    without_gil([&] {
-        matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue);
-    });
+    without_gil(
+        [&] { matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue); });
     return y.array;
 }
 
@@ -260,9 +257,8 @@ py::tuple py_linear_gelu_forward(const py::array& x, const py::array& w, const O
     epilogue.bias = input({f, "b"}, b, {l.N});
     New y(l.y_shape), h(l.y_shape);
     epilogue.gelu_input = h.data;
-    without_gil([&] {
-        matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue);
-    });
+    without_gil(
+        [&] { matmul(y.data, l.N, {l.x, l.K, 1}, {l.w, l.N, 1}, rows_of(l.x_shape), l.N, l.K, false, &epilogue); });
     return py::make_tuple(y.array, h.array);
 }
 
@@ -362,8 +358,8 @@ py::tuple py_attention_forward(const py::array& qkv, Index n_head, float scale, 
     return py::make_tuple(out.array, lse.array);
 }
 
-py::array py_attention_backward(const py::array& dout, const py::array& qkv, const py::array& out,
-                                const py::array& lse, Index n_head, float scale, const Optional& first_key) {
+py::array py_attention_backward(const py::array& dout, const py::array& qkv, const py::array& out, const py::array& lse,
+                                Index n_head, float scale, const Optional& first_key) {
     const char* f = "attention_backward";
     const Attention a(f, qkv, n_head, scale, first_key);
     const float *pd = input({f, "dout"}, dout, {a.B, a.T, a.C}), *po = input({f, "out"}, out, {a.B, a.T, a.C}),
@@ -426,8 +422,13 @@ void py_adamw_step(py::array p, py::array g, py::array m, py::array v, Index n_d
     if (step < 1) Argument{f, "step"}.wrong_value("at least 1", std::to_string(step));
     float *pp = output({f, "p"}, p, shape), *pg = output({f, "g"}, g, shape), *pm = output({f, "m"}, m, shape),
           *pv = output({f, "v"}, v, shape);
-    AdamW settings = {float(lr), float(beta1), float(beta2), float(eps), float(lr * weight_decay),
-                      float(1 - std::pow(beta1, double(step))), float(std::sqrt(1 - std::pow(beta2, double(step)))),
+    AdamW settings = {float(lr),
+                      float(beta1),
+                      float(beta2),
+                      float(eps),
+                      float(lr * weight_decay),
+                      float(1 - std::pow(beta1, double(step))),
+                      float(std::sqrt(1 - std::pow(beta2, double(step)))),
                       float(grad_scale)};
     without_gil([&] { adamw_step(pp, pg, pm, pv, shape[0], n_decay, settings); });
 }
@@ -452,8 +453,7 @@ void py_muon_step(py::array p, py::array g, py::array m, const py::array& matric
     Muon settings = {float(lr), float(momentum), float(lr * weight_decay), float(grad_scale), {}};
     const py::object polar = py::module_::import("npgpt.engine.ops").attr("POLAR");
     for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++)
-            settings.polar[i][j] = py::cast<float>(polar[py::int_(i)][py::int_(j)]);
+        for (int j = 0; j < 3; j++) settings.polar[i][j] = py::cast<float>(polar[py::int_(i)][py::int_(j)]);
     without_gil([&] { muon_step(pp, pg, pm, at, count, settings); });
 }
 
@@ -500,8 +500,8 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("embedding_backward", py_embedding_backward, "dx"_a, "ids"_a, "positions"_a, "dwte"_a, "dwpe"_a);
     m.def("layernorm_forward", py_layernorm_forward, "x"_a, "w"_a, "b"_a, "eps"_a);
     m.def("layernorm_apply", py_layernorm_apply, "x"_a, "mean"_a, "rstd"_a, "w"_a, "b"_a);
-    m.def("layernorm_backward", py_layernorm_backward, "dy"_a, "x"_a, "mean"_a, "rstd"_a, "w"_a, "dw"_a,
-          "db"_a = none, "residual"_a = none);
+    m.def("layernorm_backward", py_layernorm_backward, "dy"_a, "x"_a, "mean"_a, "rstd"_a, "w"_a, "dw"_a, "db"_a = none,
+          "residual"_a = none);
     m.def("matmul", py_matmul, "a"_a, "b"_a, "out"_a = none, "trans_a"_a = false, "trans_b"_a = false,
           "accumulate"_a = false);
     m.def("linear_forward", py_linear_forward, "x"_a, "w"_a, "b"_a = none, "residual"_a = none);
@@ -521,8 +521,8 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("dropout_forward", py_dropout_forward, "x"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("dropout_backward", py_dropout_backward, "dy"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("global_norm", py_global_norm, "g"_a);
-    m.def("adamw_step", py_adamw_step, "p"_a, "g"_a, "m"_a, "v"_a, "n_decay"_a, "lr"_a, "beta1"_a, "beta2"_a,
-          "eps"_a, "weight_decay"_a, "step"_a, "grad_scale"_a);
+    m.def("adamw_step", py_adamw_step, "p"_a, "g"_a, "m"_a, "v"_a, "n_decay"_a, "lr"_a, "beta1"_a, "beta2"_a, "eps"_a,
+          "weight_decay"_a, "step"_a, "grad_scale"_a);
     m.def("muon_step", py_muon_step, "p"_a, "g"_a, "m"_a, "matrices"_a, "lr"_a, "momentum"_a, "weight_decay"_a,
           "grad_scale"_a);
 

@@ -65,7 +65,8 @@ py::bytes py_decode(const Bpe& bpe, const Ids& ids) {
     const uint32_t* data = ids.data();
     const size_t n = size_t(ids.size());
     for (size_t i = 0; i < n; i++)
-        if (data[i] >= bpe.vocab_size()) throw py::value_error("decode: id " + std::to_string(data[i]) + " is no token's");
+        if (data[i] >= bpe.vocab_size())
+            throw py::value_error("decode: id " + std::to_string(data[i]) + " is no token's");
     std::string out;
     {
         py::gil_scoped_release free;
@@ -122,13 +123,14 @@ void bind_text(py::module_& m) {
         .def("decode", py_decode, "ids"_a);
     py::class_<PieceCounts>(m, "PieceCounts", "npgpt.text.bpe.ReferenceCounts, compiled.")
         .def(py::init<>())
-        .def("add",
-             [](PieceCounts& counts, const py::buffer& text) {
-                 const Bytes bytes(text);
-                 py::gil_scoped_release free;
-                 counts.add(bytes.data, bytes.size);
-             },
-             "text"_a)
+        .def(
+            "add",
+            [](PieceCounts& counts, const py::buffer& text) {
+                const Bytes bytes(text);
+                py::gil_scoped_release free;
+                counts.add(bytes.data, bytes.size);
+            },
+            "text"_a)
         .def("table", py_table)
         .def("add_table", py_add_table, "text"_a, "lengths"_a, "times"_a)
         .def("__len__", [](const PieceCounts& counts) { return counts.pieces.size(); })

@@ -215,8 +215,8 @@ void npgpt_default_generation(npgpt_generation* generation) {
 }
 
 npgpt_status npgpt_generate(npgpt_session* session, const char* prompt, size_t length,
-                            const npgpt_generation* generation, npgpt_on_text on_text, void* user,
-                            npgpt_finish* finish, npgpt_error* error) {
+                            const npgpt_generation* generation, npgpt_on_text on_text, void* user, npgpt_finish* finish,
+                            npgpt_error* error) {
     return guard(error, [&] {
         need("generate", "session", session);
         if (length) need("generate", "prompt", prompt);

@@ -65,14 +65,14 @@ struct Pass {
     void integers(float* y, const float* x, const Linear& linear, Index rows, bool add, bool gelu) const {
         const Matrix& w = linear.weight;
         Int8Block* blocks = reinterpret_cast<Int8Block*>(packed);
-        run(rows, rows * w.K * 8, [&](Index row, int) { kernels.round_int8(blocks, x + row * w.K, row, 1, rows, w.K); });
+        run(rows, rows * w.K * 8,
+            [&](Index row, int) { kernels.round_int8(blocks, x + row * w.K, row, 1, rows, w.K); });
         const Index part = part_of(w, rows);
         run((w.N + part - 1) / part, rows * w.N * w.K / 4, [&](Index item, int) {
             const Index first = item * part, count = std::min(part, w.N - first);
             kernels.matvec_int8(y + first, w.N, blocks, w, first, count, rows, add, linear.bias);
             if (gelu)
-                for (Index m = 0; m < rows; m++)
-                    kernels.gelu_forward(y + m * w.N + first, y + m * w.N + first, count);
+                for (Index m = 0; m < rows; m++) kernels.gelu_forward(y + m * w.N + first, y + m * w.N + first, count);
         });
     }
 
@@ -138,8 +138,8 @@ struct Pass {
         run((rows + PART - 1) / PART, rows * C * 4, [&](Index item, int) {
             float mean[PART], rstd[PART];
             const Index row = item * PART;
-            kernels.layernorm_forward(y + row * C, mean, rstd, x + row * C, ln.weight, ln.bias, std::min(PART, rows - row),
-                                      C, model.config.layer_norm_epsilon);
+            kernels.layernorm_forward(y + row * C, mean, rstd, x + row * C, ln.weight, ln.bias,
+                                      std::min(PART, rows - row), C, model.config.layer_norm_epsilon);
         });
     }
 

@@ -6,14 +6,14 @@ namespace npgpt {
 
 // Floats on 64-byte boundaries that grow and never shrink.
 class Buffer {
-   public:
+  public:
     Buffer() = default;
     ~Buffer();
     Buffer(const Buffer&) = delete;
     float* room(size_t floats);  // what was in it is lost; throws std::bad_alloc
     float* data = nullptr;
 
-   private:
+  private:
     size_t size = 0;
 };
 

@@ -58,7 +58,8 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
     if (size < 4 || std::memcmp(in.take(4, "magic"), "GGUF", 4)) fail(NPGPT_BAD_FORMAT, "GGUF: byte 0 must begin GGUF");
     const uint32_t version = in.number<uint32_t>("version");
     if (version < 2 || version > 3) fail(NPGPT_UNSUPPORTED, "GGUF: version must be 2 or 3, got %u", version);
-    const uint64_t n_tensors = in.number<uint64_t>("number of tensors"), n_values = in.number<uint64_t>("number of values");
+    const uint64_t n_tensors = in.number<uint64_t>("number of tensors"),
+                   n_values = in.number<uint64_t>("number of values");
     // The shortest value takes 13 bytes, the shortest tensor 32: more than fit are none.
     if (n_values > in.left() / 13 || n_tensors > in.left() / 32)
         fail(NPGPT_BAD_FORMAT, "GGUF: %llu values and %llu tensors do not fit a file of %llu bytes",
@@ -117,7 +118,8 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
         tensor.columns = tensor.rows = 1;
         tensor.name = in.string("a tensor's name");
         const auto refuse = [&](const char* what, unsigned long long got) {
-            fail(NPGPT_BAD_FORMAT, "GGUF: tensor %.*s: %s, got %llu", shown(tensor.name), tensor.name.data(), what, got);
+            fail(NPGPT_BAD_FORMAT, "GGUF: tensor %.*s: %s, got %llu", shown(tensor.name), tensor.name.data(), what,
+                 got);
         };
         tensor.dimensions = int(std::min<uint32_t>(5, in.number<uint32_t>("a tensor's dimensions")));
         if (tensor.dimensions < 1 || tensor.dimensions > 4) refuse("dimensions must be 1 to 4", tensor.dimensions);
@@ -136,7 +138,8 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
             case 2: tensor.type = Q4_0; break;
             case 8: tensor.type = Q8_0; break;
             default:
-                fail(NPGPT_UNSUPPORTED, "GGUF: tensor %.*s is of type %u; F32 (0), F16 (1), Q4_0 (2) and Q8_0 (8) are read",
+                fail(NPGPT_UNSUPPORTED,
+                     "GGUF: tensor %.*s is of type %u; F32 (0), F16 (1), Q4_0 (2) and Q8_0 (8) are read",
                      shown(tensor.name), tensor.name.data(), type);
         }
         if ((tensor.type == Q8_0 || tensor.type == Q4_0) && tensor.columns % 32)
@@ -186,11 +189,13 @@ uint64_t Gguf::integer(const char* key, uint64_t least, uint64_t most) const {
     const Value& value = need(key);
     uint64_t number = 0;
     switch (value.type) {
-        case U8: case BOOL: number = read<uint8_t>(value.data); break;
+        case U8:
+        case BOOL: number = read<uint8_t>(value.data); break;
         case U16: number = read<uint16_t>(value.data); break;
         case U32: number = read<uint32_t>(value.data); break;
         case I32: number = uint64_t(int64_t(read<int32_t>(value.data))); break;
-        case U64: case I64: number = read<uint64_t>(value.data); break;
+        case U64:
+        case I64: number = read<uint64_t>(value.data); break;
         default: fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an integer", key);
     }
     if (number < least || number > most)
@@ -213,7 +218,8 @@ double Gguf::number(const char* key, double missing) const { return has(key) ? n
 
 std::vector<std::string_view> Gguf::texts(const char* key) const {
     const Value& value = need(key);
-    if (value.type != ARRAY || value.element != STRING) fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an array of strings", key);
+    if (value.type != ARRAY || value.element != STRING)
+        fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an array of strings", key);
     std::vector<std::string_view> found;
     const uint8_t* at = value.data;
     for (uint64_t i = 0; i < value.count; i++) {

@@ -10,7 +10,7 @@
 namespace npgpt {
 
 class Gguf {
-   public:
+  public:
     Gguf(const uint8_t* data, size_t size);  // throws Error
 
     // Values by key. Without a default a missing key is an error, as is a value of another kind.
@@ -33,7 +33,7 @@ class Gguf {
     };
     std::vector<Tensor> tensors;
 
-   private:
+  private:
     enum Type : uint32_t { U8, I8, U16, I16, U32, I32, F32_, BOOL, STRING, ARRAY, U64, I64, F64 };
     struct Value {
         std::string_view key;

@@ -39,7 +39,6 @@ namespace {
 
 constexpr uint64_t MANY = 1 << 24;  // more layers, channels, positions or tokens than anybody has
 
-
 // What a source of tensors has under GPT-2's name, in the shape (N,K); null where it has none.
 using Finder = std::function<const void*(const char* name, Index N, Index K, bool linear, WeightType* type)>;
 
@@ -99,10 +98,17 @@ struct Builder {
 // GPT-2's name of a tensor -> GGUF's
 std::string gguf_name(std::string name) {
     static const char* const NAMES[][2] = {
-        {"wte.", "token_embd."},       {"wpe.", "position_embd."},       {"lm_head.", "output."},
-        {"ln_f.", "output_norm."},     {"ln_1.", "attn_norm."},          {"ln_2.", "ffn_norm."},
-        {"attn.c_attn.", "attn_qkv."}, {"attn.c_proj.", "attn_output."}, {"mlp.c_fc.", "ffn_up."},
-        {"mlp.c_proj.", "ffn_down."},  {"h.", "blk."},
+        {"wte.", "token_embd."},
+        {"wpe.", "position_embd."},
+        {"lm_head.", "output."},
+        {"ln_f.", "output_norm."},
+        {"ln_1.", "attn_norm."},
+        {"ln_2.", "ffn_norm."},
+        {"attn.c_attn.", "attn_qkv."},
+        {"attn.c_proj.", "attn_output."},
+        {"mlp.c_fc.", "ffn_up."},
+        {"mlp.c_proj.", "ffn_down."},
+        {"h.", "blk."},
     };
     for (const auto& [ours, theirs] : NAMES) {
         const size_t at = name.find(ours);
@@ -127,13 +133,14 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     const std::string_view architecture = file.text("general.architecture");
     const bool own = architecture == "npgpt";
     if (!own && architecture != "gpt2")
-        fail(NPGPT_UNSUPPORTED, "GGUF: general.architecture must be gpt2 or npgpt, got %.*s",
-             shown(architecture), architecture.data());
+        fail(NPGPT_UNSUPPORTED, "GGUF: general.architecture must be gpt2 or npgpt, got %.*s", shown(architecture),
+             architecture.data());
     const auto key = [&](const char* name) { return std::string(architecture) + "." + name; };
     const auto size_of = [&](const char* name) { return int32_t(file.integer(key(name).c_str(), 1, MANY)); };
     npgpt_config& c = model->config;
     c = {};
-    c.n_layer = size_of("block_count"), c.n_head = size_of("attention.head_count"), c.n_embd = size_of("embedding_length");
+    c.n_layer = size_of("block_count"), c.n_head = size_of("attention.head_count"),
+    c.n_embd = size_of("embedding_length");
     c.block_size = size_of("context_length");
     c.layer_norm_epsilon = float(file.number(key("attention.layer_norm_epsilon").c_str()));
     if (file.has(key("feed_forward_length").c_str()) && size_of("feed_forward_length") != 4 * int64_t(c.n_embd))
@@ -156,8 +163,8 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
             if (tensor.name != theirs) continue;
             if (tensor.columns != uint64_t(K) || tensor.rows != uint64_t(N) || tensor.dimensions > 2)
                 fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be (%td, %td), got (%llu, %llu) in %d dimensions",
-                     theirs.c_str(), K,
-                     N, (unsigned long long)tensor.columns, (unsigned long long)tensor.rows, tensor.dimensions);
+                     theirs.c_str(), K, N, (unsigned long long)tensor.columns, (unsigned long long)tensor.rows,
+                     tensor.dimensions);
             tensor.used = true;
             *type = tensor.type;
             return tensor.data;

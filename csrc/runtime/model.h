@@ -11,7 +11,7 @@
 namespace npgpt {
 
 class Mapping {  // a file in memory
-   public:
+  public:
     explicit Mapping(const char* path);  // throws Error
     ~Mapping();
     Mapping(const Mapping&) = delete;
@@ -44,7 +44,7 @@ struct Model {
     std::atomic<const Kernels*> kernels{find_kernels("auto")};
     std::atomic<uint64_t> version{0};
 
-   private:
+  private:
     std::unique_ptr<Mapping> mapping;
 };
 

@@ -46,7 +46,8 @@ size_t find_greatest(const float* x, size_t at, size_t end, size_t best) {
 
 void check_sampling(const npgpt_sampling& how, size_t V) {
     const auto check = [](const char* name, double value, bool holds, const char* what) {
-        if (!(holds && std::isfinite(value))) fail(NPGPT_BAD_ARGUMENT, "sampling: %s must be %s, got %g", name, what, value);
+        if (!(holds && std::isfinite(value)))
+            fail(NPGPT_BAD_ARGUMENT, "sampling: %s must be %s, got %g", name, what, value);
     };
     check("temperature", how.temperature, how.temperature >= 0, "at least 0");
     check("top_k", how.top_k, how.top_k >= 0, "at least 0");
@@ -84,7 +85,9 @@ int32_t Sampler::sample(const Kernels& kernels, const float* logits, size_t V, c
     if (banned < V) z[banned] = -INFINITY;
 
     // The candidates, likeliest first, equals by id: only as many as the settings can keep are put in order.
-    const auto before = [&](int32_t a, int32_t b) { return z[size_t(a)] > z[size_t(b)] || (z[size_t(a)] == z[size_t(b)] && a < b); };
+    const auto before = [&](int32_t a, int32_t b) {
+        return z[size_t(a)] > z[size_t(b)] || (z[size_t(a)] == z[size_t(b)] && a < b);
+    };
     size_t k = how.top_k ? std::min(V, size_t(how.top_k)) : V;
     const bool few = k < V || how.top_p < 1 || how.min_p > 0;
     if (few) {
@@ -95,7 +98,8 @@ int32_t Sampler::sample(const Kernels& kernels, const float* logits, size_t V, c
         const auto last = order.begin() + std::ptrdiff_t(k) - 1;
         std::nth_element(order.begin(), last, order.end(), before);
         const double least = z[size_t(*last)];  // those equal to the last stay
-        k = size_t(std::partition(last + 1, order.end(), [&](int32_t i) { return z[size_t(i)] == least; }) - order.begin());
+        k = size_t(std::partition(last + 1, order.end(), [&](int32_t i) { return z[size_t(i)] == least; }) -
+                   order.begin());
     }
     const double top = z[best];
     for (double& value : z) value = std::exp((value - top) / how.temperature);  // <= 1: no temperature overflows

@@ -8,13 +8,13 @@
 namespace npgpt {
 
 class Sampler {
-   public:
+  public:
     // logits (V); seen (V): the tokens that the repetition penalty is for; drawn (V), with the other penalties: how
     // often each came; draw: how many came before this one
     int32_t sample(const Kernels& kernels, const float* logits, size_t V, const std::vector<bool>& seen,
                    const std::vector<uint32_t>& drawn, const npgpt_sampling& how, uint64_t draw);
 
-   private:
+  private:
     std::vector<double> z;
     std::vector<int32_t> order;
 };

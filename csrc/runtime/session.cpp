@@ -63,7 +63,10 @@ void Session::read(const int32_t* ids, size_t count, float* every, float* hidden
         const Index n = Index(std::min(count - done, size_t(CHUNK)));
         const bool last = done + size_t(n) == count;
         const Piece piece{cache, ids + done, n, length};
-        forward(*model, work, &piece, 1, every ? every + Index(done) * V : last ? logits.data() : nullptr,
+        forward(*model, work, &piece, 1,
+                every  ? every + Index(done) * V
+                : last ? logits.data()
+                       : nullptr,
                 every != nullptr, hidden ? hidden + Index(done) * C : nullptr);
         length += n;
         done += size_t(n);
@@ -110,8 +113,8 @@ void Session::feed(const int32_t* ids, size_t count, float* every, float* hidden
     const size_t context = size_t(cache.context);
     const bool all = every || hidden, stale = version != model->version, fits = size_t(length) + count <= context;
     if (!fits && (all || !slide))
-        fail(all ? NPGPT_BAD_ARGUMENT : NPGPT_FULL, "feed: the context of %zu tokens holds %zu, %zu more do not fit", context,
-             size_t(length), count);
+        fail(all ? NPGPT_BAD_ARGUMENT : NPGPT_FULL, "feed: the context of %zu tokens holds %zu, %zu more do not fit",
+             context, size_t(length), count);
     const bool first = text.empty();
     version = model->version;
     append(ids, count);
@@ -128,7 +131,8 @@ void Session::feed(const int32_t* ids, size_t count, float* every, float* hidden
 void Session::feed_many(Session* const* sessions, const int32_t* ids, size_t count) {
     for (size_t i = 0; i < count; i++) {
         Session& session = *sessions[i];
-        if (session.model != sessions[0]->model) fail(NPGPT_BAD_ARGUMENT, "feed_many: all sessions must be of one model");
+        if (session.model != sessions[0]->model)
+            fail(NPGPT_BAD_ARGUMENT, "feed_many: all sessions must be of one model");
         for (size_t k = 0; k < i; k++)
             if (sessions[k] == &session) fail(NPGPT_BAD_ARGUMENT, "feed_many: a session is there twice");
         session.check(ids + i, 1);

@@ -9,7 +9,7 @@
 namespace npgpt {
 
 class Session {
-   public:
+  public:
     Session(std::shared_ptr<Model> model, Index context);
     ~Session();
 
@@ -26,7 +26,7 @@ class Session {
     bool has_logits = false;
     std::vector<float> logits;  // (V)
 
-   private:
+  private:
     void check(const int32_t* ids, size_t count) const;
     void append(const int32_t* ids, size_t count);
     void read(const int32_t* ids, size_t count, float* every, float* hidden);

@@ -6,7 +6,7 @@
 namespace npgpt {
 
 class Stream {
-   public:
+  public:
     explicit Stream(std::vector<std::string> stops) : stop(std::move(stops)) {}
 
     // Takes bytes and returns the text that is certain now. Nothing comes after a stop string.
@@ -14,7 +14,7 @@ class Stream {
     std::string close();  // what is left
     bool stopped() const { return done; }
 
-   private:
+  private:
     std::string take(bool end);
     std::vector<std::string> stop;
     std::string partial;  // the beginning of a character

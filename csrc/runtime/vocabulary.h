@@ -11,7 +11,7 @@
 namespace npgpt {
 
 class Vocabulary {
-   public:
+  public:
     explicit Vocabulary(const Gguf& file);  // throws Error
 
     int32_t end_of_text() const { return end; }
@@ -20,7 +20,7 @@ class Vocabulary {
     const std::string& bytes(int32_t id) const { return tokens[size_t(id)]; }
     std::vector<int32_t> encode(const char* text, size_t length) const;
 
-   private:
+  private:
     std::vector<std::string> tokens;  // the bytes of each id; of a special one its name
     std::vector<bool> special;
     int32_t end;

@@ -132,8 +132,8 @@ size_t Bpe::encode(const uint8_t* text, size_t n, uint32_t* ids) const {
         if (length <= Cache::KEY) {
             uint64_t key[3];
             Cache::Entry& entry = cache->at(at, length, end, key);
-            if (entry.length == length && entry.key[0] == key[0] && entry.key[1] == key[1] &&
-                entry.key[2] == key[2] && entry.count) {
+            if (entry.length == length && entry.key[0] == key[0] && entry.key[1] == key[1] && entry.key[2] == key[2] &&
+                entry.count) {
                 if (size_t(room - out) >= Cache::IDS)
                     std::memcpy(out, entry.ids, sizeof(entry.ids));  // a fixed size: faster than just those
                 else

@@ -15,7 +15,7 @@ struct Merge {
 };
 
 class Bpe {
-   public:
+  public:
     // byte_ids[b]: the id of byte b. merges: the first in the list goes first. tokens[id]: its bytes.
     // std::invalid_argument for ids outside of tokens and for a pair that has two merges.
     Bpe(const uint32_t byte_ids[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens);
@@ -30,7 +30,7 @@ class Bpe {
     // The bytes of ids[0..n), which must be below vocab_size(), behind what `out` holds.
     void decode(const uint32_t* ids, size_t n, std::string& out) const;
 
-   private:
+  private:
     struct Slot {
         uint64_t pair;
         uint32_t rank;
@@ -43,11 +43,11 @@ class Bpe {
     void give_cache(std::unique_ptr<Cache> cache) const;
 
     uint32_t byte_ids[256];
-    std::vector<Slot> slots;        // open addressing, a power of two
+    std::vector<Slot> slots;  // open addressing, a power of two
     std::vector<Merge> by_rank;
-    int shift;                      // 64 - log2(slots)
-    std::string bytes;              // of all tokens, one behind the other
-    std::vector<size_t> offsets;    // tokens + 1
+    int shift;  // 64 - log2(slots)
+    std::string bytes;  // of all tokens, one behind the other
+    std::vector<size_t> offsets;  // tokens + 1
     size_t longest = 0;
     struct Shared;
     std::unique_ptr<Shared> shared;  // caches that wait for the next encode
@@ -55,7 +55,7 @@ class Bpe {
 
 // The distinct pieces of a text and how often each occurs: all that training needs of it.
 class PieceCounts {
-   public:
+  public:
     void add(const uint8_t* text, size_t n);
     void add_piece(const uint8_t* piece, size_t length, uint64_t times);
 
@@ -68,7 +68,7 @@ class PieceCounts {
     std::vector<Piece> pieces;
     std::string bytes;  // of the distinct pieces, one behind the other
 
-   private:
+  private:
     std::vector<uint32_t> slots;  // piece + 1, or 0
 };
 

@@ -65,14 +65,15 @@ namespace {
 // All distinct pieces as linked symbols, and for each pair how often it occurs and where its left symbol stands, in
 // order. A place stays listed after another merge has taken its symbol: it is looked at again before it is used.
 class Trainer {
-   public:
+  public:
     Trainer(const PieceCounts& text, const uint32_t byte_ids[256]) : text(text), symbols(text.bytes.size()) {
         if (symbols.size() >= NONE) throw std::length_error("train: distinct pieces of 4 GB");
         for (uint32_t p = 0; p < text.pieces.size(); p++) {
             const PieceCounts::Piece& piece = text.pieces[p];
             const uint32_t first = uint32_t(piece.offset), last = first + piece.length - 1;
             for (uint32_t at = first; at <= last; at++) {
-                symbols[at] = {byte_ids[uint8_t(text.bytes[at])], at > first ? at - 1 : NONE, at < last ? at + 1 : NONE, p};
+                symbols[at] = {byte_ids[uint8_t(text.bytes[at])], at > first ? at - 1 : NONE, at < last ? at + 1 : NONE,
+                               p};
                 if (at > first) add(at - 1, at);
             }
         }
@@ -112,7 +113,7 @@ class Trainer {
         return true;
     }
 
-   private:
+  private:
     struct Symbol {
         uint32_t id, before, after, piece;  // before, after: places in the same piece
     };

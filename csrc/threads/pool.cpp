@@ -205,8 +205,8 @@ class Pool {
         members = threads;
         ranges = std::vector<Range>(threads);
         caller_cpu = -1;
-        enough_cpus = sched_getaffinity(0, sizeof(process_cpus), &process_cpus) == 0 &&
-                      CPU_COUNT(&process_cpus) >= threads;
+        enough_cpus =
+            sched_getaffinity(0, sizeof(process_cpus), &process_cpus) == 0 && CPU_COUNT(&process_cpus) >= threads;
         const unsigned now = epoch.load();
         for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
     }
@@ -230,7 +230,7 @@ class Pool {
     std::vector<Range> ranges;
     cpu_set_t process_cpus;
     bool enough_cpus = false;  // a CPU for each thread
-    int caller_cpu = -1;       // the one that the workers keep off
+    int caller_cpu = -1;  // the one that the workers keep off
     std::mutex job_mutex;  // one job at a time
     void (*job_body)(void*, std::ptrdiff_t, int) = nullptr;
     void* job_context = nullptr;
@@ -257,12 +257,11 @@ Pool& the_pool() {
     std::lock_guard<std::mutex> lock(create_mutex);
     if (!pool.load()) {
         // A forked child has none of its parent's threads: forget the parent's pool, make another when needed.
-        static const int registered =
-            pthread_atfork([] { create_mutex.lock(); }, [] { create_mutex.unlock(); },
-                           [] {
-                               pool.store(nullptr);
-                               new (&create_mutex) std::mutex();
-                           });
+        static const int registered = pthread_atfork([] { create_mutex.lock(); }, [] { create_mutex.unlock(); },
+                                                     [] {
+                                                         pool.store(nullptr);
+                                                         new (&create_mutex) std::mutex();
+                                                     });
         (void)registered;
         if (!wanted_threads) wanted_threads = usable_cpus();
         pool.store(new Pool(wanted_threads), std::memory_order_release);
