@@ -138,6 +138,8 @@ def write_gguf(
             file.write(bytes(-file.tell() % ALIGNMENT))
             file.flush()
             os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # who maps it next reads it anew, into huge pages
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
