@@ -128,7 +128,7 @@ NPGPT_API void npgpt_session_slide(npgpt_session *session, int slide);
 /* 1: behind a single id that is fed, what followed its like before is guessed and read with it, up to four ids in one pass.
  * Fed next, such an id costs nothing. The text and its logits are the same to the bit; it pays for large models and texts
  * that repeat themselves or their prompt. 0 is the default. */
-NPGPT_API void npgpt_session_speculate(npgpt_session* session, int speculate);
+NPGPT_API void npgpt_session_speculate(npgpt_session *session, int speculate);
 
 /* Appends ids[0..count), count >= 1. Of a first text longer than the context the end is read. With logits, (count,V), those
  * behind each id are written; count must then fit the context. */
