@@ -7,17 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int print(void* user, const char* text, size_t length) {
+static int print(void *user, const char *text, size_t length) {
     (void)user;
     return fwrite(text, 1, length, stdout) != length || fflush(stdout) != 0;
 }
 
-int main(int argc, char** argv) {
+int main(int argc, char **argv) {
     npgpt_error error = {""};
-    npgpt_model* model = NULL;
-    npgpt_session* session = NULL;
+    npgpt_model *model = NULL;
+    npgpt_session *session = NULL;
     npgpt_generation how;
-    const char* prompt = argc > 2 ? argv[2] : "";
+    const char *prompt = argc > 2 ? argv[2] : "";
     npgpt_status status;
 
     if (argc < 2 || argc > 5) {

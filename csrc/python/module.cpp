@@ -469,7 +469,8 @@ std::vector<std::string> py_available() {
     int count;
     const Kernels* const* tables = available_kernels(&count);
     std::vector<std::string> names;
-    for (int i = 0; i < count; i++) names.push_back(tables[i]->name);
+    names.reserve(size_t(count));
+    for (int i = 0; i < count; i++) names.emplace_back(tables[i]->name);
     return names;
 }
 

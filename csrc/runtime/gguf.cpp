@@ -236,6 +236,7 @@ std::vector<int32_t> Gguf::integers(const char* key) const {
     if (value->type != ARRAY || (value->element != I32 && value->element != U32))
         fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an array of 32-bit integers", key);
     std::vector<int32_t> found;
+    found.reserve(value->count);  // which the file has been found to hold
     for (uint64_t i = 0; i < value->count; i++) found.push_back(read<int32_t>(value->data + 4 * i));
     return found;
 }

@@ -79,7 +79,7 @@ struct Builder {
         if (!(c.layer_norm_epsilon > 0 && std::isfinite(c.layer_norm_epsilon) && std::isfinite(c.scale)))
             fail(NPGPT_BAD_FORMAT, "config: layer_norm_epsilon must be positive and scale finite, got %g and %g",
                  double(c.layer_norm_epsilon), double(c.scale));
-        if (c.scale == 0) c.scale = 1 / std::sqrt(float(c.n_embd / c.n_head));
+        if (c.scale == 0) c.scale = 1 / std::sqrt(float(c.n_embd) / float(c.n_head));
         const Index C = c.n_embd;
         model.wte = matrix("wte.weight", c.vocab_size, C, false);
         model.wpe = matrix("wpe.weight", c.block_size, C, false);

@@ -53,15 +53,15 @@ NPGPT_API uint32_t npgpt_abi_version(void); /* NPGPT_ABI_VERSION of the library 
 
 /* ---- threads: one pool for the whole process, by default of as many as the CPUs it may use */
 NPGPT_API int npgpt_threads(void);
-NPGPT_API npgpt_status npgpt_set_threads(int threads, npgpt_error* error); /* waits for work that runs */
+NPGPT_API npgpt_status npgpt_set_threads(int threads, npgpt_error *error); /* waits for work that runs */
 
 /* ---- models */
 
 /* A GGUF file, architecture gpt2 or npgpt; types F32, F16, Q8_0, Q4_0. It is mapped, not read: keep it as it is. */
-NPGPT_API npgpt_status npgpt_open(const char* path, npgpt_model** model, npgpt_error* error);
+NPGPT_API npgpt_status npgpt_open(const char *path, npgpt_model **model, npgpt_error *error);
 
 /* The same from memory, which must stay until the model and its sessions are freed. data: on 32 bytes. */
-NPGPT_API npgpt_status npgpt_open_memory(const void* data, size_t size, npgpt_model** model, npgpt_error* error);
+NPGPT_API npgpt_status npgpt_open_memory(const void *data, size_t size, npgpt_model **model, npgpt_error *error);
 
 typedef struct npgpt_config {
     int32_t n_layer, n_head, n_embd;
@@ -75,76 +75,76 @@ typedef struct npgpt_config {
 } npgpt_config;
 
 typedef struct npgpt_tensor {
-    const char* name; /* GPT-2's: "wte.weight" (V,C), "wpe.weight" (T,C), "h.0.attn.c_attn.weight", ... */
-    const float* data;
+    const char *name; /* GPT-2's: "wte.weight" (V,C), "wpe.weight" (T,C), "h.0.attn.c_attn.weight", ... */
+    const float *data;
     int32_t rows, columns; /* rows 1 for a vector */
     int32_t transposed;    /* a linear layer's matrix is (in,out) as in GPT-2's files; 1: (out,in) */
 } npgpt_tensor;
 
 /* From float32 tensors, which are not copied and must stay. A bias that is not among them is zero; without
  * "lm_head.weight" (V,C) the head is wte. Such a model has no tokenizer: it takes ids. */
-NPGPT_API npgpt_status npgpt_from_tensors(const npgpt_config* config, const npgpt_tensor* tensors, size_t count,
-                                          npgpt_model** model, npgpt_error* error);
+NPGPT_API npgpt_status npgpt_from_tensors(const npgpt_config *config, const npgpt_tensor *tensors, size_t count,
+                                          npgpt_model **model, npgpt_error *error);
 
 /* The tensors have been changed: sessions read their text again when they go on. */
-NPGPT_API void npgpt_touch(npgpt_model* model);
+NPGPT_API void npgpt_touch(npgpt_model *model);
 
-NPGPT_API void npgpt_free(npgpt_model* model); /* NULL is allowed; sessions keep what they need */
-NPGPT_API void npgpt_get_config(const npgpt_model* model, npgpt_config* config);
+NPGPT_API void npgpt_free(npgpt_model *model); /* NULL is allowed; sessions keep what they need */
+NPGPT_API void npgpt_get_config(const npgpt_model *model, npgpt_config *config);
 
 /* Which compiled kernels compute: "auto" (the best, the default), "baseline", "avx2", "avx512vnni". */
-NPGPT_API npgpt_status npgpt_use_kernels(npgpt_model* model, const char* name, npgpt_error* error);
-NPGPT_API const char* npgpt_kernels(const npgpt_model* model);
+NPGPT_API npgpt_status npgpt_use_kernels(npgpt_model *model, const char *name, npgpt_error *error);
+NPGPT_API const char *npgpt_kernels(const npgpt_model *model);
 
 /* ---- text */
 
-NPGPT_API int npgpt_has_tokenizer(const npgpt_model* model);
-NPGPT_API int32_t npgpt_end_of_text(const npgpt_model* model); /* its id, -1 if there is none */
+NPGPT_API int npgpt_has_tokenizer(const npgpt_model *model);
+NPGPT_API int32_t npgpt_end_of_text(const npgpt_model *model); /* its id, -1 if there is none */
 
 /* The ids of text[0..length), any bytes; special tokens are not looked for. At most `length` of them: *count receives
  * how many, and ids, with room for `room`, the first of them. */
-NPGPT_API npgpt_status npgpt_encode(const npgpt_model* model, const char* text, size_t length, int32_t* ids,
-                                    size_t room, size_t* count, npgpt_error* error);
+NPGPT_API npgpt_status npgpt_encode(const npgpt_model *model, const char *text, size_t length, int32_t *ids,
+                                    size_t room, size_t *count, npgpt_error *error);
 
 /* The bytes of an id, which may be part of a character; *length receives how many. NULL for an id that is none. They stay
  * as long as the model. */
-NPGPT_API const char* npgpt_token_bytes(const npgpt_model* model, int32_t id, size_t* length);
+NPGPT_API const char *npgpt_token_bytes(const npgpt_model *model, int32_t id, size_t *length);
 
 /* ---- sessions: a text that grows, with its cache of keys and values */
 
 /* context: tokens at most, 0 for the model's block_size. */
-NPGPT_API npgpt_status npgpt_session_new(npgpt_model* model, int32_t context, npgpt_session** session,
-                                         npgpt_error* error);
-NPGPT_API void npgpt_session_free(npgpt_session* session);
-NPGPT_API void npgpt_session_reset(npgpt_session* session);         /* an empty text again */
-NPGPT_API int32_t npgpt_session_length(const npgpt_session* session); /* tokens in the cache */
+NPGPT_API npgpt_status npgpt_session_new(npgpt_model *model, int32_t context, npgpt_session **session,
+                                         npgpt_error *error);
+NPGPT_API void npgpt_session_free(npgpt_session *session);
+NPGPT_API void npgpt_session_reset(npgpt_session *session);         /* an empty text again */
+NPGPT_API int32_t npgpt_session_length(const npgpt_session *session); /* tokens in the cache */
 
 /* Empties the cache to read a text anew, of one that goes on: what was seen and drawn still counts. */
-NPGPT_API void npgpt_session_forget(npgpt_session* session);
+NPGPT_API void npgpt_session_forget(npgpt_session *session);
 
 /* At the end of the context: 1 (the default) forgets the older half and reads the rest again; 0 fails with NPGPT_FULL. */
-NPGPT_API void npgpt_session_slide(npgpt_session* session, int slide);
+NPGPT_API void npgpt_session_slide(npgpt_session *session, int slide);
 
 /* 1: behind a single id that is fed, what followed its like before is guessed and read with it, up to four ids in one pass.
  * Fed next, such an id costs nothing. The text and its logits are the same to the bit; it pays for large models and texts
  * that repeat themselves or their prompt. 0 is the default. */
-NPGPT_API void npgpt_session_speculate(npgpt_session* session, int speculate);
+NPGPT_API void npgpt_session_speculate(npgpt_session *session, int speculate);
 
 /* Appends ids[0..count), count >= 1. Of a first text longer than the context the end is read. With logits, (count,V), those
  * behind each id are written; count must then fit the context. */
-NPGPT_API npgpt_status npgpt_feed(npgpt_session* session, const int32_t* ids, size_t count, float* logits,
-                                  npgpt_error* error);
+NPGPT_API npgpt_status npgpt_feed(npgpt_session *session, const int32_t *ids, size_t count, float *logits,
+                                  npgpt_error *error);
 
 /* The same, and hidden (count,C) receives the state behind each id that the head makes logits of: an embedding. */
-NPGPT_API npgpt_status npgpt_feed_hidden(npgpt_session* session, const int32_t* ids, size_t count, float* hidden,
-                                         npgpt_error* error);
+NPGPT_API npgpt_status npgpt_feed_hidden(npgpt_session *session, const int32_t *ids, size_t count, float *hidden,
+                                         npgpt_error *error);
 
 /* One id to each of several sessions of one model, computed together: faster than one by one, and the same to the bit. */
-NPGPT_API npgpt_status npgpt_feed_many(npgpt_session* const* sessions, const int32_t* ids, size_t count,
-                                       npgpt_error* error);
+NPGPT_API npgpt_status npgpt_feed_many(npgpt_session *const *sessions, const int32_t *ids, size_t count,
+                                       npgpt_error *error);
 
 /* (V) what comes behind the last id; NULL before the first. Valid until the session is fed again. */
-NPGPT_API const float* npgpt_logits(const npgpt_session* session);
+NPGPT_API const float *npgpt_logits(const npgpt_session *session);
 
 /* ---- sampling */
 
@@ -160,11 +160,11 @@ typedef struct npgpt_sampling {
     double frequency_penalty;  /* the same, as many times as each was drawn; 0: no */
 } npgpt_sampling;
 
-NPGPT_API void npgpt_default_sampling(npgpt_sampling* sampling); /* temperature 0.8, seed 0, the rest off */
+NPGPT_API void npgpt_default_sampling(npgpt_sampling *sampling); /* temperature 0.8, seed 0, the rest off */
 
 /* Draws an id from the logits. It is not fed. Draws are counted, from 0 after a reset. */
-NPGPT_API npgpt_status npgpt_sample(npgpt_session* session, const npgpt_sampling* sampling, int32_t* id,
-                                    npgpt_error* error);
+NPGPT_API npgpt_status npgpt_sample(npgpt_session *session, const npgpt_sampling *sampling, int32_t *id,
+                                    npgpt_error *error);
 
 /* ---- generation of text */
 
@@ -172,11 +172,11 @@ typedef struct npgpt_generation {
     npgpt_sampling sampling;
     int32_t max_new_tokens;
     int32_t ignore_eos;     /* 1: the end of text never comes */
-    const char* const* stop; /* stop[0..stop_count): the text ends before the first of these */
+    const char *const *stop; /* stop[0..stop_count): the text ends before the first of these */
     size_t stop_count;
 } npgpt_generation;
 
-NPGPT_API void npgpt_default_generation(npgpt_generation* generation); /* 200 tokens, default sampling, no stops */
+NPGPT_API void npgpt_default_generation(npgpt_generation *generation); /* 200 tokens, default sampling, no stops */
 
 typedef enum npgpt_finish {
     NPGPT_FINISH_LENGTH = 0,    /* max_new_tokens */
@@ -187,13 +187,13 @@ typedef enum npgpt_finish {
 } npgpt_finish;
 
 /* Receives the text piece by piece, whole characters of valid UTF-8 (bytes that are none come as U+FFFD). Not 0 ends it. */
-typedef int (*npgpt_on_text)(void* user, const char* text, size_t length);
+typedef int (*npgpt_on_text)(void *user, const char *text, size_t length);
 
 /* Feeds prompt[0..length) to the session (nothing, to a new one: an end of text) and lets the model go on. generation
  * may be NULL for the default, finish NULL. */
-NPGPT_API npgpt_status npgpt_generate(npgpt_session* session, const char* prompt, size_t length,
-                                      const npgpt_generation* generation, npgpt_on_text on_text, void* user,
-                                      npgpt_finish* finish, npgpt_error* error);
+NPGPT_API npgpt_status npgpt_generate(npgpt_session *session, const char *prompt, size_t length,
+                                      const npgpt_generation *generation, npgpt_on_text on_text, void *user,
+                                      npgpt_finish *finish, npgpt_error *error);
 
 #ifdef __cplusplus
 }
