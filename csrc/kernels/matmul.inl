@@ -228,8 +228,7 @@ static void pack_b(float* panels, const float* b, Index k_stride, Index column_s
     }
 }
 
-// The MR neighbours a[0] .. a[MR - 1], with SPARE floats behind them where that takes fewer instructions.
-constexpr Index SPARE = VLEN == 8 ? 2 : 0;
+// The MR neighbours a[0] .. a[MR - 1], with two floats behind them where that takes fewer instructions.
 NPGPT_INLINE void copy_rows(float* to, const float* a) {
 #if NPGPT_VLEN == 8
     store(to, load(a));
@@ -240,8 +239,8 @@ NPGPT_INLINE void copy_rows(float* to, const float* a) {
 
 static void pack_a(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K) {
     Index i = 0;
-    // A transposed: at each k the rows of a panel are neighbours
-    for (; row_stride == 1 && i + A_ABREAST * MR + SPARE <= M; i += A_ABREAST * MR) {
+    // A transposed: at each k the rows of a panel are neighbours; behind all but the last there is more of A
+    for (; row_stride == 1 && i + A_ABREAST * MR <= M; i += A_ABREAST * MR) {
         for (Index k = 0; k + 1 < K; k++)
 #pragma GCC unroll 8
             for (Index p = 0; p < A_ABREAST; p++) copy_rows(panels + (p * K + k) * MR, a + k * k_stride + p * MR);
@@ -254,7 +253,7 @@ static void pack_a(float* panels, const float* a, Index row_stride, Index k_stri
         const Index rows = M - i < MR ? M - i : MR;
         Index k = 0;
         if (rows == MR && row_stride == 1) {
-            for (; k + 2 <= K && i + MR + SPARE <= M; k++) copy_rows(panels + k * MR, a + k * k_stride);
+            for (; k + 1 < K; k++) copy_rows(panels + k * MR, a + k * k_stride);
 #if NPGPT_VLEN == 8
         } else if (rows == MR && k_stride == 1) {
             // Eight k at a time, transposed in registers. What is stored behind a column is overwritten by the next one
