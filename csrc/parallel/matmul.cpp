@@ -79,8 +79,10 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
         const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
         const Index chunk_k = K * width <= WHOLE ? round_up(K, kc) : std::max(kc, CHUNK / width / kc * kc);
         const Index copy = std::min(K, chunk_k) * width, copies = copies_of(copy, M);
-        const Index blocks = std::max((M + ROWS - 1) / ROWS, std::min(M / (4 * MR), Index(4) * workers));
-        const Index block_rows = round_up((M + blocks - 1) / blocks, MR);
+        const Index a_panels = (M + MR - 1) / MR;  // shared out evenly, in as many blocks for one worker as for another
+        const Index least = std::max((M + ROWS - 1) / ROWS, std::min(M / (4 * MR), Index(4) * workers));
+        const Index blocks = std::min(round_up(least, workers), a_panels);
+        const Index block_rows = (a_panels + blocks - 1) / blocks * MR;
         Block b_block(copies * copy);
         Block a_block(pack_a ? workers * block_rows * kc : 0);
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
@@ -92,8 +94,9 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                                b.data + (k0 + k) * b.row + column * b.column, b.row, b.column, kn,
                                std::min(STRIP_PANELS * NR, N - column));
             });
-            run((M + block_rows - 1) / block_rows, [&](Index item, int worker) {
-                const Index row = item * block_rows, rows = std::min(block_rows, M - row);
+            run(blocks, [&](Index item, int worker) {
+                const Index row = a_panels * item / blocks * MR;
+                const Index rows = std::min(M, a_panels * (item + 1) / blocks * MR) - row;
                 float* packed = a_block.data + worker * block_rows * kc;
                 const float* b_own = b_block.data + worker % copies * copy;
                 for (Index k = 0; k < depth; k += kc) {
