@@ -157,7 +157,10 @@ def _sha256(path: Path) -> str:
 
 def _sync(path: Path) -> None:
     """Have the system put a file, or a folder's list of names, on the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"
+    if windows and path.is_dir():  # it cannot be asked for that there
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

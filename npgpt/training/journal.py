@@ -45,7 +45,8 @@ class Journal:
         """Write what waits; sync: and have it on the disk. OSError: nothing is written, nothing lost."""
         if not self._waiting:
             return
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(self.path, flags, 0o666)
         size = os.fstat(descriptor).st_size
         data = (("" if size else self._header) + "".join(self._waiting)).encode("utf-8", "replace")
         try:

@@ -1,6 +1,6 @@
 """Whether a plan fits into the memory that this process may have, and what would."""
 
-import resource
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -44,9 +44,12 @@ def available_bytes() -> tuple[float, str]:
     limits = [(float("inf"), "no limit is known")]
     if (kilobytes := _field("/proc/meminfo", "MemAvailable:")) is not None:
         limits.append((1024 * kilobytes, "this machine"))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        limits.append((soft - 1024 * (_field("/proc/self/status", "VmSize:") or 0), "ulimit -v"))
+    with contextlib.suppress(ImportError):  # Windows has none
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            limits.append((soft - 1024 * (_field("/proc/self/status", "VmSize:") or 0), "ulimit -v"))
     limits += [(free, "cgroup") for free in _cgroup_bytes()]
     free, where = min(limits)
     return max(0, free), where

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import json
 import os
@@ -51,15 +50,26 @@ def locked(folder: Path) -> Iterator[Path]:
     The lock is the system's, on the file "lock": it ends with the process, however that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _lock(descriptor)
+        except (BlockingIOError, PermissionError) as error:
             raise BlockingIOError(error.errno, "another process is training this run", str(folder)) from None
         yield folder
     finally:
-        os.close(lock)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_config(folder: Path, settings: Fields, about: Fields) -> None:
