@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.fail("serve", f"--port must be in 0..65535, got {args.port}", 2)
     with cli.errors_as_lines("serve"):
         try:
-            from npgpt.server import app, connections
+            from npgpt.server import app, connections, guard
         except ImportError as error:
             raise ValueError(f"needs {error.name}: pip install 'npgpt[server]'") from None
         import npgpt
 
-        settings = app.Settings(
+        settings = guard.Settings(
             api_key=args.api_key,
             loopback=args.host in LOOPBACK,
             sessions=args.sessions,

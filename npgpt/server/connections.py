@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from npgpt.server.app import Settings
+from npgpt.server.guard import Settings
 from npgpt.server.schema import ApiError
 
 SPARE = 64  # descriptors that are no connections: files, the library, the worker
@@ -39,14 +38,22 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def make_server(app: Starlette, host: str, port: int, settings: Settings) -> uvicorn.Server:
-    """A server that has not begun."""
+def _descriptors(wanted: int) -> int:
+    """How many of so many file descriptors this process gets."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.connections + SPARE
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    limit = min(settings.connections, soft - SPARE)
+    return soft
+
+
+def make_server(app: Starlette, host: str, port: int, settings: Settings) -> uvicorn.Server:
+    """A server that has not begun."""
+    limit = min(settings.connections, _descriptors(settings.connections + SPARE) - SPARE)
 
     class Connection(H11Protocol):
         """One client; abort() of request.state drops it with what it has not read."""

@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 START = """
 import functools, sys
-from npgpt.server import app
+from npgpt.server import guard
 from npgpt import serve
-app.Settings = functools.partial(app.Settings, **{settings!r})
+guard.Settings = functools.partial(guard.Settings, **{settings!r})
 raise SystemExit(serve.main({flags!r}))
 """
 

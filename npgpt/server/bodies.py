@@ -1,0 +1,49 @@
+"""The body of a request: bounded in bytes and seconds, then JSON, then what the schema allows."""
+
+import asyncio
+import json
+from typing import NoReturn
+
+from starlette.requests import Request
+
+from npgpt.engine.types import Fields
+from npgpt.server import schema
+from npgpt.server.guard import Settings
+from npgpt.server.schema import ApiError
+
+
+async def checked(request: Request, settings: Settings) -> Fields:
+    """The fields of a JSON request, checked."""
+    data = await read(request, settings.max_body, settings.body_seconds)
+    try:
+        found = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400, f"the body must be UTF-8, byte {error.start} is not", None, "invalid_body"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body must be JSON: {str(error)[:100]}", None, "invalid_body") from None
+    return schema.check(request.url.path, found)
+
+
+async def read(request: Request, most: int, seconds: float) -> bytearray:
+    """The body of a request; ApiError 413 beyond `most` bytes, 408 where it does not come in time."""
+    too_large = ApiError(413, f"the body must be at most {most} bytes", None, "body_too_large")
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length[:18]) > most:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > most:
+                    raise too_large
+    except TimeoutError:
+        closing = {"Connection": "close"}
+        raise ApiError(408, "the body did not come in time", None, "timeout", closing) from None
+    return data
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,91 @@
+"""Fine-tuning over HTTP: /v1/files and /v1/fine_tuning/jobs."""
+
+import asyncio
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from npgpt.server import bodies
+from npgpt.server.answers import Json
+from npgpt.server.guard import Settings
+from npgpt.server.jobs import Files, Jobs, page
+from npgpt.server.models import Models
+from npgpt.server.schema import ApiError
+
+
+class Tuning:
+    """A handler for each route."""
+
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self.models, self.settings = models, settings
+
+    def start(self) -> None:
+        """Before the first request."""
+        self.files = Files()
+        self.jobs = Jobs(self.files, self.models.tuned)
+
+    async def files_(self, request: Request) -> Response:
+        """GET, POST /v1/files."""
+        if request.method == "GET":
+            return Json(page(self.files.all(), *_page(request)))
+        self.files.room()
+        length = request.headers.get("content-length", "")
+        if not length.isdigit():
+            raise ApiError(400, "an upload must say its Content-Length", None, "invalid_body")
+        if int(length[:18]) > self.settings.max_upload:
+            message = f"the body must be at most {self.settings.max_upload} bytes"
+            raise ApiError(413, message, "file", "body_too_large")
+        try:
+            async with asyncio.timeout(self.settings.body_seconds * 4):
+                async with request.form(max_files=1, max_fields=4, max_part_size=1 << 16) as form:
+                    upload, purpose = form.get("file"), form.get("purpose")
+                    if unknown := set(form) - {"file", "purpose"}:
+                        raise ApiError(400, f"Unrecognized request argument supplied: {min(unknown)[:100]}")
+                    if not isinstance(upload, UploadFile):
+                        raise ApiError(400, "file must be a file", "file", "missing_required_parameter")
+                    if purpose != "fine-tune":
+                        raise ApiError(400, "purpose must be 'fine-tune'", "purpose", "invalid_value")
+                    return Json(await asyncio.to_thread(self.files.add, upload.filename or "", upload.file))
+        except TimeoutError:
+            raise ApiError(408, "the body did not come in time", None, "timeout") from None
+        except (HTTPException, UnicodeDecodeError, AssertionError):
+            raise ApiError(400, "the body must be multipart/form-data", None, "invalid_body") from None
+
+    async def file(self, request: Request) -> Response:
+        """GET, DELETE /v1/files/{id}."""
+        id = request.path_params["id"]
+        return Json(self.files.get(id) if request.method == "GET" else self.files.delete(id))
+
+    async def file_content(self, request: Request) -> Response:
+        """GET /v1/files/{id}/content."""
+        id = self.files.get(request.path_params["id"])["id"]
+        return FileResponse(self.files.path(id), media_type="application/octet-stream")
+
+    async def jobs_(self, request: Request) -> Response:
+        """GET, POST /v1/fine_tuning/jobs."""
+        if request.method == "GET":
+            return Json(page(self.jobs.all(), *_page(request)))
+        fields = await bodies.checked(request, self.settings)
+        base = self.models.named(fields["model"]).path
+        if not base.is_dir():
+            message = "only a run or a Hugging Face folder can be fine-tuned, and this model is a file"
+            raise ApiError(400, message, "model", "invalid_value")
+        return Json(self.jobs.create(fields, base.resolve()))
+
+    async def job(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}."""
+        return Json(self.jobs.get(request.path_params["id"]))
+
+    async def job_events(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}/events."""
+        return Json(page(self.jobs.events(request.path_params["id"]), *_page(request)))
+
+    async def job_cancel(self, request: Request) -> Response:
+        """POST /v1/fine_tuning/jobs/{id}/cancel."""
+        return Json(await self.jobs.cancel(request.path_params["id"]))
+
+
+def _page(request: Request) -> tuple[str | None, str | None]:
+    return request.query_params.get("after"), request.query_params.get("limit")
