@@ -21,7 +21,8 @@ LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1
 
 def npgpt_step(case, choice="auto"):
     from npgpt.engine import kernels
-    from npgpt.engine.model import GPT, GPTConfig
+    from npgpt.engine.config import GPTConfig
+    from npgpt.engine.model import GPT
     from npgpt.engine.optim import AdamW
 
     kernels._choose(choice)

@@ -107,7 +107,7 @@ def fit(sums: dict, size: int) -> tuple[float, float]:
 
 def predict(flops: float, overlap: float, windows_at_most: float) -> list[str]:
     """Lines of a table: GPT-2 (124M) on nodes that compute `flops` a second."""
-    from npgpt.engine.model import GPTConfig, count_parameters, flops_per_token
+    from npgpt.engine.config import GPTConfig, count_parameters, flops_per_token
 
     config = GPTConfig(**GPT2)
     n, lines = count_parameters(config), []
@@ -145,7 +145,7 @@ def main():
         with ranks.together():  # one rank speaks
             print(json.dumps(work(ranks, args.work)))
         return
-    from npgpt.engine.model import GPTConfig, flops_per_token
+    from npgpt.engine.config import GPTConfig, flops_per_token
 
     sizes = [size for size in (1, 2, 4, 8) if size <= os.cpu_count()]
     print(f"{'ranks':>5}{'weak: step':>13}{'share':>7}{'strong: step':>14}{'share':>7}", end="")

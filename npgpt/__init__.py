@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from npgpt import text
     from npgpt.api import GPT, GPT2LMHeadModel, GPT2Tokenizer, ModelEngine, Train, load
+    from npgpt.engine.config import GPTConfig
     from npgpt.engine.kernels import set_num_threads
-    from npgpt.engine.model import GPTConfig
     from npgpt.engine.optim import AdamW, Muon
     from npgpt.engine.presets import preset
     from npgpt.text.data import Dataset
@@ -36,7 +36,7 @@ _HOME = {
     "ModelEngine": "npgpt.api",
     "Train": "npgpt.api",
     "load": "npgpt.api",
-    "GPTConfig": "npgpt.engine.model",
+    "GPTConfig": "npgpt.engine.config",
     "preset": "npgpt.engine.presets",
     "AdamW": "npgpt.engine.optim",
     "Muon": "npgpt.engine.optim",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.engine import model as engine
-from npgpt.engine.model import GPTConfig
+from npgpt.engine.config import ENGINES, GPTConfig
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Floats, Integers, PathLike, Text
@@ -218,7 +218,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> Integers:
 class ModelEngine:
     """The engines, by the names that the pseudo-API has for them."""
 
-    gpt, gpt2, gpt3 = engine.ENGINES
+    gpt, gpt2, gpt3 = ENGINES
 
 
 def Train(

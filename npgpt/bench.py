@@ -99,7 +99,8 @@ def _step(
     n_layer: int, n_head: int, n_embd: int, vocab_size: int, batch: int, time: int
 ) -> tuple[float, Callable[[], None]]:
     """-> flops of a training step, and a function that does one."""
-    from npgpt.engine.model import GPT, GPTConfig
+    from npgpt.engine.config import GPTConfig
+    from npgpt.engine.model import GPT
     from npgpt.engine.optim import AdamW
 
     model = GPT(GPTConfig(n_layer, n_head, n_embd, time, vocab_size))

@@ -216,14 +216,13 @@ class _Job:
         needed = {
             name: memory_needed(config, plan, data, name, self.rows, self.ranks) for name in (None, lora or 8)
         }
+        others = (runs.resident_bytes() - 4 * trainer.model.num_params) / 1e6
         say(
-            "expected: {megabytes:.0f} MB of memory (all weights would take {more:+.0f} MB), "
-            "at most {seconds:.0f} s"
+            "expected: {megabytes:.0f} MB of memory (all weights: {other:.0f} MB), at most {seconds:.0f} s"
             if lora
-            else "expected: {megabytes:.0f} MB of memory (--lora 8 would take {more:+.0f} MB), "
-            "at most {seconds:.0f} s",
-            megabytes=(runs.resident_bytes() + needed[lora] - 4 * trainer.model.num_params) / 1e6,
-            more=(needed[None if lora else 8] - needed[lora]) / 1e6,
+            else "expected: {megabytes:.0f} MB of memory (--lora 8: {other:.0f} MB), at most {seconds:.0f} s",
+            megabytes=others + needed[lora] / 1e6,
+            other=others + needed[None if lora else 8] / 1e6,
             seconds=trainer.seconds_needed(),
         )
 

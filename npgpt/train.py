@@ -351,7 +351,7 @@ def _parent(settings: Fields, given: Fields) -> GPT:
     from dataclasses import asdict
 
     import npgpt
-    from npgpt.engine.model import engine_of
+    from npgpt.engine.config import engine_of
 
     path = settings["init_from"]
     model = npgpt.load(path)

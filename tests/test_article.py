@@ -36,7 +36,7 @@ def test_the_article_runs():
 def test_engines_and_settings(engine):
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
     model = npgpt.Train(engine, "text.txt", epochs=2, out="run", seed=3, **sizes)
-    assert model.config == npgpt.engine.model.engine_config(
+    assert model.config == npgpt.engine.config.engine_config(
         engine, vocab_size=257, **sizes, **({"window": 8} if engine == "gpt-3" else {})
     )
     with pytest.raises(FileExistsError):

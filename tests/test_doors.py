@@ -19,7 +19,7 @@ import pytest
 
 import npgpt
 from npgpt.engine import kernels
-from npgpt.engine.model import engine_of
+from npgpt.engine.config import engine_of
 from npgpt.training import checkpoint
 
 ROOT = Path(npgpt.__file__).parent.parent

@@ -67,6 +67,18 @@ def test_the_map_names_the_folders_of_the_tests_that_mirror_no_room():
     assert folders == set(re.findall(r"(\w+)/", clause))
 
 
+def test_the_largest_files_are_named_with_their_lines():
+    section = README.split("\n### The largest files\n")[1].split("\n#")[0]
+    named = {
+        path: int(lines) for path, lines in re.findall(r"^\| `([\w/.]+)` \| (\d+) \|", section, re.MULTILINE)
+    }
+    lines = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in tree()}
+    large = {path for path, n in lines.items() if n >= 400 and path.startswith(("npgpt/", "csrc/"))}
+    assert large == set(named)
+    for path, said in named.items():
+        assert abs(lines[path] - said) <= said / 20, path
+
+
 QUOTED = re.findall(r"^# ([\w/.]+).*\n(.+)$", block_under("How one op is written"), re.MULTILINE)
 
 

@@ -12,8 +12,9 @@ from math import prod
 import numpy as np
 
 from npgpt.engine import kernels
+from npgpt.engine.config import GPTConfig, frozen_shapes, parameter_shapes, training_floats
 from npgpt.engine.kernels import Ops
-from npgpt.engine.model import GPT, GPTConfig, _size, _views, frozen_shapes, parameter_shapes, training_floats
+from npgpt.engine.model import GPT, _size, _views
 from npgpt.engine.types import Floats, Shapes, Tensors
 
 ROWS = "wte.rows"

@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from npgpt.engine import kernels
+from npgpt.engine.config import GPTConfig, parameter_shapes
 from npgpt.engine.kernels import Ops
-from npgpt.engine.model import GPTConfig, parameter_shapes
 from npgpt.engine.types import Floats, Integers, Tensors
 
 

@@ -7,7 +7,7 @@ its banded layers see was not published: 256 tokens as in GPT-Neo, no biases on 
 
 from typing import Any
 
-from npgpt.engine.model import GPTConfig, count_parameters, engine_config, flops_per_token, training_floats
+from npgpt.engine.config import GPTConfig, count_parameters, engine_config, flops_per_token, training_floats
 
 GPT3 = {  # n_layer, n_head, n_embd
     "small": (12, 12, 768),

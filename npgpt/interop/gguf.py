@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
+from npgpt.engine.config import GPTConfig, parameter_shapes
+from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.layout import Model
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer

@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from npgpt.engine.config import GPTConfig
 from npgpt.engine.lora import ROWS, LoRA
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file

@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from npgpt.engine.model import GPT, GPTConfig, parameter_shapes
+from npgpt.engine.config import GPTConfig, parameter_shapes
+from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, Floats, Shape, Shapes, Tensors
 
 Model = TypeVar("Model", bound=GPT)

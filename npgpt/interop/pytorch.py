@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.config import GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, PathLike
 from npgpt.interop.huggingface import family_of, open_safetensors
 from npgpt.interop.layout import Model, Stored, config_of, fill, tensors

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.engine.model import GPTConfig, training_floats
+from npgpt.engine.config import GPTConfig, training_floats
 from npgpt.engine.types import PathLike
 from npgpt.training.plan import Plan
 

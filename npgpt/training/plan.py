@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.engine.model import GPTConfig, engine_config
+from npgpt.engine.config import GPTConfig, engine_config
 from npgpt.engine.types import Fields
 from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
 from npgpt.training.schedule import SCHEDULES

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.engine.config import GPTConfig, training_floats
 from npgpt.engine.lora import LoRA, lora_floats
-from npgpt.engine.model import GPT, GPTConfig, training_floats
+from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
 from npgpt.engine.types import Floats, Tensors
 from npgpt.text.tasks import Encoded, ExampleBatches, pack

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from npgpt.engine import kernels
-from npgpt.engine.model import GPT, GPTConfig, count_parameters, training_floats
+from npgpt.engine.config import GPTConfig, count_parameters, training_floats
+from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW, Muon
 from npgpt.engine.types import Fields, Floats, Integers
 from npgpt.text.data import Batch, Batches, Dataset, n_windows

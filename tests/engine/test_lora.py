@@ -7,8 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from npgpt.engine import kernels, lora
+from npgpt.engine.config import GPTConfig, training_floats
 from npgpt.engine.lora import LoRA, lora_floats
-from npgpt.engine.model import GPT, GPTConfig, training_floats
+from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
 from npgpt.interop.huggingface import write_adapter
 from tests.gradcheck import assert_gradient

@@ -7,16 +7,15 @@ import pytest
 from gradcheck import assert_gradient
 
 from npgpt.engine import kernels, ops
-from npgpt.engine.model import (
+from npgpt.engine.config import (
     ENGINES,
-    GPT,
     GPTConfig,
-    _head,
     count_parameters,
     engine_config,
     engine_of,
     parameter_shapes,
 )
+from npgpt.engine.model import GPT, _head
 from npgpt.engine.optim import AdamW
 
 TINY = {"n_layer": 2, "n_head": 3, "n_embd": 15, "block_size": 7, "vocab_size": 11}

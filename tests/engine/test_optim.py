@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.config import GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.engine.ops import POLAR
 from npgpt.engine.optim import AdamW, Muon
 

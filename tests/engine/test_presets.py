@@ -3,7 +3,8 @@
 import pytest
 
 import npgpt
-from npgpt.engine.model import GPT, GPTConfig, count_parameters
+from npgpt.engine.config import GPTConfig, count_parameters
+from npgpt.engine.model import GPT
 from npgpt.engine.presets import PRESETS, SHARE, cost, preset
 
 RELEASED = {

@@ -160,7 +160,8 @@ MEMORY = """
 import re
 from pathlib import Path
 import numpy as np
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.config import GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
 
 def peak():  # of this process: getrusage's ru_maxrss starts from that of the process that started it

@@ -12,7 +12,8 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from npgpt.engine import kernels
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.config import GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.interop import gguf, huggingface, pytorch, tensorflow
 from npgpt.runtime import binding
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer

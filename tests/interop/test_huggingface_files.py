@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.config import GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.interop.huggingface import read_pretrained, write_pretrained
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 

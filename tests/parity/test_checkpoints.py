@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.engine.model import GPTConfig
+from npgpt.engine.config import GPTConfig
 from npgpt.interop.layout import places
 from npgpt.interop.pytorch import write_state_dict
 

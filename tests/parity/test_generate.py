@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.engine.model import GPTConfig
+from npgpt.engine.config import GPTConfig
 from npgpt.runtime.sampling import Sampling, probabilities
 
 torch = pytest.importorskip("torch")

@@ -7,7 +7,7 @@ import pytest
 
 import npgpt
 from npgpt.engine import kernels
-from npgpt.engine.model import GPTConfig
+from npgpt.engine.config import GPTConfig
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

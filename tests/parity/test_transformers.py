@@ -7,7 +7,7 @@ import pytest
 
 import npgpt
 from npgpt.engine import kernels
-from npgpt.engine.model import GPTConfig, count_parameters
+from npgpt.engine.config import GPTConfig, count_parameters
 from npgpt.interop.huggingface import family_of
 from npgpt.interop.layout import places
 

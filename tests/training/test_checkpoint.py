@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.config import GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
 from npgpt.interop.huggingface import read_pretrained
 from npgpt.text.tokenizer import ByteTokenizer

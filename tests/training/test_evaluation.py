@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from npgpt.engine.model import GPT, GPTConfig
+from npgpt.engine.config import GPTConfig
+from npgpt.engine.model import GPT
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 from npgpt.training import evaluation
 

@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 
 import npgpt
 from npgpt import chat, finetune
+from npgpt.engine.config import training_floats
 from npgpt.engine.lora import lora_floats
-from npgpt.engine.model import training_floats
 from npgpt.text import tasks
 from npgpt.text.tasks import pack
 from npgpt.text.tokenizer import ByteTokenizer

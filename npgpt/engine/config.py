@@ -1,0 +1,155 @@
+"""The shape of a model: its settings, its parameters by name, and what a step of it costs.
+
+Dimensions as in model.py: C = n_embd, V = vocab_size, T = block_size, L = n_layer, H = n_head, D = C // H.
+"""
+
+from dataclasses import dataclass, replace
+from math import log2, prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from npgpt.engine import kernels
+from npgpt.engine.types import Shapes
+
+ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Shape of a model. The defaults are GPT-2's smallest (124M parameters)."""
+
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    block_size: int = 1024  # the longest context, in tokens
+    vocab_size: int = 50257
+    dropout: float = 0.0  # probability, after the embedding and after each of a layer's two branches
+    bias: bool = True  # in the linear layers and the layernorms
+    layer_norm_epsilon: float = 1e-5
+    post_norm: bool = False  # GPT: layernorms behind the sums, and none at the end
+    window: int | None = None  # GPT-3: layers 1, 3, ... see this many tokens, the present one included
+    scale_attn_weights: bool = True  # False: scores are not scaled, as in GPT-Neo
+    activation: str = "gelu_new"  # GELU's tanh form; "gelu": the exact one, as in nanoGPT
+
+    def __post_init__(self) -> None:
+        sizes = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+        for name in sizes if self.window is None else (*sizes, "window"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool):
+                raise TypeError(f"GPTConfig: {name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"GPTConfig: {name} must be at least 1, got {value}")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"GPTConfig: n_embd must be a multiple of n_head ({self.n_head}), got {self.n_embd}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
+        if not self.layer_norm_epsilon > 0:
+            raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
+        if self.activation not in ACTIVATIONS:
+            known = " or ".join(ACTIVATIONS)
+            raise ValueError(f"GPTConfig: activation must be {known}, got {self.activation!r}")
+        others = self.window is not None, not self.scale_attn_weights, self.activation != "gelu_new"
+        if self.post_norm and any(others):
+            raise ValueError(
+                "GPTConfig: post_norm must be alone, got a window, unscaled scores or exact GELU beside it"
+            )
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases: not with a window, as in GPT-Neo."""
+        return self.bias and self.window is None
+
+    @property
+    def scale(self) -> float:
+        """What the scores are multiplied by: 1/sqrt(D), or the power of two next to it with a window.
+
+        GPT-Neo's files know no scale: it goes into the queries' weights, which a power of two leaves exact.
+        """
+        if not self.scale_attn_weights:
+            return 1.0
+        D = self.n_embd // self.n_head
+        return 1 / sqrt(D) if self.window is None else 2.0 ** -round(log2(D) / 2)
+
+
+ENGINES = ("gpt", "gpt-2", "gpt-3")
+
+
+def engine_config(engine: str, **fields: Any) -> GPTConfig:
+    """The GPTConfig of one of ENGINES, with these fields."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine_config: engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine == "gpt-3":
+        fields = {"window": 256} | fields
+    return GPTConfig(post_norm=engine == "gpt", **fields)
+
+
+def engine_of(config: GPTConfig) -> str:
+    """Which of ENGINES a config is."""
+    return "gpt" if config.post_norm else "gpt-2" if config.window is None else "gpt-3"
+
+
+def parameter_shapes(config: GPTConfig) -> Shapes:
+    """{GPT-2's name: shape}, 2-D weights first, so that what weight decay touches is one slice.
+
+    >>> shapes = parameter_shapes(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=4, vocab_size=5))
+    >>> shapes["wte.weight"], shapes["h.0.attn.c_attn.weight"]
+    ((5, 8), (8, 24))
+    """
+    C, V, T = config.n_embd, config.vocab_size, config.block_size
+    matrices: Shapes = {"wte.weight": (V, C), "wpe.weight": (T, C)}
+    vectors: Shapes = {}
+
+    def linear(name: str, n_in: int, n_out: int, bias: bool = config.bias) -> None:
+        matrices[f"{name}.weight"] = (n_in, n_out)  # (in, out): y = x @ w
+        if bias:
+            vectors[f"{name}.bias"] = (n_out,)
+
+    def layernorm(name: str) -> None:
+        vectors[f"{name}.weight"] = (C,)
+        if config.bias:
+            vectors[f"{name}.bias"] = (C,)
+
+    for layer in range(config.n_layer):
+        layernorm(f"h.{layer}.ln_1")
+        linear(f"h.{layer}.attn.c_attn", C, 3 * C, config.qkv_bias)
+        linear(f"h.{layer}.attn.c_proj", C, C)
+        layernorm(f"h.{layer}.ln_2")
+        linear(f"h.{layer}.mlp.c_fc", C, 4 * C)
+        linear(f"h.{layer}.mlp.c_proj", 4 * C, C)
+    if not config.post_norm:
+        layernorm("ln_f")
+    return matrices | vectors
+
+
+def count_parameters(config: GPTConfig) -> int:
+    """In a time that does not depend on n_layer."""
+    layer, two = (
+        sum(prod(shape) for shape in parameter_shapes(replace(config, n_layer=n)).values()) for n in (1, 2)
+    )
+    return layer + (config.n_layer - 1) * (two - layer)
+
+
+def frozen_shapes(shapes: Shapes) -> Shapes:
+    """What backward() needs room for where adapters are trained: all but the layers' matrices."""
+    return {n: shape for n, shape in shapes.items() if not (n.startswith("h.") and len(shape) == 2)}
+
+
+def flops_per_token(config: GPTConfig, time: int) -> float:
+    """Flops of one training step per token at context `time`; each attention counts the keys it sees once."""
+    L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    window = min(config.window or time, time)
+    keys = (time + 1) / 2, window * (2 * time - window + 1) / (2 * time)  # seen by a query on average
+    attention = 14 * C * (keys[0] * (L - L // 2) + keys[1] * (L // 2))
+    return 72 * L * C * C + 6 * C * V + attention
+
+
+def training_floats(config: GPTConfig, batch: int, time: int) -> int:
+    """Numbers held in a training step: weights, gradients, two moments, what forward keeps for backward."""
+    L, H, C, V = config.n_layer, config.n_head, config.n_embd, config.vocab_size
+    rows = batch * time
+    kept = L * rows * ((10 + config.post_norm) * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
+    moving = rows * 12 * C  # gradients of the layer in work
+    return 4 * count_parameters(config) + kept + moving
