@@ -36,27 +36,11 @@ def generate_ids(
     speculate: bool = False,
 ) -> Iterator[int]:
     """As sampling.generate_ids, compiled where the kernels are in use; speculate: as a Session does."""
-    how = prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
-    if isinstance(model, Model) or is_compiled_for(model):
-        return _generate_ids(model, *how, speculate)
-    return numpy_path.generate_ids(model, *how)
-
-
-def is_compiled_for(model: "GPT | Model") -> bool:
-    """Whether libnpgpt generates for this model now."""
-    return kernels.library() is not None and (isinstance(model, Model) or model.dtype == np.float32)
-
-
-def _generate_ids(
-    model: "GPT | Model",
-    prompt: list[int],
-    max_new_tokens: int,
-    sampling: Sampling,
-    end_of_text: int | None,
-    ignore_eos: bool,
-    seed: int | None,
-    speculate: bool,
-) -> Iterator[int]:
+    if not (isinstance(model, Model) or is_compiled_for(model)):
+        yield from numpy_path.generate_ids(
+            model, prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
+        )
+        return
     how = sampling_struct(sampling, end_of_text if ignore_eos else None, seed)
     session = Session(model if isinstance(model, Model) else Model.of(model), speculate=speculate)
     unread = prompt
@@ -67,6 +51,11 @@ def _generate_ids(
             return
         yield token
         unread = [token]
+
+
+def is_compiled_for(model: "GPT | Model") -> bool:
+    """Whether libnpgpt generates for this model now."""
+    return kernels.library() is not None and (isinstance(model, Model) or model.dtype == np.float32)
 
 
 def sampling_struct(sampling: Sampling, banned: int | None = None, seed: int | None = None) -> Any:
