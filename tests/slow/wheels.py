@@ -27,7 +27,11 @@ def run(*command, **variables) -> str:
     """Its output; the script ends where it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(part) for part in command], env=environment | variables, text=True, capture_output=True
+        [str(part) for part in command],
+        env=environment | variables,
+        cwd=tempfile.gettempdir(),  # not where npgpt lies as source, which python -m would take first
+        text=True,
+        capture_output=True,
     )
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: ended with {done.returncode}\n{done.stdout}{done.stderr}")
