@@ -26,7 +26,7 @@ from benchmarks.vocabulary import door
 SETS = "xed_pt_binary", "xed_pt_br_binary"
 LABELS = ["negativo", "positivo"]
 READING = "--minutes 5 --split 0.95,0.05,0 --dropout 0.1 --batch-size 16".split()
-TEACHING = "--epochs 4 --batch-size 32 --dropout 0.2 --val-fraction 0".split()
+TEACHING = "--epochs 4 --batch-size 32 --lr 0.003 --dropout 0.2 --val-fraction 0".split()
 ENGLISH = set(
     "the you a to is it and of that in what this we my are on your me he don't not it's be was have know do "
     "no with so but get just here there all they she will if how that's want go you're like who i'm".split()
