@@ -1,26 +1,28 @@
-"""The examples in docstrings are what happens."""
+"""The examples in docstrings are what happens, and all of them are run."""
 
 import doctest
-import pkgutil
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import npgpt
 
 EXTRAS = {"starlette", "uvicorn"}
-MODULES = [
-    module.name for module in pkgutil.walk_packages(npgpt.__path__, "npgpt.") if "_kernels" not in module.name
-]
+ROOT = Path(npgpt.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("name", ["npgpt", *MODULES])
-def test_examples(name):
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_examples(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
     try:
-        module = import_module(name)
+        module = import_module(".".join(part for part in parts if part != "__init__"))
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
         pytest.skip(f"needs {error.name}")
-    failed, _ = doctest.testmod(module)
-    assert not failed, "what they give is above"
+    tests = doctest.DocTestFinder().find(module)
+    written = sum(line.lstrip().startswith(">>>") for line in path.read_text(encoding="utf-8").splitlines())
+    assert sum(len(test.examples) for test in tests) == written, "an example that doctest does not find"
+    assert not doctest.testmod(module).failed, "what they give is above"
