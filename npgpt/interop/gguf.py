@@ -4,6 +4,7 @@ Architecture gpt2 wherever the mathematics is GPT-2's, else npgpt, which libnpgp
 (out, in) there, and blocks of 32 numbers of a row share a scale. Format: ggml's docs/gguf.md.
 """
 
+import functools
 import os
 import struct
 from dataclasses import replace
@@ -16,23 +17,12 @@ import numpy as np
 from npgpt.engine.config import GPTConfig, parameter_shapes
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
-from npgpt.interop.layout import Model
+from npgpt.interop.layout import Model, Place, Stored, fill, places
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
 T = TypeVar("T")
 TYPES = {"f32": (0, 0), "f16": (1, 1), "q8_0": (8, 7), "q4_0": (2, 2)}  # ggml's type, general.file_type
-NAMES = {
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_f": "output_norm",
-    "ln_1": "attn_norm",
-    "ln_2": "ffn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
 ALIGNMENT = 32
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
 # struct's letters by the number of a value's type; 8 is a string, 9 an array
@@ -82,15 +72,6 @@ def _bytes_of(shape: Shape, type: str) -> int:
     return prod(shape) // block * per_block
 
 
-def _their_name(name: str) -> str:
-    name = name.replace("h.", "blk.", 1) if name.startswith("h.") else name
-    stem, ending = name.rsplit(".", 1)
-    for ours, theirs in NAMES.items():
-        if stem == ours or stem.endswith(f".{ours}"):
-            return stem.removesuffix(ours) + f"{theirs}.{ending}"
-    raise KeyError(name)
-
-
 # ---------------------------------------------------------------------------- writing
 
 
@@ -111,30 +92,27 @@ def write_gguf(
 
     infos, offset = [], 0
     full = replace(config, bias=True, window=config.window if arch == "npgpt" else None)
-    for ours, shape in parameter_shapes(full).items():
-        matrix = len(shape) == 2 and ours != "wpe.weight"
-        if matrix and ours != "wte.weight":
-            shape = shape[::-1]  # (out, in)
-        of = type if matrix else "f32"
+    shapes = parameter_shapes(full)
+    for theirs, place in places("gguf", full).items():
+        shape = place.shape(shapes)
+        of = type if len(shape) == 2 and place.name != "wpe.weight" else "f32"
         of = "f16" if of.startswith("q") and shape[-1] % 32 else of
-        infos.append((ours, shape, of, offset))
+        infos.append((theirs, place, shape, of, offset))
         offset += -(-_bytes_of(shape, of) // ALIGNMENT) * ALIGNMENT
 
     head = [b"GGUF", struct.pack("<IQQ", 3, len(infos), len(values))]
     head += [_string(key) + _value(value) for key, value in values.items()]
-    for ours, shape, of, begin in infos:
-        head.append(_string(_their_name(ours)) + struct.pack("<I", len(shape)))
+    for theirs, _, shape, of, begin in infos:
+        head.append(_string(theirs) + struct.pack("<I", len(shape)))
         head.append(struct.pack(f"<{len(shape)}QIQ", *shape[::-1], TYPES[of][0], begin))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(b"".join(head))
-            for ours, shape, of, _ in infos:
+            for _, place, shape, of, _ in infos:
                 file.write(bytes(-file.tell() % ALIGNMENT))
-                rows = np.atleast_2d(_tensor(model, ours, shape, arch))
-                for first in range(
-                    0, len(rows), 4096
-                ):  # a part at a time: a large matrix is never copied whole
+                rows = np.atleast_2d(_tensor(model, place, shape, arch))
+                for first in range(0, len(rows), 4096):  # a large matrix is never copied whole
                     file.write(quantise(rows[first : first + 4096], of).tobytes())
             file.write(bytes(-file.tell() % ALIGNMENT))
             file.flush()
@@ -146,16 +124,16 @@ def write_gguf(
         temporary.unlink(missing_ok=True)
 
 
-def _tensor(model: GPT, name: str, shape: Shape, arch: str) -> Array:
+def _tensor(model: GPT, place: Place, shape: Shape, arch: str) -> Array:
     config = model.config
-    if name not in model.params:  # a bias that the model does not have
+    if place.name not in model.params:  # a bias that the model does not have
         return np.zeros(shape, np.float32)
-    w = model.params[name]
+    w = place.of(model.params)
     factor = np.float32(config.scale * sqrt(config.n_embd // config.n_head))
-    if arch == "gpt2" and "c_attn" in name and factor != 1:  # the scale that llama.cpp does not apply
+    if arch == "gpt2" and "c_attn" in place.name and factor != 1:  # the scale that llama.cpp does not apply
         w = w.copy()
-        w[..., : config.n_embd] *= factor
-    return w if len(w.shape) == 1 or name.startswith("w") else w.T
+        w[: config.n_embd] *= factor
+    return w
 
 
 def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Fields:
@@ -231,8 +209,7 @@ def read_gguf(path: PathLike, model_class: type[Model]) -> tuple[Model, Tokenize
     ValueError, with what is wrong, for a file that is malformed or not of a GPT as we compute it.
     """
     where = f"read_gguf: {path}"
-    data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
-    values, tensors = _parse(data, where)
+    values, tensors = _parse(path, where)
 
     def value(key: str, kind: type[T], default: T | None = None) -> T:
         found = values.get(key, default)
@@ -262,43 +239,20 @@ def read_gguf(path: PathLike, model_class: type[Model]) -> tuple[Model, Tokenize
         activation="gelu" if value("npgpt.exact_gelu", bool, False) else "gelu_new",
         window=values.get("npgpt.attention.sliding_window"),
     )
-    if config.n_layer > len(tensors):  # a config that lies must not cost time or memory
-        raise ValueError(f"{where}: {config.n_layer} layers, but only {len(tensors)} tensors")
-    full = parameter_shapes(replace(config, bias=True))
-    wanted = {_their_name(name): (name, shape) for name, shape in full.items()}
-    for theirs, (name, shape) in wanted.items():
-        linear = len(shape) == 2 and not name.startswith("w")
-        expected = shape[::-1] if linear else shape
-        if theirs not in tensors and not theirs.endswith(".bias"):
-            raise ValueError(f"{where}: the tensor {theirs} is missing")
-        if theirs in tensors and tensors[theirs][0] != expected:
-            raise ValueError(f"{where}: {theirs} must have shape {expected}, got {tensors[theirs][0]}")
-    for theirs in tensors:
-        if theirs not in wanted:
-            raise ValueError(f"{where}: the tensor {theirs} does not belong")
-    model = model_class(config, seed=None)
-    for theirs, (shape, of, part) in tensors.items():
-        array = dequantise(part, of, shape)
-        name = wanted[theirs][0]
-        if name in model.params:
-            model.params[name][...] = array.T if array.ndim == 2 and not name.startswith("w") else array
-        elif array.any():
-            raise ValueError(f"{where}: {theirs} must be zero, as npgpt.bias is false")
+    model = fill(model_class, "gguf", config, tensors, where)
     factor = value("npgpt.attention.scale", float, config.scale) / config.scale
     if arch == "npgpt" and abs(factor - 1) > 1e-6:
         for name, w in model.params.items():
             if "c_attn" in name:
                 w[..., : config.n_embd] *= factor
-    model.touch()
+        model.touch()
     return model, tokenizer
 
 
 def read_tokenizer(path: PathLike) -> Tokenizer | None:
     """The tokenizer of a GGUF file alone, None where it has none; errors as of read_gguf."""
     where = f"read_tokenizer: {path}"
-    values, _ = _parse(
-        np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8), where
-    )
+    values, _ = _parse(path, where)
     if values.get("tokenizer.ggml.model", "no_vocab") == "no_vocab":
         return None
     return _read_tokenizer(values, where)
@@ -314,11 +268,8 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer:
         types = [NORMAL] * len(names)
     if not all(isinstance(v, list) for v in (names, merges, types)) or len(names) != len(types):
         raise ValueError(f"{where}: tokenizer.ggml.tokens, token_type and merges must be arrays that fit")
-    if (
-        not isinstance(end, int)
-        or not 0 <= end < len(names)
-        or not all(isinstance(n, str) for n in names + merges)
-    ):
+    strings = all(isinstance(name, str) for name in names + merges)
+    if not (strings and isinstance(end, int) and 0 <= end < len(names)):
         raise ValueError(f"{where}: tokenizer.ggml.eos_token_id must be one of the tokens")
     special = {name: i for i, name in enumerate(names) if types[i] == CONTROL or i == end}
     tokens = {name: i for i, name in enumerate(names) if types[i] != UNUSED}
@@ -331,8 +282,9 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer:
     return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
 
 
-def _parse(data: Array, where: str) -> tuple[Fields, dict[str, tuple[Shape, str, Array]]]:
-    """({key: value}, {name: (shape, type, bytes)}), everything within the file; ValueError otherwise."""
+def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
+    """({key: value}, {name: tensor}), everything within the file; ValueError otherwise."""
+    data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
     at = 0
 
     def take(letters: str) -> tuple[Any, ...]:
@@ -358,9 +310,8 @@ def _parse(data: Array, where: str) -> tuple[Fields, dict[str, tuple[Shape, str,
             inner, count = take("IQ")
             if inner == 8:
                 if count > (len(data) - at) // 8:
-                    raise ValueError(
-                        f"{where}: the array at byte {at} of {count} strings goes beyond the file"
-                    )
+                    what = f"the array at byte {at} of {count} strings"
+                    raise ValueError(f"{where}: {what} goes beyond the file")
                 return [string() for _ in range(count)]
             if inner not in SCALARS or count > (len(data) - at) // struct.calcsize(SCALARS[inner]):
                 raise ValueError(f"{where}: the array at byte {at} is malformed or goes beyond the file")
@@ -396,10 +347,10 @@ def _parse(data: Array, where: str) -> tuple[Fields, dict[str, tuple[Shape, str,
     for name, shape, type, offset in infos:
         first, size = begin + offset, _bytes_of(shape, type)
         if first + size > len(data):
-            raise ValueError(
-                f"{where}: {name!r:.60} needs {size} bytes at {first}, beyond the file's {len(data)}"
-            )
+            what = f"{size} bytes at {first}, beyond the file's {len(data)}"
+            raise ValueError(f"{where}: {name!r:.60} needs {what}")
         if name in tensors:
             raise ValueError(f"{where}: the tensor {name!r:.60} is there twice")
-        tensors[name] = shape, type, data[first : first + size]
+        part = data[first : first + size]
+        tensors[name] = Stored(shape, "F32", functools.partial(dequantise, part, type, shape))
     return values, tensors

@@ -1,7 +1,8 @@
 """Where the tensors of other people's checkpoints lie in our parameters, and the check that all are there.
 
 A form is one program's names and layouts: "gpt2", "openai-gpt" and "gpt_neo" are Transformers' (by their
-model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2. V, T, C as in model.py.
+model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2, "gguf" llama.cpp's, which
+may leave out biases. V, T, C as in model.py.
 """
 
 import re
@@ -18,6 +19,17 @@ from npgpt.engine.types import Fields, Floats, Shape, Shapes, Tensors
 Model = TypeVar("Model", bound=GPT)
 FLOATS = ("F16", "BF16", "F32", "F64")
 MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old files, not parameters
+GGUF = {
+    "wte": "token_embd",
+    "wpe": "position_embd",
+    "ln_f": "output_norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
 
 
 class Stored(NamedTuple):
@@ -65,18 +77,20 @@ def places(form: str, config: GPTConfig) -> dict[str, Place]:
     found = {}
     for name, shape in parameter_shapes(full).items():
         linear = len(shape) == 2 and name not in ("wte.weight", "wpe.weight")
-        theirs, transposed = f"transformer.{name}", linear and form in ("nanogpt", "gpt_neo")
+        theirs, transposed = f"transformer.{name}", linear and form in ("nanogpt", "gpt_neo", "gguf")
         if form == "openai-gpt":
             theirs = theirs.replace(".wte.", ".tokens_embed.").replace(".wpe.", ".positions_embed.")
         elif form == "gpt_neo":
-            theirs = theirs.replace(".attn.", ".attn.attention.").replace(
-                "attention.c_proj", "attention.out_proj"
-            )
+            theirs = theirs.replace(".attn.", ".attn.attention.").replace("attention.c_p", "attention.out_p")
         elif form == "tensorflow":
             theirs = re.sub(r"^h\.", "h", name).replace(".", "/")
             short = "w" if linear else "g"
             theirs = "model/" + re.sub(r"^(w.e)/weight$", r"\1", theirs)
             theirs = re.sub("/weight$", f"/{short}", re.sub("/bias$", "/b", theirs))
+        elif form == "gguf":
+            theirs = re.sub(r"^h\.", "blk.", name)
+            for ours, part in GGUF.items():
+                theirs = theirs.replace(ours, part)
         if form == "gpt_neo" and name.endswith("c_attn.weight"):
             for third, letter in enumerate("qkv"):
                 found[theirs.replace("c_attn", f"{letter}_proj")] = Place(name, third, True)
@@ -111,8 +125,8 @@ def fill(
     for name, tensor in stored.items():
         if MASKS.search(name):
             continue
-        if not name.startswith(("transformer.", "model/", "lm_head.")):  # the model alone, without its head
-            name = f"transformer.{name}"
+        if form != "gguf" and not name.startswith(("transformer.", "model/", "lm_head.")):
+            name = f"transformer.{name}"  # the model alone was saved, without its head
         if name in given:
             wrong.append(f"{name} is there twice")
         given[name] = tensor
@@ -120,7 +134,8 @@ def fill(
     wte = next(name for name, place in wanted.items() if place.name == "wte.weight")
     if head and wte not in given:
         given[wte], head = head, None
-    wrong += [f"{name} is missing" for name in wanted if name not in given]
+    needed = (name for name in wanted if form != "gguf" or not name.endswith(".bias"))
+    wrong += [f"{name} is missing" for name in needed if name not in given]
     wrong += [f"{name} does not belong" for name in given if name not in wanted]
     expected = {name: place.shape(shapes) for name, place in wanted.items()}
     checked = {name: given[name] for name in wanted if name in given}
@@ -135,8 +150,8 @@ def fill(
         raise ValueError(f"{where}: " + "; ".join(wrong))
 
     model = model_class(config, seed=None)
-    for name, place in wanted.items():
-        array = given[name].read()
+    for name, tensor in given.items():
+        array, place = tensor.read(), wanted[name]
         if place.name in model.params:
             w = place.of(model.params)
             w[...] = array
