@@ -141,11 +141,8 @@ class Model:
     def encode(self, data: bytes) -> list[int]:
         """The ids of data, by the tokenizer of a GGUF file."""
         ffi, lib = library()
-        error, ids, count = (
-            ffi.new("npgpt_error *"),
-            ffi.new("int32_t[]", len(data) or 1),
-            ffi.new("size_t *"),
-        )
+        error, count = ffi.new("npgpt_error *"), ffi.new("size_t *")
+        ids = ffi.new("int32_t[]", len(data) or 1)
         _check(lib.npgpt_encode(self.handle, data, len(data), ids, len(data), count, error), error)
         return list(ids[0 : count[0]])
 
@@ -214,9 +211,8 @@ class Session:
     def logits(self) -> Floats:
         """(V,) what comes next; a copy."""
         ffi, lib = library()
-        return np.frombuffer(
-            ffi.buffer(lib.npgpt_logits(self.handle), 4 * self.model.vocab_size), np.float32
-        ).copy()
+        data = ffi.buffer(lib.npgpt_logits(self.handle), 4 * self.model.vocab_size)
+        return np.frombuffer(data, np.float32).copy()
 
     def sample(self, how: Any) -> int:
         """An id drawn as sampling_struct() says; it is not fed."""

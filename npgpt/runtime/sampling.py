@@ -9,7 +9,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from npgpt.engine.model import GPT, KVCache
 from npgpt.engine.ops import philox4x32
 from npgpt.engine.types import Floats, Integers, Text
-from npgpt.text.tokenizer import Tokenizer
+from npgpt.text.tokenizer import StreamDecoder, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -238,20 +238,10 @@ def text_pieces(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = 
         yield piece
 
 
-class Decoder(Protocol):
-    """What turns ids into text, whole characters at a time."""
-
-    def push(self, id: int, /) -> str:
-        """The text that this id completes."""
-
-    def close(self) -> str:
-        """What is left at the end."""
-
-
 class TextStream:
     """The same, pushed: one id in, the text that is decided out, often ''."""
 
-    def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
+    def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = ()) -> None:
         self._decoder, self._stop, self._held = decoder, stop, ""
         self.stopped = False  # at a stop string: nothing comes any more
 

@@ -104,10 +104,7 @@ class Completion:
 
     def logprobs(self, tokens: list[Token]) -> Fields:
         """What the model thought of the tokens."""
-
-        def name(id: int) -> str:
-            return _name(self.vocabulary, id)
-
+        name = self.vocabulary.name
         tops = [
             None if t.logprob is None else {**{name(i): p for i, p in t.top}, name(t.id): t.logprob}
             for t in tokens
@@ -134,13 +131,8 @@ class Chat:
 
     def choice(self, index: int, text: str, tokens: list[Token], finish: str | None) -> Fields:
         """A whole reply."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": self.logprobs(tokens),
-            "finish_reason": finish,
-        }
+        message, logprobs = {"role": "assistant", "content": text, "refusal": None}, self.logprobs(tokens)
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
     def pieces(self, index: int, text: str, tokens: list[Token], finish: str | None) -> list[Fields]:
         """A piece of a stream; its end comes apart."""
@@ -161,17 +153,5 @@ class Chat:
         return [self._token(id, logprob) for id, logprob in token.top]
 
     def _token(self, id: int, logprob: float | None) -> Fields:
-        return {
-            "token": _name(self.vocabulary, id),
-            "logprob": logprob,
-            "bytes": list(self.vocabulary.bytes(id)),
-        }
-
-
-def _name(vocabulary: Vocabulary, id: int) -> str:
-    """How a token is written: its text, or as OpenAI does its bytes where they are no characters."""
-    data = vocabulary.bytes(id)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        data = list(self.vocabulary.bytes(id))
+        return {"token": self.vocabulary.name(id), "logprob": logprob, "bytes": data}

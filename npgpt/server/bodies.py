@@ -18,9 +18,8 @@ async def checked(request: Request, settings: Settings) -> Fields:
     try:
         found = json.loads(data.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
-        raise ApiError(
-            400, f"the body must be UTF-8, byte {error.start} is not", None, "invalid_body"
-        ) from None
+        message = f"the body must be UTF-8, byte {error.start} is not"
+        raise ApiError(400, message, None, "invalid_body") from None
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body must be JSON: {str(error)[:100]}", None, "invalid_body") from None
     return schema.check(request.url.path, found)

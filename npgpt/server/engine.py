@@ -6,7 +6,6 @@ computes the same bits in any company. V = vocabulary, C = channels.
 """
 
 import asyncio
-import codecs
 import threading
 import time
 import traceback
@@ -19,7 +18,7 @@ import numpy as np
 from npgpt.engine.types import Floats
 from npgpt.runtime import binding
 from npgpt.runtime.sampling import Sampling, TextStream
-from npgpt.text.tokenizer import Tokenizer
+from npgpt.text.tokenizer import StreamDecoder, Tokenizer
 
 T = TypeVar("T")
 Finish: TypeAlias = str | Exception | None  # "stop", "length", what went wrong; None: not yet
@@ -46,7 +45,6 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._special = set(tokenizer.vocabulary.special.values())
         self._bytes: dict[int, bytes] = {}
 
     def bytes(self, id: int) -> bytes:
@@ -56,27 +54,27 @@ class Vocabulary:
             self._bytes[id] = self.tokenizer.decode_bytes([id], skip_special_tokens=False) if known else b""
         return self._bytes[id]
 
-    def is_special(self, id: int) -> bool:
-        """Whether an id is a special token."""
-        return id in self._special
+    def name(self, id: int) -> str:
+        """How a token is written: its text, or as OpenAI does its bytes where they are no characters."""
+        data = self.bytes(id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-class Decoder:
-    """Ids to text, whole characters; counts them."""
+class Decoder(StreamDecoder):
+    """Counts its characters; an id that only fills up the vocabulary is no text."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary, self.characters = vocabulary, 0
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    characters = 0
 
-    def push(self, id: int) -> str:
-        """The text that this id completes; '' for a special token."""
-        return self._count(
-            "" if self._vocabulary.is_special(id) else self._utf8.decode(self._vocabulary.bytes(id))
-        )
+    def push(self, *ids: int) -> str:
+        """The text that these ids complete."""
+        return self._count(super().push(*(id for id in ids if id < self._tokenizer.vocab_size)))
 
     def close(self) -> str:
         """What is left: U+FFFD for half a character."""
-        return self._count(self._utf8.decode(b"", final=True))
+        return self._count(super().close())
 
     def _count(self, text: str) -> str:
         self.characters += len(text)
@@ -106,11 +104,8 @@ class Sequence:
         """
         self.ids, self.prompt_tokens, self.max_tokens = list(ids), len(ids), max_tokens
         self.ends, self.top, self.echo, self.embed = frozenset(ends), top, echo, embed
-        self.how = (
-            None
-            if embed
-            else binding.sampling_struct(sampling or Sampling(), ends[0] if ignore_eos else None, seed)
-        )
+        banned = ends[0] if ignore_eos else None
+        self.how = None if embed else binding.sampling_struct(sampling or Sampling(), banned, seed)
         self.stop = tuple(stop)
         self.finish: Finish = None
         self.vector: Floats | None = None  # (C,) the mean of what the head reads, of length 1
@@ -123,20 +118,18 @@ class Sequence:
 
     def take(self) -> tuple[str, list[Token], Finish]:
         """(text, tokens, finish): all that is new."""
-        text = ""
-        tokens: list[Token] = []
-        finish: Finish = None
+        whole: tuple[str, list[Token], Finish] = "", [], None
         while self._out:
-            piece, more, finish = self._out.popleft()
-            text, tokens = text + piece, tokens + more
-        return text, tokens, finish
+            text, tokens, finish = self._out.popleft()
+            whole = whole[0] + text, whole[1] + tokens, finish
+        return whole
 
     # ------------------------------------------------ the engine's thread
 
-    def begin(self, model: binding.Model, vocabulary: Vocabulary) -> None:
+    def begin(self, model: binding.Model, tokenizer: Tokenizer) -> None:
         """Take a session of the model."""
         self.session, self.unread = binding.Session(model, slide=False), self.ids
-        self.decoder = Decoder(vocabulary)
+        self.decoder = Decoder(tokenizer)
         self.stream = TextStream(self.decoder, self.stop)
         self._held: list[Token] = []
         self._sent = 0.0
@@ -300,7 +293,7 @@ class Engine:
                     self._running, self._waiting = [], deque()
                     return
             for sequence in new:
-                self._guarded(sequence, lambda s: s.begin(self.model, self.vocabulary))
+                self._guarded(sequence, lambda s: s.begin(self.model, self.vocabulary.tokenizer))
             try:
                 self._step()
             except Exception as error:  # a bug ends what runs, not the thread

@@ -13,8 +13,9 @@ import shutil
 import sys
 import tempfile
 import time
+from asyncio.subprocess import PIPE
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,8 +31,9 @@ def identity(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(12)}"
 
 
-def page(items: list[Fields], after: str | None, limit: str | None) -> Fields:
-    """OpenAI's list: `limit` of the items that come behind the one with id `after`."""
+def page(items: list[Fields], query: Mapping[str, str]) -> Fields:
+    """OpenAI's list: `limit` of the items that come behind the one with id `after`, both in the query."""
+    after, limit = query.get("after"), query.get("limit")
     if limit is not None and not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= 100):
         raise ApiError(
             400, f"limit must be a whole number in 1..100, got {limit[:20]}", "limit", "invalid_value"
@@ -119,9 +121,8 @@ class Jobs:
         if len(self._jobs) >= JOBS:
             raise ApiError(429, "there are too many jobs", None, "rate_limit_exceeded", {"Retry-After": "60"})
         hyper = fields.get("method", {}).get("supervised", {}).get("hyperparameters") or {}
-        hyper = {
-            key: value for key, value in (fields.get("hyperparameters") or hyper).items() if value != "auto"
-        }
+        hyper = fields.get("hyperparameters") or hyper
+        hyper = {key: value for key, value in hyper.items() if value != "auto"}
         id, seed = identity("ftjob"), fields.get("seed", secrets.randbelow(2**31))
         suffix = fields.get("suffix")
         names = ("n_epochs", "batch_size", "learning_rate_multiplier")
@@ -226,16 +227,13 @@ class Jobs:
         job["status"] = "running"
         self._say(id, "Fine-tuning job started")
         command = [sys.executable, "-m", "npgpt.finetune", base, data, "-o", out, "--json", *flags]
-        pipes: dict[str, Any] = {
-            "stdout": asyncio.subprocess.PIPE,
-            "stderr": asyncio.subprocess.PIPE,
-            "limit": 2**20,
-        }
         english = os.environ | {"LANGUAGE": "en"}  # which clients of the API read
-        process = await asyncio.create_subprocess_exec(*map(str, command), **pipes, env=english)
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command), stdout=PIPE, stderr=PIPE, limit=2**20, env=english
+        )
         self._process = process
         assert process.stdout and process.stderr  # pipes
-        with contextlib.suppress(OSError):  # streams go first
+        with contextlib.suppress(OSError, AttributeError):  # streams go first, but on Windows
             os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         reading = asyncio.create_task(process.stderr.read())
         last = ""

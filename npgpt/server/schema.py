@@ -28,9 +28,7 @@ class ApiError(Exception):
 
     def object(self) -> Fields:
         """The body of the answer."""
-        return {
-            "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code},
-        }
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
 def number(low: float, high: float, kind: str = "number") -> Fields:
@@ -49,29 +47,22 @@ def record(required: Iterable[str] = (), closed: bool = False, **properties: Any
     return {**shape, "additionalProperties": False} if closed else shape
 
 
+def array(items: Fields, most: int) -> Fields:
+    """The schema of a list of 1..most items."""
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
+
+
 BOOLEAN, NULL = {"type": "boolean"}, {"type": "null"}
 STRING = {"type": "string"}
 MANY = 64  # prompts, inputs, messages' parts in one request
 ID = integer(0, 2**31 - 1)
 IDS = {"type": "array", "items": ID, "minItems": 1, "title": "a list of ids"}
-TEXTS = {
-    "type": "array",
-    "items": STRING,
-    "minItems": 1,
-    "maxItems": MANY,
-    "title": f"a list of 1 to {MANY} strings",
-}
-ROWS = {
-    "type": "array",
-    "items": IDS,
-    "minItems": 1,
-    "maxItems": MANY,
-    "title": f"a list of 1 to {MANY} such",
-}
+TEXTS = array(STRING, MANY) | {"title": f"a list of 1 to {MANY} strings"}
+ROWS = array(IDS, MANY) | {"title": f"a list of 1 to {MANY} such"}
 STOP = {"type": "string", "minLength": 1, "maxLength": 1000}
 STREAM_OPTIONS = record(closed=True, include_usage=BOOLEAN)
 PART = record(["type", "text"], closed=True, type={"enum": ["text"]}, text=STRING)
-CONTENT = {"anyOf": [STRING, {"type": "array", "items": PART, "minItems": 1, "maxItems": MANY}]}
+CONTENT = {"anyOf": [STRING, array(PART, MANY)]}
 ROLE = {"enum": ["system", "developer", "user", "assistant"]}
 MESSAGE = record(["role", "content"], closed=True, role=ROLE, content=CONTENT, name=STRING)
 NOTHING = {"type": "object", "maxProperties": 0}
@@ -116,7 +107,7 @@ COMPLETION: Fields = {
 }
 CHAT: Fields = {
     **SAMPLING,
-    "messages": {"type": "array", "items": MESSAGE, "minItems": 1, "maxItems": 1024},
+    "messages": array(MESSAGE, 1024),
     "max_completion_tokens": integer(1, 2**31 - 1),
     "logprobs": BOOLEAN,
     "top_logprobs": integer(0, 20),
@@ -160,9 +151,8 @@ def check(path: str, body: object) -> Fields:
         raise ApiError(400, f"the body must be a JSON object, got {_shown(body)}")
     for name in body:
         if name not in fields:
-            raise ApiError(
-                400, f"Unrecognized request argument supplied: {name[:100]}", name[:100], "unknown_parameter"
-            )
+            message = f"Unrecognized request argument supplied: {name[:100]}"
+            raise ApiError(400, message, name[:100], "unknown_parameter")
     given = {name: value for name, value in body.items() if value is not None}
     for name in required:
         if name not in given:
@@ -185,6 +175,8 @@ TYPES = {
     "array": lambda v: isinstance(v, list),
     "object": lambda v: isinstance(v, dict),
 }
+LEAST = ("minimum", "minLength", "minItems")
+MOST = ("maximum", "maxLength", "maxItems", "maxProperties")
 
 
 def _fault(schema: Fields, value: Any, where: str) -> str | None:
@@ -199,14 +191,10 @@ def _fault(schema: Fields, value: Any, where: str) -> str | None:
     if not TYPES[kind](value):
         return must
     size = value if kind in ("number", "integer") else None if kind == "boolean" else len(value)
-    low, high = (
-        next((schema[key] for key in keys if key in schema), None)
-        for keys in (
-            ("minimum", "minLength", "minItems"),
-            ("maximum", "maxLength", "maxItems", "maxProperties"),
-        )
-    )
-    if (low is not None and not size >= low) or (high is not None and not size <= high):
+    # a NaN is in no range
+    if not all(size >= low for low in map(schema.get, LEAST) if low is not None):
+        return must
+    if not all(size <= high for high in map(schema.get, MOST) if high is not None):
         return must
     if "pattern" in schema and not set(value) <= set(PATTERN_LETTERS):
         return must

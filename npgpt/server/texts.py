@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,6 +25,7 @@ from npgpt.server.schema import ApiError
 from npgpt.text import tasks
 
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)  # seconds to the first token
+SAMPLING = [field.name for field in dataclasses.fields(Sampling)]  # the API's names, too
 SLOW_TEXT = 1 << 14  # characters that are encoded beside the event loop
 
 
@@ -76,30 +78,18 @@ class Texts:
     ) -> list[Sequence]:
         """n texts of each prompt; the k-th has the seed + k, so that it can be had by itself."""
         if "stream_options" in fields and not fields.get("stream"):
-            raise ApiError(
-                400, "stream_options is allowed only with stream", "stream_options", "invalid_value"
-            )
-        stop = fields.get("stop", [])
-        how = Sampling(
-            fields.get("temperature", 1.0),
-            fields.get("top_k") or None,
-            fields.get("top_p", 1.0),
-            fields.get("min_p", 0.0),
-            fields.get("repetition_penalty", 1.0),
-            fields.get("presence_penalty", 0.0),
-            fields.get("frequency_penalty", 0.0),
-        )
-        more = {
-            "sampling": how,
-            "ends": ends,
-            "ignore_eos": fields.get("ignore_eos", False),
-            "stop": [stop] if isinstance(stop, str) else stop,
-            "top": top,
-            "echo": echo,
-        }
-        n, seed = fields.get("n", 1), fields.get("seed")
-        seeds = [None if seed is None else seed + k for k in range(n)]
-        return [Sequence(ids, max_tokens, seed=seed, **more) for ids in rows for seed in seeds]
+            message = "stream_options is allowed only with stream"
+            raise ApiError(400, message, "stream_options", "invalid_value")
+        given = {name: fields[name] for name in SAMPLING if name in fields}
+        how = Sampling(**{"temperature": 1.0} | given | {"top_k": fields.get("top_k") or None})
+        stop, ignore_eos = fields.get("stop", []), fields.get("ignore_eos", False)
+        stop, seed = [stop] if isinstance(stop, str) else stop, fields.get("seed")
+        seeds = [None if seed is None else seed + k for k in range(fields.get("n", 1))]
+        return [
+            Sequence(ids, max_tokens, how, seed, ends, ignore_eos, stop, top, echo)
+            for ids in rows
+            for seed in seeds
+        ]
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
@@ -110,9 +100,8 @@ class Texts:
         most = self.max_tokens(fields.get("max_tokens"), 16)
         top, echo = fields.get("logprobs"), fields.get("echo", False)
         sequences = self.sequences(fields, rows, most, (end,), top, echo)
-        return await self.answer(
-            request, fields, served, sequences, Completion(served.engine.vocabulary, top)
-        )
+        form = Completion(served.engine.vocabulary, top)
+        return await self.answer(request, fields, served, sequences, form)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""

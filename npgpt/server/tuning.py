@@ -29,7 +29,7 @@ class Tuning:
     async def files_(self, request: Request) -> Response:
         """GET, POST /v1/files."""
         if request.method == "GET":
-            return Json(page(self.files.all(), *_page(request)))
+            return Json(page(self.files.all(), request.query_params))
         self.files.room()
         length = request.headers.get("content-length", "")
         if not length.isdigit():
@@ -66,7 +66,7 @@ class Tuning:
     async def jobs_(self, request: Request) -> Response:
         """GET, POST /v1/fine_tuning/jobs."""
         if request.method == "GET":
-            return Json(page(self.jobs.all(), *_page(request)))
+            return Json(page(self.jobs.all(), request.query_params))
         fields = await bodies.checked(request, self.settings)
         base = self.models.named(fields["model"]).path
         if not base.is_dir():
@@ -80,12 +80,8 @@ class Tuning:
 
     async def job_events(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}/events."""
-        return Json(page(self.jobs.events(request.path_params["id"]), *_page(request)))
+        return Json(page(self.jobs.events(request.path_params["id"]), request.query_params))
 
     async def job_cancel(self, request: Request) -> Response:
         """POST /v1/fine_tuning/jobs/{id}/cancel."""
         return Json(await self.jobs.cancel(request.path_params["id"]))
-
-
-def _page(request: Request) -> tuple[str | None, str | None]:
-    return request.query_params.get("after"), request.query_params.get("limit")
