@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # by its protocol, or asyncio leaves Nagle's algorithm on: 40 ms before each answer
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name != "nt":  # where it would let two servers have one address
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
     except OSError as error:
@@ -64,10 +66,8 @@ def make_server(app: Starlette, host: str, port: int, settings: Settings) -> uvi
             super().connection_made(transport)
             self.app_state = {**self.app_state, "abort": transport.abort}
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # a peer that answers nothing at all
-                peer = transport.get_extra_info("socket")
-                peer.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.write_seconds * 2000)
-                )
+                peer, milliseconds = transport.get_extra_info("socket"), int(settings.write_seconds * 2000)
+                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
             if len(self.connections) > limit:
                 return self.refuse(503, "Service Unavailable", "too many connections")
             self.timer = self.loop.call_later(settings.header_seconds, self.too_slow)

@@ -115,7 +115,7 @@ class Ranks(Alone):
 
     def take_threads(self, wanted: int | None) -> str:
         cpus = np.zeros(os.cpu_count() or 1)
-        cpus[list(os.sched_getaffinity(0))] = 1
+        cpus[list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ...] = 1
         users = self._of_host(*cpus).sum(axis=0)  # ranks that may use each CPU
         share = kernels.get_num_threads() * (cpus / np.maximum(users, 1)).sum() / cpus.sum()
         threads = wanted or max(1, int(share + 1e-6))

@@ -23,7 +23,8 @@ def supervise(command: list[str], folder: Path, restarts: int) -> int:
     """
 
     def pass_on(number: int, frame: object) -> None:
-        process.send_signal(number)
+        if sys.platform != "win32":  # there Ctrl-C goes to the whole console by itself
+            process.send_signal(number)
 
     for attempt in range(restarts + 1):
         process = subprocess.Popen([*command, *["--resume"] * (attempt > 0)], start_new_session=True)

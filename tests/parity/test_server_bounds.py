@@ -11,6 +11,7 @@ import pytest
 
 from tests.runtime.test_binding import random_model
 from tests.server.process import ROOT, Process
+from tests.training.test_portable import WINDOWS
 
 pytest.importorskip("uvicorn")
 ENDLESS = 10**9
@@ -270,3 +271,10 @@ def test_bad_flags(folder, flags, message):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_without_what_only_unix_has(folder):
+    with Process(folder, before=WINDOWS) as server:
+        status, answer, _ = server.ask("/v1/completions", {"model": "praia", "prompt": "a", "max_tokens": 3})
+        assert status == 200 and answer["usage"]["completion_tokens"] == 3
+        assert server.metric("npgpt_tokens_total") == 3

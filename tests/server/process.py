@@ -28,9 +28,9 @@ class Process:
 
     told = False  # to end
 
-    def __init__(self, model, *flags, **settings):
+    def __init__(self, model, *flags, before="", **settings):
         flags = [str(model), "--port", "0", *map(str, flags)]
-        code = START.format(settings=settings, flags=flags)
+        code = before + START.format(settings=settings, flags=flags)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)

@@ -1,4 +1,7 @@
-"""Without what only Unix has: a process that cannot import fcntl and resource, as on Windows."""
+"""Without what only Unix has: a process that cannot import fcntl and resource, as on Windows.
+
+tests/parity/test_server_bounds.py has a server live so.
+"""
 
 import subprocess
 import sys
@@ -11,6 +14,9 @@ def locking(descriptor, mode, size):  # as msvcrt's: PermissionError where anoth
         fcntl_.flock(descriptor, fcntl_.LOCK_EX | fcntl_.LOCK_NB)
     except BlockingIOError as error:
         raise PermissionError(error.errno, "denied") from None
+for name in "fork killpg nice posix_fadvise sched_getaffinity sched_yield setpriority setsid".split():
+    if hasattr(sys.modules["os"], name):
+        delattr(sys.modules["os"], name)
 sys.modules |= {"fcntl": None, "resource": None, "msvcrt": types.SimpleNamespace(locking=locking, LK_NBLCK=2)}
 """
 
