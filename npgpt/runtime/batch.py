@@ -78,7 +78,7 @@ def _sessions(
     first: Integers,
     rows: Integers,
     search: Search,
-    sampling: Sampling,
+    how: Sampling,
     seeds: list[int],
 ) -> list[list[int]]:
     """The new ids of each row: greedy, or drawn with the row's seed."""
@@ -86,11 +86,11 @@ def _sessions(
     new: list[list[int]] = [[] for _ in rows]
     going = []  # (session, how it draws, its new ids) of those that have not ended
     for row, seed, tokens in zip(rows, seeds, new, strict=True):
-        going.append((binding.Session(runtime), binding.sampling_struct(sampling, seed=seed), tokens))
+        going.append((binding.Session(runtime), binding.sampling_struct(how, seed=seed), tokens))
         going[-1][0].feed(ids[row, first[row] :])
     for length in range(ids.shape[1], search.max_length):
-        for session, how, tokens in going:
-            tokens.append(session.sample(how))
+        for session, drawing, tokens in going:
+            tokens.append(session.sample(drawing))
         going = [row for row in going if row[2][-1] != search.eos_token_id]
         if not going or length + 1 == search.max_length:
             break
@@ -104,7 +104,7 @@ def _independent(
     first: Integers,
     rows: Integers,
     search: Search,
-    sampling: Sampling,
+    how: Sampling,
     seeds: list[int],
 ) -> list[list[int]]:
     """The same on NumPy."""
@@ -120,7 +120,7 @@ def _independent(
     while True:
         tokens = []
         for b, z in zip(going.tolist(), logits, strict=True):
-            tokens.append(draw(probabilities(z, sampling, seen[b]), generators[b]))
+            tokens.append(draw(probabilities(z, how, seen[b]), generators[b]))
             new[b].append(tokens[-1])
             seen[b, tokens[-1]] = True
         stay = np.flatnonzero(np.array(tokens) != search.eos_token_id)
@@ -132,12 +132,7 @@ def _independent(
 
 
 def _beams(
-    model: GPT,
-    prompt: Integers,
-    room: int,
-    search: Search,
-    sampling: Sampling,
-    generator: np.random.Generator,
+    model: GPT, prompt: Integers, room: int, search: Search, how: Sampling, generator: np.random.Generator
 ) -> list[list[int]]:
     """The num_return_sequences best continuations by `room` ids that num_beams beams find, best first."""
     n, V = search.num_beams, model.config.vocab_size
@@ -147,7 +142,7 @@ def _beams(
     scores = np.array([0.0] + [IMPOSSIBLE] * (n - 1))  # sums of log-probabilities
     finished = []  # (score, ids), best first
     for generated in range(1, room + 1):
-        log_p = _log_probabilities(logits, context.ids, search.do_sample, sampling)
+        log_p = _log_probabilities(logits, context.ids, search.do_sample, how)
         total = (log_p + scores[:, None]).reshape(-1)  # (n V)
         # the 2 n best, or as many drawn without replacement: the largest with Gumbel noise
         drawn = total + generator.gumbel(size=total.shape) if search.do_sample else total

@@ -257,16 +257,11 @@ class TextStream:
         if not self._stop or self.stopped:
             return "" if self.stopped else text
         held = self._held + text
-        place = _find_first(held, self._stop)
+        place = min((at for s in self._stop if (at := held.find(s)) >= 0), default=-1)
         self.stopped = place >= 0
         ready = place if self.stopped else len(held) - (0 if end else _undecided(held, self._stop))
         self._held = held[ready:]
         return held[:ready]
-
-
-def _find_first(text: str, stop: Sequence[str]) -> int:
-    """Where the first of the stop strings begins, -1 without one."""
-    return min((place for s in stop if (place := text.find(s)) >= 0), default=-1)
 
 
 def _undecided(text: str, stop: Sequence[str]) -> int:
