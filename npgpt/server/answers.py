@@ -155,3 +155,6 @@ class Chat:
     def _token(self, id: int, logprob: float | None) -> Fields:
         data = list(self.vocabulary.bytes(id))
         return {"token": self.vocabulary.name(id), "logprob": logprob, "bytes": data}
+
+
+Form: TypeAlias = Completion | Chat

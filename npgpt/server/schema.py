@@ -4,6 +4,7 @@ A field that is not in the table is refused, and so is one that asks for what th
 (UNSUPPORTED): nothing is ignored. null is a field's default.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -196,7 +197,7 @@ def _fault(schema: Fields, value: Any, where: str) -> str | None:
         return must
     if not all(size <= high for high in map(schema.get, MOST) if high is not None):
         return must
-    if "pattern" in schema and not set(value) <= set(PATTERN_LETTERS):
+    if "pattern" in schema and not re.fullmatch(schema["pattern"], value):
         return must
     if kind == "array" and "items" in schema:
         of_items = (_fault(schema["items"], item, f"{where}[{i}]") for i, item in enumerate(value))
@@ -211,9 +212,6 @@ def _fault(schema: Fields, value: Any, where: str) -> str | None:
             if name not in value:
                 return f"{where} must have {name!r}"
     return None
-
-
-PATTERN_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
 def _words(schema: Fields) -> str:
@@ -233,7 +231,7 @@ def _words(schema: Fields) -> str:
         size = f"{least} to {most}" if most is not None else f"at least {least}"
         return f"a list of {size} items" + (f", each {_words(schema['items'])}" if "items" in schema else "")
     if kind == "string" and "maxLength" in schema:
-        letters = f" of {PATTERN_LETTERS[-2:]}, letters and digits" if "pattern" in schema else ""
+        letters = " of _-, letters and digits" if "pattern" in schema else ""
         return f"a string of {schema['minLength']} to {schema['maxLength']} characters{letters}"
     return {"string": "a string", "boolean": "true or false", "object": "an object"}[kind]
 

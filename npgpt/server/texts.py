@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -16,7 +16,7 @@ from npgpt.engine.types import Fields
 from npgpt.runtime import binding
 from npgpt.runtime.sampling import Sampling, prompt_ids
 from npgpt.server import bodies
-from npgpt.server.answers import Change, Changes, Chat, Completion, EventStream, Json, dumps
+from npgpt.server.answers import Change, Changes, Chat, Completion, EventStream, Form, Json, dumps
 from npgpt.server.engine import Busy, Finish, Sequence, Token
 from npgpt.server.guard import Settings
 from npgpt.server.jobs import identity
@@ -24,6 +24,7 @@ from npgpt.server.models import Models, Served
 from npgpt.server.schema import ApiError
 from npgpt.text import tasks
 
+Rows: TypeAlias = list[list[int]]  # of ids
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)  # seconds to the first token
 SAMPLING = [field.name for field in dataclasses.fields(Sampling)]  # the API's names, too
 SLOW_TEXT = 1 << 14  # characters that are encoded beside the event loop
@@ -36,13 +37,13 @@ class Texts:
         self.models, self.settings, self.version = models, settings, version
         self.first_tokens, self.first_seconds = [0] * (len(BUCKETS) + 1), 0.0
 
-    async def ids(self, served: Served, prompts: Any, param: str) -> list[list[int]]:
+    async def ids(self, served: Served, prompts: Any, param: str) -> Rows:
         """The ids of a prompt or of several, in all forms that the API allows."""
         if isinstance(prompts, str) or isinstance(prompts[0], int):
             prompts = [prompts]
         tokenizer, model = served.engine.vocabulary.tokenizer, served.engine.model
 
-        def encode() -> list[list[int]]:
+        def encode() -> Rows:
             return [prompt_ids(prompt, tokenizer, model.vocab_size) for prompt in prompts]
 
         size = sum(map(len, prompts))
@@ -52,7 +53,7 @@ class Texts:
             raise ApiError(400, str(error).removeprefix("generate: "), param, "invalid_value") from None
         return self.fitting(rows, model, param)
 
-    def fitting(self, rows: list[list[int]], model: binding.Model, param: str) -> list[list[int]]:
+    def fitting(self, rows: Rows, model: binding.Model, param: str) -> Rows:
         """The same rows of ids; ApiError 400 for one that is longer than the context."""
         longest = max(map(len, rows))
         if longest > model.block_size:
@@ -70,8 +71,8 @@ class Texts:
     def sequences(
         self,
         fields: Fields,
-        rows: list[list[int]],
-        max_tokens: int,
+        rows: Rows,
+        most: int,
         ends: tuple[int, ...],
         top: int | None,
         echo: bool = False,
@@ -86,7 +87,7 @@ class Texts:
         stop, seed = [stop] if isinstance(stop, str) else stop, fields.get("seed")
         seeds = [None if seed is None else seed + k for k in range(fields.get("n", 1))]
         return [
-            Sequence(ids, max_tokens, how, seed, ends, ignore_eos, stop, top, echo)
+            Sequence(ids, most, how, seed, ends, ignore_eos, stop, top, echo)
             for ids in rows
             for seed in seeds
         ]
@@ -201,12 +202,7 @@ class Texts:
             served.engine.cancel(sequences)
 
     async def answer(
-        self,
-        request: Request,
-        fields: Fields,
-        served: Served,
-        sequences: list[Sequence],
-        form: Completion | Chat,
+        self, request: Request, fields: Fields, served: Served, sequences: list[Sequence], form: Form
     ) -> Response:
         """The sequences in the shape of `form`: whole, or as a stream of events."""
         with_usage = (fields.get("stream_options") or {}).get("include_usage", False)
