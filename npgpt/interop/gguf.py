@@ -22,7 +22,9 @@ from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
 T = TypeVar("T")
-TYPES = {"f32": (0, 0), "f16": (1, 1), "q8_0": (8, 7), "q4_0": (2, 2)}  # ggml's type, general.file_type
+# ggml's type, general.file_type, numbers and bytes of a block
+TYPES = {"f32": (0, 0, 1, 4), "f16": (1, 1, 1, 2), "q8_0": (8, 7, 32, 34), "q4_0": (2, 2, 32, 18)}
+PLAIN = {"f32": "<f4", "f16": "<f2"}
 ALIGNMENT = 32
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
 # struct's letters by the number of a value's type; 8 is a string, 9 an array
@@ -39,10 +41,8 @@ def quantise(x: Floats, type: str) -> Array:
     >>> quantise(x, "q8_0").shape
     (1, 34)
     """
-    if type == "f32":
-        return np.ascontiguousarray(x, "<f4").view(np.uint8)
-    if type == "f16":
-        return np.ascontiguousarray(x, "<f2").view(np.uint8)
+    if type in PLAIN:
+        return np.ascontiguousarray(x, PLAIN[type]).view(np.uint8)
     blocks = np.ascontiguousarray(x, np.float32).reshape(len(x), -1, 32)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)  # with its sign
     d = np.abs(largest) / np.float32(127) if type == "q8_0" else largest / np.float32(-8)
@@ -58,9 +58,9 @@ def quantise(x: Floats, type: str) -> Array:
 
 def dequantise(data: Array, type: str, shape: Shape) -> Array:
     """The float32 array (rows, n) of such bytes."""
-    if type in ("f32", "f16"):
-        return data.view({"f32": "<f4", "f16": "<f2"}[type]).astype(np.float32).reshape(shape)
-    blocks = data.reshape(-1, 34 if type == "q8_0" else 18)
+    if type in PLAIN:
+        return data.view(PLAIN[type]).astype(np.float32).reshape(shape)
+    blocks = data.reshape(-1, TYPES[type][3])
     d, q = blocks[:, :2].copy().view("<f2").astype(np.float32), blocks[:, 2:]
     if type == "q8_0":
         return (d * q.view(np.int8)).reshape(shape)
@@ -68,8 +68,8 @@ def dequantise(data: Array, type: str, shape: Shape) -> Array:
 
 
 def _bytes_of(shape: Shape, type: str) -> int:
-    per_block, block = {"f32": (4, 1), "f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}[type]
-    return prod(shape) // block * per_block
+    _, _, numbers, size = TYPES[type]
+    return prod(shape) // numbers * size
 
 
 # ---------------------------------------------------------------------------- writing
@@ -187,12 +187,9 @@ def _string(text: str) -> bytes:
 
 
 def _value(value: Any) -> bytes:
-    if isinstance(value, bool):
-        return struct.pack("<I?", 7, value)
-    if isinstance(value, int):
-        return struct.pack("<II", 4, value)
-    if isinstance(value, float):
-        return struct.pack("<If", 6, value)
+    for number, kind in ((7, bool), (4, int), (6, float)):  # a bool is an int, too
+        if isinstance(value, kind):
+            return struct.pack(f"<I{SCALARS[number]}", number, value)
     if isinstance(value, str):
         return struct.pack("<I", 8) + _string(value)
     if isinstance(value[0], str):
@@ -310,8 +307,9 @@ def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
             inner, count = take("IQ")
             if inner == 8:
                 if count > (len(data) - at) // 8:
-                    what = f"the array at byte {at} of {count} strings"
-                    raise ValueError(f"{where}: {what} goes beyond the file")
+                    raise ValueError(
+                        f"{where}: the array at byte {at} of {count} strings goes beyond the file"
+                    )
                 return [string() for _ in range(count)]
             if inner not in SCALARS or count > (len(data) - at) // struct.calcsize(SCALARS[inner]):
                 raise ValueError(f"{where}: the array at byte {at} is malformed or goes beyond the file")
@@ -329,7 +327,7 @@ def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
         if key in values:
             raise ValueError(f"{where}: the key {key!r:.60} is there twice")
         values[key] = item(take("I")[0])
-    types = {number: type for type, (number, _) in TYPES.items()}
+    types = {number: type for type, (number, *_) in TYPES.items()}
     for _ in range(n_tensors):
         name, (dimensions,) = string(), take("I")
         if not 1 <= dimensions <= 2:
@@ -347,8 +345,9 @@ def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
     for name, shape, type, offset in infos:
         first, size = begin + offset, _bytes_of(shape, type)
         if first + size > len(data):
-            what = f"{size} bytes at {first}, beyond the file's {len(data)}"
-            raise ValueError(f"{where}: {name!r:.60} needs {what}")
+            raise ValueError(
+                f"{where}: {name!r:.60} needs {size} bytes at {first}, beyond the file's {len(data)}"
+            )
         if name in tensors:
             raise ValueError(f"{where}: the tensor {name!r:.60} is there twice")
         part = data[first : first + size]

@@ -23,10 +23,9 @@ from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.tokenizer import Tokenizer, load_tokenizer
+from npgpt.text.tokenizer_json import read_json
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
 Key: TypeAlias = tuple[str, object]  # a key of config.json, its default
 
 
@@ -41,15 +40,15 @@ class Family:
     fixed: Fields  # key -> the one value that our mathematics has
 
 
-def _keys(n_layer: Key, n_head: Key, n_embd: Key, block_size: Key, dropout: Key) -> dict[str, Key]:
-    common = {"vocab_size": ("vocab_size", 50257), "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5)}
-    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size}
-    return sizes | {"dropout": dropout} | common
-
-
-GPT2_KEYS = _keys(
-    ("n_layer", 12), ("n_head", 12), ("n_embd", 768), ("n_positions", 1024), ("resid_pdrop", 0.1)
-)
+GPT2_KEYS: dict[str, Key] = {
+    "n_layer": ("n_layer", 12),
+    "n_head": ("n_head", 12),
+    "n_embd": ("n_embd", 768),
+    "block_size": ("n_positions", 1024),
+    "dropout": ("resid_pdrop", 0.1),
+    "vocab_size": ("vocab_size", 50257),
+    "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5),
+}
 ACTIVATION = {"activation": ("activation_function", "gelu_new")}
 FAMILIES = {
     "gpt2": Family(
@@ -68,13 +67,9 @@ FAMILIES = {
     ),
     "gpt_neo": Family(
         "GPTNeoForCausalLM",
-        _keys(
-            ("num_layers", 24),
-            ("num_heads", 16),
-            ("hidden_size", 2048),
-            ("max_position_embeddings", 2048),
-            ("resid_dropout", 0.0),
-        )
+        GPT2_KEYS
+        | {"n_layer": ("num_layers", 24), "n_head": ("num_heads", 16), "n_embd": ("hidden_size", 2048)}
+        | {"block_size": ("max_position_embeddings", 2048), "dropout": ("resid_dropout", 0.0)}
         | {"window": ("window_size", 256)}
         | ACTIVATION,
         ("embed_dropout", "attention_dropout"),
@@ -105,10 +100,8 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     if tokenizer:
         settings["npgpt"]["tokenizer"] = tokenizer.fingerprint
     _write_json(folder / "config.json", settings)
-    _write_json(
-        folder / "generation_config.json",
-        {"_from_model_config": True, "bos_token_id": end, "eos_token_id": end},
-    )
+    ends = {"bos_token_id": end, "eos_token_id": end}
+    _write_json(folder / "generation_config.json", {"_from_model_config": True} | ends)
     if tokenizer:
         tokenizer.save(folder, model.config.block_size)
 
@@ -154,10 +147,8 @@ def read_pretrained(folder: PathLike, model_class: type[Model]) -> tuple[Model, 
     refuse_another(tokenizer, settings, config, f"read_pretrained: {folder}")
     with ExitStack() as stack:
         stored, path = _open_weights(folder, stack)
-        model = fill(
-            model_class, settings.get("model_type", "gpt2"), config, stored, f"read_pretrained: {path}"
-        )
-    return model, tokenizer
+        form = settings.get("model_type", "gpt2")
+        return fill(model_class, form, config, stored, f"read_pretrained: {path}"), tokenizer
 
 
 def read_tokenizer(folder: PathLike) -> Tokenizer | None:
@@ -275,9 +266,8 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
     ours = ours if isinstance(ours, dict) else {}
     if model_type == "gpt_neo":
         fields["scale_attn_weights"] = bool(ours.get("scale_attn_weights", False))
-        if not _has_windows(
-            settings.get("attention_types", [[["global", "local"], 12]]), fields["n_layer"], where
-        ):
+        types = settings.get("attention_types", [[["global", "local"], 12]])
+        if not _has_windows(types, fields["n_layer"], where):
             fields["window"] = fields["block_size"]
     fields |= {"bias": bool(ours.get("bias", True)), "post_norm": model_type == "openai-gpt"}
     return config_of(fields, where)
@@ -307,14 +297,3 @@ def _has_windows(types: Any, n_layer: int, where: str) -> bool:
 
 def _write_json(path: Path, value: Fields) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Fields:
-    """The JSON object that a file holds; ValueError where it is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"read_pretrained: {path} must be JSON, got {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"read_pretrained: {path} must be a JSON object, got {type(value).__name__}")
-    return value

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.engine.types import PathLike, Shape
-from npgpt.interop.huggingface import read_json, refuse_another
+from npgpt.interop.huggingface import refuse_another
 from npgpt.interop.layout import Model, Stored, config_of, fill
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
+from npgpt.text.tokenizer_json import read_json
 
-HPARAMS = {
-    "n_layer": "n_layer",
-    "n_head": "n_head",
-    "n_embd": "n_embd",
-    "block_size": "n_ctx",
-    "vocab_size": "n_vocab",
-}
+HPARAMS = {name: name for name in ("n_layer", "n_head", "n_embd")}
+HPARAMS |= {"block_size": "n_ctx", "vocab_size": "n_vocab"}
 FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
 

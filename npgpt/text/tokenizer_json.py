@@ -247,10 +247,10 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Fields:
-    """A JSON object; ValueError where it is none."""
+    """The JSON object that a file holds; ValueError where it is none."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # bad UTF-8 or bad JSON
+    except (ValueError, RecursionError) as error:  # bad UTF-8 or bad JSON
         raise ValueError(f"{path} must be JSON, got {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}")
