@@ -9,7 +9,6 @@ for --help.
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -51,14 +50,14 @@ def environment(folder: Path, *packages) -> Path:
 
 
 def seconds(python: Path, *commands) -> list[float]:
-    """The median time of each, taken in turns."""
+    """The least time of each, taken in turns: what else the machine does only adds to it."""
     times = [[] for _ in commands]
     for _ in range(11):
         for command, taken in zip(commands, times, strict=True):
             began = time.perf_counter()
             run(python, *command)
             taken.append(time.perf_counter() - began)
-    return [statistics.median(taken) for taken in times]
+    return [min(taken) for taken in times]
 
 
 def build(work: Path) -> tuple[Path, Path, Path]:
