@@ -22,7 +22,7 @@ from npgpt.runtime import sampling as numpy_path
 from npgpt.runtime.sampling import Sampling
 
 HEADER = Path(__file__).parents[1] / "include" / "npgpt.h"
-BAD_ARGUMENT, FULL, NOT_FINITE, NO_MEMORY = 1, 6, 7, 5
+NO_MEMORY, NOT_FINITE = 5, 7  # of npgpt.h; all others are a ValueError as they are
 
 
 def generate_ids(
@@ -96,10 +96,9 @@ def declarations(header: str) -> str:
 def _check(status: int, error: Any) -> None:
     if status:
         message = library()[0].string(error.message).decode("utf-8", "replace")
-        kinds = {NO_MEMORY: MemoryError, FULL: ValueError, NOT_FINITE: ValueError, BAD_ARGUMENT: ValueError}
         if status == NOT_FINITE:
             message = "generate: the model's logits must be finite (its weights are not)"
-        raise kinds.get(status, ValueError)(message)
+        raise MemoryError(message) if status == NO_MEMORY else ValueError(message)
 
 
 class Model:
@@ -192,21 +191,20 @@ class Session:
             self._id[0] = ids[0]
             _check(lib.npgpt_feed(self.handle, self._id, 1, ffi.NULL, self._error), self._error)
             return NOTHING
-        ids = np.ascontiguousarray(ids, np.int32)
-        logits = np.empty((len(ids), self.model.vocab_size), np.float32) if every else NOTHING
-        to = ffi.cast("float *", logits.ctypes.data) if every else ffi.NULL
-        from_ = ffi.cast("int32_t *", ids.ctypes.data)
-        _check(lib.npgpt_feed(self.handle, from_, len(ids), to, self._error), self._error)
-        return logits
+        return self._feed(lib.npgpt_feed, ids, self.model.vocab_size if every else 0)
 
     def feed_hidden(self, ids: ArrayLike) -> Floats:
         """Append ids; returns the state behind each of them that the head reads, (n, C)."""
-        ffi, lib = library()
+        return self._feed(library()[1].npgpt_feed_hidden, ids, self.model.n_embd)
+
+    def _feed(self, function: Any, ids: ArrayLike, width: int) -> Floats:
+        ffi, _ = library()
         ids = np.ascontiguousarray(ids, np.int32)
-        hidden = np.empty((len(ids), self.model.n_embd), np.float32)
-        from_, to = ffi.cast("int32_t *", ids.ctypes.data), ffi.cast("float *", hidden.ctypes.data)
-        _check(lib.npgpt_feed_hidden(self.handle, from_, len(ids), to, self._error), self._error)
-        return hidden
+        found = np.empty((len(ids), width), np.float32) if width else NOTHING
+        from_ = ffi.cast("int32_t *", ids.ctypes.data)
+        to = ffi.cast("float *", found.ctypes.data) if width else ffi.NULL
+        _check(function(self.handle, from_, len(ids), to, self._error), self._error)
+        return found
 
     def logits(self) -> Floats:
         """(V,) what comes next; a copy."""
