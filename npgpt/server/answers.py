@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect
@@ -43,23 +43,17 @@ def failure(error: ApiError) -> Json:
 
 
 class EventStream(Response):
-    """Server-sent events. A client that does not take them within `seconds` is dropped."""
+    """Server-sent events. A client that does not take them within `seconds` is dropped.
 
-    changes: Changes
-    attached: Attached
-    events: Callable[[Changes], AsyncIterator[bytes]]
-    seconds: float
+    attached: the context that they come from, entered already; it is left when they end.
+    """
 
-    @classmethod
-    async def begin(
-        cls, attached: Attached, events: Callable[[Changes], AsyncIterator[bytes]], seconds: float
-    ) -> "EventStream":
-        """Attached before the header is sent: a full queue is an answer of its own."""
-        self = cls(status_code=200, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    media_type = "text/event-stream"
+
+    def __init__(self, attached: Attached, events: AsyncIterator[bytes], seconds: float) -> None:
+        super().__init__(headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
-        self.changes = await attached.__aenter__()
         self.attached, self.events, self.seconds = attached, events, seconds
-        return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events as they come (ASGI)."""
@@ -70,7 +64,7 @@ class EventStream(Response):
 
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for body in self.events(self.changes):
+            async for body in self.events:
                 await write(body)
             await write(b"", more=False)
         except ClientDisconnect:

@@ -247,9 +247,9 @@ class Texts:
                 yield event([], usage=usage())
             yield b"data: [DONE]\n\n"
 
-        return await EventStream.begin(
-            self.attached(request, served, sequences), events, self.settings.write_seconds
-        )
+        attached = self.attached(request, served, sequences)
+        changes = await attached.__aenter__()  # before the header is sent: a full queue is an answer, too
+        return EventStream(attached, events(changes), self.settings.write_seconds)
 
     def measure(self, sequence: Sequence) -> None:
         """Count how long the first token took."""
