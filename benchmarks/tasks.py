@@ -174,7 +174,7 @@ def translation(data: Path, teach: Teacher):
     held_out = [by_source[source][0] for source in sources[:1000]]
     known = [pair for source in sources[1000:] for pair in by_source[source]]
     records = [{"prompt": f"{en}\n", "completion": pt} for en, pt in known]
-    model = teach(records, "--skip-bad")
+    model = teach(records, "--skip-bad", "--epochs", "10")
     questions, truth = zip(*held_out, strict=True)
     answers = {
         "npgpt.finetune": answered(model, [f"{q}\n" for q in questions]),
@@ -215,7 +215,7 @@ def questions(data: Path, teach: Teacher):
     random.Random(0).shuffle(pairs)
     held_out, known = pairs[: len(pairs) // 5], pairs[len(pairs) // 5 :]
     records = [{"prompt": f"{q}\n", "completion": a} for q, a in known]
-    model = teach(records, "--skip-bad")
+    model = teach(records, "--skip-bad", "--epochs", "10")
     asked, truth = zip(*held_out, strict=True)
     answers = {
         "npgpt.finetune": answered(model, [f"{q}\n" for q in asked]),
@@ -293,7 +293,7 @@ def entities(data: Path, teach: Teacher):
     found = [(s, answer) for s, answer in found if answer != "- | - | -"]
     random.Random(0).shuffle(found)
     held_out, known_pairs = found[:500], found[500:3500]
-    model = teach([{"prompt": f"{s}\n", "completion": a} for s, a in known_pairs], "--epochs", "5")
+    model = teach([{"prompt": f"{s}\n", "completion": a} for s, a in known_pairs], "--epochs", "10")
     asked, truth = zip(*held_out, strict=True)
     answers = {
         "npgpt.finetune": answered(model, [f"{s}\n" for s in asked]),
