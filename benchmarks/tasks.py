@@ -317,6 +317,16 @@ def items(answer: str) -> list:
 # ---------------------------------------------------------------------------- memory
 
 
+# The peak is that of a small process's child: a large one's own memory counts until its child has begun.
+WATCHED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+raise SystemExit(code)
+"""
+TEXT = {"capture_output": True, "text": True}
+
+
 def memory(data: Path, teach: Teacher):
     """The most that the process held, beside what it told first, of all weights and of adapters."""
     lines = (data / "xed-pt" / f"{SETS[0]}.tsv").read_text(encoding="utf-8").splitlines()
@@ -327,12 +337,10 @@ def memory(data: Path, teach: Teacher):
         name = " ".join(["npgpt.finetune", *flags])
         out = examples.with_name("lora" if flags else "full")
         command = [sys.executable, "-m", "npgpt.finetune", teach.base, str(examples), "-o", str(out), *flags]
-        child = subprocess.Popen([*command, "--epochs", "1"], stdout=subprocess.PIPE, text=True)
-        told = re.search(r"expected: (\d+) MB", child.stdout.read())[1]
-        _, status, usage = os.wait4(child.pid, 0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} ended with status {status}")
-        yield "peak of memory, as told and as measured", name, f"{told} MB, {usage.ru_maxrss / 1000:.0f} MB"
+        done = subprocess.run([sys.executable, "-c", WATCHED, *command, "--epochs", "1"], **TEXT, check=True)
+        told = re.search(r"expected: (\d+) MB", done.stdout)[1]
+        peak = int(done.stderr.split()[-1]) / 1000
+        yield "peak of memory, as told and as measured", name, f"{told} MB, {peak:.0f} MB"
 
 
 TASKS = {task.__name__: task for task in (sentiment, translation, questions, conversation, entities, memory)}
