@@ -124,11 +124,14 @@ def parameter_shapes(config: GPTConfig) -> Shapes:
     return matrices | vectors
 
 
+def size_of(shapes: Shapes) -> int:
+    """Numbers in tensors of these shapes."""
+    return sum(map(prod, shapes.values()))
+
+
 def count_parameters(config: GPTConfig) -> int:
     """In a time that does not depend on n_layer."""
-    layer, two = (
-        sum(prod(shape) for shape in parameter_shapes(replace(config, n_layer=n)).values()) for n in (1, 2)
-    )
+    layer, two = (size_of(parameter_shapes(replace(config, n_layer=n))) for n in (1, 2))
     return layer + (config.n_layer - 1) * (two - layer)
 
 

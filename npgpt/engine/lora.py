@@ -7,14 +7,12 @@ the adapters alone, and of the last rows of wte, where tokens were added.
 K inputs, N outputs, R rank, M rows of activations.
 """
 
-from math import prod
-
 import numpy as np
 
 from npgpt.engine import kernels
-from npgpt.engine.config import GPTConfig, frozen_shapes, parameter_shapes, training_floats
+from npgpt.engine.config import GPTConfig, count_parameters, parameter_shapes, size_of, training_floats
 from npgpt.engine.kernels import Ops
-from npgpt.engine.model import GPT, _size, _views
+from npgpt.engine.model import GPT, views_of
 from npgpt.engine.types import Floats, Shapes, Tensors
 
 ROWS = "wte.rows"
@@ -46,11 +44,11 @@ class LoRA:
         self.model, self.config, self.dtype, self.rank = model, model.config, model.dtype, rank
         self.alpha = 2 * rank if alpha is None else alpha
         shapes = adapter_shapes(model.config, rank, rows)
-        self.num_params = self.n_decay = _size(shapes)
+        self.num_params = self.n_decay = size_of(shapes)
         self.flat_params = kernels.zeros(self.num_params, self.dtype)
-        self.params = _views(self.flat_params, shapes)
+        self.params = views_of(self.flat_params, shapes)
         self.flat_grads = kernels.zeros(self.num_params, self.dtype)
-        self.grads = _views(self.flat_grads, shapes)
+        self.grads = views_of(self.flat_grads, shapes)
         self.base = {name: w.copy() for name, w in model.params.items() if f"{name}.A" in shapes}
         rng = np.random.default_rng(seed)
         for name in self.base:  # B stays 0, so that training begins at the model as it is
@@ -104,7 +102,6 @@ def adapter_shapes(config: GPTConfig, rank: int, rows: int) -> Shapes:
 
 def lora_floats(config: GPTConfig, batch: int, time: int, rank: int, rows: int) -> int:
     """As training_floats: weights, the frozen ones kept, room for backward, adapters with their moments."""
-    shapes = parameter_shapes(config)
-    layers, rest = _size(shapes) - _size(frozen_shapes(shapes)), _size(frozen_shapes(shapes))
-    trained = 4 * sum(map(prod, adapter_shapes(config, rank, rows).values()))
-    return training_floats(config, batch, time) - 3 * (layers + rest) + layers + rest + trained
+    # Instead of three twins of the weights: the layers' matrices as they were, gradients of the rest.
+    trained = 4 * size_of(adapter_shapes(config, rank, rows))
+    return training_floats(config, batch, time) - 2 * count_parameters(config) + trained

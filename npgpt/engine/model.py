@@ -22,6 +22,7 @@ from npgpt.engine.config import (
     flops_per_token,
     frozen_shapes,
     parameter_shapes,
+    size_of,
     training_floats,
 )
 from npgpt.engine.kernels import Ops
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from npgpt.engine.lora import LoRA
 
 EMBEDDING, ATTENTION, MLP = range(3)  # the places of a layer where dropout acts
-LINEAR = {"c_attn": "attn.c_attn", "attn_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "mlp_proj": "mlp.c_proj"}
 NOTHING: Floats = np.empty(0, np.float32)  # stands where nobody reads
 
 Kept: TypeAlias = list[Any]  # what backward() needs of forward(), in its order
 Attended: TypeAlias = tuple[Floats, Floats, Floats]  # qkv, out, lse
+Statistics: TypeAlias = tuple[Floats, Floats]  # mean, rstd of a layernorm
 Attend: TypeAlias = "Callable[[int, Floats], tuple[Floats, Floats]]"  # layer, qkv -> out, lse
 
 
@@ -55,6 +56,10 @@ class Layer(NamedTuple):
     ln_2: Weights
     c_fc: Weights
     mlp_proj: Weights
+
+
+_NAMES = "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"
+GPT2_NAMES = dict(zip(Layer._fields, _NAMES, strict=True))
 
 
 class KVCache:
@@ -101,7 +106,7 @@ class GPT:
         self.num_params = count_parameters(config)
         self.n_decay = sum(prod(s) for s in shapes.values() if len(s) == 2)
         self.flat_params = kernels.zeros(self.num_params, self.dtype)
-        self.params = _views(self.flat_params, shapes)
+        self.params = views_of(self.flat_params, shapes)
         self._layers, self._ln_f = _by_layer(self.params, config)
         self.step = 0  # of training: what the dropout masks depend on, with the seed
         self.first_sample = 0  # of a batch within its step: where the masks go on
@@ -140,14 +145,14 @@ class GPT:
     def flat_grads(self) -> Floats:
         """1-D, the twin of flat_params; made of zeros at first use."""
         if self._flat_grads is None:
-            self._flat_grads = kernels.zeros(_size(self._grad_shapes()), self.dtype)
+            self._flat_grads = kernels.zeros(size_of(self._grad_shapes()), self.dtype)
         return self._flat_grads
 
     @property
     def grads(self) -> Tensors:
         """{name: view of flat_grads}. backward() adds to them; an optimizer's step zeroes them."""
         if self._grads is None:
-            self._grads = _views(self.flat_grads, self._grad_shapes())
+            self._grads = views_of(self.flat_grads, self._grad_shapes())
             self._layer_grads, self._ln_f_grads = _by_layer(self._grads, self.config)
         return self._grads
 
@@ -233,25 +238,21 @@ class GPT:
         """The layers, with attend(layer, qkv) -> out, lse for the attention of one."""
         training, eps = caches is not None, self.config.layer_norm_epsilon
         wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
-
-        def norm(x: Floats, ln: Weights) -> tuple[Floats, Floats, Floats]:
-            return ops.layernorm_forward(x, ln.weight, ln.bias, eps)  # y, mean, rstd
-
         x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
         x = self._dropout(ops, x, 0, EMBEDDING, training)
         for layer, p in enumerate(self._layers):
             # a and m, normed, cost less to compute again than to keep
             if not self.config.post_norm:
-                a, *norm_1 = norm(x, p.ln_1)
+                a, *norm_1 = ops.layernorm_forward(x, *p.ln_1, eps)
                 x_mid, seen = self._attention_forward(ops, a, x, layer, attend, training)  # (B,T,C)
-                m, *norm_2 = norm(x_mid, p.ln_2)
+                m, *norm_2 = ops.layernorm_forward(x_mid, *p.ln_2, eps)
                 x_out, h = self._mlp_forward(ops, m, x_mid, layer, training)  # (B,T,C)
                 kept: tuple[Any, ...] = (x, norm_1, seen, x_mid, norm_2, h)
             else:
                 x_mid, seen = self._attention_forward(ops, x, x, layer, attend, training)
-                m, *norm_1 = norm(x_mid, p.ln_1)
+                m, *norm_1 = ops.layernorm_forward(x_mid, *p.ln_1, eps)
                 x_end, h = self._mlp_forward(ops, m, m, layer, training)
-                x_out, *norm_2 = norm(x_end, p.ln_2)
+                x_out, *norm_2 = ops.layernorm_forward(x_end, *p.ln_2, eps)
                 kept = (x, seen, x_mid, norm_1, h, x_end, norm_2)
             if caches is not None:
                 caches.append(kept)
@@ -259,7 +260,7 @@ class GPT:
         if caches is not None:
             caches.append(positions)
         if self._ln_f:
-            y, *norm_f = norm(x, self._ln_f)
+            y, *norm_f = ops.layernorm_forward(x, *self._ln_f, eps)
             if caches is not None:
                 caches.append((x, norm_f))
             return y
@@ -275,24 +276,14 @@ class GPT:
         ops, grads, caches = kernels.ops_for(self.dtype), self.grads, self._caches
         self._caches = None
 
-        def norm_backward(
-            dy: Floats,
-            x: Floats,
-            stats: tuple[Floats, Floats],
-            ln: Weights,
-            dln: Weights,
-            residual: Floats | None = None,
-        ) -> Floats:
-            return ops.layernorm_backward(dy, x, *stats, ln.weight, dln.weight, dln.bias, residual=residual)
-
-        def norm_again(x: Floats, stats: tuple[Floats, Floats], ln: Weights) -> Floats:
-            return ops.layernorm_apply(x, *stats, ln.weight, ln.bias)
-
+        norm_1: Statistics
+        norm_2: Statistics
+        norm_f: Statistics
         ids, dx = caches.pop(0)  # the head's backward came with its forward
         if self._ln_f and self._ln_f_grads:
             # forward: y = norm(x, ln_f)
             x, norm_f = caches.pop()
-            dx = norm_backward(dx, x, norm_f, self._ln_f, self._ln_f_grads)
+            dx = ops.layernorm_backward(dx, x, *norm_f, self._ln_f.weight, *self._ln_f_grads)
         positions = caches.pop()
         places = np.arange(ids.shape[1], dtype=np.int32)
         first_keys = _first_keys(self.config, places, places - positions)
@@ -302,24 +293,24 @@ class GPT:
             if not self.config.post_norm:
                 x, norm_1, seen, x_mid, norm_2, h = caches.pop()
                 # forward: x_out = x_mid + mlp(m)
-                m = norm_again(x_mid, norm_2, p.ln_2)
+                m = ops.layernorm_apply(x_mid, *norm_2, *p.ln_2)
                 dm = self._mlp_backward(ops, dx, m, layer, h)
                 # forward: m = norm(x_mid, ln_2), and x_mid goes on beside it
-                dx = norm_backward(dm, x_mid, norm_2, p.ln_2, g.ln_2, residual=dx)
+                dx = ops.layernorm_backward(dm, x_mid, *norm_2, p.ln_2.weight, *g.ln_2, residual=dx)
                 # forward: x_mid = x + attention(a)
-                a = norm_again(x, norm_1, p.ln_1)
+                a = ops.layernorm_apply(x, *norm_1, *p.ln_1)
                 da = self._attention_backward(ops, dx, a, layer, seen, first_key)
                 # forward: a = norm(x, ln_1), and x goes on beside it
-                dx = norm_backward(da, x, norm_1, p.ln_1, g.ln_1, residual=dx)
+                dx = ops.layernorm_backward(da, x, *norm_1, p.ln_1.weight, *g.ln_1, residual=dx)
             else:
                 x, seen, x_mid, norm_1, h, x_end, norm_2 = caches.pop()
                 # forward: x_out = norm(x_end, ln_2)
-                dx = norm_backward(dx, x_end, norm_2, p.ln_2, g.ln_2)
+                dx = ops.layernorm_backward(dx, x_end, *norm_2, p.ln_2.weight, *g.ln_2)
                 # forward: x_end = m + mlp(m)
-                m = norm_again(x_mid, norm_1, p.ln_1)
+                m = ops.layernorm_apply(x_mid, *norm_1, *p.ln_1)
                 dm = self._mlp_backward(ops, dx, m, layer, h) + dx
                 # forward: m = norm(x_mid, ln_1)
-                dx = norm_backward(dm, x_mid, norm_1, p.ln_1, g.ln_1)
+                dx = ops.layernorm_backward(dm, x_mid, *norm_1, p.ln_1.weight, *g.ln_1)
                 # forward: x_mid = x + attention(x)
                 dx = self._attention_backward(ops, dx, x, layer, seen, first_key) + dx
             layer_done(layer)
@@ -333,21 +324,15 @@ class GPT:
 
     def _attention_forward(
         self, ops: Ops, a: Floats, x: Floats, layer: int, attend: Attend, training: bool
-    ) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
+    ) -> tuple[Floats, Attended]:
         """x + attention(a), and what of it backward needs."""
         p = self._layers[layer]
-        qkv = ops.linear_forward(a, p.c_attn.weight, p.c_attn.bias)  # (B,T,3C)
+        qkv = ops.linear_forward(a, *p.c_attn)  # (B,T,3C)
         out, lse = attend(layer, qkv)  # (B,T,C)
         return self._add_projected(ops, out, p.attn_proj, x, layer, ATTENTION, training), (qkv, out, lse)
 
     def _attention_backward(
-        self,
-        ops: Ops,
-        dx: Floats,
-        a: Floats,
-        layer: int,
-        seen: tuple[Floats, Floats, Floats],
-        first_key: Integers | None,
+        self, ops: Ops, dx: Floats, a: Floats, layer: int, seen: Attended, first_key: Integers | None
     ) -> Floats:
         """dx of the sum -> da."""
         qkv, out, lse = seen
@@ -365,10 +350,10 @@ class GPT:
         """x + mlp(m), and what of it backward needs: act costs less to compute again than to keep."""
         p = self._layers[layer]
         if self.config.activation == "gelu":
-            h = ops.linear_forward(m, p.c_fc.weight, p.c_fc.bias)
+            h = ops.linear_forward(m, *p.c_fc)
             act = ops.erf_gelu_forward(h)
         else:  # one op
-            act, h = ops.linear_gelu_forward(m, p.c_fc.weight, p.c_fc.bias)  # (B,T,4C)
+            act, h = ops.linear_gelu_forward(m, *p.c_fc)  # (B,T,4C)
         return self._add_projected(ops, act, p.mlp_proj, x, layer, MLP, training), h
 
     def _mlp_backward(self, ops: Ops, dx: Floats, m: Floats, layer: int, h: Floats) -> Floats:
@@ -382,24 +367,24 @@ class GPT:
             dact = self._linear_backward(ops, dy, act, layer, "mlp_proj")
             dh = ops.erf_gelu_backward(dact, h) if exact else ops.gelu_backward(dact, h)
         else:
-            dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, g.mlp_proj.weight, g.mlp_proj.bias)
+            dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, *g.mlp_proj)
         # forward: h = m @ c_fc
         return self._linear_backward(ops, dh, m, layer, "c_fc")
 
     def _linear_backward(self, ops: Ops, dy: Floats, x: Floats, layer: int, name: str) -> Floats:
         """dy of y = x @ weight + bias, one of a layer's four -> dx; adds to the gradients, or adapters."""
-        linear, d = getattr(self._layers[layer], name), getattr(self._layer_grads[layer], name)
+        w = getattr(self._layers[layer], name).weight
         if self.adapters:
-            return self.adapters.linear_backward(ops, dy, x, linear.weight, f"h.{layer}.{LINEAR[name]}")
-        return ops.linear_backward(dy, x, linear.weight, d.weight, d.bias)
+            return self.adapters.linear_backward(ops, dy, x, w, f"h.{layer}.{GPT2_NAMES[name]}")
+        return ops.linear_backward(dy, x, w, *getattr(self._layer_grads[layer], name))
 
     def _add_projected(
         self, ops: Ops, y: Floats, proj: Weights, x: Floats, layer: int, place: int, training: bool
     ) -> Floats:
         """x + dropout(y @ proj), the end of a branch. Without dropout the product does the sum."""
         if not (training and self.config.dropout):
-            return ops.linear_forward(y, proj.weight, proj.bias, residual=x)
-        return x + self._dropout(ops, ops.linear_forward(y, proj.weight, proj.bias), layer, place, training)
+            return ops.linear_forward(y, *proj, residual=x)
+        return x + self._dropout(ops, ops.linear_forward(y, *proj), layer, place, training)
 
     def _dropout(self, ops: Ops, x: Floats, layer: int, place: int, training: bool) -> Floats:
         if not (training and self.config.dropout):
@@ -537,11 +522,8 @@ def _first_keys(
     return everything, np.maximum(begin, queries - (config.window - 1)).astype(np.int32)
 
 
-def _size(shapes: Shapes) -> int:
-    return sum(prod(shape) for shape in shapes.values())
-
-
-def _views(flat: Floats, shapes: Shapes) -> Tensors:
+def views_of(flat: Floats, shapes: Shapes) -> Tensors:
+    """{name: view} of a 1-D array, one tensor behind the other."""
     views: Tensors = {}
     start = 0
     for name, shape in shapes.items():
@@ -556,17 +538,7 @@ def _by_layer(tensors: Tensors, config: GPTConfig) -> tuple[list[Layer], Weights
     def pair(name: str) -> Weights:
         return Weights(tensors.get(f"{name}.weight", NOTHING), tensors.get(f"{name}.bias"))
 
-    layers = [
-        Layer(
-            ln_1=pair(f"h.{layer}.ln_1"),
-            c_attn=pair(f"h.{layer}.attn.c_attn"),
-            attn_proj=pair(f"h.{layer}.attn.c_proj"),
-            ln_2=pair(f"h.{layer}.ln_2"),
-            c_fc=pair(f"h.{layer}.mlp.c_fc"),
-            mlp_proj=pair(f"h.{layer}.mlp.c_proj"),
-        )
-        for layer in range(config.n_layer)
-    ]
+    layers = [Layer(*(pair(f"h.{n}.{name}") for name in GPT2_NAMES.values())) for n in range(config.n_layer)]
     return layers, None if config.post_norm else pair("ln_f")
 
 
