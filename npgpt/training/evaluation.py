@@ -14,29 +14,20 @@ import numpy as np
 
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, Floats, Integers
-from npgpt.text.data import Batch, evaluation_batches
+from npgpt.text.data import evaluation_batches
 from npgpt.text.tokenizer import Tokenizer
 
 Map: TypeAlias = Callable[[Callable[[Any], Floats], Iterable[Any]], Iterable[Floats]]  # as the builtin
 TOKENS_AT_ONCE = 1024  # bounds the memory for logits; no result depends on it but in the last bits
 
 
-def mean_loss(
-    model: GPT,
-    ids: Integers,
-    batch_size: int,
-    end_of_text: int,
-    max_tokens: int | None = None,
-    map: Map = map,
-) -> float:
-    """Nats per token over ids (N,), or over a fixed subset of about max_tokens; `map` may divide the work."""
+def mean_loss(model: GPT, batches: Iterable[tuple[Integers, ...]], map: Map = map) -> float:
+    """Nats per token that counts in batches of x, y (and first); `map` may divide the work."""
 
-    def loss_and_tokens(batch: Batch) -> Floats:
-        x, y = batch
-        n = int((y >= 0).sum())
-        return np.array([model.loss(x, y) * n, n], np.float64)
+    def loss_and_tokens(batch: tuple[Integers, ...]) -> Floats:
+        n = int((batch[1] >= 0).sum())
+        return np.array([model.loss(*batch) * n, n], np.float64)
 
-    batches = evaluation_batches(ids, model.config.block_size, batch_size, end_of_text, max_tokens)
     total, count = sum(map(loss_and_tokens, batches), np.zeros(2))
     return float(total / count)
 

@@ -1,6 +1,6 @@
 """Fine-tuning: the trainer of trainer.py on examples instead of text, all weights or adapters alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,10 @@ from npgpt.engine.config import GPTConfig, training_floats
 from npgpt.engine.lora import LoRA, lora_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
-from npgpt.engine.types import Floats, Tensors
-from npgpt.text.tasks import Encoded, ExampleBatches, pack
+from npgpt.engine.types import Tensors
+from npgpt.text.tasks import Encoded, ExampleBatches, Packed, pack
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import memory
-from npgpt.training.evaluation import Map
 from npgpt.training.plan import Plan, make_plan
 from npgpt.training.ranks import ALONE, Alone
 from npgpt.training.trainer import PROGRAM, Trainer, rows_of
@@ -115,21 +114,14 @@ class TaskTrainer(Trainer):
             self.optimizer = AdapterAdamW(adapters, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step_seconds()  # before anything is gone on with
 
-    def _validation_loss(self, max_tokens: int | None = None, map: Map | None = None) -> float:
-        """Nats per token over what is to be learnt of the examples held out, or of the first of them."""
+    def _validation_batches(self, max_tokens: int | None) -> Iterable[Packed]:
+        """Of the examples held out, or of the first of them: about max_tokens to be learnt."""
         held_out, B = self.examples.held_out, self.rows
         if max_tokens:
             learnt = np.cumsum([learnt.sum() for _, learnt in held_out])
             held_out = held_out[: int(np.searchsorted(learnt, max_tokens)) + 1]
-
-        def loss_and_tokens(begin: int) -> Floats:
-            x, y, first = pack(held_out[begin : begin + B], self.plan.block_size)
-            n = int((y >= 0).sum())
-            return np.array([self.model.loss(x, y, first) * n, n], np.float64)
-
-        parts = (map or self.ranks.map)(loss_and_tokens, range(0, len(held_out), B))
-        total, count = sum(parts, np.zeros(2))
-        return float(total / count)
+        for begin in range(0, len(held_out), B):
+            yield pack(held_out[begin : begin + B], self.plan.block_size)
 
 
 def with_vocabulary(model: Any, tokenizer: Tokenizer) -> tuple[Any, int]:

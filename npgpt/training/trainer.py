@@ -20,10 +20,10 @@ from npgpt.engine.config import GPTConfig, count_parameters, training_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW, Muon
 from npgpt.engine.types import Fields, Floats, Integers
-from npgpt.text.data import Batch, Batches, Dataset, n_windows
+from npgpt.text.data import Batches, Dataset, evaluation_batches, n_windows
 from npgpt.training import checkpoint, memorising
 from npgpt.training.distributed import GradientSum, shard_cuts
-from npgpt.training.evaluation import Map, mean_loss
+from npgpt.training.evaluation import mean_loss
 from npgpt.training.journal import Journal
 from npgpt.training.memory import check_memory
 from npgpt.training.plan import Plan, make_plan
@@ -40,6 +40,8 @@ METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,
 SKIPPED_AT_MOST = 3  # bad steps in a row: one odd batch is no reason to end a night's work
 SAVE_SECONDS = 300  # a kill costs no more than this, however far apart the plan's checkpoints are
 PROGRAM = 8 << 20  # bytes: what is imported late, the threads' own buffers
+# of a Trainer, that a checkpoint keeps as they are
+COUNTED = ("step", "tokens", "seconds", "skipped", "bad_in_a_row", "best_step", "since_best")
 SCHEDULE = "schedule.json"  # the knots of a run with --minutes, written down as they are set
 
 
@@ -111,9 +113,8 @@ class Trainer:
         self.seconds = 0.0  # of training, those of stopped processes included
         self.best, self.best_step, self.since_best = math.inf, 0, 0  # validation loss; validations since
         epoch = self.batches.per_epoch
-        self.recent: deque[float] = deque(
-            maxlen=max(10, epoch if plan.memorise else min(epoch, 1000))
-        )  # losses
+        kept = max(10, epoch if plan.memorise else min(epoch, 1000))
+        self.recent: deque[float] = deque(maxlen=kept)  # losses
         self.ended: str | None = None
         self._warned = False
 
@@ -336,14 +337,13 @@ class Trainer:
 
     @one_rank
     def _write_schedule(self) -> None:
-        self._or_warn(
-            checkpoint.write_atomically, self.run / SCHEDULE, json.dumps(self.schedule.knots) + "\n"
-        )
+        knots = json.dumps(self.schedule.knots) + "\n"
+        self._or_warn(checkpoint.write_atomically, self.run / SCHEDULE, knots)
 
-    def _or_warn(self, write: Callable[..., None], *args: Any, **more: Any) -> bool:
+    def _or_warn(self, write: Callable[..., None], *args: Any) -> bool:
         """write(...), where a failure is told but no reason to stop: what matters is written again later."""
         try:
-            write(*args, **more)
+            write(*args)
             return True
         except OSError as error:
             self.progress.tell(
@@ -358,7 +358,8 @@ class Trainer:
         if not len(self.dataset.validation):
             return None
         start = time.perf_counter()
-        loss = self._validation_loss(self.plan.eval_tokens)
+        batches = self._validation_batches(self.plan.eval_tokens)
+        loss = mean_loss(self.model, batches, self.ranks.map)
         self._validating = time.perf_counter() - start
         return loss
 
@@ -368,22 +369,22 @@ class Trainer:
         if val_loss is None or seen or self.ended == "interrupted":
             return val_loss
 
-        def until_stopped(
-            function: Callable[[Batch], Floats], batches: Iterable[Batch]
-        ) -> Iterator[Floats]:  # of a large text this takes hours; the model is saved by now
-            for batch in batches:
+        def until_stopped(function: Callable[[Any], Floats], batches: Iterable[Any]) -> Iterator[Floats]:
+            for batch in batches:  # of a large text this takes hours; the model is saved by now
                 if should_stop():
                     raise KeyboardInterrupt
                 yield function(batch)
 
         try:
-            return self._validation_loss(map=until_stopped if self.ranks.size == 1 else self.ranks.map)
+            map = self.ranks.map if self.ranks else until_stopped
+            return mean_loss(self.model, self._validation_batches(None), map)
         except KeyboardInterrupt:
             return val_loss
 
-    def _validation_loss(self, max_tokens: int | None = None, map: Map | None = None) -> float:
-        ids, B = self.dataset.validation, self.rows  # the shape of training fits the memory there is
-        return mean_loss(self.model, ids, B, self.end_of_text, max_tokens, map or self.ranks.map)
+    def _validation_batches(self, max_tokens: int | None) -> Iterable[tuple[Integers, ...]]:
+        """Of the validation part, or a fixed subset of about max_tokens; their shape is that of training."""
+        ids, T = self.dataset.validation, self.model.config.block_size
+        return evaluation_batches(ids, T, self.rows, self.end_of_text, max_tokens)
 
     @one_rank
     def _write_row(self, loss: float, val_loss: float | None, grad_norm: float, speed: float) -> None:
@@ -447,7 +448,7 @@ class Trainer:
         epoch, position = divmod(self.step, self.batches.per_epoch)
         ended = self.ended or ("done" if self.step == self.schedule.steps else None)
         return {
-            "step": self.step,
+            **{name: getattr(self, name) for name in COUNTED},
             "ended": None if ended == "interrupted" else ended,
             "optimizer_steps": self.optimizer.steps,
             # All randomness is counted, so these numbers are its whole state.
@@ -455,13 +456,7 @@ class Trainer:
             "rng": {"seed": self.seed, "step": self.step},
             "schedule": self.schedule.knots,
             "budget": self.budget.seen if self.budget else [],
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "skipped": self.skipped,
-            "bad_in_a_row": self.bad_in_a_row,
             "best_val_loss": None if math.isinf(self.best) else self.best,
-            "best_step": self.best_step,
-            "since_best": self.since_best,
             "recent_losses": list(self.recent),
         }
 
@@ -469,16 +464,7 @@ class Trainer:
         """Take up where the checkpoint `folder` of `run`, which self.model was read from, left off."""
         state, moments = checkpoint.load(folder)
         self.optimizer.load_state(moments, state["optimizer_steps"])
-        for name in (
-            "step",
-            "tokens",
-            "seconds",
-            "skipped",
-            "bad_in_a_row",
-            "best_step",
-            "since_best",
-            "ended",
-        ):
+        for name in (*COUNTED, "ended"):
             setattr(self, name, state[name])
         self.best = math.inf if state["best_val_loss"] is None else state["best_val_loss"]
         self.recent.extend(state["recent_losses"])

@@ -7,6 +7,7 @@ import pytest
 
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
+from npgpt.text.data import evaluation_batches
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 from npgpt.training import evaluation
 
@@ -29,7 +30,8 @@ def test_loss_and_evaluate_agree_window_by_window(model):
             ranks.append((z > z[target]).sum())
     measured = evaluation.evaluate(model, ids, tokenizer)
     assert measured["loss"] == pytest.approx(np.mean(nats), abs=1e-5)
-    assert evaluation.mean_loss(model, ids, 2, 256) == pytest.approx(np.mean(nats), abs=1e-5)
+    batches = evaluation_batches(ids, 5, 2, 256)
+    assert evaluation.mean_loss(model, batches) == pytest.approx(np.mean(nats), abs=1e-5)
     assert measured["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
     assert measured["bits_per_byte"] == pytest.approx(sum(nats) / np.log(2) / (len(ids) - 1), abs=1e-5)
     assert measured["accuracy@1"] == np.mean(np.array(ranks) < 1)
