@@ -195,12 +195,8 @@ def clean_document(
     done["characters composed (NFC)"] = max(1, len(text) - len(composed)) if composed != text else 0
     text = composed
     if how == "full":
-        for what, pattern, instead in (
-            (
-                "control characters removed",
-                r"[\x00-\x08\x0b-\x1f\x7f-\x9f]",
-                "",
-            ),  # all of Cc but tab, newline
+        for what, pattern, instead in (  # the first: all of Cc but tab and newline
+            ("control characters removed", r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", ""),
             ("line ends stripped of blanks", r"(?m:[^\S\n]+$)", ""),
             ("runs of blank lines shortened", r"\n{3,}", "\n\n"),
         ):
@@ -222,13 +218,14 @@ def _files(path: str) -> list[str]:
 def _read(path: str, room: int) -> Document:
     """Goes through the file once; its content is kept if it is at most `room` bytes."""
     kept: list[bytes] | None = []
-    whole, n, blank, decoder = hashlib.sha256(), 0, True, _Utf8()
+    whole, n, blank, is_utf8 = hashlib.sha256(), 0, True, True
+    decoder = codecs.getincrementaldecoder("utf-8")()
     file = sys.stdin.buffer if path == "-" else open(path, "rb")
     spooled = None
     try:
         while block := file.read(PIECE):
             whole.update(block)
-            decoder.feed(block)
+            is_utf8 = is_utf8 and _decodes(decoder, block)
             n, blank = n + len(block), blank and not block.strip()
             if kept is not None:
                 kept.append(block)
@@ -250,25 +247,16 @@ def _read(path: str, room: int) -> Document:
     if spooled:
         spooled.flush()
     content = None if kept is None else b"".join(kept)
-    return Document(path, n, whole.hexdigest(), decoder.is_valid(), content, spooled)
+    is_utf8 = is_utf8 and _decodes(decoder, b"", final=True)
+    return Document(path, n, whole.hexdigest(), is_utf8, content, spooled)
 
 
-class _Utf8:
-    """Whether bytes that come in blocks are UTF-8 as a whole."""
-
-    def __init__(self) -> None:
-        self._decoder, self._valid = codecs.getincrementaldecoder("utf-8")(), True
-
-    def feed(self, block: bytes, final: bool = False) -> None:
-        if self._valid:
-            try:
-                self._decoder.decode(block, final)
-            except UnicodeDecodeError:
-                self._valid = False
-
-    def is_valid(self) -> bool:
-        self.feed(b"", final=True)
-        return self._valid
+def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:
+    try:
+        decoder.decode(block, final)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _seam(block: bytes) -> int:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from npgpt.training.ranks import Alone
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
+SHARES = 4  # of a text for each rank, at least, so that unequal ones even out
+TAIL = 4096  # bytes at the end of a piece in which its parting is looked for
+_PARTING = re.compile(rb"[!-~](?=[ \n])")
 Split: TypeAlias = str | Sequence[float]
 Batch: TypeAlias = tuple[Integers, Integers]  # x, y (B,T) int32
 
@@ -101,11 +104,6 @@ def _shares(piece: bytes, n_bytes: int, ranks: "Alone | None") -> Iterator[bytes
         yield piece[start : cut.end()]
         start = cut.end()
     yield piece[start:]
-
-
-SHARES = 4  # of each rank, at least, so that unequal ones even out
-TAIL = 4096  # bytes at the end of a piece in which its parting is looked for
-_PARTING = re.compile(rb"[!-~](?=[ \n])")
 
 
 def make_tokenizer(

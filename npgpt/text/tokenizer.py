@@ -27,6 +27,7 @@ from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, Vocabulary
 if TYPE_CHECKING:
     from npgpt.training.ranks import Alone
 
+BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 LEAST = 257  # tokens of a vocabulary: the bytes and the end of text
 T = TypeVar("T")
 Ids: TypeAlias = ArrayLike | Iterable[int]
@@ -142,7 +143,7 @@ class ByteTokenizer(Tokenizer):
     name = "bytes"
     vocabulary = Vocabulary(
         where="bytes",
-        tokens={character: byte for byte, character in enumerate(BYTE_CHARACTERS)} | {END_OF_TEXT: 256},
+        tokens=BYTES | {END_OF_TEXT: 256},
         merges=[],
         special={END_OF_TEXT: 256},
         end_of_text=END_OF_TEXT,
@@ -240,9 +241,6 @@ class BPETokenizer(Tokenizer):
     def from_files(cls, vocabulary: PathLike, merges: PathLike) -> "BPETokenizer":
         """From encoder.json and vocab.bpe, or vocab.json and merges.txt."""
         return cls(tokenizer_json.read_pair(vocabulary, merges))
-
-
-BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
 def _utf8(text: str) -> bytes:

@@ -6,7 +6,6 @@ A token is written there in printable characters, one for each byte (BYTE_CHARAC
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from npgpt.engine.types import Fields, PathLike
 
@@ -116,22 +115,18 @@ def _refuse_what_we_do_not_do(path: Path, whole: Fields, model: Fields, words: b
     splits = splits if isinstance(splits, dict) else {"type": splits}
     normalizer = whole.get("normalizer")
     kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-    wrong = [
-        key
-        for key in ("dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges", "fuse_unk")
-        if model.get(key)
-    ]
+    keys = "dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges", "fuse_unk"
+    wrong = {key: model.get(key) for key in keys}
     if words:
-        wrong += ["normalizer"] if kind != "BertNormalizer" else []
-        wrong += ["pre_tokenizer"] if splits.get("type") != "BertPreTokenizer" else []
+        wrong["normalizer"] = kind != "BertNormalizer"
+        wrong["pre_tokenizer"] = splits.get("type") != "BertPreTokenizer"
     else:
-        wrong += ["normalizer"] if kind else []
-        wrong += ["end_of_word_suffix"] if model.get("end_of_word_suffix") else []
-        gpt2 = splits.get("type") == "ByteLevel" and splits.get("use_regex", True)
-        wrong += ["pre_tokenizer"] if not gpt2 else []
-        wrong += ["add_prefix_space"] if splits.get("add_prefix_space") else []
-    if wrong:
-        raise ValueError(f"{path}: must split and merge as GPT-2 or GPT-1 does, but for {', '.join(wrong)}")
+        wrong["normalizer"] = kind
+        wrong["end_of_word_suffix"] = model.get("end_of_word_suffix")
+        wrong["pre_tokenizer"] = splits.get("type") != "ByteLevel" or not splits.get("use_regex", True)
+        wrong["add_prefix_space"] = splits.get("add_prefix_space")
+    if found := ", ".join(key for key, value in wrong.items() if value):
+        raise ValueError(f"{path}: must split and merge as GPT-2 or GPT-1 does, but for {found}")
 
 
 def _tokens(table: object, path: PathLike) -> dict[str, int]:
@@ -198,13 +193,8 @@ def _added(vocabulary: Vocabulary) -> list[Fields]:
 def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
     """The form that the `tokenizers` library reads; every key is needed by one of its versions."""
 
-    def byte_level(add_prefix_space: bool, trim_offsets: bool) -> dict[str, Any]:
-        return {
-            "type": "ByteLevel",
-            "add_prefix_space": add_prefix_space,
-            "trim_offsets": trim_offsets,
-            "use_regex": True,
-        }
+    def byte_level(**options: bool) -> Fields:  # in the order that the library writes
+        return {"type": "ByteLevel", **options, "use_regex": True}
 
     if vocabulary.words:
         bert = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}

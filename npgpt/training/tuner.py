@@ -100,9 +100,7 @@ class Search:
                 if should_stop():
                     return None
                 done.append(trial)
-                tell(
-                    " ".join(f"{cell:>{width}}" for cell, width in zip(self.row(trial), WIDTHS, strict=True))
-                )
+                tell(in_columns(self.row(trial)))
             done.sort(key=lambda trial: trial.loss)
             if rung + 1 == len(SHARES):
                 return done[0]
