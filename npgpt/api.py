@@ -14,7 +14,7 @@ from npgpt.engine import model as engine
 from npgpt.engine.config import ENGINES, GPTConfig
 
 if TYPE_CHECKING:
-    from npgpt.engine.types import Floats, Integers, PathLike, Text
+    from npgpt.engine.types import Floats, PathLike, Text
     from npgpt.text.data import Dataset
     from npgpt.text.tokenizer import Tokenizer
 
@@ -126,26 +126,32 @@ class GPT(engine.GPT):
 
     def _log_probabilities(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
         """Of each pair of ids (before, after): the log-probability that the one follows the other."""
-        T, parts = self.config.block_size, []  # (pair, ids, how many of them are scored)
+        T, parts = self.config.block_size, []
         for n, (before, after) in enumerate(pairs):
             ids, at = list(before) + list(after), len(before)
             while at < len(ids):  # ids[at:] are not scored yet
                 first = 0 if len(ids) <= T + 1 else max(0, min(at - 1, at - T // 2))
                 window = ids[first : first + T + 1]
-                parts.append((n, window, first + len(window) - at))
+                parts.append((n, window[:-1], ids[at : first + len(window)]))
                 at = first + len(window)
         totals = [0.0] * len(pairs)
+        for n, h, scored in self._read(parts):
+            z = (h[-len(scored) :] @ self.params["wte.weight"].T).astype(np.float64)  # (scored,V)
+            top = z.max(axis=1)
+            picked = z[np.arange(len(scored)), scored]
+            totals[n] += float((picked - top - np.log(np.exp(z - top[:, None]).sum(axis=1))).sum())
+        return totals
+
+    def _read(self, parts: list[tuple[int, list[int], list[int]]]) -> Iterator[tuple[int, Floats, list[int]]]:
+        """Of parts (number, ids, more): yield number, what the head reads of each id (t,C), more."""
         parts.sort(key=lambda part: len(part[1]))  # rows of like length go together
         for begin in range(0, len(parts), AT_ONCE):
             rows = parts[begin : begin + AT_ONCE]
-            hidden = self.hidden(_padded([ids[:-1] for _, ids, _ in rows]))  # (B,t,C)
-            for h, (n, ids, count) in zip(hidden, rows, strict=True):
-                z = h[len(ids) - 1 - count : len(ids) - 1] @ self.params["wte.weight"].T  # (count,V)
-                z = z.astype(np.float64)
-                top = z.max(axis=1)
-                picked = z[np.arange(count), ids[-count:]]
-                totals[n] += float((picked - top - np.log(np.exp(z - top[:, None]).sum(axis=1))).sum())
-        return totals
+            padded = np.zeros((len(rows), len(rows[-1][1])), np.int32)  # (B,t), zeros behind the ids
+            for row, (_, ids, _) in zip(padded, rows, strict=True):
+                row[: len(ids)] = ids
+            for h, (n, ids, more) in zip(self.hidden(padded), rows, strict=True):
+                yield n, h[: len(ids)], more
 
     def classify(self, text: Texts, labels: Iterable[str | bytes]) -> Any:
         """{label: probability}, the likeliest first: how the model would answer `text` with one of `labels`.
@@ -185,18 +191,15 @@ class GPT(engine.GPT):
         """
         from npgpt.runtime import sampling
 
-        T, parts = self.config.block_size, []
+        T = self.config.block_size
+        parts: list[tuple[int, list[int], list[int]]] = []
         texts = [text] if isinstance(text, (str, bytes)) else list(text)
         for n, one in enumerate(texts):
             ids = sampling.prompt_ids(one, self.tokenizer, self.config.vocab_size)
-            parts += [(n, ids[begin : begin + T]) for begin in range(0, len(ids), T)]
+            parts += [(n, ids[begin : begin + T], []) for begin in range(0, len(ids), T)]
         sums: Floats = np.zeros((len(texts), self.config.n_embd), np.float32)
-        parts.sort(key=lambda part: len(part[1]))
-        for begin in range(0, len(parts), AT_ONCE):
-            rows = parts[begin : begin + AT_ONCE]
-            hidden = self.hidden(_padded([ids for _, ids in rows]))
-            for h, (n, ids) in zip(hidden, rows, strict=True):
-                sums[n] += h[: len(ids)].sum(axis=0)
+        for n, h, _ in self._read(parts):
+            sums[n] += h.sum(axis=0)
         sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
         return sums[0] if isinstance(text, (str, bytes)) else sums
 
@@ -205,14 +208,6 @@ class GPT(engine.GPT):
         from npgpt.interop.huggingface import write_pretrained
 
         write_pretrained(folder, self, self.tokenizer)
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Integers:
-    """Lists of ids as (B,t), zeros behind them."""
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for row, values in zip(ids, rows, strict=True):
-        row[: len(values)] = values
-    return ids
 
 
 class ModelEngine:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgpt import cli
-from npgpt.cli import Setting, say
+from npgpt.cli import Setting, count, count_or_zero, not_negative, positive, say, share
 from npgpt.language import _
 
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from npgpt.training.tasks import Examples
 
 SETTINGS = [
-    Setting("epochs", cli.count, "how often each example is seen, at most (default 3)"),
-    Setting("batch_size", cli.count, "examples of a step, packed side by side (default 16)"),
-    Setting("lr", cli.positive, "highest learning rate (default 0.001, LoRA 0.004, less over 128 channels)"),
-    Setting("lora", cli.count, "train adapters of this rank alone, 8 for one (default: all weights)"),
-    Setting("val_fraction", cli.share, "share of the examples held out for validation (default 0.1)"),
-    Setting("dropout", cli.share, "share of activations dropped while training (default 0.1)"),
-    Setting("weight_decay", cli.not_negative, "of weights, not of biases and gains (default 0.01)"),
-    Setting("eval_every", cli.count, "steps between validations (default: half an epoch, a 20th of all)"),
-    Setting("patience", cli.count, "stop after so many validations without a better one (default 4)"),
-    Setting("keep", cli.count, "checkpoints to keep, beside the best (default 2)"),
-    Setting("seed", cli.count_or_zero, "of the split, the batches and dropout (default 0)"),
-    Setting("threads", cli.count, "default: the CPUs this process may use"),
+    Setting("epochs", count, "how often each example is seen, at most (default 3)"),
+    Setting("batch_size", count, "examples of a step, packed side by side (default 16)"),
+    Setting("lr", positive, "highest learning rate (default 0.001, LoRA 0.004, less over 128 channels)"),
+    Setting("lora", count, "train adapters of this rank alone, 8 for one (default: all weights)"),
+    Setting("val_fraction", share, "share of the examples held out for validation (default 0.1)"),
+    Setting("dropout", share, "share of activations dropped while training (default 0.1)"),
+    Setting("weight_decay", not_negative, "of weights, not of biases and gains (default 0.01)"),
+    Setting("eval_every", count, "steps between validations (default: half an epoch, a 20th of all)"),
+    Setting("patience", count, "stop after so many validations without a better one (default 4)"),
+    Setting("keep", count, "checkpoints to keep, beside the best (default 2)"),
+    Setting("seed", count_or_zero, "of the split, the batches and dropout (default 0)"),
+    Setting("threads", count, "default: the CPUs this process may use"),
 ]
 DEFAULTS = {"epochs": 3, "val_fraction": 0.1, "keep": 2, "seed": 0}
 PLANNED = ("batch_size", "lr", "dropout", "weight_decay", "eval_every", "patience")
@@ -122,9 +122,7 @@ class _Job:
         self.labels, self.lora = list(dict.fromkeys(filter(None, labels))), settings["lora"]
         flags = {name: settings[name] for name in PLANNED}
         self.plan = make_task_plan(model.config, self.examples, self.lora, settings["epochs"], **flags)
-        found = (
-            checkpoint.choose(self.folder, ()) if self.goes_on and checkpoint.is_run(self.folder) else None
-        )
+        found = checkpoint.last(self.folder) if self.goes_on else None
         if found and not self.lora:  # adapters begin at the parent, and are read behind it
             model = npgpt.load(found[0])
         self.trainer = TaskTrainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import re
 import shlex
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgpt import cli
-from npgpt.cli import Setting, say
+from npgpt.cli import Setting, count, count_or_zero, not_negative, one_of, positive, say, share
 from npgpt.language import _
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
     from npgpt.api import GPT
     from npgpt.engine.types import Fields, PathLike
-    from npgpt.text.data import Dataset
     from npgpt.training.plan import Plan
     from npgpt.training.ranks import Alone
-    from npgpt.training.tasks import Examples
     from npgpt.training.trainer import Trainer
 
 
@@ -43,22 +42,20 @@ SETTINGS = [
     Setting("init_from", str, "go on from this model's weights, with its tokenizer: a run or a GPT-2 folder"),
     Setting(
         "engine",
-        cli.one_of("gpt", "gpt-2", "gpt-3"),
+        one_of("gpt", "gpt-2", "gpt-3"),
         "gpt (layernorms behind the branches), gpt-2 (default) or gpt-3 (a window in every other layer)",
     ),
-    Setting(
-        "window", cli.count, "tokens that a window of gpt-3 holds (default: half the context, at most 256)"
-    ),
-    Setting("epochs", cli.count, "train for so many epochs; in one, each training token is a target once"),
-    Setting("steps", cli.count, "train for so many steps"),
-    Setting("minutes", cli.positive, "train for so many minutes, from the command to its end"),
-    Setting("batch_size", cli.count, "windows in memory at a time"),
-    Setting("gradient_accumulation_steps", cli.count, "batches whose gradients make one step (default 1)"),
-    Setting("block_size", cli.count, "tokens in a window: the model's context"),
-    Setting("n_layer", cli.count, "layers"),
-    Setting("n_head", cli.count, "attention heads, which must divide n_embd"),
-    Setting("n_embd", cli.count, "channels"),
-    Setting("dropout", cli.share, "share of activations dropped while training"),
+    Setting("window", count, "tokens that a window of gpt-3 holds (default: half the context, at most 256)"),
+    Setting("epochs", count, "train for so many epochs; in one, each training token is a target once"),
+    Setting("steps", count, "train for so many steps"),
+    Setting("minutes", positive, "train for so many minutes, from the command to its end"),
+    Setting("batch_size", count, "windows in memory at a time"),
+    Setting("gradient_accumulation_steps", count, "batches whose gradients make one step (default 1)"),
+    Setting("block_size", count, "tokens in a window: the model's context"),
+    Setting("n_layer", count, "layers"),
+    Setting("n_head", count, "attention heads, which must divide n_embd"),
+    Setting("n_embd", count, "channels"),
+    Setting("dropout", share, "share of activations dropped while training"),
     Setting(
         "tokenizer",
         _tokenizer_name,
@@ -66,36 +63,30 @@ SETTINGS = [
         "(default: bytes for small texts, else bpe)",
     ),
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
-    Setting(
-        "clean", cli.one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"
-    ),
+    Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting(
         "optimizer",
-        cli.one_of("adamw", "muon"),
+        one_of("adamw", "muon"),
         "muon (default: Muon for the layers' matrices, AdamW for the rest) or adamw",
     ),
-    Setting("lr", cli.positive, "highest learning rate (default: 0.02 for muon, 0.004 for adamw)"),
-    Setting("min_lr", cli.not_negative, "learning rate at the end (default: lr / 50)"),
-    Setting("warmup", cli.count_or_zero, "steps until the learning rate is at its highest"),
+    Setting("lr", positive, "highest learning rate (default: 0.02 for muon, 0.004 for adamw)"),
+    Setting("min_lr", not_negative, "learning rate at the end (default: lr / 50)"),
+    Setting("warmup", count_or_zero, "steps until the learning rate is at its highest"),
     Setting(
         "schedule",
-        cli.one_of("linear", "cosine", "constant"),
+        one_of("linear", "cosine", "constant"),
         "how it then goes down: linear (default), cosine or constant",
     ),
-    Setting("weight_decay", cli.not_negative, "of weights, not of biases and gains (default 0.1)"),
-    Setting("clip", cli.positive, "greatest norm of the gradient (default 1)"),
-    Setting("eval_every", cli.count, "steps between validations (default: a tenth of all, at most 1000)"),
-    Setting(
-        "eval_tokens", cli.count, "validation tokens used while training (default 65536; at the end all)"
-    ),
-    Setting("save_every", cli.count, "steps between checkpoints (default: eval_every), 5 minutes at most"),
-    Setting("keep", cli.count, "checkpoints to keep, beside the best (default 2)"),
-    Setting("patience", cli.count, "stop after so many validations without a better one (default: never)"),
-    Setting("target_loss", cli.positive, "stop at this validation loss (without validation: training loss)"),
-    Setting("seed", cli.count_or_zero, "of weights, batches and dropout (default 0)"),
-    Setting(
-        "threads", cli.count, "default: the CPUs this process may use, shared with its host's other ranks"
-    ),
+    Setting("weight_decay", not_negative, "of weights, not of biases and gains (default 0.1)"),
+    Setting("clip", positive, "greatest norm of the gradient (default 1)"),
+    Setting("eval_every", count, "steps between validations (default: a tenth of all, at most 1000)"),
+    Setting("eval_tokens", count, "validation tokens used while training (default 65536; at the end all)"),
+    Setting("save_every", count, "steps between checkpoints (default: eval_every), 5 minutes at most"),
+    Setting("keep", count, "checkpoints to keep, beside the best (default 2)"),
+    Setting("patience", count, "stop after so many validations without a better one (default: never)"),
+    Setting("target_loss", positive, "stop at this validation loss (without validation: training loss)"),
+    Setting("seed", count_or_zero, "of weights, batches and dropout (default 0)"),
+    Setting("threads", count, "default: the CPUs this process may use, shared with its host's other ranks"),
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
@@ -130,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--restarts",
         metavar="K",
-        type=cli.count,
+        type=count,
         help="start the training again when it fails, from its last checkpoint, at most K times; of several "
         "ranks, this command stands before mpiexec, which it starts: --restarts 3 --launch 'mpiexec -n 4'",
     )
@@ -217,11 +208,7 @@ class _Job:
             settings = given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
 
         self.corpus = Corpus(args.text or before["text"], settings["clean"])
-        found = (
-            checkpoint.choose(self.folder, ())
-            if self.began_before and checkpoint.is_run(self.folder)
-            else None
-        )
+        found = checkpoint.last(self.folder) if self.began_before else None
         if ranks.size > 1:
             if "-" in args.text:
                 raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
@@ -289,21 +276,23 @@ class _Job:
                 about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
                 runs.write_config(folder, settings, about)
             _tell_cost(trainer, self.resident)
-            prompt = _beginning(trainer.dataset)
-            sample = _Sample(trainer.model, settings["seed"])
+            beginning = trainer.dataset.tokenizer.decode_bytes(trainer.dataset.train[:1000])
+            model: Any = trainer.model
+            how = {"max_new_tokens": 160, "temperature": 0.8, "seed": settings["seed"]}
+            sample = functools.partial(model.generate, "", **how)  # always drawn with the same numbers
             spent = time.perf_counter() - self.started
             result = trainer.train(folder, keep, interrupted, sample, spent, CLOSING)
-            del self.trainer, trainer, sample  # its memory is needed to read the model back
+            del self.trainer, trainer, model, sample  # its memory is needed to read the model back
             kernels.release_memory()
             if not self.ranks.rank:
-                self._show(result, prompt)
+                self._show(result, beginning)
         if as_json:
             print(json.dumps(result))
         if result["ended"] == "interrupted":
             return 130
         return 1 if wanted and result["ended"] not in ("memorised", "target reached") else 0
 
-    def _show(self, result: Fields, prompt: bytes) -> None:
+    def _show(self, result: Fields, beginning: bytes) -> None:
         from npgpt.training import report
 
         folder = self.folder
@@ -314,7 +303,7 @@ class _Job:
                 "go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(folder))}"
             )
         else:
-            _show_sample(folder, prompt, self.plan, self.settings["seed"])
+            _show_sample(folder, beginning, self.plan, self.settings["seed"])
 
     def _tell_text(self) -> None:
         print("\n".join(self.corpus.report()))
@@ -437,20 +426,6 @@ def _tell_result(result: Fields, plan: Plan) -> None:
             target=plan.target_loss,
         )
     cli.tell_saved(result["run"])
-
-
-class _Sample:
-    """A short text by the model as it is, always drawn with the same numbers."""
-
-    def __init__(self, model: Any, seed: int) -> None:
-        self.model, self.seed = model, seed
-
-    def __call__(self) -> str:
-        return str(self.model.generate("", max_new_tokens=160, temperature=0.8, seed=self.seed))
-
-
-def _beginning(dataset: Dataset | Examples) -> bytes:
-    return dataset.tokenizer.decode_bytes(dataset.train[:1000])
 
 
 def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> None:

@@ -16,6 +16,7 @@ PACKAGE = HERE.parent
 CATALOGUES = sorted(HERE.glob("*/LC_MESSAGES/npgpt.po"))
 # function: which argument of it is a message
 MARKS = {"Setting": 2, "number": 1, "parser": 1, "_": 0, "say": 0, "fail": 1, "error": 0}
+TABLES = ("DOORS", "SYSTEM", "COMMANDS")  # whose values are messages
 # What a program alone can do wrong, or what a client of the server reads, stays English.
 ENGLISH = ("server/", "engine/[lmo]", "runtime/batch.py", "text/bpe.py", "api.py")
 BUGS = ("AssertionError", "AttributeError", "TypeError")
@@ -46,23 +47,15 @@ def _sources() -> Iterator[tuple[str, ast.Module]]:
 
 def _marked(node: ast.AST, file: str) -> Iterator[str]:
     """The messages that a node of the source holds."""
-    if (
-        isinstance(node, ast.Raise)
-        and isinstance(node.exc, ast.Call)
-        and not re.match("|".join(ENGLISH), file)
-    ):
-        if getattr(node.exc.func, "id", "") not in BUGS:
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        if not (getattr(node.exc.func, "id", "") in BUGS or re.match("|".join(ENGLISH), file)):
             yield from filter(_in_words, (t for arg in node.exc.args for t in _choices(arg)))
     elif isinstance(node, ast.Call):
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         args = node.args[MARKS[name] :][:1] if name in MARKS else []
         args += [keyword.value for keyword in node.keywords if keyword.arg == "help"]
         yield from (text for arg in args for text in _choices(arg))
-    elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
-        "DOORS",
-        "SYSTEM",
-        "COMMANDS",
-    ):
+    elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in TABLES:
         values = getattr(node.value, "values", getattr(node.value, "elts", [node.value]))
         yield from filter(None, map(_text, values))
 

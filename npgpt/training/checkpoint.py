@@ -117,6 +117,11 @@ def choose(run: Path, pointers: Sequence[str] = ("BEST", "LATEST")) -> tuple[Pat
     raise ValueError(f"{run}: must hold a checkpoint that is whole, got {'; '.join(broken) or 'none'}")
 
 
+def last(run: Path) -> tuple[Path, list[str]] | None:
+    """The checkpoint to go on from, as choose() gives it; None where none was saved yet."""
+    return choose(run, ()) if is_run(run) else None
+
+
 def verify(folder: Path) -> None:
     """ValueError, naming the first file at fault, unless `folder` is what its manifest says."""
     try:
