@@ -130,28 +130,22 @@ def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | Non
 
 
 def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
-    """name -> value of the settings that a TOML file has."""
-    kinds = {setting.name: setting.kind for setting in settings}
-    found = _read_config(path, settings)
-    return {name: _convert(kinds[name], text, f"{path}: {name}") for name, text in found.items()}
-
-
-def _read_config(path: PathLike, settings: Iterable[Setting]) -> Fields:
-    """The top level of a TOML file as strings; tables in it are notes, not settings."""
+    """name -> value of the settings that a TOML file has; tables in it are notes, not settings."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: must be TOML, got {error}") from None
-    known = [setting.name for setting in settings]
+    kinds = {setting.name: setting.kind for setting in settings}
     values = {}
     for key, value in table.items():
         if isinstance(value, dict) or key == "text":
             continue
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{path}: {key} is not a setting{hint}")
-        values[key] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        values[key] = _convert(kinds[key], text, f"{path}: {key}")
     return values
 
 

@@ -2,9 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from npgpt import cli
+
+HOW = (  # the flags that are arguments of the model's generate
+    "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "ignore_eos",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,24 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         import npgpt
 
         model = npgpt.load(args.model)
-
-        def sample(number: int) -> Iterator[str]:
-            pieces: Iterator[str] = model.generate(
-                args.prompt,
-                max_new_tokens=args.max_new_tokens,
-                temperature=args.temperature,
-                top_k=args.top_k,
-                top_p=args.top_p,
-                min_p=args.min_p,
-                repetition_penalty=args.repetition_penalty,
-                stop=args.stop,
-                ignore_eos=args.ignore_eos,
-                seed=None if args.seed is None else args.seed + number,
-                stream=True,
-            )
-            return pieces
-
-        samples = [sample(number) for number in range(args.num_samples)]  # which draw nothing yet
+        how = {name: getattr(args, name) for name in HOW}
+        seeds = [None if args.seed is None else args.seed + number for number in range(args.num_samples)]
+        # which draw nothing yet
+        samples = [model.generate(args.prompt, seed=seed, stream=True, **how) for seed in seeds]
     cli.begin(args.threads, out=sys.stderr)  # stdout is for the text alone
     if args.json:
         texts = ["".join(pieces) for pieces in samples]

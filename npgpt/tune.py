@@ -6,22 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from npgpt import cli
-from npgpt.cli import Setting, say
+from npgpt.cli import Setting, count, count_or_zero, one_of, positive, say
 from npgpt.language import _, told
 
 SETTINGS = [
     Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1)"),
-    Setting(
-        "clean", cli.one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"
-    ),
+    Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting(
         "tokenizer",
         str,
         "bytes, bpe:N, or the path of a vocabulary (default: bytes for small texts, else bpe)",
     ),
-    Setting("seed", cli.count_or_zero, "of candidates, weights, batches and dropout (default 0)"),
-    Setting("threads", cli.count, "default: the CPUs this process may use"),
+    Setting("seed", count_or_zero, "of candidates, weights, batches and dropout (default 0)"),
+    Setting("threads", count, "default: the CPUs this process may use"),
 ]
 
 
@@ -34,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("text", nargs="+", metavar="TEXT", help="files, folders of .txt files, or - for stdin")
     add(
         "--minutes",
-        type=cli.positive,
+        type=positive,
         required=True,
         help="of the whole search; the training that it is for will take a fifth of them",
     )
