@@ -78,9 +78,9 @@ struct Kernels {
 
     // ---- decoding: few rows of x meet every weight once, so that memory is what limits
     // F32, F16, COLUMNS: y (M,count) with stride ldy = or += x (M,K) with stride ldx, times outputs [first, first + count) of
-    // w; then bias (of output 0), then GELU. A row's result depends neither on the other rows nor on the range.
+    // w; then bias (of output 0). A row's result depends neither on the other rows nor on the range.
     void (*matvec)(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count, Index M,
-                   bool add, const float* bias, bool gelu);
+                   bool add, const float* bias);
     // The same for Q8_0 and Q4_0, with x in blocks (K/32,M); M is at most 128. Each product of two blocks is an exact integer,
     // and these are scaled and added in order, so that a result is the same to the bit in any company.
     void (*matvec_int8)(float* y, Index ldy, const Int8Block* x, const Matrix& w, Index first, Index count, Index M,

@@ -273,7 +273,7 @@ static void matvec_columns(float* y, Index ldy, const float* x, Index ldx, const
 }
 
 static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count, Index M,
-                   bool add, const float* bias, bool gelu) {
+                   bool add, const float* bias) {
     if (bias) bias += first;
     switch (w.type) {
         case F32: matvec_rows<FloatBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
@@ -281,8 +281,6 @@ static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix&
         case COLUMNS: matvec_columns(y, ldy, x, ldx, w, first, count, M, add, bias); break;
         default: break;  // matvec_int8's
     }
-    if (gelu)
-        for (Index m = 0; m < M; m++) gelu_forward(y + m * ldy, y + m * ldy, count);
 }
 
 template <class W>

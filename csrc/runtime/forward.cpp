@@ -1,12 +1,18 @@
 #include "forward.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
-#include "../threads/pool.h"
+#include "../threads/team.h"
 
 namespace npgpt {
+
+static double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 Buffer::~Buffer() { std::free(data); }
 
@@ -21,90 +27,156 @@ float* Buffer::room(size_t floats) {
     return data;
 }
 
+bool Pace::together() {
+    token = (token + 1) % TOKENS;
+    if (token == 0) best[0] = best[1] = INFINITY;
+    if (token < 2 * TRIALS) began = now();
+    return token < TRIALS || (token >= 2 * TRIALS && best[0] <= best[1]);
+}
+
+void Pace::done() {
+    if (token < 2 * TRIALS) best[token / TRIALS] = std::min(best[token / TRIALS], now() - began);
+}
+
 namespace {
 
 constexpr Index K_BLOCK = 320;         // rows of a packed panel at most: (K,16) stays in L1
 constexpr Index STRIP_PANELS = 4;      // panels of weights that a thread packs at a time
-constexpr Index MIN_WORK = 1 << 15;    // multiply-adds of an op: below this a second thread does not pay
-constexpr Index MIN_PASS = 2 << 20;    // and of a pass, whose every op would wait for the others' cores
+constexpr Index MIN_WORK = 1 << 12;    // multiply-adds of an op that is worth cutting
+constexpr Index ITEM_WORK = 1 << 15;   // and of a part of it, where each thread has one
+constexpr Index THREAD_WORK = 1 << 17; // of a pass, for each thread
+constexpr Index PACED_WORK = 8 << 20;  // of a token, below which one thread may be faster than all
+constexpr Index SMALL = 512;           // channels of a model whose steps take about a microsecond
 constexpr Index ATTENTION_KEYS = 96;   // a block of keys (kernels.h, attend_block)
+constexpr Index NORMED = 8;            // rows of a layernorm that a thread takes at a time
 
 Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
 
+using Activation = void (*)(float* y, const float* x, Index n);
+
+// One thread's walk through a pass: each shares the items of every step with the others. What a step reads was written
+// by an earlier one, or by the same thread into its own work space.
 struct Pass {
     const Model& model;
     const Kernels& kernels;
+    Team& team;
     const Index M;     // tokens
     const bool wide;
     const int workers;
-    float *packed, *scratch;  // x in panels or blocks; (workers, each) of work space
-    Index each;
+    float *a, *packed;   // (M,C); x in panels or blocks
+    float* scratch;      // (workers, each)
+    const Index each, row;
 
-    template <class Body>
-    void run(Index count, Index work, Body&& body) const {
-        parallel_for(count, body, work < MIN_WORK ? 1 : workers);
-    }
+    float* own_row(int worker) const { return scratch + worker * each; }  // up to 4C floats, then the same in blocks
+    float* work_space(int worker) const { return own_row(worker) + row; }
 
     static Index k_block(Index K) {  // equal parts, multiples of 32: a function of K alone
         const Index blocks = (K + K_BLOCK - 1) / K_BLOCK;
         return blocks <= 1 ? K : round_up((K + blocks - 1) / blocks, 32);
     }
 
-    // y (rows,N) = or += x (rows,K) w, + bias, GELU
-    void linear(float* y, const float* x, const Linear& w, Index rows, bool add, bool gelu) const {
-        if (w.weight.type == Q8_0 || w.weight.type == Q4_0)
-            for (Index row = 0; row < rows; row += CHUNK)
-                integers(y + row * w.weight.N, x + row * w.weight.K, w, std::min(CHUNK, rows - row), add, gelu);
-        else if (wide && rows == M)
-            many(y, x, w, add, gelu);
-        else
-            few(y, x, w, rows, add, gelu);
+    // y (rows,N) = or += x (rows,K) w + bias, then the activation; where a norm is given, of x normed by it
+    void linear(float* y, const float* x, const Linear& w, Index rows, bool add = false, const Norm* ln = nullptr,
+                Activation activation = nullptr) const {
+        const Index N = w.weight.N, K = w.weight.K;
+        if (rows == 1) {
+            OneRow row(*this, x, w, ln);
+            in_parts(w.weight, 1, [&](Index first, Index count, int worker) {
+                outputs(y, row.input(worker), w, first, count, 1, add, activation);
+            });
+            return;
+        }
+        if (ln) {
+            norm(a, x, *ln, rows);
+            x = a;
+        }
+        if (!in_blocks(w) && wide && rows == M) return many(y, x, w, add, activation);
+        for (Index row = 0; row < rows; row += CHUNK, x += CHUNK * K, y += CHUNK * N) {
+            const Index n = std::min(CHUNK, rows - row);
+            if (in_blocks(w))
+                team.share(n, [&](Index i, int) { kernels.round_int8(blocks(packed), x + i * K, i, 1, n, K); });
+            in_parts(w.weight, n, [&](Index first, Index count, int) {
+                outputs(y, {x, blocks(packed)}, w, first, count, n, add, activation);
+            });
+        }
     }
 
-    // The same for weights in blocks, at most CHUNK rows: x is rounded to such blocks too.
-    void integers(float* y, const float* x, const Linear& linear, Index rows, bool add, bool gelu) const {
+    static bool in_blocks(const Linear& w) { return w.weight.type == Q8_0 || w.weight.type == Q4_0; }
+    static Int8Block* blocks(float* space) { return reinterpret_cast<Int8Block*>(space); }
+
+    struct Input {  // of a linear layer: rows of floats, or blocks as those of its weights
+        const float* x;
+        const Int8Block* blocks;
+    };
+
+    // Each thread norms and rounds the one row of a token for itself: that takes less time than to wait for another.
+    struct OneRow {
+        OneRow(const Pass& pass, const float* x, const Linear& w, const Norm* ln) : pass(pass), x(x), w(w), ln(ln) {}
+        Input input(int worker) {
+            if (ready) return own;
+            float* space = pass.own_row(worker);
+            own = {x, blocks(space + w.weight.K)};
+            if (ln) pass.norm_rows(space, x, *ln, 1), own.x = space;
+            if (in_blocks(w)) pass.kernels.round_int8(blocks(space + w.weight.K), own.x, 0, 1, 1, w.weight.K);
+            ready = true;
+            return own;
+        }
+
+        const Pass& pass;
+        const float* const x;
+        const Linear& w;
+        const Norm* const ln;
+        Input own{};
+        bool ready = false;
+    };
+
+    // Outputs [first, first + count) of y, which is output 0
+    void outputs(float* y, Input input, const Linear& linear, Index first, Index count, Index rows, bool add,
+                 Activation activation) const {
         const Matrix& w = linear.weight;
-        Int8Block* blocks = reinterpret_cast<Int8Block*>(packed);
-        run(rows, rows * w.K * 8,
-            [&](Index row, int) { kernels.round_int8(blocks, x + row * w.K, row, 1, rows, w.K); });
+        y += first;
+        if (in_blocks(linear))
+            kernels.matvec_int8(y, w.N, input.blocks, w, first, count, rows, add, linear.bias);
+        else
+            kernels.matvec(y, w.N, input.x, w.K, w, first, count, rows, add, linear.bias);
+        activate(y, w.N, rows, count, activation);
+    }
+
+    static void activate(float* y, Index ldy, Index rows, Index n, Activation activation) {
+        if (activation)
+            for (Index m = 0; m < rows; m++) activation(y + m * ldy, y + m * ldy, n);
+    }
+
+    // body(first, count, worker) for parts of w's outputs
+    template <class Body>
+    void in_parts(const Matrix& w, Index rows, Body&& body) const {
         const Index part = part_of(w, rows);
-        run((w.N + part - 1) / part, rows * w.N * w.K / 4, [&](Index item, int) {
-            const Index first = item * part, count = std::min(part, w.N - first);
-            kernels.matvec_int8(y + first, w.N, blocks, w, first, count, rows, add, linear.bias);
-            if (gelu)
-                for (Index m = 0; m < rows; m++) kernels.gelu_forward(y + m * w.N + first, y + m * w.N + first, count);
-        });
+        team.share((w.N + part - 1) / part,
+                   [&](Index item, int worker) { body(item * part, std::min(part, w.N - item * part), worker); });
     }
 
     // Outputs that a thread makes at a time
     Index part_of(const Matrix& w, Index rows) const {
         if (rows * w.N * w.K < MIN_WORK) return w.N;
+        const Index share = round_up((w.N + workers - 1) / workers, 16);
         // Columns lie in short pieces of each row of memory: the longer those, the faster it is read.
-        if (w.type == COLUMNS && rows == 1) return std::min(Index(1536), round_up((w.N + workers - 1) / workers, 16));
-        return std::min(Index(256), std::max(Index(16), round_up(w.N / (4 * workers), 16)));
-    }
-
-    void few(float* y, const float* x, const Linear& linear, Index rows, bool add, bool gelu) const {
-        const Matrix& w = linear.weight;
-        const Index part = part_of(w, rows);
-        run((w.N + part - 1) / part, rows * w.N * w.K, [&](Index item, int) {
-            const Index first = item * part;
-            kernels.matvec(y + first, w.N, x, w.K, w, first, std::min(part, w.N - first), rows, add, linear.bias, gelu);
-        });
+        if (w.type == COLUMNS && rows == 1) return std::min(Index(1536), share);
+        const Index least = std::min(share, round_up(ITEM_WORK / (rows * w.K), 16));
+        return std::max({least, Index(16), std::min(Index(256), round_up(w.N / (4 * workers), 16))});
     }
 
     // The same with the packed product of the engine: each thread unpacks strips of w into its cache for all tokens.
-    void many(float* y, const float* x, const Linear& linear, bool add, bool gelu) const {
+    void many(float* y, const float* x, const Linear& linear, bool add, Activation activation) const {
         const Matrix& w = linear.weight;
         const Index MR = kernels.tile_m, NR = kernels.tile_n, K = w.K, N = w.N, kc = k_block(K);
         const Index padded = round_up(M, MR), k_blocks = (K + kc - 1) / kc, panels = padded / MR;
-        run(k_blocks * panels, M * K * 8, [&](Index item, int) {
+        team.share(k_blocks * panels, [&](Index item, int) {
             const Index k = item / panels * kc, row = item % panels * MR, kn = std::min(kc, K - k);
             kernels.pack_a(packed + k * padded + row * kn, x + row * K + k, K, 1, std::min(MR, M - row), kn);
         });
         const Index columns = STRIP_PANELS * NR;
-        run((N + columns - 1) / columns, M * N * K, [&](Index item, int worker) {
-            float *strip = scratch + worker * each, *rows = strip + columns * kc;
+        team.share((N + columns - 1) / columns, [&](Index item, int worker) {
+            float *strip = work_space(worker), *rows = strip + columns * kc;
             const Index first = item * columns, count = std::min(columns, N - first);
             for (Index k = 0; k < K; k += kc) {
                 const Index kn = std::min(kc, K - k);
@@ -119,132 +191,120 @@ struct Pass {
                 end.bias = linear.bias && k + kn == K ? linear.bias + first : nullptr;
                 kernels.matmul_block(y + first, N, packed + k * padded, 0, strip, M, count, kn, add || k > 0, &end);
             }
-            if (gelu)
-                for (Index m = 0; m < M; m++) kernels.gelu_forward(y + m * N + first, y + m * N + first, count);
+            activate(y + first, N, M, count, activation);
         });
-    }
-
-    // h (M,4C) = gelu(x c_fc)
-    void inner(float* h, const float* x, const Linear& c_fc) const {
-        linear(h, x, c_fc, M, false, !model.config.exact_gelu);
-        if (!model.config.exact_gelu) return;
-        const Index N = c_fc.weight.N;
-        run(M, M * N * 8, [&](Index row, int) { kernels.erf_gelu_forward(h + row * N, h + row * N, N); });
     }
 
     void norm(float* y, const float* x, const Norm& ln, Index rows) const {
         const Index C = model.config.n_embd;
-        constexpr Index PART = 8;
-        run((rows + PART - 1) / PART, rows * C * 4, [&](Index item, int) {
-            float mean[PART], rstd[PART];
-            const Index row = item * PART;
-            kernels.layernorm_forward(y + row * C, mean, rstd, x + row * C, ln.weight, ln.bias,
-                                      std::min(PART, rows - row), C, model.config.layer_norm_epsilon);
+        team.share((rows + NORMED - 1) / NORMED, [&](Index item, int) {
+            const Index row = item * NORMED;
+            norm_rows(y + row * C, x + row * C, ln, std::min(NORMED, rows - row));
         });
     }
 
-    // out (M,C) of qkv (M,3C), whose keys and values go into the caches
-    void attention(float* out, const float* qkv, const Piece* pieces, Index count, Index layer) const {
+    void norm_rows(float* y, const float* x, const Norm& ln, Index rows) const {
+        float mean[NORMED], rstd[NORMED];
+        kernels.layernorm_forward(y, mean, rstd, x, ln.weight, ln.bias, rows, model.config.n_embd,
+                                  model.config.layer_norm_epsilon);
+    }
+
+    void embed(float* x, const Piece* pieces, Index count) const {
+        const Index C = model.config.n_embd, tokens = count == 1 ? M : 1;  // of a piece
+        team.share(M, [&](Index row, int worker) {
+            const Piece& piece = pieces[row / tokens];
+            float *y = x + row * C, *position = own_row(worker);
+            kernels.unpack_rows(y, model.wte, piece.ids[row % tokens], 1, 0, C);
+            kernels.unpack_rows(position, model.wpe, piece.position + row % tokens, 1, 0, C);
+            kernels.add(y, position, C);
+        });
+    }
+
+    // out (M,C) of x (M,C) by way of qkv (M,3C), whose keys and values go into the caches
+    void attention(float* out, float* qkv, const float* x, const Linear& c_attn, const Norm* ln, const Piece* pieces,
+                   Index count, Index layer) const {
         const npgpt_config& c = model.config;
         const Index C = c.n_embd, H = c.n_head, D = C / H;
         const Index window = c.window && layer % 2 ? c.window : Index(1) << 40;
-        Index work = 0;
-        for (Index i = 0; i < count; i++) work += pieces[i].count * (pieces[i].position + pieces[i].count) * 2 * C;
-        const Index per_piece = wide ? 1 : pieces[0].count;  // items of a head
-        run(count * H * per_piece, work, [&](Index item, int worker) {
-            const Index head = item % H, row = item / H;
-            const Piece& piece = pieces[wide || count == 1 ? 0 : row];
+        // Of a small model's token each head makes its own query, key and value: a step less.
+        const bool by_heads = M == 1 && C <= SMALL && H % workers == 0;
+        OneRow one(*this, x, c_attn, ln);
+        if (!by_heads) linear(qkv, x, c_attn, M, false, ln);
+        team.share(count * H, [&](Index item, int worker) {
+            const Index row = item / H, head = item % H;  // the piece's first row: of several each has one
+            const Piece& piece = pieces[row];
             const Index at = (layer * H + head) * piece.cache.context * D;
             float *keys = piece.cache.keys + at, *values = piece.cache.values + at;
-            const float* q = qkv + (wide ? 0 : row * 3 * C) + head * D;
-            if (wide) {
-                for (Index t = 0; t < piece.count; t++) {
-                    std::memcpy(keys + (piece.position + t) * D, q + t * 3 * C + C, size_t(D) * sizeof(float));
-                    std::memcpy(values + (piece.position + t) * D, q + t * 3 * C + 2 * C, size_t(D) * sizeof(float));
-                }
-                kernels.attend_block(out + head * D, C, scratch + worker * each, q, 3 * C, keys, values, piece.count,
-                                     piece.position + piece.count, window, D, c.scale);
-                return;
+            float* scores = work_space(worker);
+            const float* q = qkv + row * 3 * C + head * D;
+            float* y = out + row * C + head * D;
+            if (by_heads)
+                for (Index part = 0; part < 3; part++)
+                    outputs(qkv, one.input(worker), c_attn, part * C + head * D, D, 1, false, nullptr);
+            for (Index t = 0; t < piece.count; t++) {
+                std::memcpy(keys + (piece.position + t) * D, q + t * 3 * C + C, size_t(D) * sizeof(float));
+                std::memcpy(values + (piece.position + t) * D, q + t * 3 * C + 2 * C, size_t(D) * sizeof(float));
             }
-            // The keys of earlier tokens of this piece are items of their own: those are written beforehand.
-            const Index seen = piece.position + (count == 1 ? row : 0) + 1;
-            kernels.attend(out + row * C + head * D, scratch + worker * each, q, keys, values,
-                           std::max(Index(0), seen - window), seen, D, c.scale);
+            if (wide)
+                kernels.attend_block(y, C, scores, q, 3 * C, keys, values, piece.count, piece.position + piece.count,
+                                     window, D, c.scale);
+            else
+                for (Index t = 0, seen = piece.position + 1; t < piece.count; t++, seen++)
+                    kernels.attend(y + t * C, scores, q + t * 3 * C, keys, values, std::max(Index(0), seen - window),
+                                   seen, D, c.scale);
         });
-    }
-
-    void store_keys(const float* qkv, const Piece* pieces, Index count, Index layer) const {
-        const Index C = model.config.n_embd, H = model.config.n_head, D = C / H;
-        for (Index i = 0; i < count; i++)
-            for (Index t = 0; t < pieces[i].count; t++, qkv += 3 * C)
-                for (Index h = 0; h < H; h++) {
-                    const Cache& cache = pieces[i].cache;
-                    const Index at = ((layer * H + h) * cache.context + pieces[i].position + t) * D;
-                    std::memcpy(cache.keys + at, qkv + C + h * D, size_t(D) * sizeof(float));
-                    std::memcpy(cache.values + at, qkv + 2 * C + h * D, size_t(D) * sizeof(float));
-                }
     }
 };
 
 }  // namespace
 
-void forward(const Model& model, Buffer& work, const Piece* pieces, Index count, float* logits, bool every,
+void forward(const Model& model, Workspace& work, const Piece* pieces, Index count, float* logits, bool every,
              float* hidden) {
     const npgpt_config& c = model.config;
     const Index C = c.n_embd, D = C / c.n_head;
     Index M = 0, context = 0;
     for (Index i = 0; i < count; i++) M += pieces[i].count, context = std::max(context, pieces[i].cache.context);
     const Kernels& kernels = *model.kernels.load();
-    const int workers = M * (12 * c.n_layer * C + c.vocab_size) * C < MIN_PASS ? 1 : num_threads();
-    Pass pass{model, kernels, M, count == 1 && M >= WIDE, workers, nullptr, nullptr, 0};
+    const Index multiply_adds = M * (12 * c.n_layer * C + c.vocab_size) * C;
+    const Index most = std::clamp(multiply_adds / THREAD_WORK, Index(1), Index(num_threads()));
+    const bool paced = M == 1 && most > 1 && multiply_adds < PACED_WORK;
+    const int workers = !paced || work.pace.together() ? int(most) : 1;
+    const bool wide = count == 1 && M >= WIDE;
     const Index strip = (STRIP_PANELS + 1) * kernels.tile_n * round_up(K_BLOCK, 32);
-    pass.each = round_up(pass.wide ? std::max(strip, kernels.attention_scratch(ATTENTION_KEYS, D)) : context, 32);
-    const Index padded = round_up(M, kernels.tile_m);
-    float* x = work.room(size_t(M * 10 * C + padded * 4 * C + pass.workers * pass.each));
+    const Index padded = round_up(M, kernels.tile_m), row = round_up(4 * C + C / 8 * Index(sizeof(Int8Block) / 4), 32);
+    const Index space = wide ? std::max(strip, kernels.attention_scratch(ATTENTION_KEYS, D)) : context;
+    const Index each = row + round_up(space, 32);
+    float* x = work.floats.room(size_t(M * 10 * C + padded * 4 * C + workers * each));
     float *a = x + M * C, *qkv = a + M * C, *h = qkv + M * 3 * C, *y = h + M * 4 * C;
-    pass.scratch = y + M * C;
-    pass.packed = pass.scratch + pass.workers * pass.each;
+    float *scratch = y + M * C, *packed = scratch + workers * each;
+    const Activation gelu = c.exact_gelu ? kernels.erf_gelu_forward : kernels.gelu_forward;
+    Index rows = M;  // whose logits are asked for
+    const float* last = x;
+    if (!every && count == 1) last = x + (M - 1) * C, rows = 1;
 
-    for (Index i = 0, row = 0; i < count; i++)
-        for (Index t = 0; t < pieces[i].count; t++, row++) {
-            kernels.unpack_rows(x + row * C, model.wte, pieces[i].ids[t], 1, 0, C);
-            kernels.unpack_rows(a, model.wpe, pieces[i].position + t, 1, 0, C);
-            kernels.add(x + row * C, a, C);
+    walk_together(workers, [&](Team& team) {
+        const Pass pass{model, kernels, team, M, wide, workers, a, packed, scratch, each, row};
+        pass.embed(x, pieces, count);
+        for (Index layer = 0; layer < c.n_layer; layer++) {
+            const Layer& p = model.layers[size_t(layer)];
+            pass.attention(y, qkv, x, p.c_attn, c.post_norm ? nullptr : &p.ln_1, pieces, count, layer);
+            pass.linear(x, y, p.attn_proj, M, true);  // x += attention
+            if (!c.post_norm) {
+                pass.linear(h, x, p.c_fc, M, false, &p.ln_2, gelu);
+                pass.linear(x, h, p.mlp_proj, M, true);  // x += mlp
+            } else {
+                pass.norm(a, x, p.ln_1, M);
+                pass.linear(h, a, p.c_fc, M, false, nullptr, gelu);
+                pass.linear(a, h, p.mlp_proj, M, true);
+                pass.norm(x, a, p.ln_2, M);
+            }
         }
-    for (Index layer = 0; layer < c.n_layer; layer++) {
-        const Layer& p = model.layers[size_t(layer)];
-        if (!c.post_norm) pass.norm(a, x, p.ln_1, M);
-        pass.linear(qkv, c.post_norm ? x : a, p.c_attn, M, false, false);
-        if (!pass.wide) pass.store_keys(qkv, pieces, count, layer);
-        pass.attention(y, qkv, pieces, count, layer);
-        pass.linear(x, y, p.attn_proj, M, true, false);  // x += attention
-        if (!c.post_norm) {
-            pass.norm(a, x, p.ln_2, M);
-            pass.inner(h, a, p.c_fc);
-            pass.linear(x, h, p.mlp_proj, M, true, false);  // x += mlp
-        } else {
-            pass.norm(a, x, p.ln_1, M);
-            pass.inner(h, a, p.c_fc);
-            pass.linear(a, h, p.mlp_proj, M, true, false);
-            pass.norm(x, a, p.ln_2, M);
-        }
-    }
-    if (hidden) {
-        if (c.post_norm)
-            std::copy_n(x, M * C, hidden);
-        else
-            pass.norm(hidden, x, model.ln_f, M);
-    }
-    if (!logits) return;
-    Index rows = M;
-    if (!every && count == 1 && M > 1) {  // the last token's alone
-        std::memmove(x, x + (M - 1) * C, size_t(C) * sizeof(float));
-        rows = 1;
-    }
-    if (!c.post_norm) pass.norm(a, x, model.ln_f, rows);
-    const Linear head{model.head, nullptr};
-    const float* read = c.post_norm ? x : a;
-    pass.linear(logits, read, head, rows, false, false);
+        const Norm* ln_f = c.post_norm ? nullptr : &model.ln_f;
+        if (hidden && ln_f) pass.norm(hidden, x, *ln_f, M);
+        if (logits) pass.linear(logits, last, Linear{model.head, nullptr}, rows, false, ln_f);
+    });
+    if (paced) work.pace.done();
+    if (hidden && c.post_norm) std::copy_n(x, M * C, hidden);
 }
 
 }  // namespace npgpt

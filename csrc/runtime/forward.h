@@ -17,6 +17,25 @@ class Buffer {
     size_t size = 0;
 };
 
+// Whether one thread or all of them are faster for a small model's token: that depends on how far apart the cores are
+// and on what else runs there, and changes from one second to the next. So of 256 tokens four are read each way, and
+// the rest as was faster. The result is the same to the bit.
+class Pace {
+  public:
+    bool together();  // the next token; followed by done()
+    void done();
+
+  private:
+    static constexpr int TRIALS = 4, TOKENS = 256;
+    int token = -1;
+    double began = 0, best[2] = {};  // seconds: together, alone
+};
+
+struct Workspace {
+    Buffer floats;
+    Pace pace;
+};
+
 // Keys and values of a session: (L, H, context, D) each.
 struct Cache {
     float *keys, *values;
@@ -36,7 +55,7 @@ constexpr Index WIDE = 6;     // tokens of a piece from which weights are unpack
 // One piece, or several of one token each. logits: (rows, V) of the last token of each piece, or of every token.
 // hidden: (rows, C) of every token, what the head reads.
 // A piece's results do not depend on the other pieces.
-void forward(const Model& model, Buffer& work, const Piece* pieces, Index count, float* logits, bool every,
+void forward(const Model& model, Workspace& work, const Piece* pieces, Index count, float* logits, bool every,
              float* hidden = nullptr);
 
 }  // namespace npgpt

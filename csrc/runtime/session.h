@@ -41,7 +41,8 @@ class Session {
     std::vector<bool> seen;
     std::vector<uint32_t> drawn;  // (V) how often each id was, kept from the first penalty on it
     uint64_t version, draws = 0;
-    Buffer work, batch_logits;
+    Workspace work;
+    Buffer batch_logits;
     Sampler sampler;
 };
 

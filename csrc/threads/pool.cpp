@@ -91,14 +91,6 @@ struct FlushDenormals {
 #endif
 };
 
-inline void pause() {
-#if defined(__x86_64__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
-
 // ---- the pool
 
 class Pool {
@@ -136,7 +128,7 @@ class Pool {
         // Workers that are still in an item finish it soon: spin. If this lasts, other work on the machine has taken a
         // worker off its core: sleep, so that the system can run it here. (Yielding in a loop starves this thread for
         // seconds on a busy machine: each yield puts off its turn.)
-        for (int i = 0; i < SPINS && busy.load() != 0; i++) pause();
+        for (int i = 0; i < SPINS && busy.load() != 0; i++) pause_cpu();
         if (busy.load() == 0) return;
         std::unique_lock<std::mutex> lock(sleep_mutex);
         caller_sleeps = true;
@@ -183,7 +175,7 @@ class Pool {
         FlushDenormals flush;
         inside_job = true;
         for (;;) {
-            for (int i = 0; i < SPINS && epoch.load(std::memory_order_acquire) == seen; i++) pause();
+            for (int i = 0; i < SPINS && epoch.load(std::memory_order_acquire) == seen; i++) pause_cpu();
             if (epoch.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock(sleep_mutex);
                 sleepers.fetch_add(1);

@@ -20,6 +20,15 @@ void set_num_threads(int n);  // n >= 1; waits for a running job
 void run_parallel(std::ptrdiff_t count, void (*body)(void* context, std::ptrdiff_t i, int worker), void* context,
                   int workers);
 
+// What a thread does in a loop while it waits for another core
+inline void pause_cpu() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
 template <class Body>
 void parallel_for(std::ptrdiff_t count, Body&& body, int workers = 1 << 30) {
     run_parallel(

@@ -76,9 +76,14 @@ def test_a_text_longer_than_a_chunk(isa, rng, measured):
     np.testing.assert_allclose(session.logits(), full[-1], atol=1e-4)
 
 
+# of whose tokens each head makes its own query, key and value, and one whose layers make them all
+SHAPES = [{"n_embd": 192, "n_head": 6}, {"n_layer": 1, "n_embd": 544, "n_head": 17}]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["small", "large"])
 @pytest.mark.parametrize("type", ["engine", "f32", "f16", "q8_0", "q4_0"])
-def test_the_same_bits_in_any_company_and_on_any_threads(type, isa, threads, tmp_path):
-    model = random_model(n_embd=96, n_head=3)
+def test_the_same_bits_in_any_company_and_on_any_threads(type, shape, isa, threads, tmp_path):
+    model = random_model(**shape)
     if type == "engine":
         runtime = binding.Model.of(model)
     else:
@@ -89,7 +94,7 @@ def test_the_same_bits_in_any_company_and_on_any_threads(type, isa, threads, tmp
     prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5, 11, 3, 9)]
     told = rng.integers(0, 257, (8, len(prompts)))
     results = []
-    for count, together in ((1, False), (1, True), (2, True), (3, True)):
+    for count, together in ((1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
         threads(count)
         sessions = [binding.Session(runtime) for _ in prompts]
         for session, prompt in zip(sessions, prompts, strict=True):

@@ -21,7 +21,8 @@ pytestmark = [
 
 
 def run(*command, **more):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True, **more)
+    more = {"text": True} | more
+    return subprocess.run([str(c) for c in command], capture_output=True, check=True, **more)
 
 
 def build(source, out, *flags):
@@ -40,7 +41,7 @@ def program(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """(model, its GGUF file)"""
-    path, model = tmp_path_factory.mktemp("model") / "m.gguf", random_model(n_embd=96, n_head=3)
+    path, model = tmp_path_factory.mktemp("model") / "m.gguf", random_model(n_embd=192, n_head=6)
     write_gguf(path, model, model.tokenizer)
     return model, path
 
@@ -49,9 +50,9 @@ def test_generate_in_c_writes_what_python_writes(program, saved, tmp_path):
     model, path = saved
     for seed in (0, 3):  # a random model: bytes that are no UTF-8, among others
         text = model.generate("Olá", max_new_tokens=90, seed=seed)
-        assert run(program, path, "Olá", 90, seed, encoding="utf-8").stdout == f"Olá{text}\n"
+        assert run(program, path, "Olá", 90, seed, text=False).stdout == f"Olá{text}\n".encode()
     shared = build(ROOT / "csrc/examples/generate.c", tmp_path / "generate")
-    assert run(shared, path, "Olá", 90, 3, encoding="utf-8").stdout == f"Olá{text}\n"
+    assert run(shared, path, "Olá", 90, 3, text=False).stdout == f"Olá{text}\n".encode()
 
 
 def test_the_whole_abi(saved, tmp_path):
@@ -66,6 +67,14 @@ def test_products_of_int8_on_every_instruction_set(tmp_path):
     source = ROOT / "tests/runtime/int8.cpp"
     run("c++", "-std=c++17", "-O1", "-Wall", "-Werror", source, LIBRARY, "-pthread", "-o", tmp_path / "int8")
     assert run(tmp_path / "int8").stdout == " ".join([*COMPILED, "all holds\n"])
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
+@pytest.mark.parametrize("how", ["-O2", "-fsanitize=thread", "-fsanitize=address,undefined"])
+def test_threads_that_walk_together(how, tmp_path):
+    sources = ROOT / "tests/runtime/team.cpp", ROOT / "csrc/threads/pool.cpp"
+    run("c++", "-std=c++17", "-O1", how, "-Wall", "-Werror", *sources, "-pthread", "-o", tmp_path / "team")
+    assert run(tmp_path / "team", 60).stdout == "all holds\n"
 
 
 @pytest.mark.parametrize("compiler", ["c++", "clang++"])

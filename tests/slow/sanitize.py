@@ -23,7 +23,7 @@ SANITIZERS = {
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        model = random_model(n_embd=96, n_head=3)
+        model = random_model(n_embd=192, n_head=6)
         write_gguf(out / "m.gguf", model, model.tokenizer)
         subprocess.run([sys.executable, ROOT / "csrc/amalgamate.py", out], check=True)
         for what, flags in SANITIZERS.items():
