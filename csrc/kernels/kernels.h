@@ -32,13 +32,15 @@ struct AdamW {
 
 // How the numbers of a weight matrix lie in memory. All but COLUMNS are (N,K), row after row, so that an output is the
 // product of a row with x; Q8_0 and Q4_0 in blocks of 32 that share a scale, as GGUF has them.
-enum WeightType { F32, F16, Q8_0, Q4_0, COLUMNS };  // COLUMNS: float32 (K,N), as the engine has its linear layers
+enum WeightType { F32, F16, Q8_0, Q4_0, COLUMNS };  // COLUMNS: float32 (ceil(N / strip), K, strip)
 
 struct Matrix {
     const void* data;
     WeightType type;
-    Index N, K;  // outputs, inputs
+    Index N, K;       // outputs, inputs
+    Index strip = 0;  // of COLUMNS: N, as the engine has its linear layers; or STRIP, which is read faster
 };
+constexpr Index STRIP = 32;  // a multiple of every tile_n
 
 // Bytes of K weights side by side
 static inline Index row_bytes(WeightType type, Index K) {

@@ -238,37 +238,63 @@ NPGPT_INLINE void add_rows(float* y, const float* x, const float* w, Index strid
     }
 }
 
-static void matvec_columns(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
-                           Index M, bool add, const float* bias) {
+// y (STRIP) = x (K) times a strip (K,STRIP), in the same order
+static void whole_strip(float* y, const float* x, const float* strip, Index K) {
+    Vec sum[STRIP / VLEN] = {};
+    for (Index k = 0; k < K; k++, strip += STRIP) {
+        const Vec x_k = set1(x[k]);
+#pragma GCC unroll 8
+        for (Index v = 0; v < STRIP / VLEN; v++) sum[v] = fma(x_k, load(strip + v * VLEN), sum[v]);
+    }
+    for (Index v = 0; v < STRIP / VLEN; v++) store(y + v * VLEN, sum[v]);
+}
+
+// y (M,count) = or += x (M,K) times count of the `room` columns that lie side by side from `columns` on
+static void columns_of_strip(float* y, Index ldy, const float* x, Index ldx, const float* columns, Index stride,
+                             Index room, Index K, Index count, Index M, bool add, const float* bias) {
     constexpr Index WIDE = 1536;  // y stays in L1
-    const float* columns = static_cast<const float*>(w.data) + first;
     float part[MR * NR > WIDE ? MR * NR : WIDE];
     Index j = 0;
+    if (M == 1 && count == STRIP && stride == STRIP) {
+        whole_strip(part, x, columns, K);
+        put(y, part, STRIP, add, bias);
+        return;
+    }
     if (M == 1)
         for (Index n; (n = least(WIDE, count - j) / VLEN * VLEN) > 0; j += n) {
             for (Index c = 0; c < n; c++) part[c] = 0;
             Index k = 0;
-            for (; k + 8 <= w.K; k += 8) add_rows<8>(part, x + k, columns + k * w.N + j, w.N, n);
-            for (; k < w.K; k++) add_rows<1>(part, x + k, columns + k * w.N + j, w.N, n);
+            for (; k + 8 <= K; k += 8) add_rows<8>(part, x + k, columns + k * stride + j, stride, n);
+            for (; k < K; k++) add_rows<1>(part, x + k, columns + k * stride + j, stride, n);
             put(y + j, part, n, add, bias ? bias + j : nullptr);
         }
     for (; j < count; j += NR) {
         const Index n = least(NR, count - j);
         for (Index m = 0; m < M; m += MR) {
             const Index rows = least(MR, M - m);
-            if (first + j + NR <= w.N)
-                tiles[rows](part, NR, x + m * ldx, ldx, 1, columns + j, w.N, w.K, NR, false, nullptr, 0, 0);
+            if (j + NR <= room)
+                tiles[rows](part, NR, x + m * ldx, ldx, 1, columns + j, stride, K, NR, false, nullptr, 0, 0);
             else  // the last columns: what lies behind a row's end is the next row, and behind the last one nothing
                 for (Index r = 0; r < rows; r++)
                     for (Index c = 0; c < n; c++) {
                         Vec sum = Vec{};  // rounded as in a tile
-                        for (Index k = 0; k < w.K; k++)
-                            sum = fma(set1(x[(m + r) * ldx + k]), set1(columns[k * w.N + j + c]), sum);
+                        for (Index k = 0; k < K; k++)
+                            sum = fma(set1(x[(m + r) * ldx + k]), set1(columns[k * stride + j + c]), sum);
                         part[r * NR + c] = sum[0];
                     }
             for (Index r = 0; r < rows; r++)
                 put(y + (m + r) * ldy + j, part + r * NR, n, add, bias ? bias + j : nullptr);
         }
+    }
+}
+
+static void matvec_columns(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
+                           Index M, bool add, const float* bias) {
+    for (Index j = 0, n; j < count; j += n) {
+        const Index at = (first + j) % w.strip;
+        n = least(w.strip - at, count - j);
+        columns_of_strip(y + j, ldy, x, ldx, static_cast<const float*>(w.data) + (first + j - at) * w.K + at, w.strip,
+                         w.strip - at, w.K, n, M, add, bias ? bias + j : nullptr);
     }
 }
 

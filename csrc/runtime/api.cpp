@@ -109,6 +109,13 @@ npgpt_status npgpt_from_tensors(const npgpt_config* config, const npgpt_tensor* 
     });
 }
 
+npgpt_status npgpt_pack(npgpt_model* model, npgpt_error* error) {
+    return guard(error, [&] {
+        need("pack", "model", model);
+        model->model->pack();
+    });
+}
+
 void npgpt_touch(npgpt_model* model) { model->model->version++; }
 void npgpt_free(npgpt_model* model) { delete model; }
 void npgpt_get_config(const npgpt_model* model, npgpt_config* config) { *config = model->model->config; }

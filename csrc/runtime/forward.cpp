@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 #include "../threads/team.h"
@@ -12,19 +11,6 @@ namespace npgpt {
 
 static double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-Buffer::~Buffer() { std::free(data); }
-
-float* Buffer::room(size_t floats) {
-    if (floats > size) {
-        void* block = nullptr;
-        if (floats > size_t(-1) / 8 || posix_memalign(&block, 64, floats * sizeof(float))) throw std::bad_alloc();
-        std::free(data);
-        data = static_cast<float*>(block);
-        size = floats;
-    }
-    return data;
 }
 
 bool Pace::together() {
@@ -158,7 +144,7 @@ struct Pass {
     // Outputs that a thread makes at a time
     Index part_of(const Matrix& w, Index rows) const {
         if (rows * w.N * w.K < MIN_WORK) return w.N;
-        const Index share = round_up((w.N + workers - 1) / workers, 16);
+        const Index share = round_up((w.N + workers - 1) / workers, STRIP);
         // Columns lie in short pieces of each row of memory: the longer those, the faster it is read.
         if (w.type == COLUMNS && rows == 1) return std::min(Index(1536), share);
         const Index least = std::min(share, round_up(ITEM_WORK / (rows * w.K), 16));
@@ -181,7 +167,13 @@ struct Pass {
             for (Index k = 0; k < K; k += kc) {
                 const Index kn = std::min(kc, K - k);
                 if (w.type == COLUMNS)
-                    kernels.pack_b(strip, static_cast<const float*>(w.data) + k * N + first, N, 1, kn, count);
+                    for (Index j = 0, n; j < count; j += n) {
+                        const Index at = (first + j) % w.strip;
+                        n = std::min(w.strip - at, count - j);
+                        kernels.pack_b(strip + j * kn,
+                                       static_cast<const float*>(w.data) + (first + j - at) * K + k * w.strip + at,
+                                       w.strip, 1, kn, n);
+                    }
                 else
                     for (Index j = 0; j < count; j += NR) {
                         kernels.unpack_rows(rows, w, first + j, std::min(NR, count - j), k, kn);
@@ -265,6 +257,7 @@ void forward(const Model& model, Workspace& work, const Piece* pieces, Index cou
     Index M = 0, context = 0;
     for (Index i = 0; i < count; i++) M += pieces[i].count, context = std::max(context, pieces[i].cache.context);
     const Kernels& kernels = *model.kernels.load();
+    const std::shared_ptr<const Layers> layers = model.layers();
     const Index multiply_adds = M * (12 * c.n_layer * C + c.vocab_size) * C;
     const Index most = std::clamp(multiply_adds / THREAD_WORK, Index(1), Index(num_threads()));
     const bool paced = M == 1 && most > 1 && multiply_adds < PACED_WORK;
@@ -286,7 +279,7 @@ void forward(const Model& model, Workspace& work, const Piece* pieces, Index cou
         const Pass pass{model, kernels, team, M, wide, workers, a, packed, scratch, each, row};
         pass.embed(x, pieces, count);
         for (Index layer = 0; layer < c.n_layer; layer++) {
-            const Layer& p = model.layers[size_t(layer)];
+            const Layer& p = layers->layers[size_t(layer)];
             pass.attention(y, qkv, x, p.c_attn, c.post_norm ? nullptr : &p.ln_1, pieces, count, layer);
             pass.linear(x, y, p.attn_proj, M, true);  // x += attention
             if (!c.post_norm) {

@@ -4,19 +4,6 @@
 
 namespace npgpt {
 
-// Floats on 64-byte boundaries that grow and never shrink.
-class Buffer {
-  public:
-    Buffer() = default;
-    ~Buffer();
-    Buffer(const Buffer&) = delete;
-    float* room(size_t floats);  // what was in it is lost; throws std::bad_alloc
-    float* data = nullptr;
-
-  private:
-    size_t size = 0;
-};
-
 // Whether one thread or all of them are faster for a small model's token: that depends on how far apart the cores are
 // and on what else runs there, and changes from one second to the next. So of 256 tokens four are read each way, and
 // the rest as was faster. The result is the same to the bit.

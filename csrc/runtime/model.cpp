@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <functional>
 #include <string>
 
+#include "../threads/pool.h"
 #include "error.h"
 
 namespace npgpt {
@@ -51,7 +53,7 @@ struct Builder {
         WeightType type = F32;
         const void* data = find(name.c_str(), N, K, linear, &type);
         if (!data && required) fail(NPGPT_BAD_FORMAT, "the tensor %s is missing", name.c_str());
-        return {data, type, N, K};
+        return {data, type, N, K, N};
     }
     const float* vector(const std::string& name, Index n, bool required) const {
         const Matrix found = matrix(name, 1, n, false, required);
@@ -87,9 +89,10 @@ struct Builder {
         if (!model.head.data) model.head = model.wte;
         for (int32_t i = 0; i < c.n_layer; i++) {
             const std::string layer = "h." + std::to_string(i) + ".";
-            model.layers.push_back({norm(layer + "ln_1", C), norm(layer + "ln_2", C),
-                                    linear(layer + "attn.c_attn", 3 * C, C), linear(layer + "attn.c_proj", C, C),
-                                    linear(layer + "mlp.c_fc", 4 * C, C), linear(layer + "mlp.c_proj", C, 4 * C)});
+            model.in_place->layers.push_back({norm(layer + "ln_1", C), norm(layer + "ln_2", C),
+                                              linear(layer + "attn.c_attn", 3 * C, C),
+                                              linear(layer + "attn.c_proj", C, C), linear(layer + "mlp.c_fc", 4 * C, C),
+                                              linear(layer + "mlp.c_proj", C, 4 * C)});
         }
         model.ln_f = c.post_norm ? Norm{nullptr, nullptr} : norm("ln_f", C);
     }
@@ -197,6 +200,48 @@ std::shared_ptr<Model> Model::from_tensors(const npgpt_config& config, const npg
     };
     Builder{*model, find}.build();
     return model;
+}
+
+static size_t packed_floats(const Matrix& w) { return size_t((w.N + STRIP - 1) / STRIP * STRIP * w.K); }
+
+static void pack_strips(float* strips, const Matrix& w) {
+    parallel_for((w.N + STRIP - 1) / STRIP, [&](Index strip, int) {
+        const Index first = strip * STRIP, n = std::min(STRIP, w.N - first);
+        const float* from = static_cast<const float*>(w.data) + first;
+        float* to = strips + first * w.K;
+        for (Index k = 0; k < w.K; k++, from += w.N, to += STRIP) {
+            std::copy_n(from, n, to);
+            std::fill(to + n, to + STRIP, 0.0f);
+        }
+    });
+}
+
+void Model::pack() {
+    auto made = std::make_shared<Layers>();
+    made->version = version;
+    if (layers()->packed.data) return;
+    made->layers = in_place->layers;
+    size_t floats = 0;
+    const auto each = [&](auto&& body) {
+        for (Layer& layer : made->layers)
+            for (Linear* linear : {&layer.c_attn, &layer.attn_proj, &layer.c_fc, &layer.mlp_proj})
+                if (linear->weight.type == COLUMNS) body(linear->weight);
+    };
+    each([&](Matrix& w) { floats += packed_floats(w); });
+    if (!floats) return;
+    float* strips = made->packed.room(floats);
+    each([&](Matrix& w) {
+        pack_strips(strips, w);
+        w.data = strips, w.strip = STRIP;
+        strips += packed_floats(w);
+    });
+    std::lock_guard<std::mutex> lock(packing);
+    packed = std::move(made);
+}
+
+std::shared_ptr<const Layers> Model::layers() const {
+    std::lock_guard<std::mutex> lock(packing);
+    return packed && packed->version == version ? packed : in_place;
 }
 
 }  // namespace npgpt

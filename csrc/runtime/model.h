@@ -1,10 +1,12 @@
-// A model's weights, where they lie: in a mapped GGUF file or in the caller's arrays. Nothing is copied.
+// A model's weights, where they lie: in a mapped GGUF file or in the caller's arrays. Nothing is copied but by pack().
 #pragma once
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "../kernels/kernels.h"
+#include "buffer.h"
 #include "npgpt.h"
 #include "vocabulary.h"
 
@@ -31,14 +33,24 @@ struct Layer {
     Linear c_attn, attn_proj, c_fc, mlp_proj;
 };
 
+struct Layers {
+    std::vector<Layer> layers;
+    uint64_t version = 0;  // of the weights that were packed
+    Buffer packed;
+};
+
 struct Model {
     static std::shared_ptr<Model> open(const char* path);
     static std::shared_ptr<Model> from_gguf(const uint8_t* data, size_t size);
     static std::shared_ptr<Model> from_tensors(const npgpt_config& config, const npgpt_tensor* tensors, size_t count);
 
+    // Copies the matrices of COLUMNS into strips, which are read faster, until the weights change; same to the bit.
+    void pack();
+    std::shared_ptr<const Layers> layers() const;
+
     npgpt_config config;
     Matrix wte, wpe, head;
-    std::vector<Layer> layers;
+    std::shared_ptr<Layers> in_place = std::make_shared<Layers>();
     Norm ln_f;  // weight null with post_norm
     std::unique_ptr<Vocabulary> vocabulary;
     std::atomic<const Kernels*> kernels{find_kernels("auto")};
@@ -46,6 +58,8 @@ struct Model {
 
   private:
     std::unique_ptr<Mapping> mapping;
+    mutable std::mutex packing;
+    std::shared_ptr<const Layers> packed;
 };
 
 }  // namespace npgpt

@@ -112,7 +112,7 @@ class Model:
         config = ffi.new("npgpt_config *")
         lib.npgpt_get_config(self.handle, config)
         self.vocab_size, self.block_size = config.vocab_size, config.block_size
-        self.n_embd = config.n_embd
+        self.n_embd, self.packed = config.n_embd, False
 
     @classmethod
     def open(cls, path: PathLike, keeps: object = None) -> "Model":
@@ -123,13 +123,24 @@ class Model:
     def of(cls, model: GPT) -> "Model":
         """The engine's model, float32; what its weights are at the time of each token counts.
 
-        One loaded from a GGUF file is that file, quantised as it is, until touch().
+        Where it is not being trained, its matrices are copied into the order in which they are read fastest:
+        it is what it was until touch(). So is one loaded from a GGUF file: that file, quantised as it is.
         """
+        trained = model._flat_grads is not None
         kept: Model | None = model._runtime
-        if kept is None or kept._keeps is not model.flat_params:
+        if kept is None or kept._keeps is not model.flat_params or (trained and kept.packed):
             kept = model._runtime = cls(functools.partial(_from_tensors, model), model.flat_params)
+            if not trained:
+                kept.pack()
         kept.use_kernels(kernels.name())
         return kept
+
+    def pack(self) -> None:
+        """As npgpt_pack: a copy of (in,out) matrices, of the numbers that are there now. MemoryError."""
+        ffi, lib = library()
+        error = ffi.new("npgpt_error *")
+        _check(lib.npgpt_pack(self.handle, error), error)
+        self.packed = True
 
     def use_kernels(self, name: str) -> None:
         """Those of this name, as kernels.use() has them."""

@@ -227,6 +227,41 @@ static void check_tensors(void) {
     npgpt_session_free(session);
 }
 
+static void check_packed(void) { /* the same logits, of the numbers that there were until npgpt_touch */
+    enum { C = 24, V = 7, T = 4 };
+    static float some[4 * C * C], ones[C];
+    npgpt_config config = {1, 3, C, T, V, 1e-5f, 0, 0, 0, 0};
+    const npgpt_tensor tensors[] = {
+        {"wte.weight", some, V, C, 0},          {"wpe.weight", some + C, T, C, 0},
+        {"h.0.ln_1.weight", ones, 1, C, 0},     {"h.0.attn.c_attn.weight", some, C, 3 * C, 0},
+        {"h.0.ln_2.weight", ones, 1, C, 0},     {"h.0.attn.c_proj.weight", some, C, C, 1},
+        {"ln_f.weight", ones, 1, C, 0},         {"h.0.mlp.c_fc.weight", some, C, 4 * C, 0},
+        {"h.0.mlp.c_proj.weight", some, 4 * C, C, 0},
+    };
+    const int32_t ids[T] = {1, 6, 0, 3};
+    float logits[5][V];
+    npgpt_model *made = NULL;
+    npgpt_session *session;
+    for (int i = 0; i < C; i++) ones[i] = 1;
+    for (int i = 0; i < 4 * C * C; i++) some[i] = (float)(i * 37 % 19 - 9) / 9;
+    CHECK(npgpt_pack(NULL, &error) == NPGPT_BAD_ARGUMENT && !npgpt_pack(model, &error));
+    CHECK(!npgpt_from_tensors(&config, tensors, sizeof(tensors) / sizeof(tensors[0]), &made, &error));
+    CHECK(!npgpt_session_new(made, 0, &session, &error));
+    for (int turn = 0; turn < 5; turn++) {
+        if (turn == 1 || turn == 4) CHECK(!npgpt_pack(made, &error) && !npgpt_pack(made, &error));
+        if (turn == 2) /* nobody is told */
+            for (int i = C * C; i < 4 * C * C; i++) some[i] = -some[i]; /* c_proj, which is not copied, is before */
+        if (turn == 3) npgpt_touch(made);
+        npgpt_session_reset(session);
+        for (int t = 0; t < T; t++) CHECK(!npgpt_feed(session, ids + t, 1, NULL, &error));
+        memcpy(logits[turn], npgpt_logits(session), sizeof(logits[turn]));
+    }
+    for (int turn = 1; turn < 5; turn++)
+        CHECK(!memcmp(logits[turn], logits[turn < 3 ? 0 : 3], sizeof(logits[0])));
+    CHECK(memcmp(logits[0], logits[3], sizeof(logits[0])));
+    npgpt_session_free(session), npgpt_free(made);
+}
+
 static struct text told[4];
 
 static void *tell(void *at) { /* sessions of one model on several threads */
@@ -269,6 +304,7 @@ int main(int argc, char **argv) {
     check_guesses();
     check_generation();
     check_tensors();
+    check_packed();
     for (int i = 0; i < 4; i++) CHECK(!pthread_create(&threads[i], NULL, tell, &told[i]));
     CHECK(!npgpt_set_threads(3, NULL)); /* while they run */
     for (int i = 0; i < 4; i++) CHECK(!pthread_join(threads[i], NULL));

@@ -2,9 +2,11 @@
 // test_programs.py builds it with the pool, also under ThreadSanitizer. Exit 0 and "all holds", or what does not.
 #include "../../csrc/threads/team.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <thread>
 
 using namespace npgpt;
 

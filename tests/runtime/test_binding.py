@@ -1,5 +1,7 @@
 """libnpgpt through its C ABI: the engine's numbers, the NumPy path's draws, the same bits in any company."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,31 @@ def test_the_same_bits_in_any_company_and_on_any_threads(type, shape, isa, threa
                     session.feed([i])
         results.append(np.array([session.logits() for session in sessions]))
     assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("shape", [{"n_embd": 40, "n_head": 4}, {"n_embd": 96, "n_head": 3}])
+def test_packed_weights_give_the_same_bits(shape, isa, threads, rng):
+    """Of widths that end inside a strip and with one; until an optimizer may change them."""
+    model = random_model(**shape)
+    packed = binding.Model.of(model)
+    in_place = binding.Model(functools.partial(binding._from_tensors, model))
+    in_place.use_kernels(isa)
+    ids = rng.integers(0, 257, 40)
+    for count in 1, 3:
+        threads(count)
+        results = []
+        for runtime in packed, in_place:
+            one, two = binding.Session(runtime), binding.Session(runtime)
+            logits = [one.feed(part, every=True) for part in np.split(ids, [30, 33])]  # in panels, then few
+            two.feed(ids[:3])
+            for i in ids[:5]:
+                binding.feed_many([one, two], [i, i])
+                logits.append([one.logits(), two.logits()])
+            results.append(np.concatenate([*logits, steps(two, ids[:9])], axis=None))
+        np.testing.assert_array_equal(*results)
+    assert packed.packed and binding.Model.of(model) is packed
+    model.grads["wte.weight"][...] = 1
+    assert not binding.Model.of(model).packed
 
 
 SETTINGS = [

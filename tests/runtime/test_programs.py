@@ -72,7 +72,7 @@ def test_products_of_int8_on_every_instruction_set(tmp_path):
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
 @pytest.mark.parametrize("how", ["-O2", "-fsanitize=thread", "-fsanitize=address,undefined"])
 def test_threads_that_walk_together(how, tmp_path):
-    sources = ROOT / "tests/runtime/team.cpp", ROOT / "csrc/threads/pool.cpp"
+    sources = ROOT / "tests/runtime/team.cpp", ROOT / "csrc/threads/pool.cpp", ROOT / "csrc/threads/team.cpp"
     run("c++", "-std=c++17", "-O1", how, "-Wall", "-Werror", *sources, "-pthread", "-o", tmp_path / "team")
     assert run(tmp_path / "team", 60).stdout == "all holds\n"
 
