@@ -42,6 +42,12 @@ struct Matrix {
 };
 constexpr Index STRIP = 32;  // a multiple of every tile_n
 
+// Of COLUMNS: weight (k,j); side by side from there on lie w.strip - j % w.strip columns
+static inline const float* column(const Matrix& w, Index k, Index j) {
+    const Index at = j % w.strip;
+    return static_cast<const float*>(w.data) + (j - at) * w.K + k * w.strip + at;
+}
+
 // Bytes of K weights side by side
 static inline Index row_bytes(WeightType type, Index K) {
     return type == F16 ? K * 2 : type == Q8_0 ? K / 32 * 34 : type == Q4_0 ? K / 32 * 18 : K * 4;

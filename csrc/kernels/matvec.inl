@@ -291,10 +291,10 @@ static void columns_of_strip(float* y, Index ldy, const float* x, Index ldx, con
 static void matvec_columns(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
                            Index M, bool add, const float* bias) {
     for (Index j = 0, n; j < count; j += n) {
-        const Index at = (first + j) % w.strip;
-        n = least(w.strip - at, count - j);
-        columns_of_strip(y + j, ldy, x, ldx, static_cast<const float*>(w.data) + (first + j - at) * w.K + at, w.strip,
-                         w.strip - at, w.K, n, M, add, bias ? bias + j : nullptr);
+        const Index room = w.strip - (first + j) % w.strip;
+        n = least(room, count - j);
+        columns_of_strip(y + j, ldy, x, ldx, column(w, 0, first + j), w.strip, room, w.K, n, M, add,
+                         bias ? bias + j : nullptr);
     }
 }
 

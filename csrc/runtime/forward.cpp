@@ -168,11 +168,8 @@ struct Pass {
                 const Index kn = std::min(kc, K - k);
                 if (w.type == COLUMNS)
                     for (Index j = 0, n; j < count; j += n) {
-                        const Index at = (first + j) % w.strip;
-                        n = std::min(w.strip - at, count - j);
-                        kernels.pack_b(strip + j * kn,
-                                       static_cast<const float*>(w.data) + (first + j - at) * K + k * w.strip + at,
-                                       w.strip, 1, kn, n);
+                        n = std::min(w.strip - (first + j) % w.strip, count - j);
+                        kernels.pack_b(strip + j * kn, column(w, k, first + j), w.strip, 1, kn, n);
                     }
                 else
                     for (Index j = 0; j < count; j += NR) {

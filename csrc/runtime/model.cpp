@@ -217,9 +217,9 @@ static void pack_strips(float* strips, const Matrix& w) {
 }
 
 void Model::pack() {
+    if (layers()->packed.data) return;
     auto made = std::make_shared<Layers>();
     made->version = version;
-    if (layers()->packed.data) return;
     made->layers = in_place->layers;
     size_t floats = 0;
     const auto each = [&](auto&& body) {
