@@ -2,20 +2,28 @@
 
     python -m benchmarks.products [--json]
 
-Squares, and the products of a GPT: forward x w, its dx = dy w^T and its dw = x^T dy.
+Squares, and the products of a GPT: forward x w, its dx = dy w^T and its dw = x^T dy. Each library has a
+process of its own, without the other's threads and memory, and their turns follow each other within 0.2 s.
+All products take a turn in every round: a busy minute of the machine meets them all.
 """
 
 import argparse
 import json
+import math
+import multiprocessing
 import time
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from statistics import median
 
 import numpy as np
+from tqdm import tqdm
 
 from npgpt.engine import kernels
 
 SQUARES = [384, 512, 768, 1024, 1536, 2048, 3072]
-PAUSE = 0.15  # seconds between turns: OpenBLAS spins on the core that we need for 0.11 s after each product
+SPIN = 0.15  # seconds of rest after its turn: OpenBLAS's threads spin for 0.11 s
 LAYERS = [(768, 128), (4096, 384), (256, 768), (1024, 768)]  # tokens, C
 
 
@@ -30,44 +38,51 @@ def cases():
             yield f"dw      {rows} x {n_in} x {n_out}", n_in, n_out, rows, True, False
 
 
-def measure(M, N, K, trans_a, trans_b, seconds):
-    """Shares of the peak, ours and OpenBLAS's, and their ratio: medians of turns that follow each other."""
+@cache  # all cases at once are 0.7 GB a process
+def product(library, M, N, K, trans_a, trans_b):
+    """The product of this case as `library` computes it, a function to be called again and again."""
     rng, ops = np.random.default_rng(0), kernels.ops_for(np.float32)
     a = rng.standard_normal((K, M) if trans_a else (M, K), dtype=np.float32)
     b = rng.standard_normal((N, K) if trans_b else (K, N), dtype=np.float32)
-    a_view, b_view = (a.T if trans_a else a), (b.T if trans_b else b)
     out = np.zeros((M, N), np.float32)
-    runs = (
-        lambda: ops.matmul(a, b, out=out, trans_a=trans_a, trans_b=trans_b),
-        lambda: np.matmul(a_view, b_view, out=out),
-    )
-    flops = 2 * M * N * K
-    calls = max(1, round(0.02 / (flops / 100e9)))  # about 20 ms a turn
-    shares = [[], []]
-    for _ in range(max(5, round(seconds / 0.2))):
-        for share, run in zip(shares, runs, strict=True):
-            time.sleep(PAUSE)
-            peak = kernels.peak_gflops(0.01) * 1e9
-            run()  # wakes the threads
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            share.append(flops * calls / (time.perf_counter() - start) / peak)
-    return *map(median, shares), median(ours / theirs for ours, theirs in zip(*shares, strict=True))
+    if library == "npgpt":
+        return lambda: ops.matmul(a, b, out=out, trans_a=trans_a, trans_b=trans_b)
+    return lambda: np.matmul(a.T if trans_a else a, b.T if trans_b else b, out=out)
+
+
+def turn(library, case):
+    """(share of the peak measured just before, seconds of one product) over about 20 ms of products."""
+    flops, run = 2 * math.prod(case[:3]), product(library, *case)
+    calls = max(2, round(0.02 / (flops / 100e9)))
+    peak = kernels.peak_gflops(0.01) * 1e9
+    run()  # wakes the threads
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    seconds = (time.perf_counter() - start) / calls
+    if library == "openblas":
+        time.sleep(SPIN)
+    return flops / seconds / peak, seconds
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each product (default 1)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each, 16 s a round (default 15)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
     args = parser.parse_args()
-    results = {}
-    print(f"{kernels.describe()}; shares of the measured peak")
+    turns, spawn = defaultdict(list), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as npgpt, ProcessPoolExecutor(1, spawn) as openblas:
+        for name, *case in tqdm([*cases()] * args.rounds, disable=None):
+            ours = npgpt.submit(turn, "npgpt", case).result()
+            turns[name].append((ours, openblas.submit(turn, "openblas", case).result()))
+    print(f"{kernels.describe()}; shares of the measured peak, medians of {args.rounds} turns")
     print(f"{'':32}{'npgpt':>8}{'OpenBLAS':>10}{'npgpt / OpenBLAS':>18}")
-    for name, *case in cases():
-        ours, theirs, ratio = measure(*case, args.seconds)
+    results = {}
+    for name, pairs in turns.items():
+        ours, theirs = (median(share for share, _ in side) for side in zip(*pairs, strict=True))
+        ratio = median(their_seconds / our_seconds for (_, our_seconds), (_, their_seconds) in pairs)
         results[name] = {"npgpt": ours, "openblas": theirs, "ratio": ratio}
-        print(f"{name:32}{ours:8.0%}{theirs:10.0%}{ratio:18.2f}", flush=True)
+        print(f"{name:32}{ours:8.0%}{theirs:10.0%}{ratio:18.2f}")
     if args.json:
         print(json.dumps(results))
 

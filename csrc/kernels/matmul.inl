@@ -199,16 +199,24 @@ NPGPT_INLINE void transpose_square(float* to, Index to_stride, const float* from
 // Panels that lie side by side in a row of memory are packed together: each cache line is read once, and in order.
 constexpr Index ABREAST = 4, A_ABREAST = 8;
 
+// Rows that far apart are no stream to the hardware's prefetcher
+constexpr Index AHEAD = 16;
+NPGPT_INLINE void prefetch(const float* row, Index n) {
+    for (Index i = 0; i < n; i += 16) __builtin_prefetch(row + i);
+}
+
 static void pack_b(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N) {
     Index j = 0;
     for (; column_stride == 1 && j + ABREAST * NR <= N;
          j += ABREAST * NR, panels += ABREAST * NR * K, b += ABREAST * NR)
-        for (Index k = 0; k < K; k++)
+        for (Index k = 0; k < K; k++) {
+            prefetch(b + (k + AHEAD) * k_stride, ABREAST * NR);
 #pragma GCC unroll 4
             for (Index p = 0; p < ABREAST; p++) {
                 store(panels + (p * K + k) * NR, load(b + k * k_stride + p * NR));
                 store(panels + (p * K + k) * NR + VLEN, load(b + k * k_stride + p * NR + VLEN));
             }
+        }
     for (; j < N; j += NR, panels += K * NR, b += NR * column_stride) {
         Index columns = N - j < NR ? N - j : NR;
         Index k = 0;
@@ -239,28 +247,33 @@ NPGPT_INLINE void copy_rows(float* to, const float* a) {
 
 static void pack_a(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K) {
     Index i = 0;
-    // A transposed: at each k the rows of a panel are neighbours; behind all but the last there is more of A
-    for (; row_stride == 1 && i + A_ABREAST * MR <= M; i += A_ABREAST * MR) {
-        for (Index k = 0; k + 1 < K; k++)
+    // A transposed: at each k the rows of a panel are neighbours, and those of the next panel theirs
+    auto abreast = [&](Index count) __attribute__((always_inline)) {
+        for (Index k = 0; k + 1 < K; k++) {
+            prefetch(a + (k + AHEAD) * k_stride, count * MR);
 #pragma GCC unroll 8
-            for (Index p = 0; p < A_ABREAST; p++) copy_rows(panels + (p * K + k) * MR, a + k * k_stride + p * MR);
-        for (Index p = 0; p < A_ABREAST; p++)
+            for (Index p = 0; p < count; p++) copy_rows(panels + (p * K + k) * MR, a + k * k_stride + p * MR);
+        }
+        for (Index p = 0; p < count; p++)  // there is no more of A behind the last
             for (Index r = 0; r < MR; r++) panels[(p * K + K - 1) * MR + r] = a[(K - 1) * k_stride + p * MR + r];
-        panels += A_ABREAST * K * MR;
-        a += A_ABREAST * MR;
+        panels += count * K * MR;
+        a += count * MR;
+        i += count * MR;
+    };
+    if (row_stride == 1) {
+        while (i + A_ABREAST * MR <= M) abreast(A_ABREAST);
+        if (i + MR <= M) abreast((M - i) / MR);
     }
     for (; i < M; i += MR, panels += K * MR, a += MR * row_stride) {
         const Index rows = M - i < MR ? M - i : MR;
         Index k = 0;
-        if (rows == MR && row_stride == 1) {
-            for (; k + 1 < K; k++) copy_rows(panels + k * MR, a + k * k_stride);
 #if NPGPT_VLEN == 8
-        } else if (rows == MR && k_stride == 1) {
+        if (rows == MR && k_stride == 1) {
             // Eight k at a time, transposed in registers. What is stored behind a column is overwritten by the next one
             // (so the very last columns go the plain way).
             for (; k + 9 <= K; k += 8) transpose_8<MR>(panels + k * MR, MR, a + k, row_stride);
-#endif
         }
+#endif
         for (; k < K; k++)
             for (Index r = 0; r < MR; r++) panels[k * MR + r] = r < rows ? a[r * row_stride + k * k_stride] : 0.0f;
     }
