@@ -99,11 +99,6 @@ class GPT(engine.GPT):
         text = "".join(pieces)
         return drawn if return_ids else text
 
-    def touch(self) -> None:
-        """As the engine's: call it after changing params by hand."""
-        super().touch()
-        self._runtime = None  # weights that were a file's are the file's no more
-
     def score(self, prompt: Text | ArrayLike, completions: Any = None) -> Any:
         """The natural logarithm of the probability that a completion follows the prompt.
 
@@ -126,6 +121,8 @@ class GPT(engine.GPT):
 
     def _log_probabilities(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
         """Of each pair of ids (before, after): the log-probability that the one follows the other."""
+        from npgpt.runtime import sampling
+
         T, parts = self.config.block_size, []
         for n, (before, after) in enumerate(pairs):
             ids, at = list(before) + list(after), len(before)
@@ -136,10 +133,8 @@ class GPT(engine.GPT):
                 at = first + len(window)
         totals = [0.0] * len(pairs)
         for n, h, scored in self._read(parts):
-            z = (h[-len(scored) :] @ self.params["wte.weight"].T).astype(np.float64)  # (scored,V)
-            top = z.max(axis=1)
-            picked = z[np.arange(len(scored)), scored]
-            totals[n] += float((picked - top - np.log(np.exp(z - top[:, None]).sum(axis=1))).sum())
+            log_p = sampling.log_softmax(h[-len(scored) :] @ self.params["wte.weight"].T)  # (scored,V)
+            totals[n] += float(log_p[np.arange(len(scored)), scored].sum())
         return totals
 
     def _read(self, parts: list[tuple[int, list[int], list[int]]]) -> Iterator[tuple[int, Floats, list[int]]]:
@@ -421,7 +416,14 @@ def _load(path: PathLike, model_class: type[M], **fields: Any) -> M:
     from npgpt.interop import huggingface, pytorch, tensorflow
 
     path = Path(path)
-    if path.is_file() and path.suffix == ".gguf":
+    kind = path.suffix if path.is_file() else ""
+    if kind == ".safetensors":
+        return pytorch.read_state_dict(path, model_class, **fields)
+    if kind in (".pt", ".pth"):
+        return pytorch.read_checkpoint(path, model_class, **fields)
+    if fields:
+        raise ValueError(f"load: {', '.join(fields)} must be left out, but for a .safetensors or .pt file")
+    if kind == ".gguf":
         from npgpt.interop.gguf import read_gguf
         from npgpt.runtime import binding
 
@@ -430,19 +432,13 @@ def _load(path: PathLike, model_class: type[M], **fields: Any) -> M:
         if binding.is_compiled_for(model):
             model._runtime = binding.Model.open(path, model.flat_params)
         return model
-    if path.is_file() and path.suffix == ".safetensors":
-        return pytorch.read_state_dict(path, model_class, **fields)
-    if path.is_file() and path.suffix in (".pt", ".pth"):
-        return pytorch.read_checkpoint(path, model_class, **fields)
-    if fields:
-        raise ValueError(f"load: {', '.join(fields)} must be left out, but for a .safetensors or .pt file")
     folder = _folder(path)
-    if (folder / "hparams.json").exists() and not (folder / "config.json").exists():
-        model, tokenizer = tensorflow.read_release(folder, model_class)
-    elif not (folder / "config.json").exists():
-        raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
-    else:
+    if (folder / "config.json").exists():
         model, tokenizer = huggingface.read_pretrained(folder, model_class)
+    elif (folder / "hparams.json").exists():
+        model, tokenizer = tensorflow.read_release(folder, model_class)
+    else:
+        raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
     model.tokenizer = tokenizer
     return model
 

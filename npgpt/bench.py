@@ -99,7 +99,7 @@ def _step(
     n_layer: int, n_head: int, n_embd: int, vocab_size: int, batch: int, time: int
 ) -> tuple[float, Callable[[], None]]:
     """-> flops of a training step, and a function that does one."""
-    from npgpt.engine.config import GPTConfig
+    from npgpt.engine.config import GPTConfig, flops_per_token
     from npgpt.engine.model import GPT
     from npgpt.engine.optim import AdamW
 
@@ -112,19 +112,17 @@ def _step(
         model.backward()
         optimizer.step(max_grad_norm=1.0)
 
-    return model.flops_per_token(time) * batch * time, step
+    return flops_per_token(model.config, time) * batch * time, step
 
 
-def _tell(
-    name: str, flops: float, run: Callable[[], object], tokens: int = 0, seconds: float = 2.0
-) -> Fields:
-    """Times run() for about `seconds`, the machine's peak in between; prints and returns the medians."""
+def _tell(name: str, flops: float, run: Callable[[], object], tokens: int = 0) -> Fields:
+    """Times run() for about 2 s, the machine's peak in between; prints and returns the medians."""
     from npgpt.engine import kernels
 
     run(), run()  # memory and caches
     times: list[float] = []
     peaks: list[float] = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + 2.0
     while time.perf_counter() < end or len(times) < 3:
         if len(times) % max(1, len(times) // 5) == 0:
             peaks.append(kernels.peak_gflops(0.02))
@@ -132,9 +130,12 @@ def _tell(
         run()
         times.append(time.perf_counter() - start)
     took, peak = median(times), median(peaks)
-    result = {"ms": took * 1e3, "gflops": flops / took / 1e9, "share_of_peak": flops / took / 1e9 / peak}
-    line = f"{name:40}{result['ms']:9.2f} ms{result['gflops']:7.0f} GFLOP/s"
-    line += _("{share:7.0%} of peak").format(share=result["share_of_peak"])
+    gflops = flops / took / 1e9
+    result: Fields = {"ms": took * 1e3, "gflops": gflops, "share_of_peak": None}
+    line = f"{name:40}{took * 1e3:9.2f} ms{gflops:7.0f} GFLOP/s"
+    if peak == peak:  # a number, where there are kernels
+        result["share_of_peak"] = gflops / peak
+        line += _("{share:7.0%} of peak").format(share=gflops / peak)
     if tokens:
         result["tokens_per_second"] = tokens / took
         line += f"{result['tokens_per_second']:9,.0f} tokens/s"

@@ -149,18 +149,19 @@ def _reply(talk: Conversation, text: str) -> None:
 
 
 def _command(talk: Conversation, line: str) -> None:
-    name, rest = (line + " ").split(" ", 1)
+    name, *rest_of = line.split(" ", 1)
+    rest = "".join(rest_of).strip()
     if name == "/reset":
         talk.turns = []
     elif name == "/system":
-        talk.begin(rest.strip())
-    elif name == "/save" and rest.strip() and talk.turns:
+        talk.begin(rest)
+    elif name == "/save" and rest and talk.turns:
         try:
-            with open(rest.strip(), "a", encoding="utf-8") as file:
+            with open(rest, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": talk.messages}, ensure_ascii=False) + "\n")
-            say("{n} messages added to {file}", n=len(talk.turns), file=rest.strip(), to=sys.stderr)
+            say("{n} messages added to {file}", n=len(talk.messages), file=rest, to=sys.stderr)
         except OSError as error:
-            print(f"npgpt chat: {rest.strip()}: {told(str(error.strerror))}", file=sys.stderr)
+            print(f"npgpt chat: {rest}: {told(str(error.strerror))}", file=sys.stderr)
     elif name == "/save":
         lacking = _("/save must have a FILE") if talk.turns else _("/save must have something to save")
         print(f"npgpt chat: {lacking}", file=sys.stderr)

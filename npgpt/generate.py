@@ -40,19 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds = [None if args.seed is None else args.seed + number for number in range(args.num_samples)]
         # which draw nothing yet
         samples = [model.generate(args.prompt, seed=seed, stream=True, **how) for seed in seeds]
-    cli.begin(args.threads, out=sys.stderr)  # stdout is for the text alone
-    if args.json:
-        texts = ["".join(pieces) for pieces in samples]
-        more = {"texts": texts} if len(texts) > 1 else {}
-        print(json.dumps({"model": args.model, "prompt": args.prompt, "text": texts[0], **more}))
-        return 0
-    for number, pieces in enumerate(samples):
-        if number:
-            print("-" * 70)
-        print(args.prompt, end="", flush=True)
-        for piece in pieces if args.stream else ["".join(pieces)]:
-            print(piece, end="", flush=True)
-        print()
+        cli.begin(args.threads, out=sys.stderr)  # stdout is for the text alone
+        if args.json:
+            texts = ["".join(pieces) for pieces in samples]
+            more = {"texts": texts} if len(texts) > 1 else {}
+            print(json.dumps({"model": args.model, "prompt": args.prompt, "text": texts[0], **more}))
+            return 0
+        for number, pieces in enumerate(samples):
+            if number:
+                print("-" * 70)
+            print(args.prompt, end="", flush=True)
+            for piece in pieces if args.stream else ["".join(pieces)]:
+                print(piece, end="", flush=True)
+            print()
     return 0
 
 

@@ -1,8 +1,8 @@
 """Which implementation runs each op, compiled kernels or NumPy reference: the one importer of _kernels.
 
-The choice is made once, at import; describe() shows it and NPGPT_KERNELS=auto|numpy|baseline|avx2 forces
-it. A forced choice that this machine lacks is an error; only `auto` may fall back, and says so in one line
-on stderr. _kernels has the functions of ops.py for float32; float64 exists in the reference alone.
+The choice is made once, at import; describe() shows it and NPGPT_KERNELS, one of available(), forces it.
+A forced choice that this machine lacks is an error; only `auto` may fall back, and says so in one line on
+stderr. _kernels has the functions of ops.py for float32; float64 exists in the reference alone.
 """
 
 import os
@@ -67,7 +67,7 @@ def available() -> list[str]:
 
 
 def name() -> str:
-    """The implementation in use: "numpy", "baseline", "avx2"."""
+    """The implementation in use, one of available()."""
     return _kernels.name() if _compiled else "numpy"
 
 

@@ -37,12 +37,10 @@ def lora_backward(
 class LoRA:
     """The adapters of a model, which has them as model.adapters from then on."""
 
-    def __init__(
-        self, model: GPT, rank: int, rows: int = 0, alpha: float | None = None, seed: int = 0
-    ) -> None:
-        """rows: the last ones of wte that are trained too. The scale is alpha / rank, 2 unless told."""
+    def __init__(self, model: GPT, rank: int, rows: int = 0, seed: int = 0) -> None:
+        """rows: the last ones of wte that are trained too."""
         self.model, self.config, self.dtype, self.rank = model, model.config, model.dtype, rank
-        self.alpha = 2 * rank if alpha is None else alpha
+        self.alpha, self.scale = 2 * rank, 2.0  # alpha / rank: what a @ b is multiplied by
         shapes = adapter_shapes(model.config, rank, rows)
         self.num_params = self.n_decay = size_of(shapes)
         self.flat_params = kernels.zeros(self.num_params, self.dtype)
@@ -58,11 +56,6 @@ class LoRA:
             self.params[ROWS][...] = model.params["wte.weight"][-rows:]
         model._flat_grads = model._grads = None
         model.adapters = self
-
-    @property
-    def scale(self) -> float:
-        """What a @ b is multiplied by: alpha / rank."""
-        return self.alpha / self.rank
 
     def touch(self) -> None:
         """Merge, once params changed."""

@@ -16,15 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.engine import kernels
-from npgpt.engine.config import (
-    GPTConfig,
-    count_parameters,
-    flops_per_token,
-    frozen_shapes,
-    parameter_shapes,
-    size_of,
-    training_floats,
-)
+from npgpt.engine.config import GPTConfig, frozen_shapes, parameter_shapes, size_of
 from npgpt.engine.kernels import Ops
 from npgpt.engine.types import Floats, Integers, Shapes, Tensors
 
@@ -103,7 +95,7 @@ class GPT:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         kernels.ops_for(dtype)  # refuses other dtypes
         shapes = parameter_shapes(config)
-        self.num_params = count_parameters(config)
+        self.num_params = size_of(shapes)
         self.n_decay = sum(prod(s) for s in shapes.values() if len(s) == 2)
         self.flat_params = kernels.zeros(self.num_params, self.dtype)
         self.params = views_of(self.flat_params, shapes)
@@ -115,7 +107,6 @@ class GPT:
         self._caches: Kept | None = None
         if seed is not None:
             self._initialise()
-        self.touch()
 
     def _initialise(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -133,6 +124,7 @@ class GPT:
         """Call after changing params by hand: a step begun with the old weights is given up."""
         if self._caches:
             self.zero_grads()
+        self._runtime = None  # made of the old weights
 
     def zero_grads(self) -> None:
         """Gives up the gradients gathered so far, and a forward() that waits for its backward()."""
@@ -447,16 +439,6 @@ class GPT:
         x = self._blocks(ops, ids, positions, attend)
         cache.length = end
         return ops.matmul(np.ascontiguousarray(x[:, -1]), self.params["wte.weight"], trans_b=True)
-
-    # ------------------------------------------------------------------------ cost
-
-    def flops_per_token(self, time: int) -> float:
-        """Flops of one training step per token at context `time`: see flops_per_token()."""
-        return flops_per_token(self.config, time)
-
-    def training_bytes(self, batch: int, time: int) -> int:
-        """Bytes of a training step: see training_bytes()."""
-        return self.dtype.itemsize * training_floats(self.config, batch, time)
 
     # ------------------------------------------------------------------------ helpers
 

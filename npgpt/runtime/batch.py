@@ -12,7 +12,7 @@ import numpy as np
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Floats, Integers
 from npgpt.runtime import binding
-from npgpt.runtime.sampling import Context, Draws, Sampling, draw, penalised, probabilities
+from npgpt.runtime.sampling import Context, Draws, Sampling, draw, log_softmax, penalised, probabilities
 
 IMPOSSIBLE = -1e9  # Hugging Face's, for beams that are not there yet
 
@@ -109,7 +109,7 @@ def _independent(
 ) -> list[list[int]]:
     """The same on NumPy."""
     generators = [Draws(seed) for seed in seeds]
-    context = Context(model, ids, first, search.max_length)
+    context = Context(model, ids, search.max_length, first)
     logits = context.logits()[rows]  # (B,V): a prompt is read once, however many continuations it gets
     context.reorder(rows)
     seen = np.zeros(logits.shape, bool)
@@ -136,7 +136,7 @@ def _beams(
 ) -> list[list[int]]:
     """The num_return_sequences best continuations by `room` ids that num_beams beams find, best first."""
     n, V = search.num_beams, model.config.vocab_size
-    context = Context(model, prompt[None], length=len(prompt) + room)
+    context = Context(model, prompt[None], len(prompt) + room)
     logits = np.repeat(context.logits(), n, axis=0)  # (n,V)
     context.reorder(np.zeros(n, int))
     scores = np.array([0.0] + [IMPOSSIBLE] * (n - 1))  # sums of log-probabilities
@@ -171,9 +171,7 @@ def _beams(
 
 def _log_probabilities(logits: Floats, ids: Integers, do_sample: bool, sampling: Sampling) -> Floats:
     """logits (n,V), ids (n,t) -> float64 (n,V): what beams add up; the penalty and the filters act on it."""
-    z = logits.astype(np.float64)
-    log_p: Floats = z - z.max(axis=1, keepdims=True)
-    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    log_p = log_softmax(logits)
     for row, past in zip(log_p, ids, strict=True):
         seen = np.zeros(len(row), bool)
         seen[past] = True

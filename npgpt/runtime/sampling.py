@@ -134,20 +134,25 @@ def draw(p: Floats, generator: Draws | np.random.Generator) -> int:
     return min(index, int(np.flatnonzero(p)[-1]))  # rounding must not land behind the last possible token
 
 
+def log_softmax(logits: Floats) -> Floats:
+    """logits (...,V) -> float64 (...,V): the logarithms of their probabilities."""
+    z: Floats = logits.astype(np.float64)
+    z -= z.max(axis=-1, keepdims=True)
+    z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    return z
+
+
 class Context:
     """Rows of ids of one length that grow by a token each, and what the model has read of them.
 
     When the model's context is full the older half is forgotten and the rest read again from position 0.
     """
 
-    def __init__(
-        self, model: GPT, ids: ArrayLike, first: Integers | None = None, length: int | None = None
-    ) -> None:
-        """ids (B,n), n >= 1, of which first (B,) are padding on the left; `length`: how far they may grow."""
+    def __init__(self, model: GPT, ids: ArrayLike, length: int, first: Integers | None = None) -> None:
+        """ids (B,n), n >= 1, that may grow to `length`; first (B,) of each row are padding on the left."""
         self.model, self.ids = model, np.asarray(ids, np.int32)
         self.first = np.zeros(len(self.ids), np.int32) if first is None else first
-        block_size = model.config.block_size
-        self._room = block_size if length is None else max(1, min(length, block_size))
+        self._room = min(length, model.config.block_size)
         self._cache: KVCache | None = None
         self._begin = self._read = 0
 
@@ -185,7 +190,7 @@ def generate_ids(
 ) -> Iterator[int]:
     """Yield the ids that follow prompt (N >= 1), up to max_new_tokens or the end of text (not yielded)."""
     generator = Draws(seed)
-    context = Context(model, [prompt], length=len(prompt) + max_new_tokens)
+    context = Context(model, [prompt], len(prompt) + max_new_tokens)
     seen = np.zeros(model.config.vocab_size, bool)
     seen[prompt] = True
     drawn = np.zeros(model.config.vocab_size, np.int64)

@@ -96,7 +96,8 @@ class About:
 def loss_curve(path: Path) -> list[list[float | None]]:
     """[step, training loss, validation loss or null] of a run, at most about CURVE of them."""
     rows = []
-    with contextlib.suppress(OSError, KeyError, ValueError), open(path, encoding="utf-8", newline="") as file:
+    missing = (OSError, KeyError, ValueError, TypeError)  # TypeError: half a line
+    with contextlib.suppress(*missing), open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             rows.append([int(row["step"]), float(row["train_loss"]), float(row["val_loss"] or "nan")])
     stride = max(1, len(rows) // CURVE)

@@ -25,7 +25,7 @@ SPARE = 64  # descriptors that are no connections: files, the library, the worke
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; OSError, named, where there is none to have."""
+    """A socket that listens; ValueError, which names the address, where there is none to have."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # by its protocol, or asyncio leaves Nagle's algorithm on: 40 ms before each answer
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -33,10 +33,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(1024)
     except OSError as error:
         listening.close()
         raise ValueError(f"cannot listen at {host}:{port}: {error.strerror}") from None
-    listening.listen(1024)
     return listening
 
 

@@ -17,11 +17,11 @@ import numpy as np
 
 from npgpt.engine.types import Floats
 from npgpt.runtime import binding
-from npgpt.runtime.sampling import Sampling, TextStream
+from npgpt.runtime.sampling import Sampling, TextStream, log_softmax
 from npgpt.text.tokenizer import StreamDecoder, Tokenizer
 
 T = TypeVar("T")
-Finish: TypeAlias = str | Exception | None  # "stop", "length", what went wrong; None: not yet
+Finish: TypeAlias = str | Exception | None  # "stop", "length", "cancelled", what went wrong; None: not yet
 PIECE = 0.015  # seconds between two pieces of a stream at least, and
 PIECES = 200  # of them a second in all: to send one costs as much as a token of a small model
 PREFILL = 64  # tokens of prompts between two steps: about as long as a few steps of eight streams
@@ -64,17 +64,19 @@ class Vocabulary:
 
 
 class Decoder(StreamDecoder):
-    """Counts its characters; an id that only fills up the vocabulary is no text."""
+    """The tokenizer's own, with its characters counted."""
 
-    characters = 0
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._stream, self.characters = tokenizer.stream(), 0
 
     def push(self, *ids: int) -> str:
         """The text that these ids complete."""
-        return self._count(super().push(*(id for id in ids if id < self._tokenizer.vocab_size)))
+        return self._count(self._stream.push(*ids))
 
     def close(self) -> str:
         """What is left: U+FFFD for half a character."""
-        return self._count(super().close())
+        return self._count(self._stream.close())
 
     def _count(self, text: str) -> str:
         self.characters += len(text)
@@ -182,7 +184,7 @@ class Sequence:
             self.unread = self.ids[-max(1, context // 2) :]
 
     def end(self, finish: Finish) -> None:
-        """finish: "stop", "length" or an exception."""
+        """finish: "stop", "length", "cancelled" or an exception."""
         if not isinstance(finish, Exception) and not self.embed:
             text = self.stream.close()
             finish = "stop" if self.stream.stopped else finish
@@ -213,9 +215,7 @@ def _log_probabilities(
     """(logprob of id, the `top` likeliest)."""
     if logits is None:
         return None, []
-    z = logits.astype(np.float64)
-    z -= z.max()
-    z -= np.log(np.exp(z).sum())
+    z = log_softmax(logits)
     best = np.argpartition(-z, min(top, len(z) - 1))[:top]
     best = best[np.lexsort((best, -z[best]))]
     return float(z[id]), [(int(i), float(z[i])) for i in best]

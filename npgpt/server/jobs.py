@@ -190,7 +190,7 @@ class Jobs:
         """End the worker."""
         if self._task:
             self._task.cancel()
-        await self._stop_worker()
+            await asyncio.wait([self._task])
 
     async def _stop_worker(self) -> None:
         process = self._process
@@ -217,6 +217,7 @@ class Jobs:
                 if self._jobs[id]["status"] == "queued":
                     await self._run(id)
             finally:
+                await self._stop_worker()  # of a task that was cancelled: nothing is written after this
                 _, data, out, _, _ = self._plans.pop(id)
                 data.unlink(missing_ok=True)
                 if self._jobs[id]["status"] != "succeeded":
@@ -232,6 +233,8 @@ class Jobs:
             *map(str, command), stdout=PIPE, stderr=PIPE, limit=2**20, env=english
         )
         self._process = process
+        if job["status"] == "cancelled":  # while it started
+            process.terminate()
         assert process.stdout and process.stderr  # pipes
         with contextlib.suppress(OSError, AttributeError):  # streams go first, but on Windows
             os.setpriority(os.PRIO_PROCESS, process.pid, 10)

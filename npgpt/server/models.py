@@ -70,8 +70,10 @@ class Models:
 
     async def find(self, name: str) -> Served:
         """The model of a request, opened where it is not yet."""
-        served = self.named(name)
+        if (served := self.named(name)).opened:
+            return served  # it need not wait for another to open
         async with self._opening:
+            served = self.named(name)  # it may be gone by now
             if served.opened is None:
                 try:
                     served.opened = await asyncio.to_thread(self._open, served.path)
@@ -92,7 +94,8 @@ class Models:
             return Json(served.about())
         if served is self.main:
             raise ApiError(403, "this is the model that is served; only tuned ones can go", "model")
-        del self.all[name]
+        async with self._opening:  # find() may be about to start it
+            self.all.pop(name, None)
         if served.opened:
             await asyncio.to_thread(served.opened.close, ApiError(404, "the model was deleted", "model"))
         return Json({"id": name, "object": "model", "deleted": True})

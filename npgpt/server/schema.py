@@ -182,23 +182,9 @@ MOST = ("maximum", "maxLength", "maxItems", "maxProperties")
 
 def _fault(schema: Fields, value: Any, where: str) -> str | None:
     """What is wrong with a value, None if nothing is. The part of JSON Schema that the tables use."""
-    if "anyOf" in schema:
-        faults = [_fault(one, value, where) for one in schema["anyOf"]]
-        return None if None in faults else f"{where} must be {_words(schema)}, got {_shown(value)}"
-    must = f"{where} must be {_words(schema)}, got {_shown(value)}"
-    if "enum" in schema:  # 1 == True, but not in JSON
-        return None if any(value == e and type(value) is type(e) for e in schema["enum"]) else must
-    kind = schema["type"]
-    if not TYPES[kind](value):
-        return must
-    size = value if kind in ("number", "integer") else None if kind == "boolean" else len(value)
-    # a NaN is in no range
-    if not all(size >= low for low in map(schema.get, LEAST) if low is not None):
-        return must
-    if not all(size <= high for high in map(schema.get, MOST) if high is not None):
-        return must
-    if "pattern" in schema and not re.fullmatch(schema["pattern"], value):
-        return must
+    if not _fits(schema, value):
+        return f"{where} must be {_words(schema)}, got {_shown(value)}"
+    kind = schema.get("type")
     if kind == "array" and "items" in schema:
         of_items = (_fault(schema["items"], item, f"{where}[{i}]") for i, item in enumerate(value))
         return next(filter(None, of_items), None)
@@ -212,6 +198,24 @@ def _fault(schema: Fields, value: Any, where: str) -> str | None:
             if name not in value:
                 return f"{where} must have {name!r}"
     return None
+
+
+def _fits(schema: Fields, value: Any) -> bool:
+    """Whether it is such a value, what is in a list or an object aside."""
+    if "anyOf" in schema:
+        return any(_fault(one, value, "") is None for one in schema["anyOf"])
+    if "enum" in schema:  # 1 == True, but not in JSON
+        return any(value == e and type(value) is type(e) for e in schema["enum"])
+    kind = schema["type"]
+    if not TYPES[kind](value):
+        return False
+    size = value if kind in ("number", "integer") else None if kind == "boolean" else len(value)
+    # a NaN is in no range
+    if not all(size >= low for low in map(schema.get, LEAST) if low is not None):
+        return False
+    if not all(size <= high for high in map(schema.get, MOST) if high is not None):
+        return False
+    return "pattern" not in schema or bool(re.fullmatch(schema["pattern"], value))
 
 
 def _words(schema: Fields) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from npgpt.engine.types import Buffer, Integers
 from npgpt.text.bpe import merge
-from npgpt.text.tokenizer import StreamDecoder, Tokenizer
+from npgpt.text.tokenizer import StreamDecoder, Tokenizer, merge_table
 from npgpt.text.tokenizer_json import END_OF_WORD, UNKNOWN, Vocabulary
 
 # GPT-1 has no end of text; this token of its, which no text encodes to here, stands for it.
@@ -26,31 +26,14 @@ class GPT1Tokenizer(Tokenizer):
     def __init__(self, vocabulary: Vocabulary) -> None:
         """ValueError, naming the first fault, for a vocabulary that does not hold together."""
         where, tokens = vocabulary.where, vocabulary.tokens
-        if sorted(tokens.values()) != list(range(len(tokens))):
-            raise ValueError(f"{where}: ids must be 0..{len(tokens) - 1}, each once")
         for token in (UNKNOWN, LINE_END):
             if token not in tokens:
                 raise ValueError(f"{where}: there must be a token {token!r}")
-        ranks = {pair: rank for rank, pair in enumerate(vocabulary.merges)}
-        if len(ranks) < len(vocabulary.merges):
-            raise ValueError(f"{where}: a merge is there twice")
-        for left, right in ranks:
-            for token in (left, right, left + right):
-                if token not in tokens:
-                    raise ValueError(
-                        f"{where}: the merge {left!r} {right!r} needs {token!r}, which is no token"
-                    )
-        made = {UNKNOWN, *(left + right for left, right in ranks)}
-        for token in tokens:
-            if len(token.removesuffix(END_OF_WORD)) > 1 and token not in made:
-                raise ValueError(f"{where}: no merge makes the token {token!r}")
         special = vocabulary.special | {UNKNOWN: tokens[UNKNOWN]}
+        table = merge_table(vocabulary, special)
         self.vocabulary = Vocabulary(where, tokens, vocabulary.merges, special, LINE_END, words=True)
         self._names = sorted(tokens, key=tokens.__getitem__)
-        self._merges = {
-            (tokens[left], tokens[right]): (rank, tokens[left + right])
-            for (left, right), rank in ranks.items()
-        }
+        self._merges = {(left, right): (rank, token) for rank, (left, right, token) in enumerate(table)}
         self._known: dict[str, list[int]] = {}  # word -> its ids
 
     def _encode(self, data: Buffer) -> Integers:
@@ -92,7 +75,8 @@ class WordStreamDecoder(StreamDecoder):
     def push(self, *ids: int) -> str:
         """The text that these ids complete."""
         special = self._tokenizer.vocabulary.special.values()
-        text = self._blank + "".join(self._tokenizer.words([i for i in ids if i not in special]))
+        known = [i for i in ids if i < self._tokenizer.vocab_size and i not in special]
+        text = self._blank + "".join(self._tokenizer.words(known))
         self._blank = " " if text.endswith(" ") else ""
         return text.removesuffix(" ")
 

@@ -13,6 +13,7 @@ from npgpt.engine.config import (
     count_parameters,
     engine_config,
     engine_of,
+    flops_per_token,
     parameter_shapes,
 )
 from npgpt.engine.model import GPT, _head
@@ -594,7 +595,7 @@ def test_flops_per_token():
     matmuls = 3 * 2 * weights  # forward, dx and dw, two flop per weight each
     keys = (1 + 2 + 3 + 4 + 5) / 5  # seen by a query on average
     attention = (2 + 5) * 2 * 2 * keys  # two products forward, five backward, of 2 C flop per key
-    assert model.flops_per_token(5) == matmuls + attention
+    assert flops_per_token(model.config, 5) == matmuls + attention
     model = GPT(GPTConfig(n_layer=2, n_head=1, n_embd=2, block_size=8, vocab_size=3, window=2))
     keys += (1 + 2 + 2 + 2 + 2) / 5  # of the second layer
-    assert model.flops_per_token(5) == matmuls + 3 * 2 * 12 * 2 * 2 + (2 + 5) * 2 * 2 * keys
+    assert flops_per_token(model.config, 5) == matmuls + 3 * 2 * 12 * 2 * 2 + (2 + 5) * 2 * 2 * keys

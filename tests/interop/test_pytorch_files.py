@@ -74,6 +74,9 @@ def test_fields_are_for_state_dicts_alone(tmp_path):
         ValueError, match=r"load: n_head must be left out, but for a \.safetensors or \.pt file"
     ):
         npgpt.load(tmp_path, n_head=2)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match="n_head must be left out"):
+        npgpt.load(tmp_path / "m.gguf", n_head=2)
 
 
 def test_a_pickle_needs_torch(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""Models opened, found and deleted at once: nobody waits for another's model, and none is left behind."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+from npgpt.server.models import Models
+
+
+class Opened:
+    """Stands for an Engine."""
+
+    def __init__(self):
+        self.told = []
+
+    def start(self, loop):
+        self.told.append("start")
+
+    def close(self, error):
+        self.told.append("close")
+
+
+def request(method, name):
+    return SimpleNamespace(method=method, path_params={"id": name})
+
+
+def test_a_model_that_is_open_waits_for_none_and_one_deleted_while_it_opens_is_closed(tmp_path):
+    opening, go_on, engines = threading.Event(), threading.Event(), []
+
+    def open_engine(path):
+        engines.append(Opened())
+        if path.name == "slow":
+            opening.set()
+            assert go_on.wait(60)
+        return engines[-1]
+
+    async def scene():
+        models = Models(tmp_path / "main", "main", open_engine)
+        await models.find("main")
+        models.tuned("slow", tmp_path / "slow")
+        found = asyncio.create_task(models.find("slow"))
+        await asyncio.to_thread(opening.wait, 60)
+        await asyncio.wait_for(models.find("main"), 60)  # while the other still opens
+        deleted = asyncio.create_task(models.one(request("DELETE", "slow")))
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await found
+        await deleted
+        assert list(models.all) == ["main"]
+
+    asyncio.run(scene())
+    assert engines[1].told == ["start", "close"]
