@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npgpt.engine.config import GPTConfig, parameter_shapes
+from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
-from npgpt.interop.layout import Model, Place, Stored, fill, places
+from npgpt.interop.layout import Model, Place, Stored, config_of, fill, places
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
@@ -91,27 +91,24 @@ def write_gguf(
     values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
 
     infos, offset = [], 0
-    full = replace(config, bias=True, window=config.window if arch == "npgpt" else None)
-    shapes = parameter_shapes(full)
-    for theirs, place in places("gguf", full).items():
-        shape = place.shape(shapes)
-        of = type if len(shape) == 2 and place.name != "wpe.weight" else "f32"
-        of = "f16" if of.startswith("q") and shape[-1] % 32 else of
-        infos.append((theirs, place, shape, of, offset))
-        offset += -(-_bytes_of(shape, of) // ALIGNMENT) * ALIGNMENT
+    for theirs, place in places("gguf", config if arch == "npgpt" else replace(config, window=None)).items():
+        of = type if len(place.shape) == 2 and place.name != "wpe.weight" else "f32"
+        of = "f16" if of.startswith("q") and place.shape[-1] % 32 else of
+        infos.append((theirs, place, of, offset))
+        offset += -(-_bytes_of(place.shape, of) // ALIGNMENT) * ALIGNMENT
 
     head = [b"GGUF", struct.pack("<IQQ", 3, len(infos), len(values))]
     head += [_string(key) + _value(value) for key, value in values.items()]
-    for theirs, _, shape, of, begin in infos:
-        head.append(_string(theirs) + struct.pack("<I", len(shape)))
-        head.append(struct.pack(f"<{len(shape)}QIQ", *shape[::-1], TYPES[of][0], begin))
+    for theirs, place, of, begin in infos:
+        head.append(_string(theirs) + struct.pack("<I", len(place.shape)))
+        head.append(struct.pack(f"<{len(place.shape)}QIQ", *place.shape[::-1], TYPES[of][0], begin))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(b"".join(head))
-            for _, place, shape, of, _ in infos:
+            for _, place, of, _ in infos:
                 file.write(bytes(-file.tell() % ALIGNMENT))
-                rows = np.atleast_2d(_tensor(model, place, shape, arch))
+                rows = np.atleast_2d(_tensor(model, place, arch))
                 for first in range(0, len(rows), 4096):  # a large matrix is never copied whole
                     file.write(quantise(rows[first : first + 4096], of).tobytes())
             file.write(bytes(-file.tell() % ALIGNMENT))
@@ -124,10 +121,10 @@ def write_gguf(
         temporary.unlink(missing_ok=True)
 
 
-def _tensor(model: GPT, place: Place, shape: Shape, arch: str) -> Array:
+def _tensor(model: GPT, place: Place, arch: str) -> Array:
     config = model.config
     if place.name not in model.params:  # a bias that the model does not have
-        return np.zeros(shape, np.float32)
+        return np.zeros(place.shape, np.float32)
     w = place.of(model.params)
     factor = np.float32(config.scale * sqrt(config.n_embd // config.n_head))
     if arch == "gpt2" and "c_attn" in place.name and factor != 1:  # the scale that llama.cpp does not apply
@@ -217,18 +214,14 @@ def read_gguf(path: PathLike, model_class: type[Model]) -> tuple[Model, Tokenize
     arch = value("general.architecture", str)
     if arch not in ("gpt2", "npgpt"):
         raise ValueError(f"{where}: general.architecture must be gpt2 or npgpt, got {arch!r}")
-    tokenizer = None
-    if value("tokenizer.ggml.model", str) == "no_vocab":
-        vocab_size = value(f"{arch}.vocab_size", int)
-    else:
-        tokenizer = _read_tokenizer(values, where)
-        vocab_size = len(values["tokenizer.ggml.tokens"])
-    config = GPTConfig(
+    tokenizer = _read_tokenizer(values, where)
+    config = config_of(
+        where,
         n_layer=value(f"{arch}.block_count", int),
         n_head=value(f"{arch}.attention.head_count", int),
         n_embd=value(f"{arch}.embedding_length", int),
         block_size=value(f"{arch}.context_length", int),
-        vocab_size=vocab_size,
+        vocab_size=len(values["tokenizer.ggml.tokens"]) if tokenizer else value(f"{arch}.vocab_size", int),
         bias=value("npgpt.bias", bool, True),
         # stored as float32: 1e-5 comes back as 1e-5
         layer_norm_epsilon=float(f"{value(f'{arch}.attention.layer_norm_epsilon', float):.7g}"),
@@ -249,14 +242,14 @@ def read_gguf(path: PathLike, model_class: type[Model]) -> tuple[Model, Tokenize
 def read_tokenizer(path: PathLike) -> Tokenizer | None:
     """The tokenizer of a GGUF file alone, None where it has none; errors as of read_gguf."""
     where = f"read_tokenizer: {path}"
-    values, _ = _parse(path, where)
-    if values.get("tokenizer.ggml.model", "no_vocab") == "no_vocab":
+    return _read_tokenizer(_parse(path, where)[0], where)
+
+
+def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
+    kind = values.get("tokenizer.ggml.model")
+    if kind == "no_vocab":
         return None
-    return _read_tokenizer(values, where)
-
-
-def _read_tokenizer(values: Fields, where: str) -> Tokenizer:
-    if (values["tokenizer.ggml.model"], values.get("tokenizer.ggml.pre", "gpt-2")) != ("gpt2", "gpt-2"):
+    if (kind, values.get("tokenizer.ggml.pre", "gpt-2")) != ("gpt2", "gpt-2"):
         raise ValueError(f"{where}: the tokenizer must be gpt2 with pre gpt-2")
     found: list[Any] = [values.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges", "token_type")]
     names, merges, types = found
@@ -266,7 +259,7 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer:
     if not all(isinstance(v, list) for v in (names, merges, types)) or len(names) != len(types):
         raise ValueError(f"{where}: tokenizer.ggml.tokens, token_type and merges must be arrays that fit")
     strings = all(isinstance(name, str) for name in names + merges)
-    if not (strings and isinstance(end, int) and 0 <= end < len(names)):
+    if not (strings and isinstance(end, int) and 0 <= end < len(names) and types[end] != UNUSED):
         raise ValueError(f"{where}: tokenizer.ggml.eos_token_id must be one of the tokens")
     special = {name: i for i, name in enumerate(names) if types[i] == CONTROL or i == end}
     tokens = {name: i for i, name in enumerate(names) if types[i] != UNUSED}

@@ -99,11 +99,10 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     settings = _config_to_json(model.config, end)
     if tokenizer:
         settings["npgpt"]["tokenizer"] = tokenizer.fingerprint
+        tokenizer.save(folder, model.config.block_size)
     _write_json(folder / "config.json", settings)
     ends = {"bos_token_id": end, "eos_token_id": end}
     _write_json(folder / "generation_config.json", {"_from_model_config": True} | ends)
-    if tokenizer:
-        tokenizer.save(folder, model.config.block_size)
 
 
 def write_adapter(folder: PathLike, adapters: LoRA, base_model: str) -> None:
@@ -170,8 +169,7 @@ def refuse_another(tokenizer: Tokenizer | None, settings: Fields, config: GPTCon
         wanted = f"at most the model's {config.vocab_size} tokens"
         raise ValueError(f"{where}: the tokenizer must have {wanted}, got {tokenizer.vocab_size}")
     ours = settings.get("npgpt")
-    named = ours.get("tokenizer", tokenizer.fingerprint) if isinstance(ours, dict) else tokenizer.fingerprint
-    if named != tokenizer.fingerprint:
+    if isinstance(ours, dict) and ours.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")
 
 
@@ -180,7 +178,7 @@ def open_safetensors(path: PathLike, stack: ExitStack) -> tuple[dict[str, Stored
     try:
         file = stack.enter_context(safe_open(path, framework="np"))
     except SafetensorError as error:
-        raise ValueError(f"read_pretrained: {path} must be a safetensors file, got {error}") from None
+        raise ValueError(f"{path} must be a safetensors file, got {error}") from None
 
     def tensor(name: str) -> Stored:
         part = file.get_slice(name)
@@ -259,7 +257,8 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
         value = fields[field] = settings.get(key, default)
         kind = type(default) if isinstance(default, (bool, int, str)) else (int, float)
         if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind):
-            raise ValueError(f"{where}: {key} must be {_kind(default)}, got {value!r}")
+            what = {bool: "true or false", str: "a string"}.get(type(default), "a number")
+            raise ValueError(f"{where}: {key} must be {what}, got {value!r}")
     if family.inner and settings.get(family.inner) not in (None, 4 * fields["n_embd"]):
         raise ValueError(f"{where}: {family.inner} must be 4 * n_embd, got {settings[family.inner]!r}")
     ours = settings.get("npgpt")
@@ -270,11 +269,7 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
         if not _has_windows(types, fields["n_layer"], where):
             fields["window"] = fields["block_size"]
     fields |= {"bias": bool(ours.get("bias", True)), "post_norm": model_type == "openai-gpt"}
-    return config_of(fields, where)
-
-
-def _kind(default: object) -> str:
-    return {bool: "true or false", str: "a string"}.get(type(default), "a number")
+    return config_of(where, **fields)
 
 
 def _has_windows(types: Any, n_layer: int, where: str) -> bool:

@@ -2,22 +2,23 @@
 
 A form is one program's names and layouts: "gpt2", "openai-gpt" and "gpt_neo" are Transformers' (by their
 model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2, "gguf" llama.cpp's, which
-may leave out biases. V, T, C as in model.py.
+may leave out biases.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from npgpt.engine.config import GPTConfig, parameter_shapes
 from npgpt.engine.model import GPT
-from npgpt.engine.types import Fields, Floats, Shape, Shapes, Tensors
+from npgpt.engine.types import Floats, Shape, Tensors
 
 Model = TypeVar("Model", bound=GPT)
-FLOATS = ("F16", "BF16", "F32", "F64")
+# theirs -> safetensors'
+FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old files, not parameters
 GGUF = {
     "wte": "token_embd",
@@ -44,14 +45,9 @@ class Place(NamedTuple):
     """What of our parameters a stored tensor is."""
 
     name: str
+    shape: Shape  # of the stored tensor
     third: int | None = None  # 0, 1, 2 of c_attn's columns: queries, keys, values
     transposed: bool = False  # (out, in), as torch.nn.Linear has it
-
-    def shape(self, shapes: Shapes) -> Shape:
-        """Of the stored tensor, where our parameters have these."""
-        *rest, last = shapes[self.name]
-        shape = (*rest, last if self.third is None else last // 3)
-        return shape[::-1] if self.transposed else shape
 
     def of(self, params: Tensors) -> Floats:
         """The view of our parameters that it fills."""
@@ -60,7 +56,7 @@ class Place(NamedTuple):
         return w.T if self.transposed else w
 
 
-def config_of(fields: Fields, where: str) -> GPTConfig:
+def config_of(where: str, /, **fields: Any) -> GPTConfig:
     """The GPTConfig of fields that stood in a file; ValueError for whatever is wrong with them."""
     try:
         return GPTConfig(**fields)
@@ -92,22 +88,23 @@ def places(form: str, config: GPTConfig) -> dict[str, Place]:
             for ours, part in GGUF.items():
                 theirs = theirs.replace(ours, part)
         if form == "gpt_neo" and name.endswith("c_attn.weight"):
+            a_third = shape[1] // 3, shape[0]
             for third, letter in enumerate("qkv"):
-                found[theirs.replace("c_attn", f"{letter}_proj")] = Place(name, third, True)
+                found[theirs.replace("c_attn", f"{letter}_proj")] = Place(name, a_third, third, True)
         else:
-            found[theirs] = Place(name, None, transposed)
+            found[theirs] = Place(name, shape[::-1] if transposed else shape, None, transposed)
     return found
 
 
 def tensors(form: str, model: GPT) -> Tensors:
     """{the form's name: float32 array} of a model's weights, the head not among them."""
-    found, shapes = {}, parameter_shapes(replace(model.config, bias=True))
+    found: Tensors = {}
     for theirs, place in places(form, model.config).items():
         if place.name in model.params:
             w, factor = place.of(model.params), _factor(form, model.config, place)
             found[theirs] = np.ascontiguousarray(w if factor == 1 else w * np.float32(factor), np.float32)
         else:
-            found[theirs] = np.zeros(place.shape(shapes), np.float32)
+            found[theirs] = np.zeros(place.shape, np.float32)
     return found
 
 
@@ -120,7 +117,7 @@ def fill(
     """
     if config.n_layer > len(stored):  # a config that lies must not cost time or memory
         raise ValueError(f"{where}: {config.n_layer} layers, but only {len(stored)} tensors")
-    wanted, shapes = places(form, config), parameter_shapes(replace(config, bias=True))
+    wanted = places(form, config)
     given, wrong = {}, []
     for name, tensor in stored.items():
         if MASKS.search(name):
@@ -137,15 +134,14 @@ def fill(
     needed = (name for name in wanted if form != "gguf" or not name.endswith(".bias"))
     wrong += [f"{name} is missing" for name in needed if name not in given]
     wrong += [f"{name} does not belong" for name in given if name not in wanted]
-    expected = {name: place.shape(shapes) for name, place in wanted.items()}
-    checked = {name: given[name] for name in wanted if name in given}
+    checked = {name: (given[name], place.shape) for name, place in wanted.items() if name in given}
     if head:
-        expected["lm_head.weight"], checked["lm_head.weight"] = shapes["wte.weight"], head
-    for name, tensor in checked.items():
-        if tuple(tensor.shape) != expected[name]:
-            wrong.append(f"{name} must have shape {expected[name]}, got {tuple(tensor.shape)}")
-        if tensor.dtype not in FLOATS:
-            wrong.append(f"{name} must be one of {', '.join(FLOATS)}, got {tensor.dtype}")
+        checked["lm_head.weight"] = head, wanted[wte].shape
+    for name, (tensor, shape) in checked.items():
+        if tuple(tensor.shape) != shape:
+            wrong.append(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        if tensor.dtype not in FLOATS.values():
+            wrong.append(f"{name} must be one of {', '.join(FLOATS.values())}, got {tensor.dtype}")
     if wrong:
         raise ValueError(f"{where}: " + "; ".join(wrong))
 

@@ -16,7 +16,7 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, PathLike
 from npgpt.interop.huggingface import family_of, open_safetensors
-from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
+from npgpt.interop.layout import FLOATS, Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
 
 COMPILED = "_orig_mod."  # what torch.compile puts before a name
@@ -48,7 +48,7 @@ def read_state_dict(path: PathLike, model_class: type[Model], **known: Any) -> M
             fields = _written_config(metadata["npgpt"], where)
         elif "n_head" not in known:
             raise ValueError(f"{where} does not tell n_head; give it: load(path, n_head=12)")
-        return fill(model_class, form, config_of(fields | known, where), stored, where)
+        return fill(model_class, form, config_of(where, **fields | known), stored, where)
 
 
 def read_checkpoint(path: PathLike, model_class: type[Model], **known: Any) -> Model:
@@ -71,18 +71,16 @@ def read_checkpoint(path: PathLike, model_class: type[Model], **known: Any) -> M
     args, state = found.get("model_args"), found.get("model")
     if not isinstance(args, dict) or not isinstance(state, dict) or not all(name in args for name in SIZES):
         raise ValueError(f"{where} must be nanoGPT's, with model and model_args of {', '.join(SIZES)}")
-    names = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
     def tensor(value: object) -> Stored:
         if not isinstance(value, torch.Tensor):
             return Stored((), type(value).__name__, lambda: np.empty(0))  # which is never read
-        return Stored(
-            tuple(value.shape), names.get(value.dtype, str(value.dtype)), lambda: value.float().numpy()
-        )
+        dtype = str(value.dtype).removeprefix("torch.")
+        return Stored(tuple(value.shape), FLOATS.get(dtype, dtype), lambda: value.float().numpy())
 
     stored = {str(name).removeprefix(COMPILED): tensor(value) for name, value in state.items()}
     fields = {name: args[name] for name in (*SIZES, "bias", "dropout") if name in args}
-    config = config_of({"activation": "gelu"} | fields | known, where)
+    config = config_of(where, **{"activation": "gelu"} | fields | known)
     return fill(model_class, "nanogpt", config, stored, where)
 
 

@@ -5,7 +5,6 @@ header, JSON padded with blanks to a multiple of 8; the arrays, one after the ot
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,7 @@ def save_file(tensors: Tensors, path: PathLike, metadata: dict[str, str] | None 
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(Path(path), "wb") as file:
+    with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in tensors.values():
             file.write(np.ascontiguousarray(array, "<f4").data)

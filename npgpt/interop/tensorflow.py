@@ -10,13 +10,12 @@ from typing import Any
 
 from npgpt.engine.types import PathLike, Shape
 from npgpt.interop.huggingface import refuse_another
-from npgpt.interop.layout import Model, Stored, config_of, fill
+from npgpt.interop.layout import FLOATS, Model, Stored, config_of, fill
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
 from npgpt.text.tokenizer_json import read_json
 
 HPARAMS = {name: name for name in ("n_layer", "n_head", "n_embd")}
 HPARAMS |= {"block_size": "n_ctx", "vocab_size": "n_vocab"}
-FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
 
 def read_release(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tokenizer | None]:
@@ -27,7 +26,7 @@ def read_release(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tok
     missing = [key for key in HPARAMS.values() if key not in hparams]
     if missing:
         raise ValueError(f"{where}: hparams.json must tell {', '.join(missing)} too")
-    config = config_of({field: hparams[key] for field, key in HPARAMS.items()}, where)
+    config = config_of(where, **{field: hparams[key] for field, key in HPARAMS.items()})
     prefix = folder / _name(folder, where)
     if not prefix.with_name(f"{prefix.name}.index").is_file():
         raise ValueError(f"{where} must hold {prefix.name}.index, which its file checkpoint names")

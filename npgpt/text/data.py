@@ -46,7 +46,8 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, ranks: "Alone | None" = None) -
     pieces = _encoded(corpus, tokenizer, ranks)
     if corpus.in_memory:
         return np.concatenate(list(pieces))
-    path = cache_folder() / f"{_content_key(corpus, tokenizer)}.ids"
+    key = f"{corpus.sha256} {corpus.clean} {tokenizer.fingerprint}"  # all that the ids depend on
+    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ids"
     missing = not path.exists()
     if ranks.any(missing)[0] if ranks else missing:
         if ranks and ranks.rank_on_host:
@@ -106,9 +107,7 @@ def _shares(piece: bytes, n_bytes: int, ranks: "Alone | None") -> Iterator[bytes
     yield piece[start:]
 
 
-def make_tokenizer(
-    name: str, corpus: Corpus, split: Split = DEFAULT_SPLIT, ranks: "Alone | None" = None
-) -> Tokenizer:
+def make_tokenizer(name: str, corpus: Corpus, split: Split, ranks: "Alone | None" = None) -> Tokenizer:
     """What --tokenizer names: bytes; bpe:N, learnt from the training part of the corpus; a path."""
     return tokenizers.make_tokenizer(name, _beginning(corpus, parse_split(split)[0], ranks), ranks)
 
@@ -127,11 +126,6 @@ def cache_folder() -> Path:
     """NPGPT_CACHE, or npgpt in the user's folder for caches; whatever is in it can be made again."""
     usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("NPGPT_CACHE") or Path(usual) / "npgpt")
-
-
-def _content_key(corpus: Corpus, tokenizer: Tokenizer) -> str:
-    """sha256 over the text, its cleaning and the tokenizer."""
-    return hashlib.sha256(f"{corpus.sha256} {corpus.clean} {tokenizer.fingerprint}".encode()).hexdigest()
 
 
 def parse_split(text: Split) -> tuple[float, float, float]:

@@ -7,7 +7,6 @@ there. A prompt is followed by its completion as it stands, and that by the end 
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +139,7 @@ def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example]
                 raise ValueError(bad[0]) from None
     if not examples:
         raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got none")
-    if form == "label" and len(labels := Counter(e.label for e in examples)) < 2:
+    if form == "label" and len(labels := {e.label for e in examples}) < 2:
         raise ValueError(f"{path}: must have two labels at least, got {next(iter(labels))!r} alone")
     return examples, bad
 
@@ -195,13 +194,11 @@ def _keys(line: bytes) -> str:
 # ---------------------------------------------------------------------------- batches
 
 
-def split_examples(
-    count: int, labels: Sequence[str | None], fraction: float, seed: int
-) -> tuple[Integers, Integers]:
+def split_examples(labels: Sequence[str | None], fraction: float, seed: int) -> tuple[Integers, Integers]:
     """Numbers of the examples for training and for validation, drawn by seed, each label in proportion."""
     training: list[int] = []
     validation: list[int] = []
-    order = np.random.default_rng([seed, count]).permutation(count)
+    order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
     for label in dict.fromkeys(labels):
         group = [i for i in order if labels[i] == label]
         held = min(round(fraction * len(group)), len(group) - 1)

@@ -10,10 +10,10 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,14 +22,13 @@ from npgpt.engine import kernels
 from npgpt.engine.types import Buffer, Integers, PathLike, Text
 from npgpt.text import tokenizer_json
 from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
-from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, Vocabulary
+from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, END_OF_WORD, Vocabulary
 
 if TYPE_CHECKING:
     from npgpt.training.ranks import Alone
 
 BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 LEAST = 257  # tokens of a vocabulary: the bytes and the end of text
-T = TypeVar("T")
 Ids: TypeAlias = ArrayLike | Iterable[int]
 MIN_COUNT = 2  # a pair that training finds less often is no rule
 
@@ -160,17 +159,6 @@ class ByteTokenizer(Tokenizer):
             return b"".join(END_OF_TEXT.encode() if i == 256 else bytes([i]) for i in ids.tolist())
         return ids.astype(np.uint8).tobytes()
 
-    @classmethod
-    def from_folder(cls, folder: PathLike) -> "ByteTokenizer":
-        """The tokenizer that `folder` describes; ValueError if that is another than this one."""
-        found = tokenizer_json.read_vocabulary(folder)
-        if found.tokens != cls.vocabulary.tokens or found.merges:
-            raise ValueError(
-                f"from_folder: {folder} must hold the byte tokenizer (257 tokens, no merges), "
-                f"got {len(found.tokens)} tokens and {len(found.merges)} merges"
-            )
-        return cls()
-
 
 class BPETokenizer(Tokenizer):
     """Byte-level BPE with GPT-2's split, compiled where the kernels are in use."""
@@ -183,7 +171,7 @@ class BPETokenizer(Tokenizer):
         tokens = [n.encode() if n in special else bytes(map(BYTES.__getitem__, n)) for n in names]
         byte_ids = np.array([vocabulary.tokens[c] for c in BYTE_CHARACTERS], np.uint32)
         self._parts = byte_ids, table, tokens
-        self._bpe = _compiled("Bpe", ReferenceBpe)(*self._parts)
+        self._bpe: ReferenceBpe = (kernels.compiled("Bpe") or ReferenceBpe)(*self._parts)
 
     def __reduce__(self) -> tuple[type["BPETokenizer"], tuple[Vocabulary]]:  # to another process
         return BPETokenizer, (self.vocabulary,)
@@ -213,7 +201,7 @@ class BPETokenizer(Tokenizer):
         if not (whole and vocab_size >= LEAST):
             what = f"a whole number, at least {LEAST} (the bytes and the end of text)"
             raise ValueError(f"bpe: vocab_size must be {what}, got {vocab_size}")
-        counts = _compiled("PieceCounts", ReferenceCounts)()
+        counts: ReferenceCounts = (kernels.compiled("PieceCounts") or ReferenceCounts)()
         first, every = (ranks.rank, ranks.size) if ranks else (0, 1)
         for document in islice(documents, first, None, every):
             counts.add(document)
@@ -250,14 +238,9 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _compiled(name: str, reference: type[T]) -> type[T]:
-    """The compiled class of this name where the kernels are in use, else its reference in Python."""
-    return kernels.compiled(name) or reference
-
-
-def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
-    """(vocabulary with its end of text settled, merges as ids (n, 3)); ValueError where it is faulty."""
-    where, tokens, special = vocabulary.where, vocabulary.tokens, vocabulary.special
+def merge_table(vocabulary: Vocabulary, special: Container[str]) -> list[tuple[int, int, int]]:
+    """The merges as ids; ValueError where ids are not 0..V-1, or the merges do not make all tokens."""
+    where, tokens = vocabulary.where, vocabulary.tokens
     by_id = dict(zip(tokens.values(), tokens, strict=True))
     if len(by_id) < len(tokens):
         twice = next(token for token, i in tokens.items() if by_id[i] != token)
@@ -265,12 +248,6 @@ def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
     hole = next((i for i in range(len(tokens)) if i not in by_id), None)
     if hole is not None:
         raise ValueError(f"{where}: ids must be 0..{len(tokens) - 1} without holes, but {hole} is no token's")
-    for token in tokens:
-        if token not in special and not (token and all(c in BYTES for c in token)):
-            raise ValueError(f"{where}: the token {token!r} must be of characters that stand for bytes")
-    for byte, character in enumerate(BYTE_CHARACTERS):
-        if character not in tokens:
-            raise ValueError(f"{where}: there must be a token for each byte, but {byte} has none")
     table, made, seen = [], set(), set()
     for left, right in vocabulary.merges:
         for token in (left, right, left + right):
@@ -281,9 +258,23 @@ def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
         seen.add((left, right))
         made.add(left + right)
         table.append((tokens[left], tokens[right], tokens[left + right]))
+    end = END_OF_WORD if vocabulary.words else ""
     for token in tokens:
-        if len(token) > 1 and token not in made and token not in special:
+        if len(token.removesuffix(end)) > 1 and token not in made and token not in special:
             raise ValueError(f"{where}: no merge makes the token {token!r}")
+    return table
+
+
+def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
+    """(vocabulary with its end of text settled, merges as ids (n, 3)); ValueError where it is faulty."""
+    where, tokens, special = vocabulary.where, vocabulary.tokens, vocabulary.special
+    table = merge_table(vocabulary, special)
+    for token in tokens:
+        if token not in special and not (token and all(c in BYTES for c in token)):
+            raise ValueError(f"{where}: the token {token!r} must be of characters that stand for bytes")
+    for byte, character in enumerate(BYTE_CHARACTERS):
+        if character not in tokens:
+            raise ValueError(f"{where}: there must be a token for each byte, but {byte} has none")
     end = vocabulary.end_of_text
     if not end:
         end = END_OF_TEXT if END_OF_TEXT in special or len(special) != 1 else next(iter(special))
@@ -311,8 +302,8 @@ class StreamDecoder:
         """The text that these ids complete, often ''."""
         known = self._tokenizer.bytes_of
         for id in ids:
-            if id not in known:
-                known[id] = self._tokenizer.decode_bytes([id])
+            if id not in known:  # one that only fills up a model's vocabulary is no text
+                known[id] = self._tokenizer.decode_bytes([id]) if id < self._tokenizer.vocab_size else b""
         return self._utf8.decode(b"".join(map(known.__getitem__, ids)))
 
     def close(self) -> str:

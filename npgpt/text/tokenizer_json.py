@@ -80,7 +80,7 @@ def read_pair(vocabulary: PathLike, merges: PathLike) -> Vocabulary:
     named = UNKNOWN if words else END_OF_TEXT
     special = {named: tokens[named]} if named in tokens else {}
     special |= _added_tokens(merges.parent)
-    tokens = tokens | _tokens(special, merges)
+    tokens |= special
     return Vocabulary(str(merges), tokens, pairs, special, _end_of_text(merges.parent), words)
 
 
@@ -93,8 +93,8 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     _refuse_what_we_do_not_do(path, whole, model, words)
     tokens = _tokens(model.get("vocab"), path)
     merges = model.get("merges")
-    if not isinstance(merges, list):
-        raise ValueError(f"{path}: must have a list of merges")
+    if not (isinstance(merges, list) and isinstance(added, list)):
+        raise ValueError(f"{path}: merges and added_tokens must be lists")
     rules = [rule.split(" ") if isinstance(rule, str) else rule for rule in merges]
     pairs = [_pair(rule, f"{path}: merge {n}") for n, rule in enumerate(rules)]
     special = {}
@@ -158,7 +158,8 @@ def _added_tokens(folder: Path) -> dict[str, int]:
     path = folder / "tokenizer_config.json"
     added = read_json(path).get("added_tokens_decoder") if path.exists() else None
     try:
-        return {token["content"]: int(i) for i, token in (added or {}).items() if token.get("special")}
+        special = {i: token["content"] for i, token in (added or {}).items() if token.get("special")}
+        return {"" + name: int(i) for i, name in special.items()}  # TypeError for a name that is no text
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{path}: added_tokens_decoder must map ids to tokens, got {added!r:.60}") from None
 

@@ -167,5 +167,5 @@ def test_batches_balance_labels_and_repeat_by_seed():
     assert (drawn < 9).sum() >= 9 and (drawn >= 9).sum() == 9
     again = tasks.ExampleBatches(examples, 8, 4, seed=3, balanced_by=labels)
     assert all((a == b).all() for a, b in zip(batches.batch(7), again.batch(7), strict=True))
-    train, held = tasks.split_examples(12, labels, 1 / 3, seed=0)
+    train, held = tasks.split_examples(labels, 1 / 3, seed=0)
     assert sorted([*train, *held]) == list(range(12)) and sorted(labels[i] for i in held) == ["a"] * 3 + ["b"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.text.tokenizer import END_OF_TEXT, ByteTokenizer
+from npgpt.text.tokenizer import END_OF_TEXT, ByteTokenizer, load_tokenizer
 
 tokenizer = ByteTokenizer()
 
@@ -72,19 +72,25 @@ def test_files(tmp_path):
     assert vocab["<|endoftext|>"] == 256
     assert json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"] == vocab
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == 64
-    assert isinstance(ByteTokenizer.from_folder(tmp_path), ByteTokenizer)
+    assert isinstance(load_tokenizer(tmp_path), ByteTokenizer)
     (tmp_path / "tokenizer.json").unlink()
-    assert isinstance(ByteTokenizer.from_folder(tmp_path), ByteTokenizer)
+    assert isinstance(load_tokenizer(tmp_path), ByteTokenizer)
 
 
-def test_another_tokenizer_is_refused(tmp_path):
+def test_a_broken_file_is_refused(tmp_path):
     tokenizer.save(tmp_path, 64)
     path = tmp_path / "tokenizer.json"
-    other = json.loads(path.read_text(encoding="utf-8"))
-    other["model"]["merges"] = ["a b"]
-    path.write_text(json.dumps(other), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"must hold the byte tokenizer .* got 257 tokens and 1 merges"):
-        ByteTokenizer.from_folder(tmp_path)
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    for added in (True, 5, {"id": 1}):
+        path.write_text(json.dumps(whole | {"added_tokens": added}), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"merges and added_tokens must be lists"):
+            load_tokenizer(tmp_path)
     path.write_bytes(b"\xff{")
     with pytest.raises(ValueError, match=r"tokenizer.json must be JSON"):
-        ByteTokenizer.from_folder(tmp_path)
+        load_tokenizer(tmp_path)
+    path.unlink()
+    for name in (None, 5):
+        added = {"added_tokens_decoder": {"300": {"content": name, "special": True}}}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(added), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"added_tokens_decoder must map ids to tokens"):
+            load_tokenizer(tmp_path)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from npgpt.server.engine import Decoder
 from npgpt.text import gpt1
 from npgpt.text.tokenizer import load_tokenizer
 
@@ -39,6 +40,9 @@ def test_a_stream_is_the_whole(folder):
     pieces = [decoder.push(i) for i in ids]
     assert "".join([*pieces, decoder.close()]) == tokenizer.decode(ids)
     assert pieces[:2] == ["o", " sol"]
+    decoder = Decoder(tokenizer)  # of the server
+    whole = "".join([*map(decoder.push, [*ids, tokenizer.vocab_size + 1]), decoder.close()])
+    assert whole == tokenizer.decode(ids) and decoder.characters == len(whole)
 
 
 def test_splitting():
@@ -60,7 +64,7 @@ def test_files(folder, tmp_path):
     "old, new, message",
     [
         ("s o\n", "", "no merge makes the token 'so'"),
-        ("s o\n", "s o\ns o\n", "a merge is there twice"),
+        ("s o\n", "s o\ns o\n", "is there twice"),
         ("s o\n", "s q\n", "needs 'q', which is no token"),
         ("s o\n", "s\n", r"line 2 must be two tokens, got \['s'\]"),
     ],
@@ -76,5 +80,5 @@ def test_a_vocabulary_with_holes_is_refused(folder):
     path = folder / "encoder_bpe_40000.json"
     vocab = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(vocab | {"a": 500}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"ids must be 0\.\.23, each once"):
+    with pytest.raises(ValueError, match=r"ids must be 0\.\.23 without holes"):
         load_tokenizer(folder)
