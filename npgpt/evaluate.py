@@ -75,7 +75,7 @@ def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Intege
     if "text_sha256" not in config["about"]:
         raise ValueError(f"{args.model}: was taught by examples, so TEXT must be given")
     corpus = Corpus(config["text"], config["clean"])
-    if corpus.sha256 != config["about"].get("text_sha256"):
+    if corpus.sha256 != config["about"]["text_sha256"]:
         raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
     dataset = data.Dataset.from_ids(data.encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):

@@ -102,7 +102,7 @@ class _Job:
         model, self.rows = with_vocabulary(model, tokenizer)
         self.about = {
             "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
-            "parent_sha256": hashlib.sha256(model.flat_params.tobytes()).hexdigest(),
+            "parent_sha256": hashlib.sha256(model.flat_params.data).hexdigest(),
             "skip_bad": args.skip_bad,
             "balance": args.balance,
         }
@@ -155,8 +155,8 @@ class _Job:
         failures = (OSError, MemoryError, TrainingFailed)
         with cli.errors_as_lines("finetune", 1, failures), cli.interruptible() as interrupted:
             if not self.goes_on and not self.ranks.rank:
-                shape = {name: getattr(plan, name) for name in (*PLANNED, "split", "steps")}
-                shape |= {"n_layer": plan.n_layer, "n_head": plan.n_head, "n_embd": plan.n_embd}
+                shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
+                shape = {name: getattr(plan, name) for name in shown}
                 settings = {"init_from": self.parent, "text": [self.data], **self.settings, **shape}
                 about = self.about | {"memorise": False, "form": self.form}
                 runs.write_config(self.folder, settings | {"clean": "none"}, about)
@@ -191,7 +191,7 @@ class _Job:
         return more
 
     def _tell(self) -> None:
-        from npgpt.training import run as runs
+        from npgpt.training import memory
         from npgpt.training.tasks import memory_needed
 
         trainer, data, plan = self.trainer, self.examples, self.plan
@@ -214,7 +214,7 @@ class _Job:
         needed = {
             name: memory_needed(config, plan, data, name, self.rows, self.ranks) for name in (None, lora or 8)
         }
-        others = (runs.resident_bytes() - 4 * trainer.model.num_params) / 1e6
+        others = (memory.resident_bytes() - 4 * trainer.model.num_params) / 1e6
         say(
             "expected: {megabytes:.0f} MB of memory (all weights: {other:.0f} MB), at most {seconds:.0f} s"
             if lora
@@ -286,7 +286,7 @@ def _split(
     from npgpt.text.tasks import split_examples
     from npgpt.training.tasks import Examples
 
-    train, held = split_examples(len(encoded), labels, settings["val_fraction"], settings["seed"])
+    train, held = split_examples(labels, settings["val_fraction"], settings["seed"])
     training, held_out = ([encoded[i] for i in numbers] for numbers in (train, held))
     return Examples(training, held_out, tokenizer, [labels[i] for i in train] if balance else None)
 

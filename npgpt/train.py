@@ -134,13 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks = job_ranks.start()
     with ranks.together(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
-        ranks.zero = args.zero and ranks.size > 1
+        ranks.zero = args.zero and bool(ranks)
         if args.restarts or args.launch:
             with cli.errors_as_lines("train"):
                 return _supervise(args, sys.argv[1:] if argv is None else list(argv), ranks)
         with cli.errors_as_lines("train"):  # whatever can be refused is, before anything is written
             job = _Job(args, started, lock, ranks)
-        cli.begin(job.settings["threads"] if ranks.size == 1 else None)
+        cli.begin(None if ranks else job.settings["threads"])
         if job.trainer.ended:
             cli.tell_finished(job.folder, job.trainer)
             return 0
@@ -152,7 +152,7 @@ def _supervise(args: Namespace, argv: list[str], ranks: Alone) -> int:
     from npgpt.training import restarts
     from npgpt.training import run as runs
 
-    if ranks.size > 1:
+    if ranks:
         raise ValueError(
             "--restarts must stand before mpiexec: --restarts 3 --launch 'mpiexec -n 4', got it inside"
         )
@@ -179,7 +179,7 @@ class _Job:
         from npgpt.api import GPT, load
         from npgpt.text import data
         from npgpt.text.corpus import Corpus
-        from npgpt.training import checkpoint, distributed
+        from npgpt.training import checkpoint, distributed, memory
         from npgpt.training import run as runs
         from npgpt.training.plan import FLAGS, default_tokenizer, make_plan
         from npgpt.training.trainer import prepare, read_knots
@@ -209,7 +209,7 @@ class _Job:
 
         self.corpus = Corpus(args.text or before["text"], settings["clean"])
         found = checkpoint.last(self.folder) if self.began_before else None
-        if ranks.size > 1:
+        if ranks:
             if "-" in args.text:
                 raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
             ranks.compare(
@@ -242,7 +242,7 @@ class _Job:
             if flags["minutes"] and (knots := read_knots(self.folder)):
                 flags["steps"] = knots[-1][2]
         dataset = data.Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
-        self.resident = runs.resident_bytes()
+        self.resident = memory.resident_bytes()
         spent = time.perf_counter() - started
         self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent, ranks)
         trained: Any = self.trainer.model

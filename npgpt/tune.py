@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from npgpt import cli
 from npgpt.cli import Setting, count, count_or_zero, one_of, positive, say
@@ -47,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from npgpt.training import run as runs
         from npgpt.training import tuner
         from npgpt.training.plan import default_tokenizer
+        from npgpt.training.trainer import TrainingFailed
 
         settings = cli.resolve(SETTINGS, args, None)
         settings["split"] = data.parse_split(settings["split"] or data.DEFAULT_SPLIT)
@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
         tokenizer = data.make_tokenizer(settings["tokenizer"], corpus, settings["split"])
         dataset = data.Dataset.from_ids(data.encode(corpus, tokenizer), settings["split"], tokenizer)
-        name = "stdin" if args.text[0] == "-" else Path(args.text[0]).resolve().stem
-        folder = runs.find_folder(settings["out"], f"{name}-tune", resume=False)
+        folder = runs.find_folder(settings["out"], args.text[0], resume=False, suffix="-tune")
         seed, threads = settings.pop("seed") or 0, settings.pop("threads")
         about = {"memorise": False, "text_sha256": corpus.sha256}
         shared = settings | {"text": corpus.names(folder), "seed": seed}
@@ -67,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "{rungs} rungs; the last trains for {minutes:.2f} minutes, as the winner will",
         **{"rungs": len(tuner.SHARES), "minutes": search.minutes},
     )
-    with cli.errors_as_lines("tune", 1, (OSError, MemoryError)), cli.interruptible() as interrupted:
+    with (
+        cli.errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed)),
+        cli.interruptible() as interrupted,
+    ):
         folder.mkdir(parents=True)
         corpus.keep_stdin(folder)
         print(tuner.in_columns(_(tuner.COLUMNS).split(",")))
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted; the trials so far are in {where}", where=where)
         return 130
     print(told(search.verdict(best)))
-    cli.tell_saved(where)
+    cli.tell_saved(folder)
     cli.tell_next(f"python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
     if args.json:
         result = {

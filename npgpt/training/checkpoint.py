@@ -106,7 +106,7 @@ def choose(run: Path, pointers: Sequence[str] = ("BEST", "LATEST")) -> tuple[Pat
     Also returns one line for each broken checkpoint passed over. ValueError if none is left.
     """
     candidates = [folder for pointer in pointers if (folder := pointed(run, pointer))]
-    candidates += [folder for folder in checkpoints(run) if folder not in candidates]
+    candidates += checkpoints(run)
     broken: list[str] = []
     for folder in dict.fromkeys(candidates):
         try:

@@ -50,7 +50,6 @@ class Ranks(Alone):
             raise ValueError(f"mpiexec must belong to the MPI that mpi4py uses, which is {library}")
         self.rank, self.size, self.host = world.rank, world.size, socket.gethostname()
         self._comm, self._gradients, self._beats = (world.Dup() for _ in range(3))  # each for one thread
-        self.zero = False
         self._host = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.rank_on_host, self.on_host = self._host.rank, self._host.size
         self._sums: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (piece, factor), (event, None)
@@ -62,16 +61,10 @@ class Ranks(Alone):
 
     # ------------------------------------------------------------------------ agreeing
 
-    def part(self, n: int) -> slice:
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
-
     def numbers(self, *values: float) -> list[list[float]]:
         table = np.empty((self.size, len(values)))
         self._wait(self._comm.Iallgather(np.array(values, np.float64), table))
         return table.tolist()
-
-    def first(self, value: float) -> float:
-        return self.numbers(value)[0][0]
 
     def meet(self) -> None:
         self._wait(self._comm.Ibarrier())

@@ -23,7 +23,7 @@ class Journal:
     def start(self, step: int) -> list[str]:
         """Cut the file back to the lines up to `step`, which are returned; without one, begin it."""
         try:
-            lines = self.path.read_text(encoding="utf-8").removeprefix(self._header).splitlines()
+            lines = self.path.read_text(encoding="utf-8").removeprefix(self._header).split("\n")
         except (OSError, ValueError):  # not there, or not ours
             lines = []
         kept = []

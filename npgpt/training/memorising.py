@@ -1,6 +1,8 @@
 """Whether a model understands its text or learns it by heart, and the evidence for that."""
 
+import math
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
 
 from npgpt.engine.types import Fields, Integers
@@ -32,7 +34,7 @@ class History:
 
     def add(self, step: int, loss: float, val_loss: float | None) -> None:
         """The losses of a step, nats per token; val_loss None where none was measured."""
-        if loss == loss:  # not that of a skipped step
+        if math.isfinite(loss):  # not that of a skipped step
             self._total, self._count = self._total + loss, self._count + 1
         if val_loss is not None and self._count:
             self.points.append((step, self._total / self._count, val_loss))
@@ -68,8 +70,10 @@ def in_words(verdict: Verdict, sample: bytes = b"", text: bytes = b"") -> str:
 
 def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:
     """The longest stretch of the training text in samples of the model, and in as much text it never saw."""
-    found = max((longest_overlap(sample.encode(), text) for sample in samples), key=len)
-    pieces = [held_out[i * len(s) : (i + 1) * len(s)] for i, s in enumerate(samples)]
+    written = [sample.encode() for sample in samples]
+    found = max((longest_overlap(sample, text) for sample in written), key=len)
+    ends = accumulate(map(len, written))
+    pieces = [held_out[end - len(s) : end] for s, end in zip(written, ends, strict=True)]
     usual = max(len(longest_overlap(piece, text)) for piece in pieces)
     shown = found.decode("utf-8", "ignore")
     words = f"Longest stretch of the training text in {len(samples)} samples: {len(found)} bytes, {shown!r}"

@@ -1,36 +1,40 @@
-"""Whether a plan fits into the memory that this process may have, and what would."""
+"""What this process holds of memory, whether a plan fits into what it may have, and what would."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.engine.config import GPTConfig, training_floats
+from npgpt.engine.config import GPTConfig
 from npgpt.engine.types import PathLike
 from npgpt.training.plan import Plan
 
 
-def check_memory(config: GPTConfig, plan: Plan, needed: int) -> None:
-    """ValueError, with the settings that would fit, where `needed` bytes are more than there is."""
+def check_memory(
+    config: GPTConfig, plan: Plan, needed: Callable[[GPTConfig, Plan], int], tuning: bool = False
+) -> None:
+    """ValueError, with the settings that would fit, where needed(config, plan) bytes are more than there is.
+
+    tuning: of a model that is there already, a batch a step.
+    """
     free, where = available_bytes()
-    if needed <= free:
+    if (whole := needed(config, plan)) <= free:
         return
 
     def fits(config: GPTConfig, batch: int) -> bool:
-        return needed + 4 * training_floats(config, batch, plan.block_size) - now <= free
+        return needed(config, replace(plan, batch_size=batch)) <= free
 
-    now = 4 * training_floats(config, plan.batch_size, plan.block_size)
     message = (
-        f"not enough memory: this plan needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free ({where})"
+        f"not enough memory: this plan needs {whole / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free ({where})"
     )
-    batch = next((b for b in _halves(plan.batch_size) if fits(config, b)), None)
-    if batch:
-        parts = -(-plan.windows // batch)
-        advice = f"--batch-size {batch} --gradient-accumulation-steps {parts}"
-    else:
+    advice = ""
+    if batch := next((b for b in _halves(plan.batch_size) if fits(config, b)), None):
+        parts = "" if tuning else f" --gradient-accumulation-steps {-(-plan.windows // batch)}"
+        advice = f"--batch-size {batch}{parts}"
+    elif not tuning:
         narrow = (replace(config, n_embd=c * config.n_head) for c in _halves(config.n_embd // config.n_head))
-        smaller = next((c for c in narrow if fits(c, 1)), None)
-        advice = f"--batch-size 1 --n-embd {smaller.n_embd}" if smaller else ""
+        if smaller := next((c for c in narrow if fits(c, 1)), None):
+            advice = f"--batch-size 1 --n-embd {smaller.n_embd}"
     raise ValueError(f"{message}; {advice} would fit" if advice else f"{message}; no smaller plan would fit")
 
 
@@ -53,6 +57,11 @@ def available_bytes() -> tuple[float, str]:
     limits += [(free, "cgroup") for free in _cgroup_bytes()]
     free, where = min(limits)
     return max(0, free), where
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now (Linux; 0 where that cannot be told)."""
+    return 1024 * (_field("/proc/self/status", "VmRSS:") or 0)
 
 
 def _cgroup_bytes() -> Iterator[int]:

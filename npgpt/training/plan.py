@@ -114,9 +114,10 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags: Any) -> Plan:
     if flags.get("window") and not gpt3:
         raise ValueError(f"window is for engine gpt-3, got {shape['engine']}")
     default["window"] = min(256, max(1, shape["block_size"] // 2)) if gpt3 else None
+    for name, known in (("optimizer", LEARNING_RATE), ("schedule", SCHEDULES)):
+        if shape[name] not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {shape[name]!r}")
     default["lr"] = LEARNING_RATE[shape["optimizer"]]
-    if shape["schedule"] not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {shape['schedule']!r}")
     windows = shape["batch_size"] * shape["gradient_accumulation_steps"]
     epoch = batches_per_epoch(n_train, shape["block_size"], windows)
     steps = max(600, 200 * epoch) if memorise else round(1600 * max(size, 0.25))

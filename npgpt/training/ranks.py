@@ -25,7 +25,7 @@ class Alone:
 
     def part(self, n: int) -> slice:
         """Those of n rows that are this rank's."""
-        return slice(0, n)
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def map(self, function: Callable[[T], Array], items: Iterable[T]) -> Iterator[Array]:
         """function(item) for all items, in their order."""
@@ -41,7 +41,7 @@ class Alone:
 
     def first(self, value: float) -> float:
         """Rank 0's value."""
-        return value
+        return self.numbers(value)[0][0]
 
     def meet(self) -> None:
         """Wait until all ranks are here."""

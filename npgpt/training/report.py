@@ -6,6 +6,7 @@ Made from the files of the run's folder alone, so it can be made again at any ti
 import csv
 import importlib.util
 import json
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -78,11 +79,9 @@ def write(run: Path) -> Path:
     config = read_config(run)
     test = _json(run / "test.json")
     curves, marks = _curves(rows)
-    body = [
-        f"<h1>{escape(run.resolve().name)}</h1>",
-        f'<p class="soft">{escape(_what(config, rows))}</p>',
+    parts = [
         _figures(rows, test),
-        _warning(run),
+        _warning(rows),
         "<h2>Loss</h2>",
         '<p class="soft">Nats per token; lower is better.</p>',
         charts.line_chart(curves, "step", marks=marks),
@@ -91,16 +90,22 @@ def write(run: Path) -> Path:
         _rates(rows),
         _settings(config),
     ]
-    _write_page(run, body)
+    write_page(run, _what(config, rows), parts)
     if importlib.util.find_spec("matplotlib"):
         _write_png(run, curves)
     return run / "report.html"
 
 
-def write_search(folder: Path, title: str, about: str, picture: str, table: str) -> Path:
-    """The page of a search for settings (tuner.py)."""
-    _write_page(folder, [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(about)}</p>', picture, table])
-    return folder / "report.html"
+def write_page(folder: Path, about: str, parts: Iterable[str]) -> None:
+    """Make folder/report.html: what it is about, and those of the parts that are not empty."""
+    name = escape(folder.resolve().name)
+    page = (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name} · npgpt</title>\n<style>{STYLE}</style>\n<main>\n"
+        f'<h1>{name}</h1>\n<p class="soft">{escape(about)}</p>\n'
+    )
+    write_atomically(folder / "report.html", page + "\n".join(filter(None, parts)) + "\n</main>\n")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], best: int | None = None) -> str:
@@ -118,15 +123,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], best: int | Non
     return "\n".join([*lines, "</table>"])
 
 
-def _write_page(folder: Path, body: Iterable[str]) -> None:
-    page = (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(folder.resolve().name)} · npgpt</title>\n<style>{STYLE}</style>\n<main>\n"
-    )
-    write_atomically(folder / "report.html", page + "\n".join(part for part in body if part) + "\n</main>\n")
-
-
 def metrics(run: Path) -> Rows:
     """The rows of metrics.csv by their columns' names; none without it."""
     try:
@@ -134,6 +130,12 @@ def metrics(run: Path) -> Rows:
             return [row for row in csv.DictReader(file) if row["seconds"]]
     except OSError:
         return []
+
+
+def points(rows: Rows, name: str, by: str = "step") -> list[tuple[float, float]]:
+    """(by, name) of the rows where `name` is a finite number: a skipped step's is not."""
+    found = [(float(row[by]), float(row[name])) for row in rows if row[name]]
+    return [point for point in found if math.isfinite(point[1])]
 
 
 def _json(path: Path) -> Any:
@@ -145,14 +147,12 @@ def _json(path: Path) -> Any:
 
 def _curves(rows: Rows) -> tuple[list[charts.Curve], list[charts.Mark]]:
     """Curves and marks of the loss chart: training, averaged, and validation, with its best step."""
-    losses = [(int(row["step"]), float(row["train_loss"])) for row in rows]
-    losses = [(step, loss) for step, loss in losses if loss == loss]
+    losses, val = points(rows, "train_loss"), points(rows, "val_loss")
     share = max(1, len(losses) // POINTS)
     train = []
     for i in range(0, len(losses), share):
         part = losses[i : i + share]
         train.append((part[-1][0], sum(loss for _, loss in part) / len(part)))
-    val = [(int(row["step"]), float(row["val_loss"])) for row in rows if row["val_loss"]]
     curves: list[charts.Curve] = [(f"training {train[-1][1]:.3f}" if train else "", "one", train)]
     marks: list[charts.Mark] = []
     if val:
@@ -172,7 +172,7 @@ def _what(config: Fields, rows: Rows) -> str:
 
 def _figures(rows: Rows, test: Fields | None) -> str:
     figures = []
-    val = [float(row["val_loss"]) for row in rows if row["val_loss"]]
+    val = [loss for _, loss in points(rows, "val_loss")]
     if test:
         figures += [
             (f"{test['bits_per_byte']:.3f}", "bits per byte, test"),
@@ -188,12 +188,8 @@ def _figures(rows: Rows, test: Fields | None) -> str:
     return '<div class="figures">' + "".join(f"<div>{a}<span>{b}</span></div>" for a, b in figures) + "</div>"
 
 
-def _warning(run: Path) -> str:
-    try:
-        rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]
-        verdict = History(rows).verdict()
-    except (OSError, ValueError):
-        return ""
+def _warning(rows: Rows) -> str:
+    verdict = History(",".join(list(row.values())[:5]) for row in rows).verdict()
     return f'<p class="warning">{escape(in_words(verdict).capitalize())}.</p>' if verdict else ""
 
 
@@ -222,8 +218,8 @@ def _test(test: Fields | None) -> str:
 
 def _samples(run: Path) -> str:
     try:
-        lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-        samples = [json.loads(line) for line in lines]
+        with open(run / "samples.jsonl", encoding="utf-8") as file:
+            samples = [json.loads(line) for line in file]
     except (OSError, ValueError):
         return ""
     if not samples:
@@ -238,12 +234,10 @@ def _samples(run: Path) -> str:
 
 
 def _rates(rows: Rows) -> str:
-    def thin(name: str) -> list[tuple[int, float]]:
-        points = [(int(row["step"]), float(row[name])) for row in rows]
-        return [point for point in points[:: max(1, len(points) // POINTS)] if point[1] == point[1]]
-
     def small(title: str, name: str) -> str:
-        chart = charts.line_chart([("", "three", thin(name))], "step", 420, 190, 8)
+        curve = points(rows, name)
+        curve = curve[:: max(1, len(curve) // POINTS)]
+        chart = charts.line_chart([("", "three", curve)], "step", 420, 190, 8)
         return f"<div><h2>{title}</h2>{chart}</div>" if chart else ""
 
     both = small("Learning rate", "lr") + small("Gradient norm, before clipping", "grad_norm")
@@ -271,10 +265,10 @@ def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     looks = (("#0b62a4", "top"), ("#c2410c", "bottom"))  # the labels must not meet
-    for (label, _, points), (colour, side) in zip(curves, looks, strict=False):
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6)
-            axes.annotate(label, points[-1], (6, 0), textcoords="offset points", va=side, color=colour)
+    for (label, _, curve), (colour, side) in zip(curves, looks, strict=False):
+        if curve:
+            axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.6)
+            axes.annotate(label, curve[-1], (6, 0), textcoords="offset points", va=side, color=colour)
     axes.set(xlabel="step", ylabel="nats per token", title=run.resolve().name)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e4df")

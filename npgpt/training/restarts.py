@@ -21,8 +21,10 @@ def supervise(command: list[str], folder: Path, restarts: int) -> int:
 
     It is not repeated once the run in `folder` has ended. SIGINT and SIGTERM go to the command, once.
     """
+    signals: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
+        signals.append(number)
         if sys.platform != "win32":  # there Ctrl-C goes to the whole console by itself
             process.send_signal(number)
 
@@ -32,11 +34,13 @@ def supervise(command: list[str], folder: Path, restarts: int) -> int:
             signal.signal(number, pass_on)
         code = process.wait()
         code = 128 - code if code < 0 else code
-        if code in FINAL or attempt == restarts or _ended(folder):
+        if code in FINAL or attempt == restarts or signals or _ended(folder):
             break
         again = _("npgpt train: ended with {code}; going on by itself, {n} of {restarts} times")
         print(again.format(code=code, n=attempt + 1, restarts=restarts), file=sys.stderr, flush=True)
         time.sleep(PAUSE)
+        if signals:  # which came while there was nobody to pass them on to
+            break
     return code
 
 

@@ -21,8 +21,8 @@ from npgpt.training.checkpoint import write_atomically
 CONFIG = "config.toml"
 
 
-def find_folder(out: str | None, text: str, resume: bool) -> Path:
-    """The folder of a run: `out`, or runs/NAME after the text. Makes nothing.
+def find_folder(out: str | None, text: str, resume: bool, suffix: str = "") -> Path:
+    """The folder of a run: `out`, or runs/NAME after the text, with the suffix. Makes nothing.
 
     For a new one NAME gets -2, -3, ... where it is taken; to resume, the last of these is meant.
     FileExistsError where `out` is there already and is not to be resumed, or is no run.
@@ -35,7 +35,7 @@ def find_folder(out: str | None, text: str, resume: bool) -> Path:
         if folder.exists() and not (folder / CONFIG).exists() and any(folder.iterdir()):
             raise FileExistsError(errno.EEXIST, "is no run, so it cannot be resumed", out)
         return folder
-    stem = Path("stdin" if text == "-" else text).resolve().stem or "run"
+    stem = (Path("stdin" if text == "-" else text).resolve().stem or "run") + suffix
     numbered = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))
     taken = list(itertools.takewhile(Path.exists, numbered))
     if resume and taken:
@@ -118,12 +118,3 @@ def to_toml(table: Fields) -> str:
         if isinstance(v, dict):
             lines += ["", f"[{key}]", to_toml(v).rstrip()]
     return "\n".join(lines) + "\n"
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now (Linux; 0 where that cannot be told)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -38,7 +38,6 @@ class Examples:
         self.validation = np.concatenate(
             [np.zeros(0, np.int32), *(ids[learnt] for ids, learnt in validation)]
         )
-        self.test = self.train[:0]
 
     def __len__(self) -> int:
         return len(self.train) + len(self.validation)
@@ -103,16 +102,21 @@ class TaskTrainer(Trainer):
         ranks: Alone = ALONE,
     ) -> None:
         """lora: the rank of adapters, None: all weights are trained; rows: of wte, the tokens added."""
-        needed = memory_needed(model.config, plan, examples, lora, rows, ranks)
-        memory.check_memory(model.config, plan, ranks.on_host * needed)
+
+        def needed(config: GPTConfig, plan: Plan) -> int:
+            return ranks.on_host * memory_needed(config, plan, examples, lora, rows, ranks)
+
+        memory.check_memory(model.config, plan, needed, tuning=True)
         model.seed, model.config = seed, replace(model.config, dropout=plan.dropout)
-        super().__init__(model, examples, plan, seed, ranks)
         self.examples = examples
-        self.batches = examples.batches(plan, seed)
+        super().__init__(model, examples, plan, seed, ranks)
         if lora:
             adapters = LoRA(model, lora, rows, seed=seed)
             self.optimizer = AdapterAdamW(adapters, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step_seconds()  # before anything is gone on with
+
+    def _training_batches(self) -> ExampleBatches:
+        return self.examples.batches(self.plan, self.seed)
 
     def _validation_batches(self, max_tokens: int | None) -> Iterable[Packed]:
         """Of the examples held out, or of the first of them: about max_tokens to be learnt."""

@@ -76,7 +76,11 @@ def prepare(
     """
     plan = make_plan(len(dataset), **flags)
     config = model.config if model else plan.model_config(dataset.tokenizer.vocab_size)
-    check_memory(config, plan, ranks.on_host * Trainer.memory_needed(config, plan, len(dataset.train), ranks))
+
+    def needed(config: GPTConfig, plan: Plan) -> int:
+        return ranks.on_host * Trainer.memory_needed(config, plan, len(dataset.train), ranks)
+
+    check_memory(config, plan, needed)
     if model:
         model.seed, model.config = seed, replace(config, dropout=plan.dropout)
     trainer = Trainer(model or model_class(config, seed), dataset, plan, seed, ranks)
@@ -100,8 +104,7 @@ class Trainer:
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
         self.ranks, self.rows = ranks, rows_of(plan, ranks)
         self.end_of_text = dataset.tokenizer.end_of_text
-        self.batches: Batches | ExampleBatches
-        self.batches = Batches(dataset.train, plan.block_size, plan.windows, seed, self.end_of_text)
+        self.batches = self._training_batches()
         kinds: dict[str, type[AdamW | Muon]] = {"adamw": AdamW, "muon": Muon}
         self.optimizer = kinds[plan.optimizer](model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.cuts = shard_cuts(model, ranks.size) if ranks.zero else None
@@ -117,6 +120,10 @@ class Trainer:
         self.recent: deque[float] = deque(maxlen=kept)  # losses
         self.ended: str | None = None
         self._warned = False
+
+    def _training_batches(self) -> "Batches | ExampleBatches":
+        plan = self.plan
+        return Batches(self.dataset.train, plan.block_size, plan.windows, self.seed, self.end_of_text)
 
     # ------------------------------------------------------------------------ cost
 
@@ -225,7 +232,8 @@ class Trainer:
         if plan.memorise and whole_epoch and _reached(plan, sum(self.recent) / len(self.recent)):
             self.ended = "memorised"
         last = bool(self.ended) or self.step == self.schedule.steps
-        val_loss = self._validate() if last or self.step % plan.eval_every == 0 else None
+        evaluated = last or self.step % plan.eval_every == 0
+        val_loss = self._validate() if evaluated else None
         better = val_loss is not None and val_loss < self.best
         if val_loss is not None:
             self.since_best = 0 if better else self.since_best + 1
@@ -243,13 +251,12 @@ class Trainer:
         self.seconds = now - self._begun
         self._write_row(loss, val_loss, grad_norm, n / took)
         self.progress.step(self.step, loss, val_loss, n / took, self.seconds)
-        if last or self.step % plan.eval_every == 0:
+        if evaluated:
             self._sample_and_warn()
-        save_now = self.ended or last or overdue
-        if save_now or ((better or self.step % plan.save_every == 0) and not self.bad_in_a_row):
-            self._save(final=bool(self.ended or last))
+        final = last or bool(self.ended)
+        if final or overdue or ((better or self.step % plan.save_every == 0) and not self.bad_in_a_row):
+            self._save(final)
         if self.budget:
-            evaluated = last or self.step % plan.eval_every == 0
             whole = time.perf_counter() - began
             self.budget.saw_step(took if evaluated else whole)
             if evaluated:

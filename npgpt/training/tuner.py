@@ -102,6 +102,8 @@ class Search:
                 done.append(trial)
                 tell(in_columns(self.row(trial)))
             done.sort(key=lambda trial: trial.loss)
+            if "steps" not in done[0].result:  # none was trained
+                raise TrainingFailed(done[0].result["ended"])
             if rung + 1 == len(SHARES):
                 return done[0]
             keep = {trial.candidate for trial in done[: KEPT[rung + 1]]} | {0}
@@ -164,7 +166,7 @@ class Search:
         picture = "<h2>Validation loss</h2>\n" + charts.line_chart(curves, "seconds of training", right=120)
         rows = [self.row(trial) for trial in shown]
         table = "<h2>Trials</h2>\n" + report.table(HEAD, rows, best=shown.index(best) if best else None)
-        report.write_search(self.folder, self.folder.name, verdict, picture, table)
+        report.write_page(self.folder, verdict, [picture, table])
 
     def verdict(self, best: Trial) -> str:
         """What was found, as a line for people."""
@@ -180,8 +182,7 @@ class Search:
         )
 
     def _curve(self, trial: Trial, best: Trial | None) -> charts.Curve:
-        rows = [row for row in report.metrics(trial.folder) if row["val_loss"]]
-        points = [(float(row["seconds"]), float(row["val_loss"])) for row in rows]
+        points = report.points(report.metrics(trial.folder), "val_loss", by="seconds")
         kind = "one" if trial is best else "two" if trial.candidate == 0 else "three"
         last = trial.rung + 1 == len(SHARES)
         names = {"one": "best", "two": "default"}

@@ -57,4 +57,6 @@ def test_longest_overlap_is_the_longest(sample, text):
 def test_overlap_beside_what_is_usual():
     found = overlap(["xxabcx", "zzzz"], b"bcd", b"abcdef")
     assert (found["bytes"], found["text"], found["held_out_bytes"]) == (3, "abc", 3)
+    # as many bytes, not characters, one piece behind the other
+    assert overlap(["ção", "x"], b"--abcde", b"abcd")["held_out_bytes"] == 3
     assert overlap(["abc"], b"", b"abc")["held_out_bytes"] is None

@@ -1,11 +1,20 @@
 """The default plan is a function of the text's size and the flags."""
 
+import os
+import re
+import signal
+import sys
+import threading
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from npgpt.text.data import batches_per_epoch
+from npgpt.training import memory, restarts
 from npgpt.training.plan import FLAGS, TOO_SMALL, default_tokenizer, make_plan
+from npgpt.training.run import find_folder
 
 
 def test_a_small_text_is_memorised_whole():
@@ -61,3 +70,45 @@ def test_the_tokenizer_depends_on_the_size_alone():
     assert default_tokenizer(1) == default_tokenizer(999_999) == "bytes"
     assert default_tokenizer(1_000_000) == default_tokenizer(3_999_999) == "bpe:1024"
     assert default_tokenizer(4_000_000) == default_tokenizer(10**12) == "bpe:8192"
+
+
+@pytest.mark.parametrize("name", ["optimizer", "schedule"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be one of .*, got 'other'"):
+        make_plan(1000, **{name: "other"})
+
+
+def test_a_plan_that_does_not_fit_is_told_what_would(monkeypatch):
+    plan = make_plan(10**6, batch_size=16, gradient_accumulation_steps=2)
+    monkeypatch.setattr(memory, "available_bytes", lambda: (5e6, "a limit"))
+
+    def needed(config, plan):
+        return 1_000_000 * plan.batch_size
+
+    advice = "needs 16 MB, 5 MB are free (a limit); --batch-size 4"
+    for tuning, more in ((True, " would fit"), (False, " --gradient-accumulation-steps 8 would fit")):
+        with pytest.raises(ValueError, match=re.escape(advice + more)):
+            memory.check_memory(plan.model_config(257), plan, needed, tuning)
+    memory.check_memory(plan.model_config(257), replace(plan, batch_size=5), needed)
+
+
+def test_the_folder_of_a_run_is_called_after_its_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_folder(None, "texts/v1.2.txt", resume=False, suffix="-tune") == Path("runs/v1.2-tune")
+    Path("runs/v1.2").mkdir(parents=True)
+    assert find_folder(None, "v1.2.txt", resume=False) == Path("runs/v1.2-2")
+    assert find_folder(None, "-", resume=False) == Path("runs/stdin")
+
+
+def test_a_job_that_was_told_to_stop_is_not_started_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(restarts, "PAUSE", 0.5)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    count = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); raise SystemExit(1)"
+    try:
+        sent = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        monkeypatch.setattr(restarts.time, "sleep", lambda seconds: (sent.start(), sent.join()))
+        assert restarts.supervise([sys.executable, "-c", count], tmp_path, 3) == 1
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    assert (tmp_path / "starts").read_text() == "x"

@@ -40,7 +40,7 @@ def run(tmp_path):
     rows = [METRICS]
     for step in range(1, 1001):
         val = 5 - 4 * step / 1000 + (6 * (step - 600) / 1000 if step > 600 else 0) if step % 100 == 0 else ""
-        loss, norm = 5.5 - 5 * step / 1000, "nan" if step == 7 else 1
+        loss, norm = 5.5 - 5 * step / 1000, {7: "nan", 8: "inf"}.get(step, 1)  # of steps that were skipped
         rows.append(f"{step},{step / 500},{step * 512},{loss},{val},0.02,{norm},9,{step / 9},0")
     (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
     (tmp_path / "config.toml").write_text(CONFIG)
@@ -65,7 +65,9 @@ def test_a_page_that_needs_nothing_else(run):
     (run / "test.json").write_text(
         json.dumps(TEST | {"baselines": BASELINES, "overlap": {"in_words": "none & none"}})
     )
-    (run / "samples.jsonl").write_text('{"step": 100, "text": "<script>alert(1)</script>"}\n')
+    (run / "samples.jsonl").write_text(
+        '{"step": 100, "text": "<script>alert(1)</script>\u2028on"}\n', "utf-8"
+    )
     text = report.write(run).read_text()
     page = Page(text)
     assert not page.links and "http" not in text and "url(" not in text and "@import" not in text

@@ -10,6 +10,7 @@ from npgpt.text.data import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import tuner
 from npgpt.training.plan import make_plan
+from npgpt.training.trainer import TrainingFailed
 
 IDS = np.frombuffer(b"the cat sat on the mat, the rat ate the hat, " * 300, np.uint8).astype(np.uint16)
 SETTINGS = {"split": (0.8, 0.2, 0.0), "text": ["a.txt"], "clean": "light", "tokenizer": "bytes", "seed": 0}
@@ -55,6 +56,17 @@ def test_it_says_so_where_the_default_was_best(tmp_path, monkeypatch):
     found = search(tmp_path, monkeypatch, lambda candidate: 3 + candidate / 10)
     best = found.run(lambda: False, lambda line: None)
     assert best.candidate == 0 and found.verdict(best).startswith("The default was best")
+
+
+def test_it_says_why_where_no_candidate_could_be_trained(tmp_path, monkeypatch):
+    def refuse(*given):
+        raise ValueError("not enough memory")
+
+    monkeypatch.setattr(tuner, "prepare", refuse)
+    dataset = Dataset.from_ids(IDS, (0.8, 0.2), ByteTokenizer())
+    found = tuner.Search(dataset, tmp_path, 16, SETTINGS, {}, 0, GPT)
+    with pytest.raises(TrainingFailed, match="not enough memory"):
+        found.run(lambda: False, lambda line: None)
 
 
 def test_a_text_without_validation_is_refused(tmp_path):
