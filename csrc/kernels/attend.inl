@@ -11,19 +11,19 @@ NPGPT_INLINE float dot(const float* a, const float* b, Index n) {
     return reduce_add(sum);
 }
 
-// STRIP vectors of out = p (keys) times v (keys,D)
-template <int STRIP>
+// WIDTH vectors of out = p (keys) times v (keys,D)
+template <int WIDTH>
 NPGPT_INLINE void weigh(float* out, const float* p, const float* v, Index keys, Index D, float factor) {
-    Vec acc[STRIP];
+    Vec acc[WIDTH];
 #pragma GCC unroll 8
-    for (int q = 0; q < STRIP; q++) acc[q] = Vec{};
+    for (int q = 0; q < WIDTH; q++) acc[q] = Vec{};
     for (Index t = 0; t < keys; t++, v += D) {
         const Vec p_t = set1(p[t]);
 #pragma GCC unroll 8
-        for (int q = 0; q < STRIP; q++) acc[q] = fma(p_t, load(v + q * VLEN), acc[q]);
+        for (int q = 0; q < WIDTH; q++) acc[q] = fma(p_t, load(v + q * VLEN), acc[q]);
     }
 #pragma GCC unroll 8
-    for (int q = 0; q < STRIP; q++) store(out + q * VLEN, acc[q] * set1(factor));
+    for (int q = 0; q < WIDTH; q++) store(out + q * VLEN, acc[q] * set1(factor));
 }
 
 static void attend(float* out, float* scores, const float* q, const float* k, const float* v, Index first, Index keys,

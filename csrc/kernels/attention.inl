@@ -11,7 +11,6 @@ constexpr Index QUERIES = 96;  // a block of queries: multiple of MR and of NR
 constexpr Index KEYS = 96;     // a block of keys: likewise
 static_assert(QUERIES == KEYS, "a block is packed once, as queries and as keys");
 
-NPGPT_INLINE Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
 NPGPT_INLINE Index least(Index a, Index b) { return a < b ? a : b; }
 NPGPT_INLINE Index most(Index a, Index b) { return a > b ? a : b; }
 

@@ -158,8 +158,6 @@ struct Q4Words {
     }
 };
 
-NPGPT_INLINE Vec as_float(__m256i x) { return (Vec)_mm256_cvtepi32_ps(x); }
-
 #else  // plain: what the others are held against
 
 struct PlainWords {
@@ -201,8 +199,6 @@ struct Q4Words : PlainWords {
     }
 };
 
-NPGPT_INLINE Vec as_float(IVec x) { return __builtin_convertvector(x, Vec); }
-
 #endif
 
 // sums (M,GROUP) = x times the rows from w on; ROWS: M where it is 1, else 0
@@ -219,11 +215,11 @@ NPGPT_INLINE void int8_group(float* sums, const Int8Block* x, const uint8_t* w, 
         W words;
         words.open(w, bytes, last);
         if (ROWS == 1)
-            one = fma(as_float(words.times(x[0])), words.scale * set1(x[0].scale), one);
+            one = fma(to_float((IVec)words.times(x[0])), words.scale * set1(x[0].scale), one);
         else
             for (Index m = 0; m < rows; m++) {
                 const Vec scaled = words.scale * set1(x[m].scale);
-                store(sums + m * GROUP, fma(as_float(words.times(x[m])), scaled, load(sums + m * GROUP)));
+                store(sums + m * GROUP, fma(to_float((IVec)words.times(x[m])), scaled, load(sums + m * GROUP)));
             }
     }
     if (ROWS == 1) store(sums, one);

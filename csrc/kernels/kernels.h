@@ -15,6 +15,8 @@ namespace npgpt {
 
 using Index = std::ptrdiff_t;
 
+static inline Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
+
 // What is done to a matmul's result on its way to memory. Null pointers mean "not this".
 struct Epilogue {
     const float* bias = nullptr;       // (N): added to each row

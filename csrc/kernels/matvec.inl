@@ -1,4 +1,5 @@
-// Products of a few rows of x with weights of every type, each weight read once: decoding, which memory limits.
+// Products of a few rows of x with weights of F32, F16 and COLUMNS, each weight read once: decoding, which memory limits.
+// Also unpack_rows, which makes floats of all row types. int8.inl has the products of Q8_0 and Q4_0.
 //
 // A row of weights becomes vectors of floats in registers and meets all rows of x there. Each pair of the two has one
 // accumulator that runs over k in order: no result depends on how many rows of either kind are taken at a time.
@@ -47,22 +48,12 @@ NPGPT_INLINE IVec load_uint8(const uint8_t* p) {
     return IVec{p[0], p[1], p[2], p[3]};
 #endif
 }
-NPGPT_INLINE Vec to_float(IVec x) {
-#if NPGPT_VLEN == 8
-    return (Vec)_mm256_cvtepi32_ps((__m256i)x);
-#else
-    return __builtin_convertvector(x, Vec);
-#endif
-}
 
-// The types, in blocks of 32 numbers, BYTES bytes each. Vector v of a block is scale * at(v), but that Q4_0's first
-// half is 2^28 times too large: it costs less to undo that in the sum.
+// The types, in blocks of 32 numbers, BYTES bytes each. Vector v of a block is scale() * at(v).
 constexpr int VECTORS = 32 / VLEN;
 struct FloatBlock {
     static constexpr Index BYTES = 128;
-    static constexpr bool SCALED = false, LOW_SCALED = false;
     const uint8_t* p;
-    NPGPT_INLINE FloatBlock open(const uint8_t* p) { return {p}; }
     inline __attribute__((always_inline)) Vec scale() const { return set1(1); }
     inline __attribute__((always_inline)) Vec at(int v) const {
         return load(reinterpret_cast<const float*>(p) + v * VLEN);
@@ -70,39 +61,24 @@ struct FloatBlock {
 };
 struct HalfBlock {
     static constexpr Index BYTES = 64;
-    static constexpr bool SCALED = false, LOW_SCALED = false;
     const uint8_t* p;
-    NPGPT_INLINE HalfBlock open(const uint8_t* p) { return {p}; }
     inline __attribute__((always_inline)) Vec scale() const { return set1(1); }
     inline __attribute__((always_inline)) Vec at(int v) const { return load_half(p + 2 * v * VLEN); }
 };
 struct Q8Block {  // a half d, then 32 signed bytes q: d q
     static constexpr Index BYTES = 34;
-    static constexpr bool SCALED = true, LOW_SCALED = false;
     const uint8_t* p;
-    NPGPT_INLINE Q8Block open(const uint8_t* p) { return {p}; }
     inline __attribute__((always_inline)) Vec scale() const { return set1_half(p); }
     inline __attribute__((always_inline)) Vec at(int v) const { return to_float(load_int8(p + 2 + v * VLEN)); }
 };
 // A half d, then 16 bytes, whose low halves are the first 16 numbers q and whose high halves the rest: d (q - 8)
 struct Q4Block {
     static constexpr Index BYTES = 18;
-    static constexpr bool SCALED = true, LOW_SCALED = true;
     const uint8_t* p;
-    uint8_t flipped[16];  // q - 8 is q with its highest bit flipped, as a signed number of four bits
-    NPGPT_INLINE Q4Block open(const uint8_t* p) {
-        Q4Block block;
-        block.p = p;
-        uint64_t halves[2];
-        __builtin_memcpy(halves, p + 2, 16);
-        halves[0] ^= 0x8888888888888888u, halves[1] ^= 0x8888888888888888u;
-        __builtin_memcpy(block.flipped, halves, 16);
-        return block;
-    }
     inline __attribute__((always_inline)) Vec scale() const { return set1_half(p); }
     inline __attribute__((always_inline)) Vec at(int v) const {
-        const IVec bytes = load_int8(flipped + v % (VECTORS / 2) * VLEN);
-        return to_float(v < VECTORS / 2 ? bytes << 28 : bytes >> 4);
+        const IVec bytes = load_uint8(p + 2 + v % (VECTORS / 2) * VLEN);
+        return to_float((v < VECTORS / 2 ? bytes & 15 : bytes >> 4) - 8);
     }
 };
 
@@ -111,7 +87,7 @@ template <class W>
 static __attribute__((noinline)) Vec last_products(const float* x, const uint8_t* w, Index n) {
     uint8_t last[W::BYTES] = {};
     __builtin_memcpy(last, w, n * W::BYTES / 32);
-    return W::open(last).at(0) * load_part(x, n);
+    return W{last}.at(0) * load_part(x, n);
 }
 
 // y (RX,RW) with stride RW = x (RX,K) times RW rows of weights
@@ -128,7 +104,7 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
         W rows[RW];
 #pragma GCC unroll 8
         for (int r = 0; r < RW; r++) {
-            rows[r] = W::open(w + r * row_bytes);
+            rows[r] = W{w + r * row_bytes};
             if (RX > 1) __builtin_prefetch(w + r * row_bytes + RW * row_bytes);
             if (RW == 4)  // small matrices: what comes next is in the last cache at best
                 for (Index ahead = 0; ahead < W::BYTES; ahead += 64)
@@ -141,7 +117,6 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
                 const Vec weights = rows[r].at(v);
 #pragma GCC unroll 8
                 for (int m = 0; m < RX; m++) {
-                    if (W::LOW_SCALED && v == VECTORS / 2) sum[r][m] *= set1(3.7252902984619140625e-9f);  // 2^-28
                     const Vec x_v = load(x + m * ldx + v * VLEN);
                     sum[r][m] = v ? fma(weights, x_v, sum[r][m]) : weights * x_v;
                 }
@@ -149,16 +124,14 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
 #pragma GCC unroll 8
         for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
-            for (int m = 0; m < RX; m++)
-                acc[r][m] = W::SCALED ? fma(rows[r].scale(), sum[r][m], acc[r][m]) : acc[r][m] + sum[r][m];
+            for (int m = 0; m < RX; m++) acc[r][m] += sum[r][m];
     }
-    if (!W::SCALED)
-        for (; k < K; k += VLEN, w += W::BYTES / VECTORS, x += VLEN)
+    for (; k < K; k += VLEN, w += W::BYTES / VECTORS, x += VLEN)
 #pragma GCC unroll 8
-            for (int r = 0; r < RW; r++)
+        for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
-                for (int m = 0; m < RX; m++)
-                    acc[r][m] += last_products<W>(x + m * ldx, w + r * row_bytes, least(VLEN, K - k));
+            for (int m = 0; m < RX; m++)
+                acc[r][m] += last_products<W>(x + m * ldx, w + r * row_bytes, least(VLEN, K - k));
     if constexpr (RW == 4 && RX == 1) return reduce_add4(y, acc[0]);
 #pragma GCC unroll 8
     for (int r = 0; r < RW; r++)
@@ -313,10 +286,10 @@ template <class W>
 static void unpack(float* y, const uint8_t* w, Index n) {
     Index k = 0;
     for (; k + 32 <= n; k += 32, w += W::BYTES) {
-        const W block = W::open(w);
-        const Vec scale = block.scale(), low_scale = W::LOW_SCALED ? scale * set1(3.7252902984619140625e-9f) : scale;
+        const W block{w};
+        const Vec scale = block.scale();
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++) store(y + k + v * VLEN, block.at(v) * (v < VECTORS / 2 ? low_scale : scale));
+        for (int v = 0; v < VECTORS; v++) store(y + k + v * VLEN, block.at(v) * scale);
     }
     for (; k < n; k += VLEN, w += W::BYTES / VECTORS) {
         const Index rest = least(VLEN, n - k);
@@ -328,12 +301,12 @@ static void unpack(float* y, const uint8_t* w, Index n) {
 
 static void unpack_rows(float* y, const Matrix& w, Index first, Index count, Index k, Index kn) {
     const Index bytes = row_bytes(w.type, w.K);
-    const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes;
+    const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes + row_bytes(w.type, k);
     for (Index i = 0; i < count; i++, row += bytes, y += kn) switch (w.type) {
-            case F16: unpack<HalfBlock>(y, row + k * 2, kn); break;
-            case Q8_0: unpack<Q8Block>(y, row + k / 32 * 34, kn); break;
-            case Q4_0: unpack<Q4Block>(y, row + k / 32 * 18, kn); break;
-            default: unpack<FloatBlock>(y, row + k * 4, kn); break;
+            case F16: unpack<HalfBlock>(y, row, kn); break;
+            case Q8_0: unpack<Q8Block>(y, row, kn); break;
+            case Q4_0: unpack<Q4Block>(y, row, kn); break;
+            default: unpack<FloatBlock>(y, row, kn); break;
         }
 }
 

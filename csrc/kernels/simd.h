@@ -51,12 +51,19 @@ NPGPT_INLINE Vec vmin(Vec a, Vec b) {
     return a < b ? a : b;
 #endif
 }
+NPGPT_INLINE Vec to_float(IVec x) {
+#if NPGPT_VLEN == 8
+    return (Vec)_mm256_cvtepi32_ps((__m256i)x);
+#else
+    return __builtin_convertvector(x, Vec);
+#endif
+}
 NPGPT_INLINE Vec select(IVec mask, Vec yes, Vec no) { return mask ? yes : no; }
 
 // The last n < VLEN elements of a row, without touching what lies behind them.
-NPGPT_INLINE Vec load_part(const float* p, Index n, float fill = 0.0f) {
+NPGPT_INLINE Vec load_part(const float* p, Index n) {
     float lane[VLEN];
-    for (Index i = 0; i < VLEN; i++) lane[i] = i < n ? p[i] : fill;
+    for (Index i = 0; i < VLEN; i++) lane[i] = i < n ? p[i] : 0.0f;
     return load(lane);
 }
 NPGPT_INLINE void store_part(float* p, Vec x, Index n) {

@@ -24,8 +24,6 @@ constexpr Index COPIED = Index(5) << 17;  // floats of a factor of which each co
 constexpr Index COPY_FOR = 64;  // but no core for fewer rows or columns of the other
 constexpr Index MIN_WORK = 1 << 16;  // multiply-adds: below this a second thread does not pay
 
-Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
-
 // K in equal blocks of at most K_BLOCK. A function of K alone: it fixes the order of every sum.
 Index k_block(Index K) {
     const Index blocks = (K + K_BLOCK - 1) / K_BLOCK;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "../memory/blocks.h"
@@ -154,7 +153,7 @@ double head_cross_entropy(float* dx, float* dwte, const float* x, const float* w
     const Index counted = std::count_if(targets, targets + rows, [](int32_t t) { return t >= 0; });
     const float grad_scale = dx ? 1.0f / std::max<Index>(1, counted) : 0;
     const Index chunks = (rows * V + LOGITS - 1) / LOGITS;
-    const Index chunk = chunks ? std::min(rows, ((rows + chunks - 1) / chunks + 15) / 16 * 16) : 0;
+    const Index chunk = chunks ? std::min(rows, round_up((rows + chunks - 1) / chunks, 16)) : 0;
     Block losses(rows), logits(chunk * V);
     for (Index row = 0; row < rows; row += chunk) {
         const Index n = std::min(chunk, rows - row);

@@ -444,8 +444,9 @@ void py_muon_step(py::array p, py::array g, py::array m, const py::array& matric
     const int64_t* at = static_cast<const int64_t*>(matrices.data());
     const Index count = matrices.shape(0);
     for (const int64_t* a = at; a < at + 4 * count; a += 4) {  // start, rows, columns, distance
-        const bool inside = a[0] >= 0 && a[1] >= 1 && a[2] >= 1 && a[3] >= a[2] && a[3] <= shape[0] &&
-                            a[1] <= shape[0] && a[0] + (a[1] - 1) * a[3] + a[2] <= shape[0];
+        const Index size = shape[0];  // no sum below can overflow
+        const bool inside = a[0] >= 0 && a[1] >= 1 && a[2] >= 1 && a[2] <= a[3] && a[3] <= size &&
+                            a[0] <= size - a[2] && a[1] - 1 <= (size - a[0] - a[2]) / a[3];
         if (!inside)
             arg.wrong_value("within " + std::to_string(shape[0]) + " floats", shape_text({a[0], a[1], a[2], a[3]}));
     }
@@ -483,10 +484,6 @@ void py_use(const std::string& name) {
 void py_set_num_threads(int n) {
     if (n < 1) Argument{"set_num_threads", "n"}.wrong_value("at least 1", std::to_string(n));
     without_gil([&] { set_num_threads(n); });
-}
-
-double py_probe(double (*probe)(double), double seconds) {
-    return without_gil([&] { return probe(seconds); });
 }
 
 }  // namespace
@@ -536,6 +533,7 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("name", [] { return std::string(active_kernels().name); }, "The kernels in use.");
     m.def("num_threads", num_threads);
     m.def("set_num_threads", py_set_num_threads);
-    m.def("peak_gflops", [](double s) { return py_probe(peak_gflops, s); }, "Multiply-adds of this machine, GFLOP/s.");
-    m.def("read_bandwidth", [](double s) { return py_probe(read_bandwidth, s); }, "Reads from memory, GB/s.");
+    const py::call_guard<py::gil_scoped_release> no_gil;
+    m.def("peak_gflops", peak_gflops, no_gil, "Multiply-adds of this machine, GFLOP/s.");
+    m.def("read_bandwidth", read_bandwidth, no_gil, "Reads from memory, GB/s.");
 }

@@ -1,6 +1,5 @@
 // The C ABI of npgpt.h: arguments checked, errors turned into codes.
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "../threads/pool.h"

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "npgpt.h"
+#include "utf8.h"
 
 namespace npgpt {
 
@@ -16,11 +17,11 @@ struct Error {
 
 // What a file spells in a message must not break its line or its UTF-8: control characters and stray bytes become ?.
 inline void make_line(char* text) {
-    for (unsigned char* c = reinterpret_cast<unsigned char*>(text); *c;) {
-        int more = *c < 0xC2 ? 0 : *c < 0xE0 ? 1 : *c < 0xF0 ? 2 : *c < 0xF5 ? 3 : 0, found = 0;
-        while (found < more && (c[1 + found] & 0xC0) == 0x80) found++;
-        if (found < more || *c < 32 || (*c > 126 && !more)) *c = '?', more = 0;
-        c += 1 + more;
+    const std::string_view line(text);
+    for (size_t at = 0; at < line.size();) {
+        const int length = character_length(line.substr(at));
+        if (length < 1 || (length == 1 && (text[at] < 32 || text[at] == 127))) text[at] = '?';
+        at += length > 1 ? size_t(length) : 1;
     }
 }
 

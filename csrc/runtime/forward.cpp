@@ -36,8 +36,6 @@ constexpr Index SMALL = 512;           // channels of a model whose steps take a
 constexpr Index ATTENTION_KEYS = 96;   // a block of keys (kernels.h, attend_block)
 constexpr Index NORMED = 8;            // rows of a layernorm that a thread takes at a time
 
-Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
-
 using Activation = void (*)(float* y, const float* x, Index n);
 
 // One thread's walk through a pass: each shares the items of every step with the others. What a step reads was written

@@ -46,6 +46,22 @@ const char* name_of(WeightType type) {
     return type == F32 ? "F32" : type == F16 ? "F16" : type == Q8_0 ? "Q8_0" : "Q4_0";
 }
 
+// Sorts what a file names; nothing may be there twice.
+template <class T>
+void sort_by_name(std::vector<T>& all, const char* what) {
+    std::sort(all.begin(), all.end(), [](const T& a, const T& b) { return a.name < b.name; });
+    for (size_t i = 1; i < all.size(); i++)
+        if (all[i].name == all[i - 1].name)
+            fail(NPGPT_BAD_FORMAT, "GGUF: the %s %.*s is there twice", what, shown(all[i].name), all[i].name.data());
+}
+
+template <class T>
+const T* find_by_name(const std::vector<T>& all, std::string_view name) {
+    const auto at = std::lower_bound(all.begin(), all.end(), name,
+                                     [](const T& one, std::string_view name) { return one.name < name; });
+    return at != all.end() && at->name == name ? &*at : nullptr;
+}
+
 }  // namespace
 
 uint64_t Gguf::size_of(Type type) {
@@ -68,15 +84,15 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
     for (uint64_t i = 0; i < n_values; i++) {
         Value value{};
         const unsigned long long where = in.where();
-        value.key = in.string("a key");
+        value.name = in.string("a key");
         const auto type = [&] {
             const uint32_t number = in.number<uint32_t>("a type");
             if (number > F64)
-                fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu is of type %u, which is none", shown(value.key),
-                     value.key.data(), where, number);
+                fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu is of type %u, which is none", shown(value.name),
+                     value.name.data(), where, number);
             return Type(number);
         };
-        if (value.key.empty()) fail(NPGPT_BAD_FORMAT, "GGUF: the key at byte %llu is empty", where);
+        if (value.name.empty()) fail(NPGPT_BAD_FORMAT, "GGUF: the key at byte %llu is empty", where);
         value.type = type();
         if (value.type == STRING) {
             value.data = in.at;
@@ -86,15 +102,15 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
             value.count = in.number<uint64_t>("the length of an array");
             value.data = in.at;
             if (value.element == ARRAY)
-                fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu is an array of arrays", shown(value.key),
-                     value.key.data(), where);
+                fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu is an array of arrays", shown(value.name),
+                     value.name.data(), where);
             if (value.element == STRING) {
                 for (uint64_t k = 0; k < value.count; k++) in.string("a string of an array");
             } else {
                 const uint64_t each = size_of(value.element);
                 if (value.count > in.left() / each)
                     fail(NPGPT_BAD_FORMAT, "GGUF: %.*s at byte %llu has %llu elements, but %llu bytes are left",
-                         shown(value.key), value.key.data(), where, (unsigned long long)value.count,
+                         shown(value.name), value.name.data(), where, (unsigned long long)value.count,
                          (unsigned long long)in.left());
                 in.take(value.count * each, "an array");
             }
@@ -103,10 +119,7 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
         }
         values.push_back(value);
     }
-    std::sort(values.begin(), values.end(), [](const Value& a, const Value& b) { return a.key < b.key; });
-    for (size_t i = 1; i < values.size(); i++)
-        if (values[i].key == values[i - 1].key)
-            fail(NPGPT_BAD_FORMAT, "GGUF: the key %.*s is there twice", shown(values[i].key), values[i].key.data());
+    sort_by_name(values, "key");
     const uint64_t alignment = integer("general.alignment", 1, 1 << 20, 32);
     if (alignment & (alignment - 1) || alignment % 8)
         fail(NPGPT_BAD_FORMAT, "GGUF: general.alignment must be a power of two from 8 on, got %llu",
@@ -160,18 +173,12 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
                  (unsigned long long)alignment);
         tensor.data = data + begin + offsets[i];
     }
-    std::sort(tensors.begin(), tensors.end(), [](const Tensor& a, const Tensor& b) { return a.name < b.name; });
-    for (size_t i = 1; i < tensors.size(); i++)
-        if (tensors[i].name == tensors[i - 1].name)
-            fail(NPGPT_BAD_FORMAT, "GGUF: the tensor %.*s is there twice", shown(tensors[i].name),
-                 tensors[i].name.data());
+    sort_by_name(tensors, "tensor");
 }
 
-const Gguf::Value* Gguf::find(const char* key) const {
-    const auto at = std::lower_bound(values.begin(), values.end(), std::string_view(key),
-                                     [](const Value& value, std::string_view key) { return value.key < key; });
-    return at != values.end() && at->key == key ? &*at : nullptr;
-}
+const Gguf::Value* Gguf::find(const char* key) const { return find_by_name(values, key); }
+
+const Gguf::Tensor* Gguf::find_tensor(std::string_view name) const { return find_by_name(tensors, name); }
 
 const Gguf::Value& Gguf::need(const char* key) const {
     const Value* value = find(key);

@@ -1,7 +1,6 @@
 // A GGUF file, checked: whatever its bytes are, what this class gives out lies inside of it.
 #pragma once
 #include <cstdint>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -31,12 +30,13 @@ class Gguf {
         uint64_t columns, rows;  // rows 1 for a vector
         mutable bool used = false;
     };
-    std::vector<Tensor> tensors;
+    std::vector<Tensor> tensors;  // by their names
+    const Tensor* find_tensor(std::string_view name) const;  // null if there is none
 
   private:
     enum Type : uint32_t { U8, I8, U16, I16, U32, I32, F32_, BOOL, STRING, ARRAY, U64, I64, F64 };
     struct Value {
-        std::string_view key;
+        std::string_view name;
         Type type, element;       // element: of an array
         uint64_t count;           // of an array
         const uint8_t* data;

@@ -162,17 +162,15 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     }
     const Finder find = [&](const char* name, Index N, Index K, bool, WeightType* type) -> const void* {
         const std::string theirs = gguf_name(name);
-        for (const Gguf::Tensor& tensor : file.tensors) {
-            if (tensor.name != theirs) continue;
-            if (tensor.columns != uint64_t(K) || tensor.rows != uint64_t(N) || tensor.dimensions > 2)
-                fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be (%td, %td), got (%llu, %llu) in %d dimensions",
-                     theirs.c_str(), K, N, (unsigned long long)tensor.columns, (unsigned long long)tensor.rows,
-                     tensor.dimensions);
-            tensor.used = true;
-            *type = tensor.type;
-            return tensor.data;
-        }
-        return nullptr;
+        const Gguf::Tensor* const tensor = file.find_tensor(theirs);
+        if (!tensor) return nullptr;
+        if (tensor->columns != uint64_t(K) || tensor->rows != uint64_t(N) || tensor->dimensions > 2)
+            fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be (%td, %td), got (%llu, %llu) in %d dimensions",
+                 theirs.c_str(), K, N, (unsigned long long)tensor->columns, (unsigned long long)tensor->rows,
+                 tensor->dimensions);
+        tensor->used = true;
+        *type = tensor->type;
+        return tensor->data;
     };
     Builder{*model, find}.build();
     for (const Gguf::Tensor& tensor : file.tensors)
@@ -202,7 +200,7 @@ std::shared_ptr<Model> Model::from_tensors(const npgpt_config& config, const npg
     return model;
 }
 
-static size_t packed_floats(const Matrix& w) { return size_t((w.N + STRIP - 1) / STRIP * STRIP * w.K); }
+static size_t packed_floats(const Matrix& w) { return size_t(round_up(w.N, STRIP) * w.K); }
 
 static void pack_strips(float* strips, const Matrix& w) {
     parallel_for((w.N + STRIP - 1) / STRIP, [&](Index strip, int) {

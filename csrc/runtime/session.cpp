@@ -75,15 +75,17 @@ void Session::read(const int32_t* ids, size_t count, float* every, float* hidden
     has_logits = true;
 }
 
-// Prompt lookup (Saxena 2023): what followed the last three tokens where they were together before.
-void Session::guess(int32_t id) {
-    guesses.clear(), guessed = 0;
+// id, and by prompt lookup (Saxena 2023) what followed it where the last two tokens stood before it once already.
+std::vector<int32_t> Session::with_guesses(int32_t id) const {
+    std::vector<int32_t> ids{id};
     const size_t n = text.size(), room = size_t(cache.context - length) - 1;
-    for (size_t at = n; at-- > 2;)
-        if (text[at] == id && text[at - 1] == text[n - 1] && text[at - 2] == text[n - 2]) {
-            const size_t count = std::min({GUESSES, n - at - 1, room});
-            return guesses.assign(text.begin() + std::ptrdiff_t(at) + 1, text.begin() + std::ptrdiff_t(at + 1 + count));
+    for (size_t at = n; at-- > 3;)
+        if (text[at - 1] == id && text[at - 2] == text[n - 1] && text[at - 3] == text[n - 2]) {
+            const auto next = text.begin() + std::ptrdiff_t(at);
+            ids.insert(ids.end(), next, next + std::ptrdiff_t(std::min({GUESSES, n - at, room})));
+            break;
         }
+    return ids;
 }
 
 // Whether id was read: as a guess that came true, or together with guesses.
@@ -93,11 +95,11 @@ bool Session::follow(int32_t id) {
     if (guessed < guesses.size() && guesses[guessed] == id) {
         length++, guessed++;
     } else {
-        guess(id);
-        if (guesses.empty()) return false;
-        std::vector<int32_t> ids(guesses);
-        ids.insert(ids.begin(), id);
+        guesses.clear(), guessed = 0;
+        const std::vector<int32_t> ids = with_guesses(id);
+        if (ids.size() == 1) return false;
         read(ids.data(), ids.size(), guess_logits.room((1 + GUESSES) * V), nullptr);
+        guesses.assign(ids.begin() + 1, ids.end());
         length -= Index(guesses.size());
     }
     append(&id, 1);

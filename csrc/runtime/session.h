@@ -31,7 +31,7 @@ class Session {
     void append(const int32_t* ids, size_t count);
     void read(const int32_t* ids, size_t count, float* every, float* hidden);
     bool follow(int32_t id);
-    void guess(int32_t id);
+    std::vector<int32_t> with_guesses(int32_t id) const;
 
     Cache cache{};
     std::vector<int32_t> text;  // the last `context` tokens

@@ -61,34 +61,27 @@ struct Bpe::Cache {
     Entry* entries;
 };
 
-struct Bpe::Shared {
-    std::mutex mutex;
-    std::vector<std::unique_ptr<Cache>> caches;
-};
-
 std::unique_ptr<Bpe::Cache> Bpe::take_cache() const {
-    std::lock_guard<std::mutex> lock(shared->mutex);
-    if (shared->caches.empty()) return std::make_unique<Cache>();
-    auto cache = std::move(shared->caches.back());
-    shared->caches.pop_back();
+    std::lock_guard<std::mutex> lock(mutex);
+    if (caches.empty()) return std::make_unique<Cache>();
+    auto cache = std::move(caches.back());
+    caches.pop_back();
     return cache;
 }
 
 void Bpe::give_cache(std::unique_ptr<Cache> cache) const {
-    std::lock_guard<std::mutex> lock(shared->mutex);
-    shared->caches.push_back(std::move(cache));
+    std::lock_guard<std::mutex> lock(mutex);
+    caches.push_back(std::move(cache));
 }
 
 // ---- merges
 
-Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens)
-    : shared(std::make_unique<Shared>()) {
+Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens) {
     std::copy(byte_ids_, byte_ids_ + 256, byte_ids);
     offsets.push_back(0);
     for (const std::string& token : tokens) {
         bytes += token;
         offsets.push_back(bytes.size());
-        longest = std::max(longest, token.size());
     }
     int bits = 4;
     while ((size_t(1) << bits) < 2 * merges.size()) bits++;
@@ -111,12 +104,12 @@ Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const 
 
 Bpe::~Bpe() = default;
 
-// The merge of a pair; its rank is NONE where there is none.
-const Bpe::Slot* Bpe::find(uint32_t left, uint32_t right) const {
+// Of a pair's merge; NONE where there is none.
+uint32_t Bpe::rank_of(uint32_t left, uint32_t right) const {
     const uint64_t pair = pair_key(left, right);
     size_t i = pair * GOLDEN >> shift;
     while (slots[i].pair != pair && slots[i].pair != EMPTY) i = (i + 1) & (slots.size() - 1);
-    return &slots[i];
+    return slots[i].rank;
 }
 
 // ---- encoding
@@ -161,7 +154,7 @@ size_t Bpe::encode(const uint8_t* text, size_t n, uint32_t* ids) const {
 size_t Bpe::encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const {
     uint32_t ranks[LONG];
     for (size_t i = 0; i < n; i++) ids[i] = byte_ids[piece[i]];
-    for (size_t i = 0; i + 1 < n; i++) ranks[i] = find(ids[i], ids[i + 1])->rank;
+    for (size_t i = 0; i + 1 < n; i++) ranks[i] = rank_of(ids[i], ids[i + 1]);
     while (n > 1) {
         const size_t i = size_t(std::min_element(ranks, ranks + n - 1) - ranks);  // the leftmost of equals
         if (ranks[i] == NONE) break;
@@ -170,9 +163,9 @@ size_t Bpe::encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const {
         std::memmove(ids + i + 1, ids + i + 2, (n - i - 1) * sizeof(uint32_t));
         if (i + 1 < n) {
             std::memmove(ranks + i, ranks + i + 1, (n - 1 - i) * sizeof(uint32_t));
-            ranks[i] = find(ids[i], ids[i + 1])->rank;
+            ranks[i] = rank_of(ids[i], ids[i + 1]);
         }
-        if (i) ranks[i - 1] = find(ids[i - 1], ids[i])->rank;
+        if (i) ranks[i - 1] = rank_of(ids[i - 1], ids[i]);
     }
     return n;
 }
@@ -187,7 +180,7 @@ size_t Bpe::encode_long_piece(const uint8_t* piece, size_t n, uint32_t* ids) con
     std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<uint32_t>> ranks;  // of the lists to be done
     const auto wait = [&](uint32_t place) {
         if (ids[place] == NONE || after[place] == NONE) return NONE;
-        const uint32_t rank = find(ids[place], ids[after[place]])->rank;
+        const uint32_t rank = rank_of(ids[place], ids[after[place]]);
         if (rank == NONE) return NONE;
         if (list_of[rank] == NONE) {
             list_of[rank] = uint32_t(lists.size());

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,6 @@ class Bpe {
     ~Bpe();
 
     size_t vocab_size() const { return offsets.size() - 1; }
-    size_t longest_token() const { return longest; }  // bytes
 
     // ids, with room for n of them, of text[0..n); returns how many. Any bytes will do; no special token is looked for.
     size_t encode(const uint8_t* text, size_t n, uint32_t* ids) const;
@@ -36,7 +36,7 @@ class Bpe {
         uint32_t rank;
     };
     struct Cache;
-    const Slot* find(uint32_t left, uint32_t right) const;
+    uint32_t rank_of(uint32_t left, uint32_t right) const;
     size_t encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
     size_t encode_long_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
     std::unique_ptr<Cache> take_cache() const;
@@ -48,9 +48,8 @@ class Bpe {
     int shift;  // 64 - log2(slots)
     std::string bytes;  // of all tokens, one behind the other
     std::vector<size_t> offsets;  // tokens + 1
-    size_t longest = 0;
-    struct Shared;
-    std::unique_ptr<Shared> shared;  // caches that wait for the next encode
+    mutable std::mutex mutex;
+    mutable std::vector<std::unique_ptr<Cache>> caches;  // that wait for the next encode
 };
 
 // The distinct pieces of a text and how often each occurs: all that training needs of it.

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -105,7 +106,7 @@ class Pool {
         start(threads);
     }
 
-    void run(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context, int workers_wanted) {
+    void run(std::ptrdiff_t count, Item body, void* context, int workers_wanted) {
         FlushDenormals flush;
         std::unique_lock<std::mutex> one_job(job_mutex, std::defer_lock);
         if (count <= 1 || inside_job || workers_wanted < 2 || !one_job.try_lock() || workers.empty()) {
@@ -194,13 +195,18 @@ class Pool {
 
     void start(int threads) {
         stopping = false;
-        members = threads;
         ranges = std::vector<Range>(threads);
         caller_cpu = -1;
         enough_cpus =
             sched_getaffinity(0, sizeof(process_cpus), &process_cpus) == 0 && CPU_COUNT(&process_cpus) >= threads;
         const unsigned now = epoch.load();
-        for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
+        workers.reserve(size_t(threads));
+        try {
+            for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
+        } catch (const std::system_error&) {
+            threads = int(workers.size()) + 1;  // the system gives no more
+        }
+        members = threads;
     }
 
     void stop() {
@@ -224,7 +230,7 @@ class Pool {
     bool enough_cpus = false;  // a CPU for each thread
     int caller_cpu = -1;  // the one that the workers keep off
     std::mutex job_mutex;  // one job at a time
-    void (*job_body)(void*, std::ptrdiff_t, int) = nullptr;
+    Item job_body = nullptr;
     void* job_context = nullptr;
     int job_workers = 0;  // those whose number is below it take part
     bool stopping = false;
@@ -279,7 +285,7 @@ void set_num_threads(int n) {
     if (n != p.size()) p.resize(n);
 }
 
-void run_parallel(std::ptrdiff_t count, void (*body)(void*, std::ptrdiff_t, int), void* context, int workers) {
+void run_parallel(std::ptrdiff_t count, Item body, void* context, int workers) {
     the_pool().run(count, body, context, workers);
 }
 

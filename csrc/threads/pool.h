@@ -17,8 +17,8 @@ void set_num_threads(int n);  // n >= 1; waits for a running job
 // does to num_threads() meanwhile. body must not throw.
 // A call from inside a job, or while another thread's job runs, does its work on the calling thread alone.
 // Denormal floats count as zero while body runs; the caller's floating-point mode is restored.
-void run_parallel(std::ptrdiff_t count, void (*body)(void* context, std::ptrdiff_t i, int worker), void* context,
-                  int workers);
+using Item = void (*)(void* context, std::ptrdiff_t i, int worker);
+void run_parallel(std::ptrdiff_t count, Item body, void* context, int workers);
 
 // What a thread does in a loop while it waits for another core
 inline void pause_cpu() {
@@ -29,14 +29,15 @@ inline void pause_cpu() {
 #endif
 }
 
+// Any body as an Item, whose context is the body's address
+template <class Body>
+void call_body(void* context, std::ptrdiff_t i, int worker) {
+    (*static_cast<Body*>(context))(i, worker);
+}
+
 template <class Body>
 void parallel_for(std::ptrdiff_t count, Body&& body, int workers = 1 << 30) {
-    run_parallel(
-        count,
-        [](void* context, std::ptrdiff_t i, int worker) {
-            (*static_cast<std::remove_reference_t<Body>*>(context))(i, worker);
-        },
-        &body, workers);
+    run_parallel(count, call_body<std::remove_reference_t<Body>>, &body, workers);
 }
 
 }  // namespace npgpt

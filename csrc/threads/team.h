@@ -18,17 +18,10 @@ class Team {
     // Every thread must make the same calls with the same counts; between them it may change only what is its own.
     template <class Body>
     void share(std::ptrdiff_t count, Body&& body) {
-        share(
-            count,
-            [](void* context, std::ptrdiff_t i, int worker) {
-                (*static_cast<std::remove_reference_t<Body>*>(context))(i, worker);
-            },
-            &body);
+        share(count, call_body<std::remove_reference_t<Body>>, &body);
     }
 
   private:
-    using Item = void (*)(void* context, std::ptrdiff_t i, int worker);
-
     struct Lane {
         alignas(128) std::atomic<uint64_t> next{0};  // step << 32 | items taken of this lane's share
         alignas(128) std::atomic<uint64_t> done{0};  // items of all steps that this lane's thread has done

@@ -156,6 +156,24 @@ def test_many_python_threads_may_call_at_once(isa):
     assert (code, out) == (0, "wrong: []\n"), err
 
 
+FEWER_THREADS = """
+import re, resource
+from pathlib import Path
+import numpy as np
+from npgpt.engine import kernels
+ops, a = kernels.ops_for(np.float32), np.ones((300, 300), np.float32)
+held = 1024 * int(re.search(r"VmSize:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_AS, (held + (64 << 20),) * 2)  # room for the stacks of a few
+kernels.set_num_threads(64)
+print(1 <= kernels.get_num_threads() < 64, (ops.matmul(a, a) == 300).all())
+"""
+
+
+def test_threads_that_the_system_does_not_give_are_done_without(isa):
+    code, out, err = python(FEWER_THREADS, NPGPT_KERNELS=isa)
+    assert (code, out) == (0, "True True\n"), err
+
+
 MEMORY = """
 import re
 from pathlib import Path
