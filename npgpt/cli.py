@@ -211,6 +211,17 @@ def errors_as_lines(
 
 
 @contextlib.contextmanager
+def while_read() -> Iterator[None]:
+    """Where nobody reads stdout any more (`| head`), the command ends in silence, as others do."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left for the exit to flush
+        raise SystemExit(141) from None  # 128 + SIGPIPE
+
+
+@contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Gives a function that tells whether Ctrl-C or SIGTERM came; a second one is a KeyboardInterrupt."""
     came: list[int] = []

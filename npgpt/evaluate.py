@@ -31,30 +31,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_args(argv)
 
-    with cli.errors_as_lines("evaluate"):
+    with cli.errors_as_lines("evaluate"), cli.while_read():
         import npgpt
         from npgpt.training import checkpoint, evaluation, memorising, report
 
         model = npgpt.load(args.model)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
-        part, ids, train_ids = _parts(args, model.tokenizer)
-    cli.begin(args.threads)
-    say("measured on {part}: {tokens:,} tokens", part=told(part), tokens=len(ids))
-    measured = evaluation.evaluate(model, ids, model.tokenizer)
-    result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, model.tokenizer)}
-    if not args.text:
-        held_out = b"" if part != TEST else model.tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4])
-        samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
-        text = memorising.training_text(train_ids, model.tokenizer)
-        result["overlap"] = memorising.overlap(samples, held_out, text)
-    _print_table(result)
-    if not args.text and checkpoint.is_run(Path(args.model)):
-        with cli.errors_as_lines("evaluate", 1, (OSError,)):
-            checkpoint.write_atomically(Path(args.model) / "test.json", json.dumps(result, indent=2) + "\n")
-            report.write(Path(args.model))
-    if args.json:
-        print(json.dumps({"run": args.model, **result}))
+        tokenizer = model.tokenizer
+        part, ids, train_ids = _parts(args, tokenizer)
+        cli.begin(args.threads)
+        say("measured on {part}: {tokens:,} tokens", part=told(part), tokens=len(ids))
+        measured = evaluation.evaluate(model, ids, tokenizer)
+        result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, tokenizer)}
+        if not args.text:
+            held_out = b"" if part != TEST else tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4])
+            samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
+            text = memorising.training_text(train_ids, tokenizer)
+            result["overlap"] = memorising.overlap(samples, held_out, text)
+        if not args.text and checkpoint.is_run(folder := Path(args.model)):
+            with cli.errors_as_lines("evaluate", 1, (OSError,)):
+                checkpoint.write_atomically(folder / "test.json", json.dumps(result, indent=2) + "\n")
+                report.write(folder)
+        _print_table(result)
+        if args.json:
+            print(json.dumps({"run": args.model, **result}))
     return 0
 
 

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args(argv)
 
-    with cli.errors_as_lines("generate"):
+    with cli.errors_as_lines("generate"), cli.while_read():
         import npgpt
 
         model = npgpt.load(args.model)

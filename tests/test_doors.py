@@ -195,6 +195,19 @@ def test_doors_to_a_model_that_is_not_there(door, text, name):
     refused(door(name, text), "must be a run")
 
 
+@pytest.mark.parametrize("name", ["generate", "evaluate"])
+def test_a_reader_that_goes_is_no_error(run, name):
+    command, environment = (
+        [sys.executable, "-m", f"npgpt.{name}", str(run)],
+        os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141 and "rror" not in errors, errors
+
+
 @pytest.mark.parametrize("flags", ["--temperature -1", "--top-k 0", "--top-p 2", "--max-new-tokens -1"])
 def test_bad_flags_for_generate(door, run, flags):
     result = door("generate", run, "a", *flags.split())

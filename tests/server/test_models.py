@@ -4,6 +4,10 @@ import asyncio
 import threading
 from types import SimpleNamespace
 
+import pytest
+
+pytest.importorskip("starlette", reason="needs pip install -e '.[server]'")
+
 from npgpt.server.models import Models
 
 
