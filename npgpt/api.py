@@ -163,7 +163,7 @@ class GPT(engine.GPT):
             raise ValueError("classify: the model must have a tokenizer")
         tokenizer, end = self.tokenizer, [tasks.end_token(self.tokenizer)]
         after = [[*tokenizer.encode(label).tolist(), *end] for label in names]
-        room = self.config.block_size + 1 - max(map(len, after))
+        room = max(1, self.config.block_size + 1 - max(map(len, after)))
         pairs = []
         for one in [text] if isinstance(text, (str, bytes)) else text:
             if tasks.has_roles(tokenizer):
@@ -329,7 +329,10 @@ class GPT2LMHeadModel(GPT):
 class Encoding(dict[str, Any]):
     """What GPT2Tokenizer makes of texts: input_ids and attention_mask, as keys and as attributes."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
 
 
 class GPT2Tokenizer:

@@ -28,7 +28,7 @@ STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
 def main(argv: Sequence[str] | None = None) -> int:
     """Tell GFLOP/s, milliseconds and tokens/s -> exit code 0."""
     parser = cli.parser("bench", "Measure matrix products and training steps, beside this machine's limits.")
-    parser.add_argument("--threads", type=cli.count, help="default: the CPUs this process may use")
+    parser.add_argument("--threads", type=cli.threads, help="default: the CPUs this process may use")
     parser.add_argument(
         "--json", action="store_true", help="end with one JSON object on the last line of stdout"
     )

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--repetition-penalty", type=cli.positive, default=1.0, help="above 1: less repetition (default 1)")
     add("--seed", type=cli.count_or_zero, help="same seed, same replies (default: others each time)")
-    add("--threads", type=cli.count, help="default: the CPUs this process may use")
+    add("--threads", type=cli.threads, help="default: the CPUs this process may use")
     args = parser.parse_args(argv)
 
     with cli.errors_as_lines("chat"):

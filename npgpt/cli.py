@@ -98,6 +98,7 @@ def number(kind: Callable[[str], T], what: str, holds: Callable[[T], bool]) -> C
 
 
 count = number(int, "a whole number, at least 1", lambda v: v >= 1)
+threads = number(int, "a whole number in 1..1024", lambda v: 1 <= v <= 1024)
 count_or_zero = number(int, "a whole number, at least 0", lambda v: v >= 0)
 positive = number(float, "a number above 0", lambda v: v > 0)
 not_negative = number(float, "a number, at least 0", lambda v: v >= 0)

@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
     add("text", nargs="*", metavar="TEXT", help="other text to measure it on")
-    add("--threads", type=cli.count, help="default: the CPUs this process may use")
+    add("--threads", type=cli.threads, help="default: the CPUs this process may use")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
 
     with cli.errors_as_lines("evaluate"), cli.while_read():
         import npgpt

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgpt import cli
-from npgpt.cli import Setting, count, count_or_zero, not_negative, positive, say, share
+from npgpt.cli import Setting, count, count_or_zero, not_negative, positive, say, share, threads
 from npgpt.language import _
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SETTINGS = [
     Setting("patience", count, "stop after so many validations without a better one (default 4)"),
     Setting("keep", count, "checkpoints to keep, beside the best (default 2)"),
     Setting("seed", count_or_zero, "of the split, the batches and dropout (default 0)"),
-    Setting("threads", count, "default: the CPUs this process may use"),
+    Setting("threads", threads, "default: the CPUs this process may use"),
 ]
 DEFAULTS = {"epochs": 3, "val_fraction": 0.1, "keep": 2, "seed": 0}
 PLANNED = ("batch_size", "lr", "dropout", "weight_decay", "eval_every", "patience")

@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--num-samples", type=cli.count, default=1, help="texts to write, seeds S, S + 1, ... (default 1)")
     add("--seed", type=cli.count_or_zero, help="same seed, same text (default: another each time)")
     add("--stream", action="store_true", help="show the text as it is written")
-    add("--threads", type=cli.count, help="default: the CPUs this process may use")
+    add("--threads", type=cli.threads, help="default: the CPUs this process may use")
     add("--json", action="store_true", help="print one JSON object instead of text")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
 
     with cli.errors_as_lines("generate"), cli.while_read():
         import npgpt

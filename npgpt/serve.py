@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--queue", type=cli.count, default=256, help="texts that may wait; then 429 (default 256)")
     add("--max-tokens", type=cli.count, default=4096, help="tokens of an answer at most (default 4096)")
     add("--grace", type=cli.not_negative, default=30.0, help="seconds for streams after SIGTERM (default 30)")
-    add("--threads", type=cli.count, help="default: the CPUs this process may use")
+    add("--threads", type=cli.threads, help="default: the CPUs this process may use")
     args = parser.parse_args(argv)
 
     if args.host not in LOOPBACK and not args.api_key:

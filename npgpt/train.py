@@ -86,7 +86,9 @@ SETTINGS = [
     Setting("patience", count, "stop after so many validations without a better one (default: never)"),
     Setting("target_loss", positive, "stop at this validation loss (without validation: training loss)"),
     Setting("seed", count_or_zero, "of weights, batches and dropout (default 0)"),
-    Setting("threads", count, "default: the CPUs this process may use, shared with its host's other ranks"),
+    Setting(
+        "threads", cli.threads, "default: the CPUs this process may use, shared with its host's other ranks"
+    ),
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from npgpt import cli
-from npgpt.cli import Setting, count, count_or_zero, one_of, positive, say
+from npgpt.cli import Setting, count_or_zero, one_of, positive, say, threads
 from npgpt.language import _, told
 
 SETTINGS = [
@@ -18,7 +18,7 @@ SETTINGS = [
         "bytes, bpe:N, or the path of a vocabulary (default: bytes for small texts, else bpe)",
     ),
     Setting("seed", count_or_zero, "of candidates, weights, batches and dropout (default 0)"),
-    Setting("threads", count, "default: the CPUs this process may use"),
+    Setting("threads", threads, "default: the CPUs this process may use"),
 ]
 
 

@@ -195,6 +195,12 @@ def test_doors_to_a_model_that_is_not_there(door, text, name):
     refused(door(name, text), "must be a run")
 
 
+def test_words_may_stand_behind_flags(door, run, text):
+    flags = "--seed", 1, "--max-new-tokens", 3
+    assert door("generate", run, *flags, "abc")[:2] == door("generate", run, "abc", *flags)[:2]
+    assert "the text given" in door("evaluate", run, "--threads", 1, text)[1]
+
+
 @pytest.mark.parametrize("name", ["generate", "evaluate"])
 def test_a_reader_that_goes_is_no_error(run, name):
     command, environment = (

@@ -1,5 +1,6 @@
 """The names that Transformers' users type: tokenizer and model from a folder, encode, generate, decode."""
 
+import copy
 import shutil
 
 import numpy as np
@@ -42,6 +43,11 @@ def test_a_batch_of_texts(folder):
     assert tokenizer.batch_decode(inputs.input_ids, skip_special_tokens=True) == ["abc", "a"]
     assert tokenizer("ab") == {"input_ids": [97, 98], "attention_mask": [1, 1]}
     assert tokenizer(["ab", "c"])["input_ids"] == [[97, 98], [99]]
+
+
+def test_an_encoding_is_a_mapping_like_others(folder):
+    encoding = npgpt.GPT2Tokenizer.from_pretrained(folder)("a")
+    assert not hasattr(encoding, "other") and copy.deepcopy(encoding) == encoding
 
 
 def test_special_tokens_are_those_of_transformers(folder):

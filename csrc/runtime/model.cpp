@@ -18,7 +18,7 @@
 namespace npgpt {
 
 Mapping::Mapping(const char* path) {
-    const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+    const int file = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not make us wait
     if (file < 0) fail(NPGPT_BAD_FILE, "%s: %s", path, std::strerror(errno));
     struct stat about;
     void* mapped = MAP_FAILED;

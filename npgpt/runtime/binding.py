@@ -6,6 +6,8 @@ NPGPT_KERNELS=numpy, a float64 model) sampling.py generates: the same draws from
 """
 
 import functools
+import operator
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +73,7 @@ def sampling_struct(sampling: Sampling, banned: int | None = None, seed: int | N
             "repetition_penalty": sampling.repetition_penalty,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
-            "seed": (secrets.randbits(64) if seed is None else seed) % 2**64,
+            "seed": (secrets.randbits(64) if seed is None else operator.index(seed)) % 2**64,
             "banned": -1 if banned is None else banned,
         },
     )
@@ -117,7 +119,7 @@ class Model:
     @classmethod
     def open(cls, path: PathLike, keeps: object = None) -> "Model":
         """A GGUF file, mapped; `keeps`: the weights read from it. ValueError for one that is malformed."""
-        return cls(lambda ffi, lib, made, error: lib.npgpt_open(str(path).encode(), made, error), keeps)
+        return cls(lambda ffi, lib, made, error: lib.npgpt_open(os.fsencode(path), made, error), keeps)
 
     @classmethod
     def of(cls, model: GPT) -> "Model":

@@ -11,10 +11,19 @@ from npgpt.server import schema
 from npgpt.server.guard import Settings
 from npgpt.server.schema import ApiError
 
+SLOW_BODY = 1 << 16  # bytes that are parsed beside the event loop
+
 
 async def checked(request: Request, settings: Settings) -> Fields:
     """The fields of a JSON request, checked."""
     data = await read(request, settings.max_body, settings.body_seconds)
+    if len(data) > SLOW_BODY:
+        return await asyncio.to_thread(parse, data, request.url.path)
+    return parse(data, request.url.path)
+
+
+def parse(data: bytearray, path: str) -> Fields:
+    """The fields of a body for this path, checked."""
     try:
         found = json.loads(data.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
@@ -22,7 +31,7 @@ async def checked(request: Request, settings: Settings) -> Fields:
         raise ApiError(400, message, None, "invalid_body") from None
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body must be JSON: {str(error)[:100]}", None, "invalid_body") from None
-    return schema.check(request.url.path, found)
+    return schema.check(path, found)
 
 
 async def read(request: Request, most: int, seconds: float) -> bytearray:

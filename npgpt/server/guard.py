@@ -1,6 +1,7 @@
 """Who may ask, and how much at once: the bounds of the server, and what stands around its routes."""
 
 import hmac
+import os
 from dataclasses import dataclass, field
 
 from starlette.datastructures import State
@@ -62,9 +63,14 @@ class Guard:
         traffic.in_flight += 1
         try:
             self.check(scope)
+            # files are sent whole: what Starlette says of a bad range is no error object
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
             await self.app(scope, receive, counted)
         except ApiError as error:
             await failure(error)(scope, receive, counted)
+        except Exception:  # Starlette answers it, outside of this
+            status = status or 500
+            raise
         finally:
             traffic.in_flight -= 1
             traffic.answers[status] = traffic.answers.get(status, 0) + 1
@@ -82,7 +88,7 @@ class Guard:
             raise ApiError(403, "pages of other sites may not ask", "Origin", "forbidden_origin")
         if settings.api_key and scope["path"] not in OPEN:
             scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-            known = hmac.compare_digest(key.strip(), settings.api_key.encode())
+            known = hmac.compare_digest(key.strip(), os.fsencode(settings.api_key))
             if scheme.lower() != b"bearer" or not known:
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise ApiError(401, "Incorrect API key provided", None, "invalid_api_key", challenge)

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from asyncio.subprocess import PIPE
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -34,7 +35,8 @@ def identity(kind: str) -> str:
 def page(items: list[Fields], query: Mapping[str, str]) -> Fields:
     """OpenAI's list: `limit` of the items that come behind the one with id `after`, both in the query."""
     after, limit = query.get("after"), query.get("limit")
-    if limit is not None and not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= 100):
+    number = limit is None or (limit.isascii() and limit.isdigit() and len(limit) < 9)
+    if limit is not None and not (number and 1 <= int(limit) <= 100):
         raise ApiError(
             400, f"limit must be a whole number in 1..100, got {limit[:20]}", "limit", "invalid_value"
         )
@@ -216,6 +218,13 @@ class Jobs:
             try:
                 if self._jobs[id]["status"] == "queued":
                     await self._run(id)
+            except Exception as error:  # of this job alone: the others wait
+                traceback.print_exc()
+                if self._jobs[id]["status"] != "cancelled":
+                    message = f"the worker could not be run: {error}"[:500]
+                    self._jobs[id]["status"] = "failed"
+                    self._jobs[id]["error"] = {"code": "failed", "message": message, "param": None}
+                    self._finished(id, message, "error")
             finally:
                 await self._stop_worker()  # of a task that was cancelled: nothing is written after this
                 _, data, out, _, _ = self._plans.pop(id)

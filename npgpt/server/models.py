@@ -90,7 +90,7 @@ class Models:
         """GET, DELETE /v1/models/{id}."""
         name = request.path_params["id"]
         served = self.named(name)
-        if request.method == "GET":
+        if request.method != "DELETE":
             return Json(served.about())
         if served is self.main:
             raise ApiError(403, "this is the model that is served; only tuned ones can go", "model")

@@ -28,7 +28,7 @@ class Tuning:
 
     async def files_(self, request: Request) -> Response:
         """GET, POST /v1/files."""
-        if request.method == "GET":
+        if request.method != "POST":
             return Json(page(self.files.all(), request.query_params))
         self.files.room()
         length = request.headers.get("content-length", "")
@@ -50,13 +50,13 @@ class Tuning:
                     return Json(await asyncio.to_thread(self.files.add, upload.filename or "", upload.file))
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", None, "timeout") from None
-        except (HTTPException, UnicodeDecodeError, AssertionError):
+        except (HTTPException, UnicodeError, AssertionError):
             raise ApiError(400, "the body must be multipart/form-data", None, "invalid_body") from None
 
     async def file(self, request: Request) -> Response:
         """GET, DELETE /v1/files/{id}."""
         id = request.path_params["id"]
-        return Json(self.files.get(id) if request.method == "GET" else self.files.delete(id))
+        return Json(self.files.delete(id) if request.method == "DELETE" else self.files.get(id))
 
     async def file_content(self, request: Request) -> Response:
         """GET /v1/files/{id}/content."""
@@ -65,7 +65,7 @@ class Tuning:
 
     async def jobs_(self, request: Request) -> Response:
         """GET, POST /v1/fine_tuning/jobs."""
-        if request.method == "GET":
+        if request.method != "POST":
             return Json(page(self.jobs.all(), request.query_params))
         fields = await bodies.checked(request, self.settings)
         base = self.models.named(fields["model"]).path

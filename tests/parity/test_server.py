@@ -294,6 +294,12 @@ def test_files(client, server, tmp_path):
     assert [file.id for file in client.files.list(limit=2)] == [file.id for file in made[::-1]]
     assert client.files.retrieve(made[1].id) == made[1]
     assert client.files.content(made[1].id).read() == path.read_bytes()
+    for head in ("/v1/files", f"/v1/files/{made[1].id}", "/v1/fine_tuning/jobs", f"/v1/models/{server.name}"):
+        assert server.ask(head, b"", "HEAD")[0] == 200  # as GET: nothing is made or deleted
+    assert client.files.retrieve(made[1].id) == made[1]
+    assert server.ask(f"/v1/files/{made[1].id}/content", b"", "GET", Range="bytes=abc")[0] == 200
+    for limit in ("0" * 5000 + "9", "00000000199", "x"):
+        assert server.ask(f"/v1/files?limit={limit}", b"", "GET")[0] == 400
     for file in made:
         assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
@@ -314,6 +320,9 @@ def test_files(client, server, tmp_path):
         b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n5\r\n--x--',
     ):
         assert server.ask("/v1/files", body, **kind)[0] == 400
+    form = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--x--\r\n'
+    strange = {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}
+    assert server.ask("/v1/files", form, **strange)[0] == 400
     assert list(client.files.list()) == []
 
 

@@ -1,6 +1,7 @@
 """libnpgpt through its C ABI: the engine's numbers, the NumPy path's draws, the same bits in any company."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -274,3 +275,21 @@ def test_a_float64_model_generates_on_numpy():
     model = npgpt.GPT(config, dtype=np.float64)
     assert not binding.is_compiled_for(model)
     assert len(model.generate("a", max_new_tokens=9, ignore_eos=True, return_ids=True)) == 9
+
+
+def test_seeds_of_numpy():
+    model = npgpt.GPT(npgpt.GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=31), seed=0)
+    for seed in (5, -1):
+        texts = {
+            tuple(model.generate([1, 2], 8, seed=kind(seed), return_ids=True)) for kind in (int, np.int64)
+        }
+        assert len(texts) == 1
+    with pytest.raises(TypeError):
+        model.generate([1, 2], 8, seed=1.5, return_ids=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ValueError, match="cannot be mapped"):  # and it does not wait for a writer
+        binding.Model.open(tmp_path / "pipe.gguf")

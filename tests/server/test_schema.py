@@ -56,6 +56,14 @@ def test_messages_that_are_refused(message):
         check("/v1/chat/completions", {"model": "m", "messages": [message]})
 
 
+def test_each_of_many_ids_is_checked():
+    many = {"model": "m", "prompt": [1] * 2_000_000}
+    assert check("/v1/completions", many) == many
+    for ids in ([True], [1.0], [-1], [2**31], [[True]], [[1], [2**31]]):
+        with pytest.raises(ApiError, match="prompt"):
+            check("/v1/completions", {"model": "m", "prompt": ids})
+
+
 def test_what_asks_for_nothing_is_allowed():
     nothing = {"best_of": 1, "logit_bias": {}, "suffix": None, "user": "me", "stop": None}
     assert check("/v1/completions", COMPLETION | nothing) == COMPLETION | {

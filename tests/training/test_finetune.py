@@ -175,6 +175,8 @@ def test_embeddings_and_scores_of_many_are_those_of_each(base):
     assert scores == pytest.approx([model.score("olá ", text) for text in texts], abs=1e-4)
     with pytest.raises(ValueError, match="labels must be two at least"):
         model.classify("a", "b")
+    beyond = model.config.block_size + 9  # a label longer than the context
+    assert len(model.classify("a", ["b" * beyond, "c"])) == 2
 
 
 def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsys):
