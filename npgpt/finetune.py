@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.begin(None if ranks else job.settings["threads"])
         if job.trainer.ended:
             cli.tell_finished(job.folder, job.trainer)
+            if not ranks.rank and not (job.folder / "report.html").exists():  # killed in between
+                with cli.errors_as_lines("finetune", 1, (OSError, MemoryError)):
+                    job.finish_and_draw()
             return 0
         return job.run(args.json)
 
@@ -133,7 +136,7 @@ class _Job:
             cli.warn(found[1])
             self.trainer.go_on(self.folder, found[0])
         elif not self.goes_on and not ranks.rank:
-            lock.enter_context(runs.locked(self.folder))
+            lock.enter_context(runs.locked(self.folder, new=True))
 
     def _take_up(self, given: Fields, config: Fields) -> None:
         """The settings of a run that is resumed; ValueError where it would become another."""
@@ -231,6 +234,13 @@ class _Job:
         model: Any = self.trainer.model
         text: str = model.tokenizer.decode(prompt) + "\n> "
         return text + str(model.generate(prompt, max_new_tokens=60, temperature=0))
+
+    def finish_and_draw(self) -> None:
+        """What a kill behind the last checkpoint left undone."""
+        from npgpt.training import report
+
+        self._finish()
+        report.write(self.folder)
 
     def _finish(self) -> Fields:
         """What the best checkpoint is worth; its adapters, kept apart."""

@@ -144,8 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             job = _Job(args, started, lock, ranks)
         cli.begin(None if ranks else job.settings["threads"])
         if job.trainer.ended:
-            cli.tell_finished(job.folder, job.trainer)
-            return 0
+            return job.finished(args.json)
         return job.run(args.json)
 
 
@@ -197,12 +196,14 @@ class _Job:
 
         def lock_folder() -> None:
             if ranks.rank == 0:
-                lock.enter_context(runs.locked(self.folder))
+                lock.enter_context(runs.locked(self.folder, new=not self.began_before))
 
         if self.began_before:
             lock_folder()
             before = runs.read_config(self.folder)
-            saved: Fields = dict.fromkeys(given) | cli.config_values(SETTINGS, self.folder / runs.CONFIG)
+            # its checkpoints hold their vocabulary, so that the one it began with may be gone
+            kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
+            saved: Fields = dict.fromkeys(given) | cli.config_values(kinds, self.folder / runs.CONFIG)
             settings = saved | {name: given[name] or saved[name] for name in MAY_CHANGE}
         elif args.resume and not args.text:
             raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
@@ -290,9 +291,23 @@ class _Job:
                 self._show(result, beginning)
         if as_json:
             print(json.dumps(result))
-        if result["ended"] == "interrupted":
-            return 130
-        return 1 if wanted and result["ended"] not in ("memorised", "target reached") else 0
+        return self._code(result["ended"])
+
+    def finished(self, as_json: bool) -> int:
+        """Tell of a run that has ended, and draw it where a kill came in between -> as run() would."""
+        from npgpt.training import report
+
+        cli.tell_finished(self.folder, self.trainer)
+        if not self.ranks.rank and not (self.folder / "report.html").exists():
+            with cli.errors_as_lines("train", 1, (OSError, MemoryError)):
+                report.write(self.folder)
+        if as_json:
+            print(json.dumps(self.trainer.result(self.folder)))
+        return self._code(self.trainer.ended)
+
+    def _code(self, ended: str | None) -> int:
+        missed = self.settings["target_loss"] and ended not in ("memorised", "target reached")
+        return 130 if ended == "interrupted" else 1 if missed else 0
 
     def _show(self, result: Fields, beginning: bytes) -> None:
         from npgpt.training import report

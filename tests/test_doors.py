@@ -801,3 +801,18 @@ def test_embed_prints_flags(door):
     refused(door("embed"), "give --cflags, --libs or both")
     code, out, _ = door("embed", "--cflags", "--libs")
     assert (code, out.count("-I"), "-lnpgpt" in out) == (0, 1, True) or code == 1  # 1: without a compiler
+
+
+def test_a_run_that_missed_its_target_says_so_again(door, text):
+    flags = ("--target-loss", 0.001, "--steps", 5, "--json", *TINY)
+    code, out, _ = door("train", text, "--out", "r", *flags)
+    (Path("r") / "report.html").unlink()  # as if killed before it was drawn
+    again, told, _ = door("train", "--resume", "--out", "r", "--json")
+    assert (code, again) == (1, 1) and (Path("r") / "report.html").exists()
+    assert json.loads(told.splitlines()[-1])["steps"] == json.loads(out.splitlines()[-1])["steps"] == 5
+
+
+def test_a_run_inside_the_folder_of_its_texts_is_none_of_them(door, text):
+    flags = ("--tokenizer", "bpe:258", "--steps", 2, "--out", "runs/x", *TINY)
+    assert door("train", ".", *flags)[0] == 0 and list(Path("runs").rglob("merges.txt"))
+    assert door("train", ".", "--resume", "--out", "runs/x")[0] == 0

@@ -209,7 +209,9 @@ def clean_document(
 def _files(path: str) -> list[str]:
     if path == "-" or not Path(path).is_dir():
         return [path]
-    found = sorted(str(file) for file in Path(path).rglob("*.txt") if file.is_file())
+    root = Path(path)
+    runs = {lock.parent for lock in root.rglob("lock") if (lock.parent / "config.toml").exists()}
+    found = sorted(str(f) for f in root.rglob("*.txt") if f.is_file() and runs.isdisjoint(f.parents))
     if not found:
         raise ValueError(f"{path}: must be a file or a folder with .txt files in it")
     return found

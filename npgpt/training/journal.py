@@ -23,7 +23,8 @@ class Journal:
     def start(self, step: int) -> list[str]:
         """Cut the file back to the lines up to `step`, which are returned; without one, begin it."""
         try:
-            lines = self.path.read_text(encoding="utf-8").removeprefix(self._header).split("\n")
+            text = self.path.read_text(encoding="utf-8").removeprefix(self._header)
+            lines = text.split("\n")[:-1]  # what has no end is half a line, even where it has a step
         except (OSError, ValueError):  # not there, or not ours
             lines = []
         kept = []

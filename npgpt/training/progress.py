@@ -1,5 +1,6 @@
 """What a run shows while it trains: one live line on a terminal, now and then a plain line in a pipe."""
 
+import contextlib
 import sys
 from typing import Self
 
@@ -37,12 +38,14 @@ class Progress:
         if due and not (self.live or self.quiet):
             line = _("step {step}/{total}: {seen}, {left:.0f} s left")
             left = seconds / step * (self.total - step)
-            print(line.format(step=step, total=self.total, seen=seen, left=left), flush=True)
+            with contextlib.suppress(OSError):  # a full disk, a pipe nobody reads: no reason to stop
+                print(line.format(step=step, total=self.total, seen=seen, left=left), flush=True)
 
     def tell(self, line: str) -> None:
         """A line of its own, on stderr."""
         line = told(line)
-        self.bar.write(line, file=sys.stderr) if self.live else print(line, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            self.bar.write(line, file=sys.stderr) if self.live else print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self

@@ -269,7 +269,8 @@ def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
         if curve:
             axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.6)
             axes.annotate(label, curve[-1], (6, 0), textcoords="offset points", va=side, color=colour)
-    axes.set(xlabel="step", ylabel="nats per token", title=run.resolve().name)
+    axes.set(xlabel="step", ylabel="nats per token")
+    axes.set_title(run.resolve().name.encode("utf-8", "replace").decode(), parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e4df")
     figure.savefig(run / "loss.png")

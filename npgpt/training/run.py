@@ -19,6 +19,8 @@ from npgpt.engine.types import Fields, PathLike
 from npgpt.training.checkpoint import write_atomically
 
 CONFIG = "config.toml"
+TAKEN = "exists already; --resume goes on with a run, a new one needs another --out"
+LEFT = ("lock", f".{CONFIG}.tmp", "stdin.txt")  # by a process that ended before it wrote its settings
 
 
 def find_folder(out: str | None, text: str, resume: bool, suffix: str = "") -> Path:
@@ -30,9 +32,9 @@ def find_folder(out: str | None, text: str, resume: bool, suffix: str = "") -> P
     if out is not None:
         folder = Path(out)
         if folder.exists() and not resume:
-            what = "exists already; --resume goes on with a run, a new one needs another --out"
-            raise FileExistsError(errno.EEXIST, what, out)
-        if folder.exists() and not (folder / CONFIG).exists() and any(folder.iterdir()):
+            raise FileExistsError(errno.EEXIST, TAKEN, out)
+        begun = not folder.exists() or (folder / CONFIG).exists()
+        if not begun and any(path.name not in LEFT for path in folder.iterdir()):
             raise FileExistsError(errno.EEXIST, "is no run, so it cannot be resumed", out)
         return folder
     stem = (Path("stdin" if text == "-" else text).resolve().stem or "run") + suffix
@@ -44,8 +46,10 @@ def find_folder(out: str | None, text: str, resume: bool, suffix: str = "") -> P
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[Path]:
+def locked(folder: Path, new: bool = False) -> Iterator[Path]:
     """The run's folder, made if need be, for this process alone. BlockingIOError while another has it.
+
+    new: FileExistsError where another process began a run in it since find_folder() looked.
 
     The lock is the system's, on the file "lock": it ends with the process, however that ends.
     """
@@ -56,6 +60,8 @@ def locked(folder: Path) -> Iterator[Path]:
             _lock(descriptor)
         except (BlockingIOError, PermissionError) as error:
             raise BlockingIOError(error.errno, "another process is training this run", str(folder)) from None
+        if new and (folder / CONFIG).exists():
+            raise FileExistsError(errno.EEXIST, TAKEN, str(folder))
         yield folder
     finally:
         os.close(descriptor)
@@ -111,7 +117,8 @@ def to_toml(table: Fields) -> str:
     """
 
     def value(v: Any) -> str:  # JSON's strings, numbers and lists are TOML's too
-        return json.dumps(list(v) if isinstance(v, tuple) else v, ensure_ascii=False)
+        text = json.dumps(list(v) if isinstance(v, tuple) else v, ensure_ascii=False)
+        return text.replace("\x7f", "\\u007f")  # the one character that only JSON takes as it is
 
     lines = [f"{key} = {value(v)}" for key, v in table.items() if v is not None and not isinstance(v, dict)]
     for key, v in table.items():

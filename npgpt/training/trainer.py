@@ -115,6 +115,7 @@ class Trainer:
         self.step = self.tokens = self.skipped = self.bad_in_a_row = 0
         self.seconds = 0.0  # of training, those of stopped processes included
         self.best, self.best_step, self.since_best = math.inf, 0, 0  # validation loss; validations since
+        self.kept, self.kept_step = math.inf, 0  # the best of those that could be saved
         epoch = self.batches.per_epoch
         kept = max(10, epoch if plan.memorise else min(epoch, 1000))
         self.recent: deque[float] = deque(maxlen=kept)  # losses
@@ -188,7 +189,7 @@ class Trainer:
         be written: those before that are left as they are.
         """
         self.run, self.keep, self.sample, self._reserved = Path(run), keep, sample, reserved
-        self.metrics = Journal(self.run / "metrics.csv", lambda line: int(line.split(",")[0]), METRICS)
+        self.metrics = Journal(self.run / "metrics.csv", step_of_row, METRICS)
         self.samples = Journal(self.run / "samples.jsonl", lambda line: json.loads(line)["step"])
         self._start_journals()
         self._saved_at = self._flushed_at = time.perf_counter()
@@ -200,17 +201,22 @@ class Trainer:
         with Progress(self.schedule.steps, self.step, quiet or self.ranks.rank > 0) as self.progress:
             while not self.ended and self.step < self.schedule.steps:
                 val_loss = self._one_step(should_stop)
+        val_loss = self._whole_validation(val_loss, should_stop)
+        return self.result(self.run) | {"val_loss": val_loss, "seconds": time.perf_counter() - self._begun}
+
+    def result(self, run: Path) -> Fields:
+        """How it went, as far as a checkpoint knows."""
         return {
-            "run": str(self.run),
+            "run": str(run),
             "steps": self.step,
             "ended": self.ended or "done",
             "train_loss": sum(self.recent) / max(1, len(self.recent)),
-            "val_loss": self._whole_validation(val_loss, should_stop),
-            "best_val_loss": None if math.isinf(self.best) else self.best,
-            "best_step": self.best_step or None,
+            "val_loss": None,
+            "best_val_loss": None if math.isinf(self.kept) else self.kept,
+            "best_step": self.kept_step or None,
             "tokens": self.tokens,
             "skipped": self.skipped,
-            "seconds": time.perf_counter() - self._begun,
+            "seconds": self.seconds,
         }
 
     @one_rank
@@ -229,8 +235,9 @@ class Trainer:
             self.recent.append(loss)
 
         whole_epoch = len(self.recent) == self.recent.maxlen
-        if plan.memorise and whole_epoch and _reached(plan, sum(self.recent) / len(self.recent)):
-            self.ended = "memorised"
+        by_training = plan.memorise or not len(self.dataset.validation)
+        if by_training and whole_epoch and _reached(plan, sum(self.recent) / len(self.recent)):
+            self.ended = "memorised" if plan.memorise else "target reached"
         last = bool(self.ended) or self.step == self.schedule.steps
         evaluated = last or self.step % plan.eval_every == 0
         val_loss = self._validate() if evaluated else None
@@ -244,7 +251,8 @@ class Trainer:
             elif plan.patience and self.since_best >= plan.patience:
                 self.ended = self.ended or f"stopped, {plan.patience} validations without a better one,"
         now = time.perf_counter()
-        stop, overdue = self.ranks.any(should_stop(), now - self._saved_at > SAVE_SECONDS)
+        worth = val_loss is not None and val_loss < self.kept
+        stop, overdue, worth = self.ranks.any(should_stop(), now - self._saved_at > SAVE_SECONDS, worth)
         if not last and not self.ended and stop:
             self.ended = "interrupted"
 
@@ -254,8 +262,8 @@ class Trainer:
         if evaluated:
             self._sample_and_warn()
         final = last or bool(self.ended)
-        if final or overdue or ((better or self.step % plan.save_every == 0) and not self.bad_in_a_row):
-            self._save(final)
+        if final or overdue or ((worth or self.step % plan.save_every == 0) and not self.bad_in_a_row):
+            self._save(final, val_loss)
         if self.budget:
             whole = time.perf_counter() - began
             self.budget.saw_step(took if evaluated else whole)
@@ -322,10 +330,11 @@ class Trainer:
     def _diverged(self, what: str) -> str:
         saved = checkpoint.checkpoints(self.run)
         kept = f"the last good checkpoint is {saved[0]}" if saved else "no checkpoint was saved before"
-        skipped = f"as {SKIPPED_AT_MOST} steps before it, which were skipped"
+        if self.bad_in_a_row:
+            what = f"{what}, as {SKIPPED_AT_MOST} steps before it, which were skipped"
         lower = f"{self.plan.lr / 3:.2g}"
         return (
-            f"step {self.step}: {what}, {skipped}, so training stopped; {kept}. "
+            f"step {self.step}: {what}, so training stopped; {kept}. "
             f"Begin again with a lower learning rate (--lr {lower}) or a longer --warmup"
         )
 
@@ -407,7 +416,10 @@ class Trainer:
     @one_rank
     def _sample_and_warn(self) -> None:
         """Keep a sample; say so once where the model begins to learn by heart what it should understand."""
-        text = self.sample() if self.sample else ""
+        try:
+            text = self.sample() if self.sample else ""
+        except ValueError as error:  # its logits are not finite
+            raise TrainingFailed(self._diverged(str(error))) from None
         if self.sample:
             self.samples.add(json.dumps({"step": self.step, "text": text}, ensure_ascii=False))
         if not self.plan.memorise and (verdict := self.history.verdict()) and not self._warned:
@@ -417,11 +429,14 @@ class Trainer:
 
     # ------------------------------------------------------------------------ stopping and going on
 
-    def _save(self, final: bool) -> None:
+    def _save(self, final: bool, val_loss: float | None) -> None:
         """A checkpoint. One that cannot be written is told of, and an error if it was to be the last."""
         if not math.isfinite(kernels.ops_for(self.model.dtype).global_norm(self.model.flat_params)):
             raise TrainingFailed(self._diverged("the weights are not finite"))
 
+        former = self.kept, self.kept_step
+        if val_loss is not None and val_loss < self.kept:
+            self.kept, self.kept_step = val_loss, self.step
         if self.ranks.size > 1:
             try:
                 self.ranks.compare(weights=zlib.crc32(self.model.flat_params.data))
@@ -435,6 +450,8 @@ class Trainer:
         def write() -> None:
             self.metrics.flush(sync=True)  # the rows up to a checkpoint are as safe as the checkpoint
             self.samples.flush(sync=True)
+            if self.plan.minutes:  # never older than a checkpoint: a resume believes it
+                checkpoint.write_atomically(self.run / SCHEDULE, json.dumps(self.schedule.knots) + "\n")
             checkpoint.save(self.run, self.step, self.model, self.dataset.tokenizer, moments, self._state())
             self._point_to_best()
             checkpoint.prune(self.run, self.keep)
@@ -442,12 +459,14 @@ class Trainer:
         if final:
             write()
         elif not self._or_warn(write):
+            self.kept, self.kept_step = former
+            self._saved_at = time.perf_counter() - 0.8 * SAVE_SECONDS  # not again at every step
             return
         self._saved_at = time.perf_counter()
 
     @one_rank
     def _point_to_best(self) -> None:
-        name = f"step-{self.best_step:06d}"
+        name = f"step-{self.kept_step:06d}"
         if (self.run / name).is_dir() and checkpoint.pointed(self.run, "BEST") != self.run / name:
             checkpoint.point(self.run, "BEST", name)
 
@@ -464,6 +483,8 @@ class Trainer:
             "schedule": self.schedule.knots,
             "budget": self.budget.seen if self.budget else [],
             "best_val_loss": None if math.isinf(self.best) else self.best,
+            "kept_val_loss": None if math.isinf(self.kept) else self.kept,
+            "kept_step": self.kept_step,
             "recent_losses": list(self.recent),
         }
 
@@ -474,6 +495,9 @@ class Trainer:
         for name in (*COUNTED, "ended"):
             setattr(self, name, state[name])
         self.best = math.inf if state["best_val_loss"] is None else state["best_val_loss"]
+        kept = state.get("kept_val_loss", state["best_val_loss"])
+        self.kept = math.inf if kept is None else kept
+        self.kept_step = state.get("kept_step", self.best_step)
         self.recent.extend(state["recent_losses"])
         self.schedule = Schedule(self.plan, read_knots(run) or state["schedule"])
         if self.plan.minutes:
@@ -481,12 +505,22 @@ class Trainer:
         self.run = run
         if not self.ranks.rank:
             checkpoint.clean_up(run)
+            if checkpoint.pointed(run, "LATEST") != folder:  # killed before it was moved
+                checkpoint.point(run, "LATEST", folder.name)
         self._point_to_best()
 
 
 def rows_of(plan: Plan, ranks: Alone) -> int:
     """Windows that a rank has in memory at a time."""
     return -(-plan.batch_size // ranks.size)
+
+
+def step_of_row(line: str) -> int:
+    """The step of a line of metrics.csv; ValueError for half a line."""
+    step, *rest = line.split(",")
+    if len(rest) != METRICS.count(","):
+        raise ValueError(line)
+    return int(step)
 
 
 def read_knots(run: Path) -> list[Knot] | None:

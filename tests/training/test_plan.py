@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import threading
+import tomllib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from npgpt.text.data import batches_per_epoch
 from npgpt.training import memory, restarts
 from npgpt.training.plan import FLAGS, TOO_SMALL, default_tokenizer, make_plan
-from npgpt.training.run import find_folder
+from npgpt.training.run import find_folder, locked, to_toml
 
 
 def test_a_small_text_is_memorised_whole():
@@ -112,3 +113,19 @@ def test_a_job_that_was_told_to_stop_is_not_started_again(tmp_path, monkeypatch)
         for number, handler in kept.items():
             signal.signal(number, handler)
     assert (tmp_path / "starts").read_text() == "x"
+
+
+def test_a_folder_is_one_process_s_alone(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "lock").touch()  # of a process that ended before it wrote its settings
+    assert find_folder(str(folder), "", resume=True) == folder
+    (folder / "config.toml").touch()  # another process began meanwhile
+    with pytest.raises(FileExistsError), locked(folder, new=True):
+        pass
+    with locked(folder):
+        pass
+
+
+def test_any_name_is_toml():
+    assert tomllib.loads(to_toml({"text": ["a\x7fb", "\x01"]})) == {"text": ["a\x7fb", "\x01"]}

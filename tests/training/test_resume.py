@@ -230,6 +230,42 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert not list(run.glob(".step*"))
 
 
+def test_half_a_row_is_dropped_even_where_it_has_a_step(tmp_path):
+    expected = never_stopped(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    interrupt(run, 10)
+    with open(run / "metrics.csv", "a") as file:
+        file.write("1")  # of 11: a power cut, a full disk and a kill
+    last = resumed(run)
+    last.train(run)
+    assert outcome(run, last) == expected
+
+
+def test_best_is_the_best_that_could_be_saved(tmp_path, monkeypatch):
+    losses = {3: 5.0, 6: 3.0, 9: 3.05, STEPS: 3.1}
+    monkeypatch.setattr(Trainer, "_validate", lambda self: losses[self.step])
+    victim, save = trainer(save_every=100), checkpoint.save
+
+    def full(run, step, *rest):
+        if step == 6:
+            raise OSError(28, "No space left on device", str(run))
+        return save(run, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    result = victim.train(tmp_path)
+    assert (tmp_path / "BEST").read_text() == "step-000009\n"
+    assert (result["best_step"], result["best_val_loss"]) == (9, 3.05)
+    assert resumed(tmp_path).kept_step == 9
+
+
+def test_latest_is_moved_where_the_process_died_before_it_was(tmp_path):
+    trainer().train(tmp_path)
+    (tmp_path / "LATEST").write_text("step-000010\n")
+    resumed(tmp_path)
+    assert (tmp_path / "LATEST").read_text() == f"step-{STEPS:06d}\n"
+
+
 def test_best_is_pointed_to_even_if_the_process_died_before_it_was(tmp_path, monkeypatch):
     expected = never_stopped(tmp_path)
     run = tmp_path / "run"

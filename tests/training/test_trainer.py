@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from npgpt.text.data import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import checkpoint
 from npgpt.training.plan import make_plan
+from npgpt.training.progress import Progress
 from npgpt.training.trainer import METRICS, Trainer, TrainingFailed
 
 TEXT = b"the cat sat on the mat, the rat ate the hat, " * 8
@@ -84,6 +87,33 @@ def test_a_target_for_the_validation_loss_ends_the_run(tmp_path):
     run = trainer(steps=500, split="0.8,0.2", eval_every=10, target_loss=3.0)
     result = run.train(tmp_path)
     assert result["ended"] == "target reached" and result["steps"] < 500 and result["val_loss"] <= 3
+
+
+def test_a_target_without_validation_is_one_for_the_training_loss(tmp_path):
+    plan = replace(make_plan(len(TEXT) + 1, **TINY, split="1", steps=60, target_loss=5.0), memorise=False)
+    whole = trainer()
+    found = Trainer(whole.model, whole.dataset, plan)
+    assert not len(whole.dataset.validation) and found.train(tmp_path)["ended"] == "target reached"
+
+
+def test_a_sample_of_weights_that_are_not_finite_ends_the_run_in_one_line(tmp_path):
+    def sample():
+        raise ValueError("generate: the model's logits must be finite")
+
+    with pytest.raises(TrainingFailed, match=r"logits must be finite, so training stopped"):
+        trainer(steps=4, eval_every=2).train(tmp_path, sample=sample)
+
+
+def test_output_that_cannot_be_written_ends_nothing(monkeypatch):
+    def full(text):
+        raise OSError(28, "No space left on device")
+
+    with Progress(2, 0, False) as progress:
+        for stream in (sys.stdout, sys.stderr):
+            monkeypatch.setattr(stream, "write", full)
+        progress.tell("warning: a")
+        progress.step(2, 1.0, 1.0, 1.0, 1.0)
+        monkeypatch.undo()
 
 
 def test_it_stops_with_a_checkpoint_when_asked(tmp_path):
