@@ -23,7 +23,7 @@ THEIRS = """train.py config/train_shakespeare_char.py --device=cpu --compile=Fal
     --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000
     --lr_decay_iters=2000 --dropout=0.0""".split()
 OURS = """--tokenizer bytes --split 0.9,0.1,0 --block-size 64 --batch-size 12 --n-layer 3 --n-head 4
-    --n-embd 128 --steps 500 --eval-every 500""".split()
+    --n-embd 128 --steps 500 --eval-every 500 --eval-tokens 111539""".split()
 
 
 def nanogpt(folder: Path) -> dict:
