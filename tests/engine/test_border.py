@@ -173,3 +173,15 @@ def test_unknown_kernels_and_dtypes():
 def test_number_of_threads(n, error):
     with pytest.raises(error, match=r"^set_num_threads: n must be .*, got "):
         kernels.set_num_threads(n)
+
+
+@pytest.mark.parametrize(
+    "row", [[2**63 - 1, 1, 1, 1], [0, 2**62, 1, 4], [1, 1, 8, 8], [0, 2, 4, 8], [0, 1, 2, 1], [-1, 1, 1, 1]]
+)
+def test_matrices_of_muon_lie_within_the_weights(isa, row):
+    p, g, m = (np.zeros(8, np.float32) for _ in range(3))
+    table = np.array([row], np.int64)
+    with pytest.raises(ValueError, match="within 8 floats"):
+        kernels.ops_for(np.float32).muon_step(
+            p, g, m, table, lr=0.1, momentum=0.9, weight_decay=0.0, grad_scale=1.0
+        )

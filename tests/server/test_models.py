@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs pip install -e '.[server]'")
 
+from npgpt.server.about import loss_curve
 from npgpt.server.models import Models
 
 
@@ -54,3 +55,10 @@ def test_a_model_that_is_open_waits_for_none_and_one_deleted_while_it_opens_is_c
 
     asyncio.run(scene())
     assert engines[1].told == ["start", "close"]
+
+
+def test_half_a_line_of_metrics_is_no_trouble(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train_loss,val_loss\n1,5.5,\n2,nan,3.25\n3")
+    assert loss_curve(path) == [[1, 5.5, None], [2, None, 3.25]]
+    assert loss_curve(tmp_path / "none.csv") == []
