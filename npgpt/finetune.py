@@ -68,11 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             job = _Job(args, lock, ranks)
         cli.begin(None if ranks else job.settings["threads"])
         if job.trainer.ended:
-            cli.tell_finished(job.folder, job.trainer)
-            if not ranks.rank and not (job.folder / "report.html").exists():  # killed in between
-                with cli.errors_as_lines("finetune", 1, (OSError, MemoryError)):
-                    job.finish_and_draw()
-            return 0
+            return job.finished()
         return job.run(args.json)
 
 
@@ -235,12 +231,16 @@ class _Job:
         text: str = model.tokenizer.decode(prompt) + "\n> "
         return text + str(model.generate(prompt, max_new_tokens=60, temperature=0))
 
-    def finish_and_draw(self) -> None:
-        """What a kill behind the last checkpoint left undone."""
+    def finished(self) -> int:
+        """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
         from npgpt.training import report
 
-        self._finish()
-        report.write(self.folder)
+        cli.tell_finished(self.folder, self.trainer)
+        if not self.ranks.rank and not (self.folder / "report.html").exists():
+            with cli.errors_as_lines("finetune", 1, (OSError, MemoryError)):
+                self._finish()
+                report.write(self.folder)
+        return 0
 
     def _finish(self) -> Fields:
         """What the best checkpoint is worth; its adapters, kept apart."""

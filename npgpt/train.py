@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgpt import cli
-from npgpt.cli import Setting, count, count_or_zero, not_negative, one_of, positive, say, share
+from npgpt.cli import Setting, count, count_or_zero, not_negative, one_of, positive, say, share, threads
 from npgpt.language import _
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ SETTINGS = [
     Setting("patience", count, "stop after so many validations without a better one (default: never)"),
     Setting("target_loss", positive, "stop at this validation loss (without validation: training loss)"),
     Setting("seed", count_or_zero, "of weights, batches and dropout (default 0)"),
-    Setting(
-        "threads", cli.threads, "default: the CPUs this process may use, shared with its host's other ranks"
-    ),
+    Setting("threads", threads, "default: the CPUs this process may use, shared with its host's other ranks"),
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
