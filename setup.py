@@ -14,7 +14,7 @@ from pathlib import Path
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
-VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/version.py").read_text()).group(1)
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 SOURCES = sorted(str(p) for p in Path("csrc").glob("*/*.cpp"))  # sorted: builds are reproducible
 SOURCES = [s for s in SOURCES if X86 or "isa_avx" not in s]

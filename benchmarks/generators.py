@@ -24,13 +24,13 @@ IDS = np.random.default_rng(0).integers(0, 256, PROMPT)
 class Npgpt:
     def __init__(self, path, threads):
         from npgpt.engine import kernels
-        from npgpt.runtime import binding
+        from npgpt.runtime import libnpgpt
         from npgpt.runtime.sampling import Sampling
 
         kernels.set_num_threads(threads)
-        self.binding, self.model = binding, binding.Model.open(path)
-        self.session = binding.Session(self.model)
-        self.how = binding.sampling_struct(Sampling(0), 256)  # the end of text never comes
+        self.binding, self.model = libnpgpt, libnpgpt.Model.open(path)
+        self.session = libnpgpt.Session(self.model)
+        self.how = libnpgpt.sampling_struct(Sampling(0), 256)  # the end of text never comes
 
     def turn(self):
         self.session.reset()

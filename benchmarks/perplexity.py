@@ -12,11 +12,11 @@ import numpy as np
 
 import npgpt
 from npgpt.interop.gguf import TYPES, write_gguf
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 
 
 def perplexity(path, ids, T):
-    session, losses = binding.Session(binding.Model.open(path)), []
+    session, losses = libnpgpt.Session(libnpgpt.Model.open(path)), []
     for first in range(0, len(ids) - T, T):
         window = ids[first : first + T + 1]
         session.reset()

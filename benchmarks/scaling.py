@@ -37,13 +37,13 @@ DISK, LIFE, EVERY, AGAIN = (
 )  # bytes/s; days between failures of a node; s; s to start again
 
 
-def work(ranks, rows: int) -> dict:
+def work(world, rows: int) -> dict:
     """On one rank of several: seconds of a step, of its parts, and of sums alone."""
     from npgpt.api import GPT
+    from npgpt.distributed.mpi import GradientSum
     from npgpt.engine import kernels
-    from npgpt.text.data import Dataset
+    from npgpt.text.dataset import Dataset
     from npgpt.text.tokenizer import ByteTokenizer
-    from npgpt.training.distributed import GradientSum
     from npgpt.training.plan import make_plan
     from npgpt.training.trainer import Trainer
 
@@ -51,11 +51,11 @@ def work(ranks, rows: int) -> dict:
     plan = make_plan(len(ids), **MODEL, batch_size=rows, optimizer="adamw", dropout=0.0)
     dataset = Dataset.from_ids(ids, (0.9, 0.1, 0.0), ByteTokenizer())
     kernels.set_num_threads(1)
-    trainer = Trainer(GPT(plan.model_config(257), 0), dataset, plan, ranks=ranks)
+    trainer = Trainer(GPT(plan.model_config(257), 0), dataset, plan, world=world)
     found = {"parameters": trainer.model.num_params, "step": [], "optimizer": [], "waited": [], "sum": {}}
 
     def timed(function, *args):
-        ranks.numbers()  # all begin together
+        world.all_gather()  # all begin together
         began = time.perf_counter()
         function(*args)
         return time.perf_counter() - began
@@ -71,14 +71,14 @@ def work(ranks, rows: int) -> dict:
         found["optimizer"].append(timed(trainer._change_weights))
     for n in (*SIZES, trainer.model.num_params):
         piece = np.ones(n, np.float32)
-        found["sum"][n] = median(timed(add_up, ranks, piece) for _ in range(9))
+        found["sum"][n] = median(timed(add_up, world, piece) for _ in range(9))
     found |= {name: median(found[name]) for name in ("step", "optimizer", "waited")}
     return found
 
 
-def add_up(ranks, piece) -> None:
-    ranks.add_up(piece, 1.0)
-    ranks.added_up()
+def add_up(world, piece) -> None:
+    world.all_reduce(piece, 1.0)
+    world.wait()
 
 
 def measure(size: int, rows: int) -> dict:
@@ -139,11 +139,11 @@ def main():
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        from npgpt.training import ranks as job
+        from npgpt.distributed.mpi import init_world
 
-        ranks = job.start()
-        with ranks.together():  # one rank speaks
-            print(json.dumps(work(ranks, args.work)))
+        world = init_world()
+        with world.abort_on_failure():  # one rank speaks
+            print(json.dumps(work(world, args.work)))
         return
     from npgpt.engine.config import GPTConfig, flops_per_token
 

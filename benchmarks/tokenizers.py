@@ -23,7 +23,8 @@ import tokenizers
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from npgpt.engine import kernels
-from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, load_tokenizer
+from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer
 
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 MERGES = 4096

@@ -18,30 +18,31 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from npgpt.version import __version__
+
 if TYPE_CHECKING:
     from npgpt import text
-    from npgpt.api import GPT, GPT2LMHeadModel, GPT2Tokenizer, ModelEngine, Train, load
-    from npgpt.engine.config import GPTConfig
+    from npgpt.api import GPT, load
+    from npgpt.compat.article import ModelEngine, Train
+    from npgpt.compat.transformers import GPT2LMHeadModel, GPT2Tokenizer
+    from npgpt.engine.config import GPTConfig, preset
     from npgpt.engine.kernels import set_num_threads
     from npgpt.engine.optim import AdamW, Muon
-    from npgpt.engine.presets import preset
-    from npgpt.text.data import Dataset
-
-__version__ = "0.1.0"
+    from npgpt.text.dataset import Dataset
 
 _HOME = {
     "GPT": "npgpt.api",
-    "GPT2LMHeadModel": "npgpt.api",
-    "GPT2Tokenizer": "npgpt.api",
-    "ModelEngine": "npgpt.api",
-    "Train": "npgpt.api",
+    "GPT2LMHeadModel": "npgpt.compat.transformers",
+    "GPT2Tokenizer": "npgpt.compat.transformers",
+    "ModelEngine": "npgpt.compat.article",
+    "Train": "npgpt.compat.article",
     "load": "npgpt.api",
     "GPTConfig": "npgpt.engine.config",
-    "preset": "npgpt.engine.presets",
+    "preset": "npgpt.engine.config",
     "AdamW": "npgpt.engine.optim",
     "Muon": "npgpt.engine.optim",
     "set_num_threads": "npgpt.engine.kernels",
-    "Dataset": "npgpt.text.data",
+    "Dataset": "npgpt.text.dataset",
 }
 
 __all__ = [

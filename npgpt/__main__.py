@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from npgpt.language import _, speak
+from npgpt.console.language import _, set_language
 
 DOORS = {
     "train": "train a GPT on text",
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in DOORS:
         return int(import_module(f"npgpt.{argv[0]}").main(argv[1:]))
-    speak()
+    set_language()
     if argv and argv[0] not in ("-h", "--help"):
         wrong = _("npgpt: NAME must be one of {doors}, got {name}")
         print(wrong.format(doors=", ".join(DOORS), name=argv[0]), file=sys.stderr)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt import cli
-from npgpt.cli import say
-from npgpt.language import _
+from npgpt.console.language import _
+from npgpt.console.messages import log, start_command
+from npgpt.console.settings import make_parser, thread_count
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields
@@ -27,8 +27,8 @@ STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tell GFLOP/s, milliseconds and tokens/s -> exit code 0."""
-    parser = cli.parser("bench", "Measure matrix products and training steps, beside this machine's limits.")
-    parser.add_argument("--threads", type=cli.threads, help="default: the CPUs this process may use")
+    parser = make_parser("bench", "Measure matrix products and training steps, beside this machine's limits.")
+    parser.add_argument("--threads", type=thread_count, help="default: the CPUs this process may use")
     parser.add_argument(
         "--json", action="store_true", help="end with one JSON object on the last line of stdout"
     )
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--presets", action="store_true", help="tell what the published sizes would cost here instead"
     )
     args = parser.parse_args(argv)
-    cli.begin(args.threads)
+    start_command(args.threads)
     if args.presets:
         return _presets(args.json)
 
@@ -45,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from npgpt.engine import kernels
 
         results["peak_gflops"], results["read_gb_per_second"] = kernels.limits()
-        say(
+        log(
             "limits: {peak:.0f} GFLOP/s of multiply-adds, {read:.0f} GB/s read from memory",
             **{"peak": results["peak_gflops"], "read": results["read_gb_per_second"]},
         )
     except RuntimeError:
         results["peak_gflops"] = results["read_gb_per_second"] = None
-        say("limits: not measured, as NumPy alone cannot reach them")
+        log("limits: not measured, as NumPy alone cannot reach them")
     for M, N, K in MATMULS:
         name = f"{M} x {N} x {K}"
         results["matmul"][name] = _tell(f"matmul {name}", 2 * M * N * K, _matmul(M, N, K))
@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _presets(as_json: bool) -> int:
     """What the published sizes would cost here: a table, and with as_json one JSON object."""
     from npgpt.engine import kernels
-    from npgpt.engine.presets import PRESETS, SHARE, cost, preset
+    from npgpt.engine.config import PRESETS, SHARE, cost, preset
 
     peak = kernels.peak_gflops(0.3)  # not a number without kernels
-    say(
+    log(
         "a step: forward, backward and update with one text as long as the context,\n"
         "at {share:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text",
         **{"share": SHARE, "peak": peak},

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from npgpt import cli
-from npgpt.cli import say
-from npgpt.language import _, told
+from npgpt.console.language import _
+from npgpt.console.messages import log, start_command
+from npgpt.console.process import errors_as_lines
+from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -27,40 +28,40 @@ COMMANDS = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Talk until the end of the input -> exit code 0; 2 for a model without roles."""
-    parser = cli.parser("chat", "Talk with a GPT that was taught to reply.")
+    parser = make_parser("chat", "Talk with a GPT that was taught to reply.")
     parser.description = f"{parser.description}\n{_(COMMANDS)}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
     add("--system", default="", metavar="TEXT", help="what the model is told before the conversation")
-    add("--max-new-tokens", type=cli.count, default=100, help="longest reply, in tokens (default 100)")
-    add("--temperature", type=cli.not_negative, default=0.7, help="0: the likeliest token (default 0.7)")
-    add("--top-k", type=cli.count, help="only the K likeliest tokens (default: all)")
+    add("--max-new-tokens", type=count, default=100, help="longest reply, in tokens (default 100)")
+    add("--temperature", type=not_negative, default=0.7, help="0: the likeliest token (default 0.7)")
+    add("--top-k", type=count, help="only the K likeliest tokens (default: all)")
     add(
         "--top-p", type=float, default=0.95, help="only the likeliest that reach probability P (default 0.95)"
     )
-    add("--repetition-penalty", type=cli.positive, default=1.0, help="above 1: less repetition (default 1)")
-    add("--seed", type=cli.count_or_zero, help="same seed, same replies (default: others each time)")
-    add("--threads", type=cli.threads, help="default: the CPUs this process may use")
+    add("--repetition-penalty", type=positive, default=1.0, help="above 1: less repetition (default 1)")
+    add("--seed", type=count_or_zero, help="same seed, same replies (default: others each time)")
+    add("--threads", type=thread_count, help="default: the CPUs this process may use")
     args = parser.parse_args(argv)
 
-    with cli.errors_as_lines("chat"):
-        import npgpt
-        from npgpt.text.tasks import has_roles
+    with errors_as_lines("chat"):
+        from npgpt.api import load
+        from npgpt.text.examples import has_roles
 
-        model = npgpt.load(args.model)
+        model = load(args.model)
         if model.tokenizer is None or not has_roles(model.tokenizer):
             how = f"python -m npgpt.finetune {args.model} DIALOGUES.jsonl"
             raise ValueError(f"{args.model}: has no roles, so it cannot chat; {how} gives it some")
         if args.max_new_tokens >= model.config.block_size:
             raise ValueError(f"--max-new-tokens must be below the context, {model.config.block_size} tokens")
         model.generate("", 0, *_how(args))  # refuses what cannot be
-    cli.begin(args.threads, out=sys.stderr)
+    start_command(args.threads, out=sys.stderr)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  input() then has history and editing
     talk = Conversation(model, args)
     if sys.stdin.isatty():
-        say("/help tells the commands", to=sys.stderr)
+        log("/help tells the commands", to=sys.stderr)
     while (line := _line()) is not None:
         if line in ("/quit", "/exit"):
             break
@@ -94,7 +95,7 @@ class Conversation:
 
         ValueError where not even the last message fits.
         """
-        from npgpt.text.tasks import encode_chat
+        from npgpt.text.examples import encode_chat
 
         room = self.model.config.block_size - self.args.max_new_tokens
         for begin in range(0, len(self.turns), 2):
@@ -141,7 +142,7 @@ def _reply(talk: Conversation, text: str) -> None:
             for piece in pieces:
                 print(piece, end="", flush=True)
     except ValueError as error:
-        print(f"npgpt chat: {told(str(error))}", file=sys.stderr)
+        print(f"npgpt chat: {error}", file=sys.stderr)
         return
     except KeyboardInterrupt:
         pass
@@ -159,9 +160,9 @@ def _command(talk: Conversation, line: str) -> None:
         try:
             with open(rest, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": talk.messages}, ensure_ascii=False) + "\n")
-            say("{n} messages added to {file}", n=len(talk.messages), file=rest, to=sys.stderr)
+            log("{n} messages added to {file}", n=len(talk.messages), file=rest, to=sys.stderr)
         except OSError as error:
-            print(f"npgpt chat: {rest}: {told(str(error.strerror))}", file=sys.stderr)
+            print(f"npgpt chat: {rest}: {error.strerror}", file=sys.stderr)
     elif name == "/save":
         lacking = _("/save must have a FILE") if talk.turns else _("/save must have something to save")
         print(f"npgpt chat: {lacking}", file=sys.stderr)

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from npgpt import cli
+from npgpt.console.process import exit_with_error
+from npgpt.console.settings import make_parser
 
 HERE = Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the flags -> exit code 0; 1 where libnpgpt was not built, 2 where none are asked for."""
-    parser = cli.parser("embed", "Print what a C compiler needs to build against libnpgpt (npgpt.h).")
+    parser = make_parser("embed", "Print what a C compiler needs to build against libnpgpt (npgpt.h).")
     add = parser.add_argument
     add("--cflags", action="store_true", help="flags to compile with")
     add("--libs", action="store_true", help="flags to link with")
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give --cflags, --libs or both")
     library = HERE / "lib"
     if not (library / "libnpgpt.a").exists():
-        cli.fail("embed", f"libnpgpt was not built: there is no {library / 'libnpgpt.a'}", 1)
+        exit_with_error("embed", f"libnpgpt was not built: there is no {library / 'libnpgpt.a'}", 1)
     flags = [f"-I{HERE / 'include'}"] if args.cflags else []
     if args.libs and args.static:
         # in a C program's link the C++ library is named, so that it can be the static one

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npgpt import cli
-from npgpt.cli import say
-from npgpt.language import _, told
+from npgpt.console.language import _
+from npgpt.console.messages import log, start_command
+from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
+from npgpt.console.settings import make_parser, thread_count
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,25 +24,26 @@ SAMPLES, SAMPLE_TOKENS = 4, 300  # that are searched for stretches of the traini
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, tell, and keep test.json in the run -> exit code 0; 2 refused, 1 not written."""
-    parser = cli.parser("evaluate", "Measure a trained GPT: on the test part of its run's text, or on TEXT.")
+    parser = make_parser("evaluate", "Measure a trained GPT: on the test part of its run's text, or on TEXT.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
     add("text", nargs="*", metavar="TEXT", help="other text to measure it on")
-    add("--threads", type=cli.threads, help="default: the CPUs this process may use")
+    add("--threads", type=thread_count, help="default: the CPUs this process may use")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_intermixed_args(argv)
 
-    with cli.errors_as_lines("evaluate"), cli.while_read():
-        import npgpt
-        from npgpt.training import checkpoint, evaluation, memorising, report
+    with errors_as_lines("evaluate"), end_quietly_on_closed_pipe():
+        from npgpt.api import load
+        from npgpt.console import report
+        from npgpt.training import checkpoint, evaluation, memorising
 
-        model = npgpt.load(args.model)
+        model = load(args.model)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         tokenizer = model.tokenizer
         part, ids, train_ids = _parts(args, tokenizer)
-        cli.begin(args.threads)
-        say("measured on {part}: {tokens:,} tokens", part=told(part), tokens=len(ids))
+        start_command(args.threads)
+        log("measured on {part}: {tokens:,} tokens", part=part, tokens=len(ids))
         measured = evaluation.evaluate(model, ids, tokenizer)
         result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, tokenizer)}
         if not args.text:
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = memorising.training_text(train_ids, tokenizer)
             result["overlap"] = memorising.overlap(samples, held_out, text)
         if not args.text and checkpoint.is_run(folder := Path(args.model)):
-            with cli.errors_as_lines("evaluate", 1, (OSError,)):
+            with errors_as_lines("evaluate", 1, (OSError,)):
                 checkpoint.write_atomically(folder / "test.json", json.dumps(result, indent=2) + "\n")
                 report.write(folder)
         _print_table(result)
@@ -63,12 +65,12 @@ def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Intege
     """(what it is, ids to measure on, ids of the training part)."""
     import numpy as np
 
-    from npgpt.text import data
     from npgpt.text.corpus import Corpus
+    from npgpt.text.dataset import Dataset, encode
     from npgpt.training import run as runs
 
     if args.text:
-        whole = data.encode(Corpus(args.text), tokenizer)
+        whole = encode(Corpus(args.text), tokenizer)
         return "the text given", whole, whole
     if not (Path(args.model) / runs.CONFIG).exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
@@ -78,7 +80,7 @@ def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Intege
     corpus = Corpus(config["text"], config["clean"])
     if corpus.sha256 != config["about"]["text_sha256"]:
         raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
-    dataset = data.Dataset.from_ids(data.encode(corpus, tokenizer), config["split"], tokenizer)
+    dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):
         return TEST, dataset.test, dataset.train
     trained = np.concatenate([dataset.train, dataset.validation])
@@ -87,14 +89,14 @@ def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Intege
 
 
 def _print_table(result: Fields) -> None:
-    say("loss {loss:.4f} nats per token, perplexity {perplexity:.3f}", **result)
+    log("loss {loss:.4f} nats per token, perplexity {perplexity:.3f}", **result)
     print(f"{'':10}{_('bits per byte'):>15}{_('accuracy@1'):>12}{_('accuracy@5'):>12}")
     for name, row in {"npgpt": result, **result["baselines"]}.items():
         cells = [f"{row['bits_per_byte']:15.3f}"]
         cells += [f"{row[key]:12.1%}" for key in ("accuracy@1", "accuracy@5") if key in row]
         print(f"{_(name):10}{''.join(cells)}")
     if "overlap" in result:
-        print(told(result["overlap"]["in_words"]))
+        print(result["overlap"]["in_words"])
 
 
 if __name__ == "__main__":

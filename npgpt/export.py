@@ -3,23 +3,24 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from npgpt import cli
+from npgpt.console.process import errors_as_lines
+from npgpt.console.settings import make_parser, one_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file or folder -> exit code 0; 2 where it is there already or cannot be."""
-    parser = cli.parser("export", "Write a trained GPT as other programs read it.")
+    parser = make_parser("export", "Write a trained GPT as other programs read it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
     add(
         "--to",
         required=True,
-        type=cli.one_of("gguf", "hf"),
+        type=one_of("gguf", "hf"),
         help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers",
     )
     add(
         "--type",
-        type=cli.one_of("f32", "f16", "q8_0", "q4_0"),
+        type=one_of("f32", "f16", "q8_0", "q4_0"),
         help="of the weights in a gguf file (default f32)",
     )
     add(
@@ -29,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.to == "hf" and args.type:
         parser.error("--type is for gguf; a Hugging Face folder is float32")
 
-    with cli.errors_as_lines("export"):
-        import npgpt
+    with errors_as_lines("export"):
+        from npgpt.api import load
         from npgpt.interop.gguf import write_gguf
 
         out = Path(args.out)
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise FileExistsError(17, "is there already", str(out))
         if not out.parent.is_dir():
             raise FileNotFoundError(2, "No such folder", str(out.parent))
-        model = npgpt.load(args.model)
+        model = load(args.model)
         if args.to == "gguf":
             write_gguf(out, model, model.tokenizer, args.type or "f32", Path(args.model).resolve().name)
         else:

@@ -10,18 +10,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npgpt import cli
-from npgpt.cli import Setting, count, count_or_zero, not_negative, positive, say, share, threads
-from npgpt.language import _
+from npgpt.console.language import _
+from npgpt.console.messages import (
+    log,
+    log_finished,
+    log_next,
+    log_result,
+    log_saved,
+    log_warnings,
+    start_command,
+)
+from npgpt.console.process import errors_as_lines, interruptible
+from npgpt.console.settings import (
+    Setting,
+    add_settings,
+    count,
+    count_or_zero,
+    flag,
+    make_parser,
+    not_negative,
+    positive,
+    resolve,
+    share,
+    thread_count,
+)
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from npgpt.distributed.world import World
     from npgpt.engine.types import Fields
-    from npgpt.text.tasks import Encoded, Example
+    from npgpt.text.examples import Encoded, Example
     from npgpt.text.tokenizer import Tokenizer
-    from npgpt.training.ranks import Alone
-    from npgpt.training.tasks import Examples
+    from npgpt.training.finetuning import Examples
 
 SETTINGS = [
     Setting("epochs", count, "how often each example is seen, at most (default 3)"),
@@ -35,7 +56,7 @@ SETTINGS = [
     Setting("patience", count, "stop after so many validations without a better one (default 4)"),
     Setting("keep", count, "checkpoints to keep, beside the best (default 2)"),
     Setting("seed", count_or_zero, "of the split, the batches and dropout (default 0)"),
-    Setting("threads", threads, "default: the CPUs this process may use"),
+    Setting("threads", thread_count, "default: the CPUs this process may use"),
 ]
 DEFAULTS = {"epochs": 3, "val_fraction": 0.1, "keep": 2, "seed": 0}
 PLANNED = ("batch_size", "lr", "dropout", "weight_decay", "eval_every", "patience")
@@ -44,9 +65,9 @@ MAY_CHANGE = ("threads", "keep")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the examples -> exit code 0; 1 failed, 2 refused, 130 interrupted, with a checkpoint."""
-    from npgpt.training import ranks as job_ranks
+    from npgpt.distributed.mpi import init_world
 
-    parser = cli.parser("finetune", "Teach a trained GPT a task from examples, a JSON object a line.")
+    parser = make_parser("finetune", "Teach a trained GPT a task from examples, a JSON object a line.")
     add = parser.add_argument
     add("model", metavar="RUN", help="what to begin with: a run, a checkpoint or a Hugging Face GPT-2 folder")
     add(
@@ -55,18 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         help='lines of {"prompt", "completion"}, {"messages": [{"role", "content"}]} or {"text", "label"}',
     )
     add("-o", "--out", metavar="NEW", help="the new run's folder (default: runs/ and the data's name)")
-    cli.add_settings(parser, SETTINGS)
+    add_settings(parser, SETTINGS)
     add("--skip-bad", action="store_true", help="leave out the lines that are at fault, and tell how many")
     add("--balance", action="store_true", help="show each label equally often, the rarer ones repeatedly")
     add("--resume", action="store_true", help="go on with NEW, to the same bits as if it had never stopped")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
-    with cli.errors_as_lines("finetune"):
-        ranks = job_ranks.start()
-    with ranks.together(), contextlib.ExitStack() as lock:
+    with errors_as_lines("finetune"):
+        world = init_world()
+    with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
-        with cli.errors_as_lines("finetune"):  # whatever can be refused is, before anything is written
-            job = _Job(args, lock, ranks)
-        cli.begin(None if ranks else job.settings["threads"])
+        with errors_as_lines("finetune"):  # whatever can be refused is, before anything is written
+            job = _Job(args, lock, world)
+        start_command(None if world.size > 1 else job.settings["threads"])
         if job.trainer.ended:
             return job.finished()
         return job.run(args.json)
@@ -75,23 +96,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Job:
     """What one command trains: settings, examples, trainer and folder, all checked; the folder is locked."""
 
-    def __init__(self, args: Namespace, lock: contextlib.ExitStack, ranks: Alone) -> None:
-        import npgpt
-        from npgpt.text import tasks
-        from npgpt.training import checkpoint, distributed
+    def __init__(self, args: Namespace, lock: contextlib.ExitStack, world: World) -> None:
+        from npgpt.api import load
+        from npgpt.distributed import mpi
+        from npgpt.text import examples as tasks
+        from npgpt.training import checkpoint
         from npgpt.training import run as runs
-        from npgpt.training.tasks import TaskTrainer, make_task_plan, with_vocabulary
+        from npgpt.training.finetuning import TaskTrainer, make_task_plan, with_vocabulary
 
         self.folder = runs.find_folder(args.out, args.data, args.resume)
         self.goes_on = args.resume and (self.folder / runs.CONFIG).exists()
-        self.ranks, given = ranks, cli.resolve(SETTINGS, args, None)
-        if warning := ranks.take_threads(given["threads"]):
-            cli.warn([warning])
+        self.world, given = world, resolve(SETTINGS, args, None)
+        if warning := world.set_threads(given["threads"]):
+            log_warnings([warning])
         self.settings = settings = given | {n: v for n, v in DEFAULTS.items() if given[n] is None}
         parent, data = Path(args.model).resolve(), Path(args.data).resolve()
         self.parent = str(parent if parent.exists() else args.model)  # else a name on the Hub
         read, bad = tasks.read_examples(args.data, args.skip_bad)
-        model = npgpt.load(args.model)
+        model = load(args.model)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be taught with text")
         self.form, known = read[0].form, model.tokenizer
@@ -106,12 +128,12 @@ class _Job:
             "balance": args.balance,
         }
         if self.goes_on:
-            if not ranks.rank:
+            if not world.rank:
                 lock.enter_context(runs.locked(self.folder))
             self._take_up(given, runs.read_config(self.folder))
-        if ranks:
-            told = {cli.flag(name): settings[name] or "default" for name in settings if name != "threads"}
-            ranks.compare(**told, **self.about, **distributed.library_versions())
+        if world.size > 1:
+            told = {flag(name): settings[name] or "default" for name in settings if name != "threads"}
+            world.check_equal(**told, **self.about, **mpi.library_versions())
         labels = [example.label for example in examples]
         if args.balance and self.form != "label":
             raise ValueError(
@@ -123,15 +145,15 @@ class _Job:
         self.plan = make_task_plan(model.config, self.examples, self.lora, settings["epochs"], **flags)
         found = checkpoint.last(self.folder) if self.goes_on else None
         if found and not self.lora:  # adapters begin at the parent, and are read behind it
-            model = npgpt.load(found[0])
+            model = load(found[0])
         self.trainer = TaskTrainer(
-            model, self.examples, self.plan, settings["seed"], self.lora, self.rows, ranks
+            model, self.examples, self.plan, settings["seed"], self.lora, self.rows, world
         )
         model.tokenizer, self.data = tokenizer, str(data)
         if found:
-            cli.warn(found[1])
+            log_warnings(found[1])
             self.trainer.go_on(self.folder, found[0])
-        elif not self.goes_on and not ranks.rank:
+        elif not self.goes_on and not world.rank:
             lock.enter_context(runs.locked(self.folder, new=True))
 
     def _take_up(self, given: Fields, config: Fields) -> None:
@@ -152,8 +174,8 @@ class _Job:
 
         trainer, plan = self.trainer, self.plan
         failures = (OSError, MemoryError, TrainingFailed)
-        with cli.errors_as_lines("finetune", 1, failures), cli.interruptible() as interrupted:
-            if not self.goes_on and not self.ranks.rank:
+        with errors_as_lines("finetune", 1, failures), interruptible() as interrupted:
+            if not self.goes_on and not self.world.rank:
                 shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
                 shape = {name: getattr(plan, name) for name in shown}
                 settings = {"init_from": self.parent, "text": [self.data], **self.settings, **shape}
@@ -161,7 +183,7 @@ class _Job:
                 runs.write_config(self.folder, settings | {"clean": "none"}, about)
             self._tell()
             result = trainer.train(self.folder, self.settings["keep"], interrupted, self._sample)
-            if not self.ranks.rank:
+            if not self.world.rank:
                 result |= self._show(result)
         if as_json:
             print(json.dumps(result))
@@ -169,7 +191,7 @@ class _Job:
 
     def _show(self, result: Fields) -> Fields:
         """Tell how it went -> what else is known of it."""
-        from npgpt.training import report
+        from npgpt.console import report
 
         more = {"skipped_lines": self.skipped_lines, "base": self.parent}
         losses = _("training loss {train_loss:.4f} nats per token learnt")
@@ -178,43 +200,43 @@ class _Job:
                 "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
                 "(step {best_step}) nats per token learnt"
             )
-        cli.tell_end(result, losses)
+        log_result(result, losses)
         if result["ended"] != "interrupted":
             more |= self._finish()
         report.write(self.folder)
-        cli.tell_saved(self.folder)
+        log_saved(self.folder)
         if result["ended"] == "interrupted":
-            say("go on: the same command with --resume")
+            log("go on: the same command with --resume")
         elif self.form != "prompt":
-            cli.tell_next(f"python -m npgpt.chat {shlex.quote(str(self.folder))}")
+            log_next(f"python -m npgpt.chat {shlex.quote(str(self.folder))}")
         return more
 
     def _tell(self) -> None:
         from npgpt.training import memory
-        from npgpt.training.tasks import memory_needed
+        from npgpt.training.finetuning import memory_needed
 
         trainer, data, plan = self.trainer, self.examples, self.plan
         config, lora = trainer.model.config, self.lora
-        say(
+        log(
             "{training:,} examples for training, {held_out:,} for validation, {learnt:,} tokens to learn",
             training=len(data.training),
             held_out=len(data.held_out),
             learnt=int(sum(learnt.sum() for ids, learnt in data.training)),
         )
         if self.skipped_lines:
-            say("{n} lines were at fault and are left out", n=self.skipped_lines)
-        say(
+            log("{n} lines were at fault and are left out", n=self.skipped_lines)
+        log(
             "model: {all:,} parameters, {trained:,} of them trained as adapters of rank {rank}"
             if lora
             else "model: {all:,} parameters, {trained:,} of them trained",
             **{"all": trainer.model.num_params, "trained": trainer.optimizer.model.num_params, "rank": lora},
         )
-        say("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
+        log("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
         needed = {
-            name: memory_needed(config, plan, data, name, self.rows, self.ranks) for name in (None, lora or 8)
+            name: memory_needed(config, plan, data, name, self.rows, self.world) for name in (None, lora or 8)
         }
         others = (memory.resident_bytes() - 4 * trainer.model.num_params) / 1e6
-        say(
+        log(
             "expected: {megabytes:.0f} MB of memory (all weights: {other:.0f} MB), at most {seconds:.0f} s"
             if lora
             else "expected: {megabytes:.0f} MB of memory (--lora 8: {other:.0f} MB), at most {seconds:.0f} s",
@@ -233,11 +255,11 @@ class _Job:
 
     def finished(self) -> int:
         """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
-        from npgpt.training import report
+        from npgpt.console import report
 
-        cli.tell_finished(self.folder, self.trainer)
-        if not self.ranks.rank and not (self.folder / "report.html").exists():
-            with cli.errors_as_lines("finetune", 1, (OSError, MemoryError)):
+        log_finished(self.folder, self.trainer)
+        if not self.world.rank and not (self.folder / "report.html").exists():
+            with errors_as_lines("finetune", 1, (OSError, MemoryError)):
                 self._finish()
                 report.write(self.folder)
         return 0
@@ -246,7 +268,7 @@ class _Job:
         """What the best checkpoint is worth; its adapters, kept apart."""
         import numpy as np
 
-        import npgpt
+        from npgpt.api import load
         from npgpt.interop.huggingface import write_adapter
         from npgpt.training import checkpoint
 
@@ -257,7 +279,7 @@ class _Job:
             write_adapter(self.folder / "adapter", adapters, self.parent)
         if not (self.labels and self.examples.held_out):
             return {}
-        model, tokenizer, right = npgpt.load(best), self.examples.tokenizer, 0
+        model, tokenizer, right = load(best), self.examples.tokenizer, 0
         texts, truth = [], []
         for ids, learnt in self.examples.held_out:
             begin = int(np.flatnonzero(learnt)[0])
@@ -265,7 +287,7 @@ class _Job:
             truth.append(tokenizer.decode(ids[begin:]))
         for found, label in zip(model.classify(texts, self.labels), truth, strict=True):
             right += next(iter(found)) == label
-        say("accuracy on the examples held out: {accuracy:.3f}", accuracy=right / len(truth))
+        log("accuracy on the examples held out: {accuracy:.3f}", accuracy=right / len(truth))
         return {"val_accuracy": right / len(truth)}
 
 
@@ -273,7 +295,7 @@ def _encoded(
     args: Namespace, tokenizer: Tokenizer, examples: list[Example], bad: list[str], block_size: int
 ) -> tuple[list[Example], list[Encoded]]:
     """The examples that fit the context, and their ids; one that does not is at fault like a bad line."""
-    from npgpt.text import tasks
+    from npgpt.text import examples as tasks
 
     fit = []
     for example in examples:
@@ -293,8 +315,8 @@ def _encoded(
 def _split(
     encoded: list[Encoded], labels: Any, settings: Fields, tokenizer: Tokenizer, balance: bool
 ) -> Examples:
-    from npgpt.text.tasks import split_examples
-    from npgpt.training.tasks import Examples
+    from npgpt.text.examples import split_examples
+    from npgpt.training.finetuning import Examples
 
     train, held = split_examples(labels, settings["val_fraction"], settings["seed"])
     training, held_out = ([encoded[i] for i in numbers] for numbers in (train, held))

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npgpt import cli
+from npgpt.console.messages import log, start_command
+from npgpt.console.process import errors_as_lines, exit_with_error
+from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, thread_count
 
 if TYPE_CHECKING:
     from npgpt.engine.types import PathLike
-    from npgpt.runtime import binding
+    from npgpt.runtime import libnpgpt
     from npgpt.text.tokenizer import Tokenizer
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -20,29 +22,29 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal -> exit code 0; 2 for a model or an address that cannot be had."""
-    parser = cli.parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
+    parser = make_parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
     add("--host", default="127.0.0.1", help="another than this machine needs a key (default 127.0.0.1)")
-    add("--port", type=cli.count_or_zero, default=8000, help="0: any that is free (default 8000)")
+    add("--port", type=count_or_zero, default=8000, help="0: any that is free (default 8000)")
     add("--api-key", default=os.environ.get("NPGPT_API_KEY"), help="clients must know it (NPGPT_API_KEY)")
-    add("--sessions", type=cli.count, default=64, help="texts computed at once (default 64)")
-    add("--queue", type=cli.count, default=256, help="texts that may wait; then 429 (default 256)")
-    add("--max-tokens", type=cli.count, default=4096, help="tokens of an answer at most (default 4096)")
-    add("--grace", type=cli.not_negative, default=30.0, help="seconds for streams after SIGTERM (default 30)")
-    add("--threads", type=cli.threads, help="default: the CPUs this process may use")
+    add("--sessions", type=count, default=64, help="texts computed at once (default 64)")
+    add("--queue", type=count, default=256, help="texts that may wait; then 429 (default 256)")
+    add("--max-tokens", type=count, default=4096, help="tokens of an answer at most (default 4096)")
+    add("--grace", type=not_negative, default=30.0, help="seconds for streams after SIGTERM (default 30)")
+    add("--threads", type=thread_count, help="default: the CPUs this process may use")
     args = parser.parse_args(argv)
 
     if args.host not in LOOPBACK and not args.api_key:
-        cli.fail("serve", f"--api-key must be given where others can connect (--host {args.host})", 2)
+        exit_with_error("serve", f"--api-key must be given where others can connect (--host {args.host})", 2)
     if args.port > 65535:
-        cli.fail("serve", f"--port must be in 0..65535, got {args.port}", 2)
-    with cli.errors_as_lines("serve"):
+        exit_with_error("serve", f"--port must be in 0..65535, got {args.port}", 2)
+    with errors_as_lines("serve"):
         try:
             from npgpt.server import app, connections, guard
         except ImportError as error:
             raise ValueError(f"needs {error.name}: pip install 'npgpt[server]'") from None
-        import npgpt
+        from npgpt.version import __version__
 
         settings = guard.Settings(
             api_key=args.api_key,
@@ -54,32 +56,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         path = Path(args.model).resolve()
         name = path.stem if path.suffix == ".gguf" else path.name
-        application = app.create(Path(args.model), name, open_model, settings, npgpt.__version__)
+        application = app.create(Path(args.model), name, open_model, settings, __version__)
         server = connections.make_server(application, args.host, args.port, settings)
         listening = connections.listen(args.host, args.port)
     sys.setswitchinterval(0.0005)  # the engine's thread gets the interpreter back soon after each step
-    cli.begin(args.threads)
+    start_command(args.threads)
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{listening.getsockname()[1]}"
-    cli.say("serving {name} at {url} (Ctrl-C ends it)", name=name, url=url)
+    log("serving {name} at {url} (Ctrl-C ends it)", name=name, url=url)
     server.run(sockets=[listening])
     return 0
 
 
-def open_model(path: PathLike) -> tuple[binding.Model, Tokenizer]:
+def open_model(path: PathLike) -> tuple[libnpgpt.Model, Tokenizer]:
     """(libnpgpt's model, tokenizer): a GGUF file as it is, the weights of anything else."""
-    import npgpt
+    from npgpt.api import load
     from npgpt.engine import kernels
     from npgpt.interop.gguf import read_tokenizer
-    from npgpt.runtime import binding
+    from npgpt.runtime import libnpgpt
 
     if kernels.library() is None:
         raise ValueError("serving needs libnpgpt, and it was not built here")
     if Path(path).suffix == ".gguf":
-        runtime, tokenizer = binding.Model.open(path), read_tokenizer(path)
+        runtime, tokenizer = libnpgpt.Model.open(path), read_tokenizer(path)
     else:
-        model = npgpt.load(path)
-        runtime, tokenizer = binding.Model.of(model), model.tokenizer
+        model = load(path)
+        runtime, tokenizer = libnpgpt.Model.of(model), model.tokenizer
     if tokenizer is None:
         raise ValueError(f"{path}: the model must have a tokenizer")
     return runtime, tokenizer

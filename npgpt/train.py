@@ -14,17 +14,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npgpt import cli
-from npgpt.cli import Setting, count, count_or_zero, not_negative, one_of, positive, say, share, threads
-from npgpt.language import _
+from npgpt.console.language import _
+from npgpt.console.messages import (
+    corpus_report,
+    log,
+    log_finished,
+    log_next,
+    log_result,
+    log_saved,
+    log_warnings,
+    start_command,
+)
+from npgpt.console.process import errors_as_lines, interruptible
+from npgpt.console.settings import (
+    Setting,
+    add_settings,
+    config_values,
+    count,
+    count_or_zero,
+    flag,
+    make_parser,
+    not_negative,
+    one_of,
+    positive,
+    resolve,
+    share,
+    thread_count,
+)
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from npgpt.api import GPT
+    from npgpt.distributed.world import World
     from npgpt.engine.types import Fields, PathLike
     from npgpt.training.plan import Plan
-    from npgpt.training.ranks import Alone
     from npgpt.training.trainer import Trainer
 
 
@@ -86,7 +110,7 @@ SETTINGS = [
     Setting("patience", count, "stop after so many validations without a better one (default: never)"),
     Setting("target_loss", positive, "stop at this validation loss (without validation: training loss)"),
     Setting("seed", count_or_zero, "of weights, batches and dropout (default 0)"),
-    Setting("threads", threads, "default: the CPUs this process may use, shared with its host's other ranks"),
+    Setting("threads", thread_count, "default: the CPUs this process may use, shared by the ranks of a host"),
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
@@ -96,10 +120,10 @@ MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no we
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train -> 0; 1 failed or --target-loss missed, 2 refused, 130 interrupted with a checkpoint."""
-    from npgpt.training import ranks as job_ranks
+    from npgpt.distributed.mpi import init_world
 
     started = time.perf_counter()
-    parser = cli.parser("train", "Train a GPT on text. What is not given depends on the text's size alone.")
+    parser = make_parser("train", "Train a GPT on text. What is not given depends on the text's size alone.")
     add = parser.add_argument
     add(
         "text",
@@ -107,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="TEXT",
         help="files, folders of .txt files, or - for stdin; any bytes will do",
     )
-    cli.add_settings(parser, SETTINGS)
+    add_settings(parser, SETTINGS)
     add(
         "--resume",
         action="store_true",
@@ -130,28 +154,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="COMMAND",
         help="with --restarts: what starts the ranks, as 'mpiexec -n 4' (default: one process)",
     )
-    with cli.errors_as_lines("train"):
-        ranks = job_ranks.start()
-    with ranks.together(), contextlib.ExitStack() as lock:
+    with errors_as_lines("train"):
+        world = init_world()
+    with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
-        ranks.zero = args.zero and bool(ranks)
+        world.zero = args.zero and bool(world)
         if args.restarts or args.launch:
-            with cli.errors_as_lines("train"):
-                return _supervise(args, sys.argv[1:] if argv is None else list(argv), ranks)
-        with cli.errors_as_lines("train"):  # whatever can be refused is, before anything is written
-            job = _Job(args, started, lock, ranks)
-        cli.begin(None if ranks else job.settings["threads"])
+            with errors_as_lines("train"):
+                return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
+        with errors_as_lines("train"):  # whatever can be refused is, before anything is written
+            job = _Job(args, started, lock, world)
+        start_command(None if world.size > 1 else job.settings["threads"])
         if job.trainer.ended:
             return job.finished(args.json)
         return job.run(args.json)
 
 
-def _supervise(args: Namespace, argv: list[str], ranks: Alone) -> int:
+def _supervise(args: Namespace, argv: list[str], world: World) -> int:
     """Train in processes of its own, and again where they fail."""
-    from npgpt.training import restarts
+    from npgpt.console import restarts
     from npgpt.training import run as runs
 
-    if ranks:
+    if world.size > 1:
         raise ValueError(
             "--restarts must stand before mpiexec: --restarts 3 --launch 'mpiexec -n 4', got it inside"
         )
@@ -159,13 +183,13 @@ def _supervise(args: Namespace, argv: list[str], ranks: Alone) -> int:
         raise ValueError("--launch is for --restarts, which is missing")
     if "-" in args.text:
         raise ValueError("-: stdin can be read only once, so it cannot be had with --restarts")
-    out = cli.resolve(SETTINGS, args, args.config)["out"]
+    out = resolve(SETTINGS, args, args.config)["out"]
     if not (args.text or (args.resume and out)):
         raise ValueError("TEXT must be given (or --resume --out RUN)")
     folder = runs.find_folder(out, args.text[0] if args.text else "", args.resume)
     plain = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    for flag in ("--restarts", "--launch", "--out"):
-        plain.add_argument(flag)
+    for name in ("--restarts", "--launch", "--out"):
+        plain.add_argument(name)
     command = [*shlex.split(args.launch or ""), sys.executable, "-m", "npgpt.train"]
     command += [*plain.parse_known_args(argv)[1], "--out", str(folder)]
     return restarts.supervise(command, folder, args.restarts)
@@ -174,26 +198,27 @@ def _supervise(args: Namespace, argv: list[str], ranks: Alone) -> int:
 class _Job:
     """What one command trains: settings, text, trainer and folder, all checked; the folder is locked."""
 
-    def __init__(self, args: Namespace, started: float, lock: contextlib.ExitStack, ranks: Alone) -> None:
+    def __init__(self, args: Namespace, started: float, lock: contextlib.ExitStack, world: World) -> None:
         from npgpt.api import GPT, load
-        from npgpt.text import data
+        from npgpt.distributed import mpi
+        from npgpt.text import dataset as datasets
         from npgpt.text.corpus import Corpus
-        from npgpt.training import checkpoint, distributed, memory
+        from npgpt.training import checkpoint, memory
         from npgpt.training import run as runs
         from npgpt.training.plan import FLAGS, default_tokenizer, make_plan
         from npgpt.training.trainer import prepare, read_knots
 
-        given = _one_length(cli.resolve(SETTINGS, args, args.config), args)
-        if warning := ranks.take_threads(given["threads"]):
-            cli.warn([warning])
+        given = _one_length(resolve(SETTINGS, args, args.config), args)
+        if warning := world.set_threads(given["threads"]):
+            log_warnings([warning])
         if not args.text and not (args.resume and given["out"]):
             raise ValueError("TEXT must be given (or --resume --out RUN)")
         self.folder = runs.find_folder(given["out"], args.text[0] if args.text else "", args.resume)
         self.began_before = args.resume and (self.folder / runs.CONFIG).exists()
-        self.ranks = ranks
+        self.world = world
 
         def lock_folder() -> None:
-            if ranks.rank == 0:
+            if world.rank == 0:
                 lock.enter_context(runs.locked(self.folder, new=not self.began_before))
 
         if self.began_before:
@@ -201,7 +226,7 @@ class _Job:
             before = runs.read_config(self.folder)
             # its checkpoints hold their vocabulary, so that the one it began with may be gone
             kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
-            saved: Fields = dict.fromkeys(given) | cli.config_values(kinds, self.folder / runs.CONFIG)
+            saved: Fields = dict.fromkeys(given) | config_values(kinds, self.folder / runs.CONFIG)
             settings = saved | {name: given[name] or saved[name] for name in MAY_CHANGE}
         elif args.resume and not args.text:
             raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
@@ -210,29 +235,29 @@ class _Job:
 
         self.corpus = Corpus(args.text or before["text"], settings["clean"])
         found = checkpoint.last(self.folder) if self.began_before else None
-        if ranks:
+        if world.size > 1:
             if "-" in args.text:
                 raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
-            ranks.compare(
-                **{cli.flag(name): settings[name] or "default" for name in settings if name != "threads"},
+            world.check_equal(
+                **{flag(name): settings[name] or "default" for name in settings if name != "threads"},
                 text=self.corpus.sha256[:12],
                 checkpoint=found and found[0].name,
-                **distributed.library_versions(),
+                **mpi.library_versions(),
             )
         model = None
         if found:
             model = load(found[0])
-            cli.warn(found[1])
+            log_warnings(found[1])
         elif settings["init_from"]:
             model = _parent(settings, given)
         else:
             settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(self.corpus.n_bytes)
-            split = settings["split"] or data.DEFAULT_SPLIT
-            tokenizer = data.make_tokenizer(settings["tokenizer"], self.corpus, split, ranks)
+            split = settings["split"] or datasets.DEFAULT_SPLIT
+            tokenizer = datasets.make_corpus_tokenizer(settings["tokenizer"], self.corpus, split, world)
         if model:
             assert model.tokenizer
             tokenizer = model.tokenizer
-        ids = data.encode(self.corpus, tokenizer, ranks)
+        ids = datasets.encode(self.corpus, tokenizer, world)
         flags = {name: settings[name] for name in FLAGS}
         if self.began_before:
             if before["about"].get("text_sha256") != self.corpus.sha256:
@@ -242,10 +267,10 @@ class _Job:
             _refuse_changes(given, settings, len(ids))
             if flags["minutes"] and (knots := read_knots(self.folder)):
                 flags["steps"] = knots[-1][2]
-        dataset = data.Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
+        dataset = datasets.Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
         self.resident = memory.resident_bytes()
         spent = time.perf_counter() - started
-        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent, ranks)
+        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent, world)
         trained: Any = self.trainer.model
         trained.tokenizer = tokenizer  # its samples are text
         if found:
@@ -262,9 +287,9 @@ class _Job:
         trainer, plan, settings, folder = self.trainer, self.plan, self.settings, self.folder
         wanted, keep = settings["target_loss"], settings["keep"]
         failures = (OSError, MemoryError, TrainingFailed)
-        with cli.errors_as_lines("train", 1, failures), cli.interruptible() as interrupted:
+        with errors_as_lines("train", 1, failures), interruptible() as interrupted:
             self._tell_text()
-            if not self.began_before and not self.ranks.rank:
+            if not self.began_before and not self.world.rank:
                 settings = settings | {
                     "text": self.corpus.names(folder),
                     **plan.settings(),
@@ -285,7 +310,7 @@ class _Job:
             result = trainer.train(folder, keep, interrupted, sample, spent, CLOSING)
             del self.trainer, trainer, model, sample  # its memory is needed to read the model back
             kernels.release_memory()
-            if not self.ranks.rank:
+            if not self.world.rank:
                 self._show(result, beginning)
         if as_json:
             print(json.dumps(result))
@@ -293,11 +318,11 @@ class _Job:
 
     def finished(self, as_json: bool) -> int:
         """Tell of a run that has ended, and draw it where a kill came in between -> as run() would."""
-        from npgpt.training import report
+        from npgpt.console import report
 
-        cli.tell_finished(self.folder, self.trainer)
-        if not self.ranks.rank and not (self.folder / "report.html").exists():
-            with cli.errors_as_lines("train", 1, (OSError, MemoryError)):
+        log_finished(self.folder, self.trainer)
+        if not self.world.rank and not (self.folder / "report.html").exists():
+            with errors_as_lines("train", 1, (OSError, MemoryError)):
                 report.write(self.folder)
         if as_json:
             print(json.dumps(self.trainer.result(self.folder)))
@@ -308,33 +333,33 @@ class _Job:
         return 130 if ended == "interrupted" else 1 if missed else 0
 
     def _show(self, result: Fields, beginning: bytes) -> None:
-        from npgpt.training import report
+        from npgpt.console import report
 
         folder = self.folder
         _tell_result(result, self.plan)
         report.write(folder)
         if result["ended"] == "interrupted":
-            say(
+            log(
                 "go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(folder))}"
             )
         else:
             _show_sample(folder, beginning, self.plan, self.settings["seed"])
 
     def _tell_text(self) -> None:
-        print("\n".join(self.corpus.report()))
+        print("\n".join(corpus_report(self.corpus)))
         dataset, plan = self.trainer.dataset, self.plan
         size, name = dataset.tokenizer.vocab_size, self.settings["tokenizer"] or dataset.tokenizer.name
         length = self.corpus.n_bytes / len(dataset)
-        say(
+        log(
             "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",
             name=name,
             size=size,
             length=length,
         )
         if plan.memorise:
-            say("this text is too small to generalise from: it will be memorised, all of it is for training")
+            log("this text is too small to generalise from: it will be memorised, all of it is for training")
         else:
-            say(
+            log(
                 "tokens: {train:,} for training, {validation:,} for validation, {test:,} for testing",
                 **{part: len(getattr(dataset, part)) for part in ("train", "validation", "test")},
             )
@@ -346,7 +371,7 @@ def _one_length(settings: Fields, args: Namespace) -> Fields:
     if any(flags.values()):
         settings = settings | flags
     if len(both := [name for name in LENGTHS if settings[name]]) > 1:
-        raise ValueError(f"{_(' and ').join(f'--{name}' for name in both)} cannot both be given")
+        raise ValueError(f"{' and '.join(f'--{name}' for name in both)} cannot both be given")
     return settings
 
 
@@ -354,11 +379,11 @@ def _parent(settings: Fields, given: Fields) -> GPT:
     """The model that --init-from names; its sizes become settings."""
     from dataclasses import asdict
 
-    import npgpt
+    from npgpt.api import load
     from npgpt.engine.config import engine_of
 
     path = settings["init_from"]
-    model = npgpt.load(path)
+    model = load(path)
     if model.tokenizer is None:
         raise ValueError(f"--init-from {path}: must have a tokenizer to be trained on text")
     if given["tokenizer"] not in (None, model.tokenizer.name):
@@ -398,7 +423,7 @@ def _refuse_changes(given: Fields, settings: Fields, n_tokens: int) -> None:
 def _tell_cost(trainer: Trainer, resident: int) -> None:
     """What the run will take, before it takes it; `resident` is what the process held before the model."""
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
-    say(
+    log(
         "model: {plan.engine}, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
         "context {config.block_size}: {parameters:,} parameters",
         **{"plan": plan, "config": config, "parameters": model.num_params},
@@ -406,19 +431,19 @@ def _tell_cost(trainer: Trainer, resident: int) -> None:
     steps, windows = trainer.schedule.steps, f"{plan.batch_size} x {plan.block_size}"
     if plan.gradient_accumulation_steps > 1:
         windows = f"{plan.gradient_accumulation_steps} x {windows}"
-    say(
+    log(
         "training: about {steps} steps of {windows} tokens, {epochs:.1f} epochs"
         if plan.minutes
         else "training: {steps} steps of {windows} tokens, {epochs:.1f} epochs",
         **{"steps": steps, "windows": windows, "epochs": steps / trainer.batches.per_epoch},
     )
     if trainer.step:
-        say("going on after step {step}", step=trainer.step)
-    needed = trainer.memory_needed(config, plan, len(trainer.dataset.train), trainer.ranks)
+        log("going on after step {step}", step=trainer.step)
+    needed = trainer.memory_needed(config, plan, len(trainer.dataset.train), trainer.world)
     megabytes, seconds = (resident + needed) / 1e6, trainer.seconds_needed()
     if plan.minutes:
         seconds = 60 * plan.minutes - trainer.seconds
-    say(
+    log(
         "expected: {megabytes:.0f} MB of memory, at most {seconds:.0f} s"
         if plan.target_loss or plan.patience
         else "expected: {megabytes:.0f} MB of memory, about {seconds:.0f} s",
@@ -430,34 +455,32 @@ def _tell_result(result: Fields, plan: Plan) -> None:
     losses = _("training loss {train_loss:.4f}")
     if result["val_loss"] is not None:
         losses = _("training loss {train_loss:.4f}, validation loss {val_loss:.4f} nats per token")
-    cli.tell_end(result, losses)
+    log_result(result, losses)
     if result["best_step"] and result["best_step"] != result["steps"]:
-        say("the best was step {best_step}, which is what is used: {best_val_loss:.4f}", **result)
+        log("the best was step {best_step}, which is what is used: {best_val_loss:.4f}", **result)
     if result["skipped"]:
-        say("{skipped} steps were skipped, as loss or gradient was not finite", **result)
+        log("{skipped} steps were skipped, as loss or gradient was not finite", **result)
     if plan.memorise and result["ended"] == "done":
-        say(
+        log(
             "not memorised yet: the training loss should be {target}; more --steps will do it",
             target=plan.target_loss,
         )
-    cli.tell_saved(result["run"])
+    log_saved(result["run"])
 
 
 def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> None:
     """What the saved model writes: a memorised text from its beginning, else something of its own."""
-    import npgpt
+    from npgpt.api import load
 
-    model = npgpt.load(folder)
+    model = load(folder)
     temperature, length = (0, len(beginning)) if plan.memorise else (0.8, 400)
     text = model.generate("", max_new_tokens=length, temperature=temperature, seed=seed)
     rule = "-" * 70
-    say("it writes:")
+    log("it writes:")
     print(rule, text.rstrip(), rule, sep="\n")
     prompt = " ".join(beginning[:200].decode("utf-8", "ignore").split()[:2])
     where = shlex.quote(str(folder))
-    cli.tell_next(
-        f"python -m npgpt.generate {where} {shlex.quote(prompt)}", f"python -m npgpt.evaluate {where}"
-    )
+    log_next(f"python -m npgpt.generate {where} {shlex.quote(prompt)}", f"python -m npgpt.evaluate {where}")
 
 
 if __name__ == "__main__":

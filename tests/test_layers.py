@@ -1,4 +1,4 @@
-"""Who may import whom: the rooms of npgpt know only what is below them."""
+"""Who may import whom: a layer of npgpt knows only those below it, and no two modules need each other."""
 
 import ast
 import sys
@@ -6,109 +6,98 @@ from pathlib import Path
 
 import pytest
 
-import npgpt
+from tests import structure
 
-PACKAGE = Path(npgpt.__file__).parent
-DOORS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "serve", "finetune", "chat"}
+ROOT = Path(__file__).parents[1]
+COMMANDS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "serve", "finetune", "chat"}
+BELOW_TRAINING = {"engine", "distributed", "text", "interop", "runtime"}
 
-# room -> what of npgpt it may import. `engine.kernels` stands for that one file of the room.
+# package or module -> what of npgpt it may import besides itself. `engine.types` is that one file alone.
 MAY_IMPORT = {
-    "engine": {"engine", "language"},
-    "text": {"text", "engine.kernels", "engine.types", "language"},
-    "interop": {"interop", "engine", "text"},
-    "training": {
-        "training",
-        "engine",
-        "text",
-        "interop",
-        "language",
-        "__init__",
-    },  # __init__: the version, for config.toml
-    "runtime": {"runtime", "engine", "text"},
-    "server": {"server", "runtime", "text", "engine.types"},
-    "__init__": {"api", "engine", "text"},  # by name and lazily
-    "api": {"engine", "text", "interop", "training", "runtime"},
-    "cli": {"engine", "language"},
-    "language": set(),
-    "locale": set(),  # make.py, a tool
-    "__main__": {"language"},  # opens the doors by name
-    **{
-        door: {"__init__", "api", "cli", "engine", "language", "text", "training", "interop"}
-        for door in DOORS
-    },
-    "serve": {"__init__", "cli", "engine.kernels", "engine.types", "interop", "runtime", "server"},
+    "version": set(),
+    "engine": set(),
+    "distributed": {"engine"},
+    "text": {"engine.kernels", "engine.types", "distributed"},
+    "interop": {"engine", "text"},
+    "runtime": {"engine", "text"},
+    "training": {*BELOW_TRAINING, "version"},
+    "console": {*BELOW_TRAINING, "training", "version"},
+    "server": {"runtime", "text", "engine.types"},
+    "api": {*BELOW_TRAINING, "training", "console"},
+    "compat": {*BELOW_TRAINING, "training", "console", "api"},
+    "__init__": {"api", "compat", "engine", "text", "version"},  # by name and lazily
+    "__main__": {"console"},  # finds the commands by name
+    **{command: {*BELOW_TRAINING, "training", "console", "server", "api", "version"} for command in COMMANDS},
 }
+LAYERS = [  # from the lowest up
+    {"version"},
+    {"engine"},
+    {"distributed"},
+    {"text"},
+    {"interop", "runtime"},
+    {"training", "server"},
+    {"console"},
+    {"api"},
+    {"compat"},
+    {"__init__", "__main__", *COMMANDS},
+]
 OUTSIDE = {"numpy", "safetensors", "tqdm", "cffi"}  # what `pip install npgpt` brings
 ENGINE_OUTSIDE = {"numpy"}
-SERVER = {"starlette", "uvicorn"}  # a room that its own door alone opens, inside a function
+SERVER = {"starlette", "uvicorn"}  # a package that its own command alone imports, inside a function
 EXTRAS = {  # file -> what it may import besides, inside a function
-    "api.py": {"torch"},
+    "compat/transformers.py": {"torch"},
+    "console/report.py": {"matplotlib"},
+    "distributed/mpi.py": {"mpi4py"},
     "interop/hub.py": {"huggingface_hub"},
     "interop/pytorch.py": {"torch"},
     "interop/tensorflow.py": {"tensorflow"},
-    "training/distributed.py": {"mpi4py"},
-    "training/report.py": {"matplotlib"},
 }
+FILES = structure.files(ROOT)
 
 
-def imports(path: Path):
-    """Every module that a file imports, at its head or inside a function: 'npgpt.text.data', 'numpy', ...
-
-    What it imports for type checkers alone, no import of the program brings.
-    """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports must be absolute"
-            for alias in node.names:
-                inside = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
-                is_module = inside.with_suffix(".py").exists() or inside.is_dir() or alias.name == "_kernels"
-                yield f"{node.module}.{alias.name}" if is_module else node.module
+def inside(path: Path) -> Path:
+    return path.relative_to(structure.package(ROOT))
 
 
-def room(module: str) -> str:
-    """'npgpt.text.data' -> 'text', 'npgpt' -> '__init__'."""
-    return module.split(".")[1] if "." in module else "__init__"
-
-
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_walls(path):
-    inside = path.relative_to(PACKAGE)
-    here = inside.parts[0] if len(inside.parts) > 1 else inside.stem
-    assert here in MAY_IMPORT, f"{inside} is in no room that DESIGN knows"
-    for module in imports(path):
-        top = module.split(".")[0]
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(inside(path)))
+def test_a_file_imports_only_what_its_layer_may(path):
+    file = inside(path)
+    here = file.parts[0] if len(file.parts) > 1 else file.stem
+    assert here in MAY_IMPORT, f"{file} is in no known layer"
+    for module, in_function in structure.imports(path, ROOT):
+        top, *rest = module.split(".")
         if module == "npgpt._kernels":
-            assert inside == Path("engine/kernels.py"), (
-                f"{inside} imports _kernels; engine/kernels.py alone may"
-            )
+            assert file == Path("engine/kernels.py"), f"{file} imports _kernels; engine/kernels.py alone may"
         elif top == "npgpt":
-            file = ".".join(module.split(".")[1:3])  # room.file
-            allowed = MAY_IMPORT[here]
-            assert room(module) in allowed or file in allowed, f"{inside} may not import {module}"
+            assert rest, f"{file} imports npgpt itself, which is for its users"
+            allowed = MAY_IMPORT[here] | {here}
+            assert rest[0] in allowed or ".".join(rest[:2]) in allowed, f"{file} may not import {module}"
+            assert (here, rest[0]) != ("api", "console") or in_function, "import npgpt loads no console"
         elif top not in sys.stdlib_module_names:
-            allowed = ENGINE_OUTSIDE if here == "engine" else OUTSIDE | EXTRAS.get(inside.as_posix(), set())
+            allowed = ENGINE_OUTSIDE if here == "engine" else OUTSIDE | EXTRAS.get(file.as_posix(), set())
             allowed = allowed | SERVER if here == "server" else allowed
-            assert top in allowed, f"{inside} imports {top}, which npgpt does not bring"
+            assert top in allowed, f"{file} imports {top}, which npgpt does not bring"
+            assert top not in EXTRAS.get(file.as_posix(), ()) or in_function, f"{file} needs {top} to load"
+        else:
+            assert (here, top) != ("engine", "gettext"), f"{file} imports gettext"
 
 
-def test_extras_are_imported_in_functions_alone():
-    for name, extras in EXTRAS.items():
-        heads = ast.Module(ast.parse((PACKAGE / name).read_text(encoding="utf-8")).body, [])
-        at_head = {alias.name for node in heads.body if isinstance(node, ast.Import) for alias in node.names}
-        at_head |= {node.module for node in heads.body if isinstance(node, ast.ImportFrom)}
-        assert not extras & at_head
+def test_no_two_modules_import_each_other():
+    assert structure.circles(ROOT) == []
 
 
-def test_nobody_imports_a_door():
-    for path in FILES:
-        for module in imports(path):
-            assert room(module) not in DOORS or not module.startswith("npgpt."), f"{path} imports {module}"
+def test_no_module_imports_a_layer_above():
+    assert structure.upward(ROOT, LAYERS) == []
+
+
+def test_what_computes_prints_nothing():
+    for path in FILES:  # distributed does, where it ends all processes
+        if inside(path).parts[0] in BELOW_TRAINING - {"distributed"} | {"training", "server"}:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+                assert name != "print", f"{inside(path)} prints in line {node.lineno}"
+
+
+def test_functions_and_classes_are_short():
+    assert structure.long_functions(ROOT) == []
+    assert [name for _, name, _ in structure.long_classes(ROOT)] == ["GPT"]  # the engine's

@@ -7,6 +7,7 @@ stderr. _kernels has the functions of ops.py for float32; float64 exists in the 
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -176,7 +177,6 @@ _choose(os.environ.get("NPGPT_KERNELS") or "auto")
 if _kernels is None and os.environ.get("NPGPT_REQUIRE_KERNELS", "0") not in ("", "0"):
     raise ImportError(f"NPGPT_REQUIRE_KERNELS is set and the kernels are not built ({_import_error})")
 if _kernels is None and not os.environ.get("NPGPT_KERNELS"):
-    from npgpt.language import told
-
-    warning = f"npgpt: WARNING: there are no compiled kernels here; build them with {HOW_TO_BUILD}"
-    print(told(warning), file=sys.stderr)
+    warnings.warn(
+        f"WARNING: npgpt has no compiled kernels here; build them with {HOW_TO_BUILD}", stacklevel=2
+    )

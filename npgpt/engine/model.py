@@ -10,7 +10,7 @@ Dimensions: B batch, T time, C = n_embd, V = vocab_size, L = n_layer, H = n_head
 
 from collections.abc import Callable
 from math import prod, sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -19,9 +19,6 @@ from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, frozen_shapes, parameter_shapes, size_of
 from npgpt.engine.kernels import Ops
 from npgpt.engine.types import Floats, Integers, Shapes, Tensors
-
-if TYPE_CHECKING:
-    from npgpt.engine.lora import LoRA
 
 EMBEDDING, ATTENTION, MLP = range(3)  # the places of a layer where dropout acts
 NOTHING: Floats = np.empty(0, np.float32)  # stands where nobody reads
@@ -54,6 +51,18 @@ _NAMES = "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"
 GPT2_NAMES = dict(zip(Layer._fields, _NAMES, strict=True))
 
 
+class Adapters(Protocol):
+    """What the backward pass asks of the adapters of a model (lora.py), which are trained in its place."""
+
+    flat_grads: Floats
+
+    def linear_backward(self, ops: Ops, dy: Floats, x: Floats, w: Floats, name: str) -> Floats:
+        """Return dx of the linear layer `name`, and add to the adapters' gradients."""
+
+    def take_rows(self, grads: Tensors) -> None:
+        """Take the gradient of the trained rows of wte out of the model's gradients."""
+
+
 class KVCache:
     """Keys and values of the positions seen so far, for decode()."""
 
@@ -83,7 +92,7 @@ class GPT:
     trained, and flat_grads is room for the backward pass.
     """
 
-    adapters: "LoRA | None" = None
+    adapters: "Adapters | None" = None
     _runtime: Any = None  # what libnpgpt has made of it
 
     def __init__(self, config: GPTConfig, seed: int | None = 0, dtype: DTypeLike = np.float32) -> None:

@@ -22,7 +22,8 @@ from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
 from npgpt.interop.safetensors_file import save_file
-from npgpt.text.tokenizer import Tokenizer, load_tokenizer
+from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer import Tokenizer
 from npgpt.text.tokenizer_json import read_json
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -11,7 +11,7 @@ import numpy as np
 
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Floats, Integers
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Context, Draws, Sampling, draw, log_softmax, penalised, probabilities
 
 IMPOSSIBLE = -1e9  # Hugging Face's, for beams that are not there yet
@@ -65,7 +65,7 @@ def generate_rows(
             new += _beams(model, row[begin:], room, search, sampling, generator)
     else:
         seeds = np.random.SeedSequence(seed).generate_state(len(rows), np.uint64).tolist()
-        independent = _sessions if binding.is_compiled_for(model) else _independent
+        independent = _sessions if libnpgpt.is_compiled_for(model) else _independent
         new = independent(model, ids, first, rows, search, sampling, seeds)
     longest = max(map(len, new))
     filled = [tokens + [search.pad_token_id] * (longest - len(tokens)) for tokens in new]
@@ -82,11 +82,11 @@ def _sessions(
     seeds: list[int],
 ) -> list[list[int]]:
     """The new ids of each row: greedy, or drawn with the row's seed."""
-    runtime = binding.Model.of(model)
+    runtime = libnpgpt.Model.of(model)
     new: list[list[int]] = [[] for _ in rows]
     going = []  # (session, how it draws, its new ids) of those that have not ended
     for row, seed, tokens in zip(rows, seeds, new, strict=True):
-        going.append((binding.Session(runtime), binding.sampling_struct(how, seed=seed), tokens))
+        going.append((libnpgpt.Session(runtime), libnpgpt.sampling_struct(how, seed=seed), tokens))
         going[-1][0].feed(ids[row, first[row] :])
     for length in range(ids.shape[1], search.max_length):
         for session, drawing, tokens in going:
@@ -94,7 +94,7 @@ def _sessions(
         going = [row for row in going if row[2][-1] != search.eos_token_id]
         if not going or length + 1 == search.max_length:
             break
-        binding.feed_many([session for session, _, _ in going], [tokens[-1] for _, _, tokens in going])
+        libnpgpt.feed_many([session for session, _, _ in going], [tokens[-1] for _, _, tokens in going])
     return new
 
 

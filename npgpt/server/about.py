@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from npgpt.server import openapi
-from npgpt.server.answers import Json
+from npgpt.server.completions import BUCKETS, Texts
 from npgpt.server.guard import Settings, Traffic
 from npgpt.server.models import Models
+from npgpt.server.responses import Json
 from npgpt.server.schema import ApiError
-from npgpt.server.texts import BUCKETS, Texts
-from npgpt.text import tasks
+from npgpt.text import examples
 
 PAGE = Path(__file__).with_name("index.html")
 INLINE = "'unsafe-inline'"  # the page is one file
@@ -58,7 +58,7 @@ class About:
                 "context": engine.model.block_size,
                 "vocabulary": engine.model.vocab_size,
                 "max_tokens": self.settings.max_tokens,
-                "roles": tasks.has_roles(tokenizer),
+                "roles": examples.has_roles(tokenizer),
                 "loss": loss_curve(self.models.main.path / "metrics.csv"),
             }
         )

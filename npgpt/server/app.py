@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from npgpt.server.about import About
-from npgpt.server.answers import failure
-from npgpt.server.engine import Engine
+from npgpt.server.completions import Texts
 from npgpt.server.guard import Guard, Settings, Traffic
 from npgpt.server.models import Models, Open
+from npgpt.server.responses import failure
+from npgpt.server.scheduler import Engine
 from npgpt.server.schema import ApiError
-from npgpt.server.texts import Texts
 from npgpt.server.tuning import Tuning
 
 

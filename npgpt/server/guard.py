@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from npgpt.server.answers import failure
+from npgpt.server.responses import failure
 from npgpt.server.schema import ApiError
 
 LOCAL = {"localhost", "127.0.0.1", "[::1]"}

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from npgpt.engine.types import Fields
-from npgpt.runtime import binding
-from npgpt.server.answers import Json
-from npgpt.server.engine import Engine
+from npgpt.runtime import libnpgpt
+from npgpt.server.responses import Json
+from npgpt.server.scheduler import Engine
 from npgpt.server.schema import ApiError
 from npgpt.text.tokenizer import Tokenizer
 
-Open: TypeAlias = Callable[[Path], tuple[binding.Model, Tokenizer]]
+Open: TypeAlias = Callable[[Path], tuple[libnpgpt.Model, Tokenizer]]
 
 
 @dataclass

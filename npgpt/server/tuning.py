@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from npgpt.server import bodies
-from npgpt.server.answers import Json
 from npgpt.server.guard import Settings
 from npgpt.server.jobs import Files, Jobs, page
 from npgpt.server.models import Models
+from npgpt.server.responses import Json
 from npgpt.server.schema import ApiError
 
 

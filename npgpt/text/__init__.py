@@ -1,5 +1,5 @@
-"""What goes in: bytes to token ids and back (tokenizer), files to training batches (data)."""
+"""What goes in: bytes to token ids and back (tokenizer), files to training batches (dataset)."""
 
-from npgpt.text import data, tokenizer
+from npgpt.text import dataset, tokenizer
 
-__all__ = ["data", "tokenizer"]
+__all__ = ["dataset", "tokenizer"]

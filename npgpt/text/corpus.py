@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from npgpt.engine.types import PathLike
-from npgpt.language import _
 
 CLEANINGS = ("none", "light", "full")
 IN_MEMORY = 64 << 20  # bytes
@@ -142,28 +141,6 @@ class Corpus:
                     file.flush()
                     os.fsync(file.fileno())
 
-    def report(self) -> list[str]:
-        """Lines for people: what was read, what cleaning changed, what stands twice."""
-        read = (
-            _("text: {bytes:,} bytes in {files} files")
-            if len(self.documents) > 1
-            else _("text: {bytes:,} bytes in 1 file")
-        )
-        done = ", ".join(f"{n:,} {_(what)}" for what, n in self.changed.items())
-        effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
-        if self.n_clean is None:  # nobody went through it: its tokens were there
-            effect = _("done before")
-        line = f"{read}; {_('cleaning')} ({self.clean}) {effect}"
-        counts = {"bytes": self.n_bytes, "files": len(self.documents), "left": self.n_clean}
-        lines = [line.format(done=done, **counts)]
-        if odd := [document.name for document in self.documents if not document.is_utf8]:
-            lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd)))
-        seen = Counter(document.sha256 for document in self.documents)
-        if twice := [document.name for document in self.documents if seen[document.sha256] > 1]:
-            line = _("warning: the same text several times: {files}; the test would be too easy")
-            lines.append(line.format(files=_few(twice)))
-        return lines
-
 
 def clean_document(
     document: bytes, how: str = "light", changed: Counter[str] | None = None, first: bool = True
@@ -268,7 +245,3 @@ def _seam(block: bytes) -> int:
             if ends := [match.end() for match in seam.finditer(block, start)]:
                 return ends[-1]
     return 0
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (_(" and {n} more").format(n=len(names) - 3) if len(names) > 3 else "")

@@ -12,20 +12,17 @@ import json
 import re
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from npgpt.distributed.world import SINGLE, World
 from npgpt.engine import kernels
 from npgpt.engine.types import Buffer, Integers, PathLike, Text
 from npgpt.text import tokenizer_json
 from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, END_OF_WORD, Vocabulary
-
-if TYPE_CHECKING:
-    from npgpt.training.ranks import Alone
 
 BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 LEAST = 257  # tokens of a vocabulary: the bytes and the end of text
@@ -183,12 +180,10 @@ class BPETokenizer(Tokenizer):
         return self._bpe.decode(ids.astype(np.uint32))
 
     @classmethod
-    def train(
-        cls, documents: Iterable[bytes], vocab_size: int, ranks: "Alone | None" = None
-    ) -> "BPETokenizer":
+    def train(cls, documents: Iterable[bytes], vocab_size: int, world: World = SINGLE) -> "BPETokenizer":
         """A vocabulary of vocab_size tokens learnt from documents (an iterable of bytes).
 
-        Several `ranks` (of npgpt.training.ranks) count the documents in turn, and then learn the same.
+        The ranks of `world` count the documents in turn, and then learn the same.
 
         >>> tokenizer = BPETokenizer.train([b"o mar, o mar, o mar"], 260)
         >>> [tokenizer.decode([i]) for i in tokenizer.encode("o mar")]
@@ -202,11 +197,11 @@ class BPETokenizer(Tokenizer):
             what = f"a whole number, at least {LEAST} (the bytes and the end of text)"
             raise ValueError(f"bpe: vocab_size must be {what}, got {vocab_size}")
         counts: ReferenceCounts = (kernels.compiled("PieceCounts") or ReferenceCounts)()
-        first, every = (ranks.rank, ranks.size) if ranks else (0, 1)
+        first, every = world.rank, world.size
         for document in islice(documents, first, None, every):
             counts.add(document)
-        if ranks:
-            tables = zip(*map(ranks.gather, counts.table()), strict=True)
+        if world.size > 1:
+            tables = zip(*map(world.all_gather_arrays, counts.table()), strict=True)
             counts = type(counts)()
             for table in tables:
                 counts.add_table(*table)
@@ -309,28 +304,3 @@ class StreamDecoder:
     def close(self) -> str:
         """What is left: U+FFFD for a character that never got its last byte, else ''."""
         return self._utf8.decode(b"", final=True)
-
-
-def load_tokenizer(path: PathLike) -> Tokenizer:
-    """The tokenizer of a folder, or of one of its files: ours, GPT-2's, GPT-1's, another byte-level BPE.
-
-    FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
-    """
-    from npgpt.text.gpt1 import GPT1Tokenizer
-
-    vocabulary = tokenizer_json.read_vocabulary(path)
-    if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
-        return ByteTokenizer()
-    return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
-
-
-def make_tokenizer(name: str, documents: Iterable[bytes], ranks: "Alone | None" = None) -> Tokenizer:
-    """What --tokenizer names: bytes; bpe:N, learnt from documents (an iterable of bytes); the path of one."""
-    if name == "bytes":
-        return ByteTokenizer()
-    if name.startswith("bpe:"):
-        size: Any = name.removeprefix("bpe:")  # train refuses what is no number
-        return BPETokenizer.train(documents, int(size) if size.isdecimal() else size, ranks)
-    if not (name and Path(name).exists()):
-        raise ValueError(f"tokenizer must be bytes, bpe:N or the path of one, got {name}")
-    return load_tokenizer(name)

@@ -14,7 +14,7 @@ import numpy as np
 
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, Floats, Integers
-from npgpt.text.data import evaluation_batches
+from npgpt.text.dataset import evaluation_batches
 from npgpt.text.tokenizer import Tokenizer
 
 Map: TypeAlias = Callable[[Callable[[Any], Floats], Iterable[Any]], Iterable[Floats]]  # as the builtin

@@ -11,12 +11,12 @@ import numpy as np
 
 from npgpt.engine.config import GPTConfig, engine_config
 from npgpt.engine.types import Fields
-from npgpt.text.data import DEFAULT_SPLIT, batches_per_epoch, parse_split
-from npgpt.training.schedule import SCHEDULES
+from npgpt.text.dataset import DEFAULT_SPLIT, batches_per_epoch, parse_split
 
 TOO_SMALL = 10_000  # tokens: under this a validation part is a few sentences, and its loss means nothing
 TOKENIZERS = (4_000_000, "bpe:8192"), (1_000_000, "bpe:1024"), (0, "bytes")  # from so many bytes of text on
 MEMORISED = 0.04  # nats per token over an epoch, most of them of first tokens; at 0.05 a long sample slips
+SCHEDULES = ("linear", "cosine", "constant")
 LEARNING_RATE = {"adamw": 4e-3, "muon": 0.02}
 
 

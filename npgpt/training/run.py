@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import __version__
 from npgpt.engine import kernels
 from npgpt.engine.types import Fields, PathLike
 from npgpt.training.checkpoint import write_atomically
+from npgpt.version import __version__
 
 CONFIG = "config.toml"
 TAKEN = "exists already; --resume goes on with a run, a new one needs another --out"

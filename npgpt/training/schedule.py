@@ -8,13 +8,11 @@ budget. No knot changes a bit of what lies before it, so whoever knows them can 
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from npgpt.training.plan import Plan
+from npgpt.training.plan import Plan
 
 Knot: TypeAlias = tuple[int, float, int]  # step, progress, end
-SCHEDULES = ("linear", "cosine", "constant")
 
 
 class Schedule:
@@ -26,7 +24,7 @@ class Schedule:
     [0.1, 1.0, 0.51, 0.02]
     """
 
-    def __init__(self, plan: "Plan", knots: Iterable[Knot] | None = None) -> None:
+    def __init__(self, plan: Plan, knots: Iterable[Knot] | None = None) -> None:
         """`knots`: those of a run that is resumed."""
         self.plan = plan
         first = (plan.warmup, 0.0, plan.steps)

@@ -13,27 +13,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, Protocol
 
+from npgpt.console.progress import Progress
+from npgpt.distributed.mpi import GradientSum, shard_cuts
+from npgpt.distributed.world import SINGLE, World
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, count_parameters, training_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW, Muon
 from npgpt.engine.types import Fields, Floats, Integers
-from npgpt.text.data import Batches, Dataset, evaluation_batches, n_windows
+from npgpt.text.dataset import Batches, Dataset, evaluation_batches, n_windows
+from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import checkpoint, memorising
-from npgpt.training.distributed import GradientSum, shard_cuts
 from npgpt.training.evaluation import mean_loss
 from npgpt.training.journal import Journal
 from npgpt.training.memory import check_memory
 from npgpt.training.plan import Plan, make_plan
-from npgpt.training.progress import Progress
-from npgpt.training.ranks import ALONE, Alone
 from npgpt.training.schedule import Budget, Knot, Schedule
-
-if TYPE_CHECKING:
-    from npgpt.text.tasks import ExampleBatches
-    from npgpt.training.tasks import Examples
 
 P = ParamSpec("P")
 METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds,skipped"
@@ -50,10 +47,39 @@ def one_rank(method: Callable[Concatenate["Trainer", P], None]) -> Callable[Conc
 
     @functools.wraps(method)
     def guarded(self: "Trainer", /, *args: P.args, **more: P.kwargs) -> None:
-        if not self.ranks.rank:
+        if not self.world.rank:
             method(self, *args, **more)
 
     return guarded
+
+
+class TrainingData(Protocol):
+    """What is trained on: a text, or examples."""
+
+    @property
+    def train(self) -> Integers:
+        """The ids of the training part (N,)."""
+
+    @property
+    def validation(self) -> Integers:
+        """The ids of the validation part (N,)."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of these ids."""
+
+    def __len__(self) -> int: ...
+
+
+class TrainingBatches(Protocol):
+    """The batches of training as a function of the step."""
+
+    @property
+    def per_epoch(self) -> int:
+        """The number of batches of an epoch."""
+
+    def batch(self, step: int) -> tuple[Integers, ...]:
+        """Return x, y int32 (B,T) of step 0, 1, ..., and `first` (B,T) where examples are packed."""
 
 
 class TrainingFailed(RuntimeError):
@@ -67,7 +93,7 @@ def prepare(
     model_class: type[GPT],
     model: GPT | None = None,
     spent: float = 0.0,
-    ranks: Alone = ALONE,
+    world: World = SINGLE,
 ) -> "Trainer":
     """A trainer for `dataset` by the default plan and `flags`; the model is new unless one is given.
 
@@ -78,38 +104,38 @@ def prepare(
     config = model.config if model else plan.model_config(dataset.tokenizer.vocab_size)
 
     def needed(config: GPTConfig, plan: Plan) -> int:
-        return ranks.on_host * Trainer.memory_needed(config, plan, len(dataset.train), ranks)
+        return world.local_size * Trainer.memory_needed(config, plan, len(dataset.train), world)
 
     check_memory(config, plan, needed)
     if model:
         model.seed, model.config = seed, replace(config, dropout=plan.dropout)
-    trainer = Trainer(model or model_class(config, seed), dataset, plan, seed, ranks)
+    trainer = Trainer(model or model_class(config, seed), dataset, plan, seed, world)
     trainer.step_seconds()
     if plan.minutes and not flags.get("steps"):
-        steps = trainer.steps_in(60 * plan.minutes - ranks.first(spent))
+        steps = trainer.steps_in(60 * plan.minutes - world.broadcast(spent))
         plan = make_plan(len(dataset), **flags | {"steps": steps})
         trainer.plan, trainer.schedule = plan, Schedule(plan)
     return trainer
 
 
 class Trainer:
-    """Trains `model` on `dataset` by `plan`, with others if there are `ranks`: all of them do the same steps.
+    """Trains `model` on `dataset` by `plan`, with the other ranks of `world`: all of them do the same steps.
 
     Each has its rows of every batch; one of them writes.
     """
 
     def __init__(
-        self, model: GPT, dataset: "Dataset | Examples", plan: Plan, seed: int = 0, ranks: Alone = ALONE
+        self, model: GPT, dataset: TrainingData, plan: Plan, seed: int = 0, world: World = SINGLE
     ) -> None:
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
-        self.ranks, self.rows = ranks, rows_of(plan, ranks)
+        self.world, self.rows = world, rows_of(plan, world)
         self.end_of_text = dataset.tokenizer.end_of_text
         self.batches = self._training_batches()
         kinds: dict[str, type[AdamW | Muon]] = {"adamw": AdamW, "muon": Muon}
         self.optimizer = kinds[plan.optimizer](model, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.cuts = shard_cuts(model, ranks.size) if ranks.zero else None
+        self.cuts = shard_cuts(model, world.size) if world.zero else None
         if self.cuts:
-            self.optimizer.own(*self.cuts[ranks.rank : ranks.rank + 2])
+            self.optimizer.own(*self.cuts[world.rank : world.rank + 2])
         self.schedule = Schedule(plan)
         self.budget = Budget(60 * plan.minutes) if plan.minutes else None
         self.step = self.tokens = self.skipped = self.bad_in_a_row = 0
@@ -122,19 +148,19 @@ class Trainer:
         self.ended: str | None = None
         self._warned = False
 
-    def _training_batches(self) -> "Batches | ExampleBatches":
+    def _training_batches(self) -> TrainingBatches:
         plan = self.plan
         return Batches(self.dataset.train, plan.block_size, plan.windows, self.seed, self.end_of_text)
 
     # ------------------------------------------------------------------------ cost
 
     @staticmethod
-    def memory_needed(config: GPTConfig, plan: Plan, n_train: int, ranks: Alone = ALONE) -> int:
+    def memory_needed(config: GPTConfig, plan: Plan, n_train: int, world: World = SINGLE) -> int:
         """Bytes that training holds: model, optimizer, what a batch needs, the order of the windows."""
         windows = n_windows(n_train, plan.block_size)
-        model = 4 * training_floats(config, min(windows, rows_of(plan, ranks)), plan.block_size)
-        if ranks.zero:  # both moments, but for this rank's part of them
-            model -= 8 * count_parameters(config) * (ranks.size - 1) // ranks.size
+        model = 4 * training_floats(config, min(windows, rows_of(plan, world)), plan.block_size)
+        if world.zero:  # both moments, but for this rank's part of them
+            model -= 8 * count_parameters(config) * (world.size - 1) // world.size
         return model + 8 * windows + PROGRAM
 
     def seconds_needed(self) -> float:
@@ -161,7 +187,7 @@ class Trainer:
                 start = time.perf_counter()
                 self._forward_backward(0)
                 self._change_weights()
-                times.append(self.ranks.first(time.perf_counter() - start))
+                times.append(self.world.broadcast(time.perf_counter() - start))
             for moment in self.optimizer.moments:
                 moment[...] = 0
             self.optimizer.steps = 0
@@ -198,7 +224,7 @@ class Trainer:
         if self.plan.minutes:
             self._write_schedule()
         val_loss = None
-        with Progress(self.schedule.steps, self.step, quiet or self.ranks.rank > 0) as self.progress:
+        with Progress(self.schedule.steps, self.step, quiet or self.world.rank > 0) as self.progress:
             while not self.ended and self.step < self.schedule.steps:
                 val_loss = self._one_step(should_stop)
         val_loss = self._whole_validation(val_loss, should_stop)
@@ -252,7 +278,7 @@ class Trainer:
                 self.ended = self.ended or f"stopped, {plan.patience} validations without a better one,"
         now = time.perf_counter()
         worth = val_loss is not None and val_loss < self.kept
-        stop, overdue, worth = self.ranks.any(should_stop(), now - self._saved_at > SAVE_SECONDS, worth)
+        stop, overdue, worth = self.world.any(should_stop(), now - self._saved_at > SAVE_SECONDS, worth)
         if not last and not self.ended and stop:
             self.ended = "interrupted"
 
@@ -297,7 +323,7 @@ class Trainer:
         """-> the gradient's norm before clipping. Of several ranks with --zero, each changes its part."""
         grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
         if self.cuts:
-            self.ranks.join(self.model.flat_params, self.cuts)
+            self.world.all_gather_shards(self.model.flat_params, self.cuts)
         return grad_norm
 
     def _forward_backward(self, batch: int) -> tuple[float, int]:
@@ -307,8 +333,8 @@ class Trainer:
         """
         first: list[Integers]  # of examples packed side by side
         x, y, *first = self.batches.batch(batch)
-        model, ranks, all_tokens = self.model, self.ranks, int((y >= 0).sum())
-        mine, gradients = ranks.part(len(x)), GradientSum(ranks, model)
+        model, world, all_tokens = self.model, self.world, int((y >= 0).sum())
+        mine, gradients = world.shard(len(x)), GradientSum(world, model)
         total, before = 0.0, 0
         for model.first_sample in range(mine.start, mine.stop, self.rows):
             part = slice(model.first_sample, min(model.first_sample + self.rows, mine.stop))
@@ -319,13 +345,13 @@ class Trainer:
                 gradients.flat[...] *= before / n
             loss = model.forward(x[part], y[part], *(rows[part] for rows in first))
             total, before = total + loss * n, n
-            if ranks.size == 1 and not math.isfinite(loss):
+            if world.size == 1 and not math.isfinite(loss):
                 break
             gradients.factor = n / all_tokens
             model.backward(*[gradients.layer_done] if part.stop == mine.stop else [])
         gradients.finish()
         model.first_sample = 0
-        return sum(loss for (loss,) in ranks.numbers(total)) / all_tokens, all_tokens
+        return sum(loss for (loss,) in world.all_gather(total)) / all_tokens, all_tokens
 
     def _diverged(self, what: str) -> str:
         saved = checkpoint.checkpoints(self.run)
@@ -346,7 +372,7 @@ class Trainer:
         closing = self._reserved + self._validating * max(1.0, whole / self.plan.eval_tokens)
         spent = time.perf_counter() - self._begun
         end = budget.new_end(self.step, self.schedule.steps, self.plan.eval_every, spent, closing)
-        if end := int(self.ranks.first(end or 0)):
+        if end := int(self.world.broadcast(end or 0)):
             self.schedule.end_at(self.step, end)
             self._write_schedule()
             self.progress.total = end
@@ -375,7 +401,7 @@ class Trainer:
             return None
         start = time.perf_counter()
         batches = self._validation_batches(self.plan.eval_tokens)
-        loss = mean_loss(self.model, batches, self.ranks.map)
+        loss = mean_loss(self.model, batches, self.world.map)
         self._validating = time.perf_counter() - start
         return loss
 
@@ -392,7 +418,7 @@ class Trainer:
                 yield function(batch)
 
         try:
-            map = self.ranks.map if self.ranks else until_stopped
+            map = self.world.map if self.world.size > 1 else until_stopped
             return mean_loss(self.model, self._validation_batches(None), map)
         except KeyboardInterrupt:
             return val_loss
@@ -437,13 +463,13 @@ class Trainer:
         former = self.kept, self.kept_step
         if val_loss is not None and val_loss < self.kept:
             self.kept, self.kept_step = val_loss, self.step
-        if self.ranks.size > 1:
+        if self.world.size > 1:
             try:
-                self.ranks.compare(weights=zlib.crc32(self.model.flat_params.data))
+                self.world.check_equal(weights=zlib.crc32(self.model.flat_params.data))
             except ValueError as error:  # memory that fails on one of them, say
                 raise TrainingFailed(f"step {self.step}: {error}; nothing was saved") from None
-        moments = self.ranks.collect(self.optimizer.state()) if self.cuts else self.optimizer.state()
-        if self.ranks.rank:
+        moments = self.world.gather(self.optimizer.state()) if self.cuts else self.optimizer.state()
+        if self.world.rank:
             self._saved_at = time.perf_counter()
             return
 
@@ -503,16 +529,16 @@ class Trainer:
         if self.plan.minutes:
             self.budget = Budget(60 * self.plan.minutes, state["budget"])
         self.run = run
-        if not self.ranks.rank:
+        if not self.world.rank:
             checkpoint.clean_up(run)
             if checkpoint.pointed(run, "LATEST") != folder:  # killed before it was moved
                 checkpoint.point(run, "LATEST", folder.name)
         self._point_to_best()
 
 
-def rows_of(plan: Plan, ranks: Alone) -> int:
+def rows_of(plan: Plan, world: World) -> int:
     """Windows that a rank has in memory at a time."""
-    return -(-plan.batch_size // ranks.size)
+    return -(-plan.batch_size // world.size)
 
 
 def step_of_row(line: str) -> int:

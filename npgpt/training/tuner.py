@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from npgpt.console import charts, report
 from npgpt.engine import kernels
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields
-from npgpt.text.data import Dataset
-from npgpt.training import charts, report, run
+from npgpt.text.dataset import Dataset
+from npgpt.training import run
 from npgpt.training.plan import Plan, make_plan
 from npgpt.training.trainer import Trainer, TrainingFailed, prepare
 

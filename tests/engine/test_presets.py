@@ -3,9 +3,17 @@
 import pytest
 
 import npgpt
-from npgpt.engine.config import GPTConfig, count_parameters, flops_per_token, training_floats
+from npgpt.engine.config import (
+    PRESETS,
+    SHARE,
+    GPTConfig,
+    cost,
+    count_parameters,
+    flops_per_token,
+    preset,
+    training_floats,
+)
 from npgpt.engine.model import GPT
-from npgpt.engine.presets import PRESETS, SHARE, cost, preset
 
 RELEASED = {
     "gpt": 116_534_784,

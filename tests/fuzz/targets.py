@@ -15,8 +15,9 @@ from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.interop import gguf, huggingface, pytorch, tensorflow
-from npgpt.runtime import binding
-from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer
+from npgpt.runtime import libnpgpt
+from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 
 SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 3}
 FAMILY = {"gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
@@ -37,7 +38,7 @@ def _read_state_dict(folder):
 def _read_gguf(folder):
     if kernels.library():
         with suppress(ValueError):
-            binding.Model.open(folder / "model.gguf")
+            libnpgpt.Model.open(folder / "model.gguf")
     gguf.read_gguf(folder / "model.gguf", GPT)
 
 

@@ -9,11 +9,11 @@ import npgpt
 from npgpt.engine import kernels, ops
 from npgpt.engine.model import GPT
 from npgpt.interop.gguf import dequantise, quantise, read_gguf, write_gguf
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
 from npgpt.text.tokenizer import BPETokenizer
 from tests.conftest import COMPILED
-from tests.runtime.test_binding import FAMILY, random_model, steps
+from tests.runtime.test_libnpgpt import FAMILY, random_model, steps
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_bpe_vocabulary_comes_back_and_encodes_alike(tmp_path):
     again = npgpt.load(tmp_path / "m.gguf")
     assert again.tokenizer == tokenizer and again.config.vocab_size == 310  # ten of them padding
     if COMPILED:
-        runtime = binding.Model.open(tmp_path / "m.gguf")
+        runtime = libnpgpt.Model.open(tmp_path / "m.gguf")
         for some in (text, "", "a", "\x00\xff" * 9, " " * 40, "não " * 300):
             assert runtime.encode(some.encode()) == tokenizer.encode(some).tolist()
         assert runtime.encode(b"\xff\xc3") == tokenizer.encode(b"\xff\xc3").tolist()
@@ -76,7 +76,7 @@ def test_libnpgpt_computes_with_the_weights_that_the_file_holds(
     write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
     unpacked = npgpt.load(tmp_path / "m.gguf")
     ids = rng.integers(0, model.config.vocab_size, 40)
-    runtime = binding.Model.open(tmp_path / "m.gguf")
+    runtime = libnpgpt.Model.open(tmp_path / "m.gguf")
     runtime.use_kernels(isa)
     if type != "f16":
         linear, matmul = ops.linear_forward, ops.matmul
@@ -86,7 +86,7 @@ def test_libnpgpt_computes_with_the_weights_that_the_file_holds(
     def error(some, compute):
         with kernels.use("numpy"):
             full = unpacked.logits(some[None])[0]
-        return np.abs(compute(binding.Session(runtime), some) - full).max()
+        return np.abs(compute(libnpgpt.Session(runtime), some) - full).max()
 
     def wide(session, some):
         return session.feed(some, every=True)
@@ -105,9 +105,9 @@ def test_libnpgpt_computes_with_the_weights_that_the_file_holds(
 def test_a_loaded_file_generates_as_it_is_until_it_is_touched(tmp_path):
     model = random_model()
     write_gguf(tmp_path / "m.gguf", model, model.tokenizer, "q4_0")
-    session, drawn = binding.Session(binding.Model.open(tmp_path / "m.gguf")), []
+    session, drawn = libnpgpt.Session(libnpgpt.Model.open(tmp_path / "m.gguf")), []
     session.feed(list(b"O sol"))
-    how = binding.sampling_struct(Sampling(1.0), banned=256, seed=3)
+    how = libnpgpt.sampling_struct(Sampling(1.0), banned=256, seed=3)
     for _ in range(60):
         drawn.append(session.sample(how))
         session.feed(drawn[-1:])
@@ -153,7 +153,7 @@ def readers():
         read_gguf(path, GPT)
 
     def compiled(path):
-        binding.Model.open(path)
+        libnpgpt.Model.open(path)
 
     return [python, compiled] if COMPILED else [python]
 
@@ -233,11 +233,11 @@ def test_what_is_wrong_is_said_where(key, offset, value, line, small_file, tmp_p
     path = tmp_path / "m.gguf"
     path.write_bytes(patched(small_file.read_bytes(), key, offset, value))
     with pytest.raises(ValueError, match=line):
-        binding.Model.open(path)
+        libnpgpt.Model.open(path)
 
 
 @pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 def test_what_is_no_file_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none", "/dev/null"):
         with pytest.raises(ValueError, match=str(path)):
-            binding.Model.open(path)
+            libnpgpt.Model.open(path)

@@ -8,9 +8,9 @@ import pytest
 
 import npgpt
 from npgpt.interop.gguf import TYPES, quantise, write_gguf
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 from npgpt.text.tokenizer import BPETokenizer
-from tests.runtime.test_binding import random_model
+from tests.runtime.test_libnpgpt import random_model
 
 xllamacpp = pytest.importorskip("xllamacpp")
 gguf = pytest.importorskip("gguf")
@@ -91,7 +91,7 @@ def test_llama_cpp_rounds_as_we_do(models, type, allowed, tmp_path, measured):
     model, _ = models["bytes"]
     write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
     ids = np.random.default_rng(2).integers(0, 256, 21)
-    session = binding.Session(binding.Model.open(tmp_path / "m.gguf"))
+    session = libnpgpt.Session(libnpgpt.Model.open(tmp_path / "m.gguf"))
     session.feed(ids)
     ours = log_softmax(session.logits())
     for token, theirs in Llama(tmp_path / "m.gguf").log_probabilities(ids, 20).items():
@@ -101,7 +101,7 @@ def test_llama_cpp_rounds_as_we_do(models, type, allowed, tmp_path, measured):
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_llama_cpp_tokenizes_the_same(models, kind):
     model, path = models[kind]
-    llama, runtime = Llama(path), binding.Model.open(path)
+    llama, runtime = Llama(path), libnpgpt.Model.open(path)
     for text in (TEXT, "a", " ", "não  há", "\n", "🙂🙂", "a\u0301e"):
         ids = model.tokenizer.encode(text).tolist()
         assert llama.tokenize(text) == ids == runtime.encode(text.encode())
@@ -153,4 +153,4 @@ def test_our_reader_reads_theirs(tmp_path):
     )
     again = npgpt.load(tmp_path / "theirs.gguf")
     assert again.config == model.config and np.array_equal(again.flat_params, model.flat_params)
-    assert binding.Model.open(tmp_path / "theirs.gguf").vocab_size == 257
+    assert libnpgpt.Model.open(tmp_path / "theirs.gguf").vocab_size == 257

@@ -144,7 +144,7 @@ from npgpt.training.trainer import Trainer
 how, forward_backward = sys.argv.pop(1), Trainer._forward_backward
 
 def fail(self, batch):
-    if self.ranks.rank == 1 and self.step >= 15:
+    if self.world.rank == 1 and self.step >= 15:
         if how == "raise":
             raise RuntimeError("a bug")
         if how == "kill":
@@ -208,11 +208,12 @@ if os.environ.get("PMI_RANK") == "1":
 TOKENIZE = """
 import pathlib, sys
 import numpy as np
-from npgpt.text import corpus, data, tokenizer
-from npgpt.training import ranks as job
+from npgpt.text import corpus, tokenizer
+from npgpt.text import dataset
+from npgpt.distributed import mpi
 
 text, out = map(pathlib.Path, sys.argv[1:])
-ranks, done = job.start(), 0
+world, done = mpi.init_world(), 0
 encode = tokenizer.BPETokenizer._encode
 
 def counted(self, text):
@@ -221,14 +222,14 @@ def counted(self, text):
     return encode(self, text)
 
 tokenizer.BPETokenizer._encode = counted
-with ranks.together():
+with world.abort_on_failure():
     for room in (1 << 20, 10):  # in memory; piece by piece, to a file
         corpus.IN_MEMORY, corpus.PIECE = room, 3000
         documents = corpus.Corpus([text, text.with_name("other.txt")])
-        learnt = data.make_tokenizer("bpe:300", documents, "0.8,0.2", ranks)
+        learnt = dataset.make_corpus_tokenizer("bpe:300", documents, "0.8,0.2", world)
         done = 0
-        ids = data.encode(documents, learnt, ranks)
-        np.savez(out / f"{ranks.rank}-{room}", ids=ids, done=done, learnt=learnt.fingerprint)
+        ids = dataset.encode(documents, learnt, world)
+        np.savez(out / f"{world.rank}-{room}", ids=ids, done=done, learnt=learnt.fingerprint)
 """
 
 
@@ -266,7 +267,7 @@ def measure(self):
         kilobytes = next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
     change_result = change(self)
     if self.step == 2:
-        most = max(kilobytes for (kilobytes,) in self.ranks.numbers(kilobytes))
+        most = max(kilobytes for (kilobytes,) in self.world.all_gather(kilobytes))
         print(f"measured: {1024 * most:.0f} bytes, {self.model.num_params} parameters")
     return change_result
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.text import tasks
+from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.runtime.test_binding import random_model
+from tests.runtime.test_libnpgpt import random_model
 from tests.server.process import Process
 
 openai = pytest.importorskip("openai")
@@ -172,7 +172,7 @@ def test_a_model_without_roles_says_how_to_get_some(client):
 @pytest.fixture(scope="module")
 def speaker(tmp_path_factory):
     """(model, client) of one that has roles; it has learnt nothing."""
-    tokenizer = tasks.add_roles(ByteTokenizer())
+    tokenizer = examples.add_roles(ByteTokenizer())
     model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
     model.tokenizer = tokenizer
     folder = tmp_path_factory.mktemp("models") / "praia"
@@ -191,7 +191,7 @@ MESSAGES = [
 def test_a_chat_whole_and_streamed(speaker):
     model, client = speaker
     plain = [{"role": "system", "content": "Responda."}, {"role": "user", "content": "Quem é? <|end|>"}]
-    ids = tasks.encode_chat(model.tokenizer, plain)
+    ids = examples.encode_chat(model.tokenizer, plain)
     chat = functools.partial(client.chat.completions.create, model="praia", messages=MESSAGES)
     for seed in range(4):
         expected = model.generate(ids, max_new_tokens=60, temperature=1.0, seed=seed)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from npgpt import train
-from npgpt.text import tasks
+from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.runtime.test_binding import random_model
+from tests.runtime.test_libnpgpt import random_model
 from tests.server.process import ROOT, Process
 
 pytest.importorskip("uvicorn")
@@ -190,7 +190,7 @@ def test_two_languages_and_the_curve(browser):
 
 
 def test_a_chat(tmp_path):
-    tokenizer = tasks.add_roles(ByteTokenizer())
+    tokenizer = examples.add_roles(ByteTokenizer())
     model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
     model.tokenizer = tokenizer
     model.save_pretrained(tmp_path / "amiga")

@@ -16,7 +16,8 @@ tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 from npgpt.text import gpt1  # noqa: E402
-from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer, load_tokenizer  # noqa: E402
+from npgpt.text.load import load_tokenizer  # noqa: E402
+from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer  # noqa: E402
 
 # As tiktoken_ext.openai_public has it for GPT-2.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import npgpt
-from npgpt.text import tasks
+from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
 from tests.server.process import Process
 
@@ -94,7 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=3)
     minutes = parser.parse_args().minutes
-    tokenizer = tasks.add_roles(ByteTokenizer())
+    tokenizer = examples.add_roles(ByteTokenizer())
     config = npgpt.GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=256, vocab_size=tokenizer.vocab_size)
     model = npgpt.GPT(config, tokenizer=tokenizer)
     expected = model.generate(FIXED["prompt"], 80, temperature=1.0, seed=1, ignore_eos=True)

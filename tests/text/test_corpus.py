@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npgpt.console.messages import corpus_report
 from npgpt.text import corpus as corpora
-from npgpt.text import data
+from npgpt.text import dataset
 from npgpt.text.corpus import CLEANINGS, Corpus, clean_document
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 
@@ -103,7 +104,7 @@ def test_the_report_says_what_was_read_and_changed(tmp_path):
     (tmp_path / "b.txt").write_bytes("ação".encode("latin-1"))
     corpus = Corpus(tmp_path, "full")
     whole(corpus)
-    assert corpus.report() == [
+    assert corpus_report(corpus) == [
         "text: 22 bytes in 2 files; cleaning (full) 1 byte-order marks removed, 1 line ends made \\n, "
         "1 characters composed (NFC), 1 control characters removed, 1 line ends stripped of blanks, "
         f"1 runs of blank lines shortened; {corpus.n_clean} bytes are left",
@@ -113,7 +114,7 @@ def test_the_report_says_what_was_read_and_changed(tmp_path):
     (tmp_path / "c.txt").write_text("twice")
     corpus = Corpus([tmp_path / "b.txt", tmp_path / "c.txt"])
     whole(corpus)
-    text, twice = corpus.report()
+    text, twice = corpus_report(corpus)
     assert text == "text: 10 bytes in 2 files; cleaning (light) changed nothing"
     assert "the same text several times" in twice and "c.txt" in twice
 
@@ -153,15 +154,17 @@ def test_a_large_text_is_a_memory_mapped_file_found_again_by_its_content(tmp_pat
 
     def encode(paths, clean="light"):
         corpus = Corpus(paths, clean)
-        return data.encode(corpus, ByteTokenizer()), corpus
+        return dataset.encode(corpus, ByteTokenizer()), corpus
 
     ids, corpus = encode(paths)
-    assert isinstance(ids, np.memmap) and ids.tolist() == expected and "2 line ends" in corpus.report()[0]
+    assert (
+        isinstance(ids, np.memmap) and ids.tolist() == expected and "2 line ends" in corpus_report(corpus)[0]
+    )
     (file,) = tiny_memory.iterdir()
     made = file.stat().st_mtime_ns
     again, corpus = encode(paths)
     assert again.tolist() == expected and file.stat().st_mtime_ns == made
-    assert corpus.report()[0].endswith("cleaning (light) done before")
+    assert corpus_report(corpus)[0].endswith("cleaning (light) done before")
     pipe((tmp_path / "a.txt").read_bytes())
     assert encode("-")[0].tolist() == expected[:27]
     assert encode(paths, "none")[0].tolist() != expected
@@ -183,7 +186,7 @@ def test_a_large_text_that_changes_while_it_is_read_is_refused(tmp_path, tiny_me
     corpus = Corpus(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_bytes(b"one line\nand another lime\n")
     with pytest.raises(ValueError, match=r"a\.txt: must not change while it is read"):
-        data.encode(corpus, ByteTokenizer())
+        dataset.encode(corpus, ByteTokenizer())
     assert not list(tiny_memory.iterdir())
 
 
@@ -193,11 +196,11 @@ def test_pieces_of_a_large_text_have_the_ids_of_the_whole(tmp_path, monkeypatch)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(text)
     monkeypatch.setattr(corpora, "PIECE", 61)
-    monkeypatch.setattr(data, "TAIL", 20)
+    monkeypatch.setattr(dataset, "TAIL", 20)
     corpus = Corpus([tmp_path / "a.txt", tmp_path / "b.txt"])
     for document in corpus.documents:
         document.content = None  # as where it is too large to be kept
     assert len(list(corpus.pieces())) > 100
-    ids = np.concatenate(list(data._encoded(corpus, tokenizer)))
+    ids = np.concatenate(list(dataset._encoded(corpus, tokenizer)))
     whole = np.append(tokenizer.encode(text), tokenizer.end_of_text)
     np.testing.assert_array_equal(ids, np.tile(whole, 2))

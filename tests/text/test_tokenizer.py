@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.text.tokenizer import END_OF_TEXT, ByteTokenizer, load_tokenizer
+from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer import END_OF_TEXT, ByteTokenizer
 
 tokenizer = ByteTokenizer()
 

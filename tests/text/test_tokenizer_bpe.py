@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from npgpt.engine import kernels
 from npgpt.text import bpe
-from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer, load_tokenizer, make_tokenizer
+from npgpt.text.load import load_tokenizer, make_tokenizer
+from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer
 from npgpt.text.unicode import LETTERS, NUMBERS
 
 SOME = [

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from npgpt.server.engine import Decoder
+from npgpt.server.scheduler import Decoder
 from npgpt.text import gpt1
-from npgpt.text.tokenizer import load_tokenizer
+from npgpt.text.load import load_tokenizer
 
 MERGES = [("s", "o"), ("so", "l</w>"), ("m", "a"), ("ma", "r</w>")]
 

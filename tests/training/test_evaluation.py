@@ -7,7 +7,7 @@ import pytest
 
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
-from npgpt.text.data import evaluation_batches
+from npgpt.text.dataset import evaluation_batches
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 from npgpt.training import evaluation
 

@@ -10,10 +10,10 @@ import npgpt
 from npgpt import chat, finetune
 from npgpt.engine.config import training_floats
 from npgpt.engine.lora import lora_floats
-from npgpt.text import tasks
-from npgpt.text.tasks import pack
+from npgpt.text import examples
+from npgpt.text.examples import pack
 from npgpt.text.tokenizer import ByteTokenizer
-from npgpt.training.tasks import PROGRAM, Examples, make_task_plan, memory_needed, with_vocabulary
+from npgpt.training.finetuning import PROGRAM, Examples, make_task_plan, memory_needed, with_vocabulary
 
 WORDS = ("bom", "mau", "sol", "mar", "céu", "rio")
 LABELLED = [
@@ -63,7 +63,7 @@ def test_labels_are_learnt_from_files_to_classify(base, tmp_path, capsys):
     found = model.classify([r["text"] for r in LABELLED], ["sim", "não"])
     right = [next(iter(f)) == r["label"] for f, r in zip(found, LABELLED, strict=True)]
     assert np.mean(right) > 0.95 and sum(found[0].values()) == pytest.approx(1)
-    question = tasks.encode_chat(model.tokenizer, [{"role": "user", "content": LABELLED[0]["text"]}])
+    question = examples.encode_chat(model.tokenizer, [{"role": "user", "content": LABELLED[0]["text"]}])
     assert model.generate(question, temperature=0) == LABELLED[0]["label"]  # and ends there by itself
     assert (tmp_path / "new/report.html").exists()
 
@@ -154,7 +154,7 @@ def test_prompts_need_no_new_tokens(base, tmp_path):
 
 def test_new_rows_are_the_mean(base):
     model = npgpt.load(base)
-    grown, added = with_vocabulary(model, tasks.add_roles(model.tokenizer))
+    grown, added = with_vocabulary(model, examples.add_roles(model.tokenizer))
     assert added == 4 and grown.config.vocab_size == 261
     mean = model.params["wte.weight"].mean(axis=0)
     np.testing.assert_allclose(grown.params["wte.weight"][257:], np.tile(mean, (4, 1)), atol=1e-7)
@@ -184,7 +184,7 @@ def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit) as end:
         chat.main([str(base)])
     assert end.value.code == 2 and "has no roles" in capsys.readouterr().err
-    model, _ = with_vocabulary(model, tasks.add_roles(model.tokenizer))
+    model, _ = with_vocabulary(model, examples.add_roles(model.tokenizer))
     model.save_pretrained(tmp_path / "talks")
     lines = iter(
         [
@@ -206,7 +206,7 @@ def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsy
     assert chat.main([str(tmp_path / "talks"), *flags]) == 0
     messages = json.loads((tmp_path / "talk.jsonl").read_text())["messages"]
     assert [m["role"] for m in messages] == ["system", *["user", "assistant"] * 3]
-    assert seen[0] == tasks.encode_chat(model.tokenizer, messages[:2])
-    shown = [tasks.encode_chat(model.tokenizer, messages[:1] + messages[begin:6]) for begin in (1, 3, 5)]
+    assert seen[0] == examples.encode_chat(model.tokenizer, messages[:2])
+    shown = [examples.encode_chat(model.tokenizer, messages[:1] + messages[begin:6]) for begin in (1, 3, 5)]
     assert len(shown[0]) > 40 and seen[2] == next(ids for ids in shown if len(ids) <= 40)
     assert "this message must fit 40 tokens" in capsys.readouterr().err

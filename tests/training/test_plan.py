@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from npgpt.text.data import batches_per_epoch
-from npgpt.training import memory, restarts
+from npgpt.console import restarts
+from npgpt.text.dataset import batches_per_epoch
+from npgpt.training import memory
 from npgpt.training.plan import FLAGS, TOO_SMALL, default_tokenizer, make_plan
 from npgpt.training.run import find_folder, locked, to_toml
 

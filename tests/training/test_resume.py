@@ -10,7 +10,7 @@ import pytest
 
 from npgpt.engine.model import GPT
 from npgpt.interop.huggingface import read_pretrained
-from npgpt.text.data import Dataset
+from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import checkpoint
 from npgpt.training.plan import make_plan

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from npgpt.training.plan import make_plan
-from npgpt.training.schedule import SCHEDULES, Budget, Schedule
+from npgpt.training.plan import SCHEDULES, make_plan
+from npgpt.training.schedule import Budget, Schedule
 
 
 def rates(schedule):

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from npgpt.console.progress import Progress
 from npgpt.engine.model import GPT
-from npgpt.text.data import Dataset
+from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import checkpoint
 from npgpt.training.plan import make_plan
-from npgpt.training.progress import Progress
 from npgpt.training.trainer import METRICS, Trainer, TrainingFailed
 
 TEXT = b"the cat sat on the mat, the rat ate the hat, " * 8

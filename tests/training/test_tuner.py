@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npgpt.engine.model import GPT
-from npgpt.text.data import Dataset
+from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import tuner
 from npgpt.training.plan import make_plan

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from npgpt.engine.types import Fields
-from npgpt.server.engine import Token, Vocabulary
+from npgpt.server.scheduler import Token, Vocabulary
 from npgpt.server.schema import ApiError
 
 Change: TypeAlias = tuple[int, str, list[Token], str | ApiError | None]  # index, text, tokens, finish

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.distributed.world import SINGLE, World
 from npgpt.engine.config import GPTConfig, training_floats
 from npgpt.engine.lora import LoRA, lora_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
 from npgpt.engine.types import Tensors
-from npgpt.text.tasks import Encoded, ExampleBatches, Packed, pack
+from npgpt.text.examples import Encoded, ExampleBatches, Packed, pack
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import memory
 from npgpt.training.plan import Plan, make_plan
-from npgpt.training.ranks import ALONE, Alone
 from npgpt.training.trainer import PROGRAM, Trainer, rows_of
 
 LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 128 channels, less for more
@@ -77,10 +77,10 @@ def make_task_plan(
 
 
 def memory_needed(
-    config: GPTConfig, plan: Plan, examples: Examples, lora: int | None, rows: int, ranks: Alone = ALONE
+    config: GPTConfig, plan: Plan, examples: Examples, lora: int | None, rows: int, world: World = SINGLE
 ) -> int:
     """Bytes that fine-tuning holds, at most: with the longest examples in one batch."""
-    longest = sorted(examples.training, key=lambda example: -len(example[0]))[: rows_of(plan, ranks)]
+    longest = sorted(examples.training, key=lambda example: -len(example[0]))[: rows_of(plan, world)]
     batch, time = pack(longest, plan.block_size)[0].shape
     floats = training_floats(config, batch, time)
     if lora:
@@ -99,17 +99,17 @@ class TaskTrainer(Trainer):
         seed: int,
         lora: int | None = None,
         rows: int = 0,
-        ranks: Alone = ALONE,
+        world: World = SINGLE,
     ) -> None:
         """lora: the rank of adapters, None: all weights are trained; rows: of wte, the tokens added."""
 
         def needed(config: GPTConfig, plan: Plan) -> int:
-            return ranks.on_host * memory_needed(config, plan, examples, lora, rows, ranks)
+            return world.local_size * memory_needed(config, plan, examples, lora, rows, world)
 
         memory.check_memory(model.config, plan, needed, tuning=True)
         model.seed, model.config = seed, replace(model.config, dropout=plan.dropout)
         self.examples = examples
-        super().__init__(model, examples, plan, seed, ranks)
+        super().__init__(model, examples, plan, seed, world)
         if lora:
             adapters = LoRA(model, lora, rows, seed=seed)
             self.optimizer = AdapterAdamW(adapters, lr=plan.lr, weight_decay=plan.weight_decay)

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from npgpt.language import _
+from npgpt.console.language import _
 from npgpt.training import checkpoint
 
 PAUSE = 2.0  # seconds in which the processes of a job that failed disappear

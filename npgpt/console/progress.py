@@ -6,7 +6,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from npgpt.language import _, told
+from npgpt.console.language import _
 
 
 class Progress:
@@ -43,7 +43,6 @@ class Progress:
 
     def tell(self, line: str) -> None:
         """A line of its own, on stderr."""
-        line = told(line)
         with contextlib.suppress(OSError):
             self.bar.write(line, file=sys.stderr) if self.live else print(line, file=sys.stderr, flush=True)
 

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from npgpt.console import charts
 from npgpt.engine.types import Fields
-from npgpt.training import charts
 from npgpt.training.checkpoint import write_atomically
 from npgpt.training.memorising import History, in_words
 from npgpt.training.run import read_config

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import npgpt
-from npgpt import language
+from npgpt.console import language
 
 PACKAGE = Path(npgpt.__file__).parent
-MAKE = runpy.run_path(str(PACKAGE / "locale" / "make.py"))
+MAKE = runpy.run_path(str(PACKAGE / "console" / "locale" / "make.py"))
 CATALOGUES = [pytest.param(path, id=path.parts[-3]) for path in MAKE["CATALOGUES"]]
 VARIABLES = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 
@@ -33,11 +33,15 @@ def fields(message: str) -> list:
 def test_a_catalogue_is_whole(path):
     catalogue, needed, there = MAKE["read"](path), MAKE["messages"](), MAKE["strings"]()
     lacking = sorted(message for message in needed if not catalogue.get(message))
-    assert not lacking, f"python npgpt/locale/make.py, and translate in {path}: {lacking}"
+    assert not lacking, f"python npgpt/console/locale/make.py, and translate in {path}: {lacking}"
     gone = sorted(message for message in catalogue if message and message not in there)
-    assert not gone, f"python npgpt/locale/make.py: the source does not say any more {gone}"
-    assert path.read_text(encoding="utf-8") == MAKE["written"](catalogue), "python npgpt/locale/make.py"
-    assert path.with_suffix(".mo").read_bytes() == MAKE["compiled"](catalogue), "python npgpt/locale/make.py"
+    assert not gone, f"python npgpt/console/locale/make.py: the source does not say any more {gone}"
+    assert path.read_text(encoding="utf-8") == MAKE["written"](catalogue), (
+        "python npgpt/console/locale/make.py"
+    )
+    assert path.with_suffix(".mo").read_bytes() == MAKE["compiled"](catalogue), (
+        "python npgpt/console/locale/make.py"
+    )
 
 
 @pytest.mark.parametrize("path", CATALOGUES)
@@ -61,7 +65,7 @@ def locale(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        language.speak()
+        language.set_language()
 
     before = gettext.textdomain()
     language._templates.cache_clear()
@@ -94,7 +98,7 @@ def test_which_language_is_spoken(locale, variables, portuguese):
 
 
 def test_nothing_but_english_before_a_door_asks():
-    code = "import npgpt.language as l; print(l._('it writes:'), l.told('the loss is nan'))"
+    code = "import npgpt.console.language as l; print(l._('it writes:'), l.told('the loss is nan'))"
     environment = os.environ | {"LC_ALL": "pt_BR.UTF-8", "PYTHONPATH": str(PACKAGE.parent)}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert said.stdout == "it writes: the loss is nan\n"

@@ -9,7 +9,7 @@ import pytest
 import npgpt
 from npgpt.engine import kernels
 from npgpt.interop.gguf import write_gguf
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
 from tests.conftest import COMPILED
 
@@ -56,10 +56,10 @@ def test_all_paths_give_the_full_forward_pass(kind, isa, rng, measured):
     model = random_model(**FAMILY[kind])
     ids = rng.integers(0, model.config.vocab_size, 45)
     full = model.logits(ids[None])[0]
-    runtime = binding.Model.of(model)
-    at_once = binding.Session(runtime).feed(ids, every=True)
-    one_by_one = steps(binding.Session(runtime), ids)
-    session = binding.Session(runtime)
+    runtime = libnpgpt.Model.of(model)
+    at_once = libnpgpt.Session(runtime).feed(ids, every=True)
+    one_by_one = steps(libnpgpt.Session(runtime), ids)
+    session = libnpgpt.Session(runtime)
     in_parts = [session.feed(part, every=True) for part in np.split(ids, [3, 13, 14, 16, 22])]
     for logits in (at_once, one_by_one, np.concatenate(in_parts)):
         measured("key-value cache against the full pass", np.abs(logits - full).max(), 1e-4)
@@ -69,7 +69,7 @@ def test_all_paths_give_the_full_forward_pass(kind, isa, rng, measured):
 def test_a_text_longer_than_a_chunk(isa, rng, measured):
     model = random_model(block_size=300, n_layer=2)
     ids = rng.integers(0, 257, 290)
-    session = binding.Session(binding.Model.of(model))
+    session = libnpgpt.Session(libnpgpt.Model.of(model))
     full = model.logits(ids[None])[0]
     measured(
         "key-value cache against the full pass", np.abs(session.feed(ids, every=True) - full).max(), 1e-4
@@ -88,10 +88,10 @@ SHAPES = [{"n_embd": 192, "n_head": 6}, {"n_layer": 1, "n_embd": 544, "n_head": 
 def test_the_same_bits_in_any_company_and_on_any_threads(type, shape, isa, threads, tmp_path):
     model = random_model(**shape)
     if type == "engine":
-        runtime = binding.Model.of(model)
+        runtime = libnpgpt.Model.of(model)
     else:
         write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
-        runtime = binding.Model.open(tmp_path / "m.gguf")
+        runtime = libnpgpt.Model.open(tmp_path / "m.gguf")
         runtime.use_kernels(isa)
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5, 11, 3, 9)]
@@ -99,12 +99,12 @@ def test_the_same_bits_in_any_company_and_on_any_threads(type, shape, isa, threa
     results = []
     for count, together in ((1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
         threads(count)
-        sessions = [binding.Session(runtime) for _ in prompts]
+        sessions = [libnpgpt.Session(runtime) for _ in prompts]
         for session, prompt in zip(sessions, prompts, strict=True):
             session.feed(prompt)
         for ids in told:
             if together:
-                binding.feed_many(sessions[::-1], ids[::-1])
+                libnpgpt.feed_many(sessions[::-1], ids[::-1])
             else:
                 for session, i in zip(sessions, ids, strict=True):
                     session.feed([i])
@@ -116,25 +116,25 @@ def test_the_same_bits_in_any_company_and_on_any_threads(type, shape, isa, threa
 def test_packed_weights_give_the_same_bits(shape, isa, threads, rng):
     """Of widths that end inside a strip and with one; until an optimizer may change them."""
     model = random_model(**shape)
-    packed = binding.Model.of(model)
-    in_place = binding.Model(functools.partial(binding._from_tensors, model))
+    packed = libnpgpt.Model.of(model)
+    in_place = libnpgpt.Model(functools.partial(libnpgpt._from_tensors, model))
     in_place.use_kernels(isa)
     ids = rng.integers(0, 257, 40)
     for count in 1, 3:
         threads(count)
         results = []
         for runtime in packed, in_place:
-            one, two = binding.Session(runtime), binding.Session(runtime)
+            one, two = libnpgpt.Session(runtime), libnpgpt.Session(runtime)
             logits = [one.feed(part, every=True) for part in np.split(ids, [30, 33])]  # in panels, then few
             two.feed(ids[:3])
             for i in ids[:5]:
-                binding.feed_many([one, two], [i, i])
+                libnpgpt.feed_many([one, two], [i, i])
                 logits.append([one.logits(), two.logits()])
             results.append(np.concatenate([*logits, steps(two, ids[:9])], axis=None))
         np.testing.assert_array_equal(*results)
-    assert packed.packed and binding.Model.of(model) is packed
+    assert packed.packed and libnpgpt.Model.of(model) is packed
     model.grads["wte.weight"][...] = 1
-    assert not binding.Model.of(model).packed
+    assert not libnpgpt.Model.of(model).packed
 
 
 SETTINGS = [
@@ -159,9 +159,9 @@ def test_numpy_draws_the_same_tokens(kind, how, rng):
     for seed, prompt in ((0, [65]), (2**63 + 5, rng.integers(0, 256, 47)), (7, rng.integers(0, 256, 99))):
         args = model, prompt, 120, how, 256, seed != 0, seed
         with kernels.use("numpy"):
-            assert not binding.is_compiled_for(model)
-            expected = list(binding.generate_ids(*args))
-        assert list(binding.generate_ids(*args)) == expected  # the context is full twice over
+            assert not libnpgpt.is_compiled_for(model)
+            expected = list(libnpgpt.generate_ids(*args))
+        assert list(libnpgpt.generate_ids(*args)) == expected  # the context is full twice over
 
 
 @pytest.mark.parametrize("type", ["f32", "f16", "q8_0", "q4_0"])
@@ -169,8 +169,8 @@ def test_guesses_change_nothing(type, rng, tmp_path):
     """Texts that repeat themselves, beyond the context; many guesses come true, and many do not."""
     made = random_model()
     write_gguf(tmp_path / "m.gguf", made, made.tokenizer, type)
-    model = binding.Model.open(tmp_path / "m.gguf")
-    plain, guessing = binding.Session(model), binding.Session(model, speculate=True)
+    model = libnpgpt.Model.open(tmp_path / "m.gguf")
+    plain, guessing = libnpgpt.Session(model), libnpgpt.Session(model, speculate=True)
     ids = [*rng.integers(0, 256, 9), *[7, 8, 9, 10, 11, 12, 13, 14] * 5, *rng.integers(0, 3, 99)]
     for id in [*ids, *ids[9:40]]:
         plain.feed([id])
@@ -179,7 +179,7 @@ def test_guesses_change_nothing(type, rng, tmp_path):
         np.testing.assert_array_equal(plain.logits(), guessing.logits())
     for how in (Sampling(0), Sampling(0.3)):
         args = model, ids[:30], 90, how, 256, True, 3
-        assert list(binding.generate_ids(*args)) == list(binding.generate_ids(*args, speculate=True))
+        assert list(libnpgpt.generate_ids(*args)) == list(libnpgpt.generate_ids(*args, speculate=True))
 
 
 def test_weights_count_as_they_are_now(rng):
@@ -194,20 +194,20 @@ def test_weights_count_as_they_are_now(rng):
 
 
 def test_a_full_context_slides_or_stops(rng):
-    runtime = binding.Model.of(random_model())
-    session = binding.Session(runtime, context=8, slide=False)
+    runtime = libnpgpt.Model.of(random_model())
+    session = libnpgpt.Session(runtime, context=8, slide=False)
     session.feed([1, 2, 3, 4, 5, 6, 7, 8])
     held = session.logits()
     with pytest.raises(ValueError, match="the context of 8 tokens holds 8, 1 more do not fit"):
         session.feed([9])
     with pytest.raises(ValueError, match="full"):
-        binding.feed_many([session], [9])
+        libnpgpt.feed_many([session], [9])
     assert len(session) == 8 and np.array_equal(session.logits(), held)
-    sliding = binding.Session(runtime, context=8)
+    sliding = libnpgpt.Session(runtime, context=8)
     sliding.feed(range(1, 9))
     sliding.feed([9])
     assert len(sliding) == 4  # 6, 7, 8, 9
-    fresh = binding.Session(runtime)
+    fresh = libnpgpt.Session(runtime)
     fresh.feed([6, 7, 8, 9])
     np.testing.assert_array_equal(sliding.logits(), fresh.logits())
 
@@ -216,7 +216,7 @@ def test_a_full_context_slides_or_stops(rng):
 def test_hidden_states_are_what_the_head_reads(kind, isa, rng, measured):
     model = random_model(**FAMILY[kind])
     ids = rng.integers(0, model.config.vocab_size, 20)
-    session = binding.Session(binding.Model.of(model))
+    session = libnpgpt.Session(libnpgpt.Model.of(model))
     hidden = np.concatenate([session.feed_hidden(ids[:3]), session.feed_hidden(ids[3:])])
     logits = hidden @ model.params["wte.weight"].T
     measured(
@@ -231,11 +231,11 @@ def test_hidden_states_are_what_the_head_reads(kind, isa, rng, measured):
 
 def test_a_text_read_anew_goes_on_as_one_that_slides():
     runtime, how = (
-        binding.Model.of(random_model()),
+        libnpgpt.Model.of(random_model()),
         Sampling(1, repetition_penalty=1.2, frequency_penalty=0.3),
     )
-    sliding, own = binding.Session(runtime, 8), binding.Session(runtime, 8, slide=False)
-    drawn, text = binding.sampling_struct(how, seed=3), [1, 2, 3]
+    sliding, own = libnpgpt.Session(runtime, 8), libnpgpt.Session(runtime, 8, slide=False)
+    drawn, text = libnpgpt.sampling_struct(how, seed=3), [1, 2, 3]
     for session in (sliding, own):
         session.feed(text)
     for _ in range(30):
@@ -251,29 +251,29 @@ def test_a_text_read_anew_goes_on_as_one_that_slides():
 
 def test_what_is_refused_is_named():
     model = random_model()
-    runtime = binding.Model.of(model)
-    session = binding.Session(runtime)
+    runtime = libnpgpt.Model.of(model)
+    session = libnpgpt.Session(runtime)
     with pytest.raises(ValueError, match=r"ids must be in 0..256, got 257"):
         session.feed([3, 257])
     with pytest.raises(ValueError, match="the session must have been fed"):
-        session.sample(binding.sampling_struct(Sampling()))
+        session.sample(libnpgpt.sampling_struct(Sampling()))
     with pytest.raises(ValueError, match=r"context must be in 0..48, got 49"):
-        binding.Session(runtime, context=49)
+        libnpgpt.Session(runtime, context=49)
     session.feed([1])
-    bad = binding.sampling_struct(Sampling())
+    bad = libnpgpt.sampling_struct(Sampling())
     bad.top_p = 1.5
     with pytest.raises(ValueError, match=r"top_p must be in 0..1, got 1.5"):
         session.sample(bad)
     with pytest.raises(ValueError, match="there twice"):
-        binding.feed_many([session, session], [1, 2])
+        libnpgpt.feed_many([session, session], [1, 2])
     with pytest.raises(ValueError, match="one model"):
-        binding.feed_many([session, binding.Session(binding.Model.of(random_model()))], [1, 2])
+        libnpgpt.feed_many([session, libnpgpt.Session(libnpgpt.Model.of(random_model()))], [1, 2])
 
 
 def test_a_float64_model_generates_on_numpy():
     config = npgpt.GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=257)
     model = npgpt.GPT(config, dtype=np.float64)
-    assert not binding.is_compiled_for(model)
+    assert not libnpgpt.is_compiled_for(model)
     assert len(model.generate("a", max_new_tokens=9, ignore_eos=True, return_ids=True)) == 9
 
 
@@ -292,4 +292,4 @@ def test_seeds_of_numpy():
 def test_a_pipe_is_no_model(tmp_path):
     os.mkfifo(tmp_path / "pipe.gguf")
     with pytest.raises(ValueError, match="cannot be mapped"):  # and it does not wait for a writer
-        binding.Model.open(tmp_path / "pipe.gguf")
+        libnpgpt.Model.open(tmp_path / "pipe.gguf")

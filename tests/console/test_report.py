@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from npgpt.training import charts, report
+from npgpt.console import charts, report
 from npgpt.training.trainer import METRICS
 
 CONFIG = """text = ["/somewhere/<b>.txt"]

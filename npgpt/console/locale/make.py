@@ -1,4 +1,4 @@
-"""`python npgpt/locale/make.py`: bring each npgpt.po, where people write, and its npgpt.mo up to the source.
+"""`python npgpt/console/locale/make.py`: bring each npgpt.po and its npgpt.mo up to the source.
 
 A message is looked up by its English text. So is an f-string that is raised; its values are {0}, {1}, ...
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PACKAGE = HERE.parent
+PACKAGE = HERE.parents[1]
 CATALOGUES = sorted(HERE.glob("*/LC_MESSAGES/npgpt.po"))
 # function: which argument of it is a message
 MARKS = {"Setting": 2, "number": 1, "parser": 1, "_": 0, "say": 0, "fail": 1, "error": 0}

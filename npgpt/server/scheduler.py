@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from npgpt.engine.types import Floats
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling, TextStream, log_softmax
 from npgpt.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -107,7 +107,7 @@ class Sequence:
         self.ids, self.prompt_tokens, self.max_tokens = list(ids), len(ids), max_tokens
         self.ends, self.top, self.echo, self.embed = frozenset(ends), top, echo, embed
         banned = ends[0] if ignore_eos else None
-        self.how = None if embed else binding.sampling_struct(sampling or Sampling(), banned, seed)
+        self.how = None if embed else libnpgpt.sampling_struct(sampling or Sampling(), banned, seed)
         self.stop = tuple(stop)
         self.finish: Finish = None
         self.vector: Floats | None = None  # (C,) the mean of what the head reads, of length 1
@@ -128,9 +128,9 @@ class Sequence:
 
     # ------------------------------------------------ the engine's thread
 
-    def begin(self, model: binding.Model, tokenizer: Tokenizer) -> None:
+    def begin(self, model: libnpgpt.Model, tokenizer: Tokenizer) -> None:
         """Take a session of the model."""
-        self.session, self.unread = binding.Session(model, slide=False), self.ids
+        self.session, self.unread = libnpgpt.Session(model, slide=False), self.ids
         self.decoder = Decoder(tokenizer)
         self.stream = TextStream(self.decoder, self.stop)
         self._held: list[Token] = []
@@ -224,7 +224,7 @@ def _log_probabilities(
 class Engine:
     """Sequences in, texts out."""
 
-    def __init__(self, model: binding.Model, tokenizer: Tokenizer, sessions: int, queue: int) -> None:
+    def __init__(self, model: libnpgpt.Model, tokenizer: Tokenizer, sessions: int, queue: int) -> None:
         self.model, self.vocabulary = model, Vocabulary(tokenizer)
         self.sessions, self.queue = sessions, queue
         self.tokens = self.prompt_tokens = self.steps = 0  # so far
@@ -313,7 +313,7 @@ class Engine:
         ready = [s for s in active if len(s.unread) == 1 and not (s.embed or (s.echo and not s.drawn))]
         if ready:
             try:
-                binding.feed_many([s.session for s in ready], [s.unread[0] for s in ready])
+                libnpgpt.feed_many([s.session for s in ready], [s.unread[0] for s in ready])
             except (ValueError, MemoryError) as error:
                 for sequence in ready:
                     sequence.end(error)

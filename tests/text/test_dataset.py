@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.text.data import Batches, Dataset, cut_windows, evaluation_batches, parse_split
+from npgpt.text.dataset import Batches, Dataset, cut_windows, evaluation_batches, parse_split
 from npgpt.text.tokenizer import ByteTokenizer
 
 END = 256

@@ -24,11 +24,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from npgpt.distributed.world import SINGLE, World
 from npgpt.engine import kernels
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, Integers, Tensors
-from npgpt.language import _, told
-from npgpt.training.ranks import Alone
 
 T = TypeVar("T")
 PIECE = 1 << 18  # floats: the gradients of so many parameters at least are worth a message of their own
@@ -37,7 +36,7 @@ GRACE = 1.0  # seconds that an error waits for rank 0's, which is likely the sam
 BEAT, MISSED = 0.5, 12  # seconds between two signs of life; so many missing ones mean that a rank is lost
 
 
-class Ranks(Alone):
+class MPIWorld(World):
     """This process as one of several."""
 
     def __init__(self, size: int) -> None:
@@ -51,7 +50,7 @@ class Ranks(Alone):
         self.rank, self.size, self.host = world.rank, world.size, socket.gethostname()
         self._comm, self._gradients, self._beats = (world.Dup() for _ in range(3))  # each for one thread
         self._host = world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.rank_on_host, self.on_host = self._host.rank, self._host.size
+        self.local_rank, self.local_size = self._host.rank, self._host.size
         self._sums: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (piece, factor), (event, None)
         self._main_waits, self._unsaid = threading.Event(), io.BytesIO()
         self._out, self._err = sys.stdout, sys.stderr
@@ -61,23 +60,25 @@ class Ranks(Alone):
 
     # ------------------------------------------------------------------------ agreeing
 
-    def numbers(self, *values: float) -> list[list[float]]:
+    def all_gather(self, *values: float) -> list[list[float]]:
         table = np.empty((self.size, len(values)))
         self._wait(self._comm.Iallgather(np.array(values, np.float64), table))
         return table.tolist()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         self._wait(self._comm.Ibarrier())
 
-    def gather(self, array: Array) -> list[Array]:
-        lengths = np.array(self.numbers(len(array)), np.int64)[:, 0]
+    def all_gather_arrays(self, array: Array) -> list[Array]:
+        lengths = np.array(self.all_gather(len(array)), np.int64)[:, 0]
         whole = np.empty(lengths.sum(), array.dtype)
         self._wait(self._comm.Iallgatherv(np.ascontiguousarray(array), [whole, _layout(lengths)]))
         return np.split(whole, np.cumsum(lengths)[:-1])
 
-    def compare(self, **facts: object) -> None:
+    def check_equal(self, **facts: object) -> None:
         mine = json.dumps(facts | {"host": self.host}).encode()
-        ours, *others = (json.loads(bytes(text)) for text in self.gather(np.frombuffer(mine, np.uint8)))
+        ours, *others = (
+            json.loads(bytes(text)) for text in self.all_gather_arrays(np.frombuffer(mine, np.uint8))
+        )
         for rank, theirs in enumerate(others, 1):
             for name, value in ours.items():
                 if name != "host" and theirs[name] != value:
@@ -91,7 +92,7 @@ class Ranks(Alone):
         items = iter(items)
         while turn := list(islice(items, self.size)):
             mine = function(turn[self.rank]) if self.rank < len(turn) else function(turn[0])[:0]
-            yield from self.gather(mine)[: len(turn)]
+            yield from self.all_gather_arrays(mine)[: len(turn)]
 
     def _wait(self, request: Any, computing: Callable[[], bool] = lambda: False) -> None:
         """Until `request` is done. It moves only while it is asked; seldom, where there is better to do."""
@@ -106,7 +107,7 @@ class Ranks(Alone):
             else:  # another rank is busy alone, maybe with a checkpoint
                 time.sleep(2e-4)
 
-    def take_threads(self, wanted: int | None) -> str:
+    def set_threads(self, wanted: int | None) -> str:
         cpus = np.zeros(os.cpu_count() or 1)
         cpus[list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ...] = 1
         users = self._of_host(*cpus).sum(axis=0)  # ranks that may use each CPU
@@ -114,25 +115,25 @@ class Ranks(Alone):
         threads = wanted or max(1, int(share + 1e-6))
         kernels.set_num_threads(threads)
         used, there = self._of_host(threads, share).sum(axis=0)
-        worst = max(self.numbers(used / there, used, there, self.on_host))
+        worst = max(self.all_gather(used / there, used, there, self.local_size))
         if worst[0] < 1.01:
             return ""
-        _, used, there, on_host = (round(n) for n in worst)
-        return f"{on_host} ranks with {used} threads share {there} CPUs of a host, and wait for each other"
+        _, used, there, local_size = (round(n) for n in worst)
+        return f"{local_size} ranks with {used} threads share {there} CPUs of a host, and wait for each other"
 
     def _of_host(self, *values: float) -> Array:
         """(ranks of this host, len(values)): theirs."""
-        table = np.empty((self.on_host, len(values)))
+        table = np.empty((self.local_size, len(values)))
         self._wait(self._host.Iallgather(np.array(values, np.float64), table))
         return table
 
     # ------------------------------------------------------------------------ gradients
 
-    def add_up(self, piece: Floats, factor: float) -> None:
+    def all_reduce(self, piece: Floats, factor: float) -> None:
         for start in range(0, len(piece), ROOM):
             self._sums.put((piece[start : start + ROOM], factor))
 
-    def added_up(self) -> None:
+    def wait(self) -> None:
         done = threading.Event()
         self._sums.put((done, None))
         self._main_waits.set()
@@ -149,9 +150,9 @@ class Ranks(Alone):
             if factor is None:
                 piece.set()
                 continue
-            super().add_up(piece, factor)
+            super().all_reduce(piece, factor)
             ends = len(piece) * np.arange(self.size + 1) // self.size
-            layout, mine = _layout(np.diff(ends)), piece[self.part(len(piece))]
+            layout, mine = _layout(np.diff(ends)), piece[self.shard(len(piece))]
             if room.size < len(mine) * self.size or room.dtype != piece.dtype:
                 room = np.empty(len(mine) * self.size, piece.dtype)
             rows = room[: len(mine) * self.size]
@@ -165,13 +166,13 @@ class Ranks(Alone):
 
     # ------------------------------------------------------------------------ parts of one model
 
-    def join(self, whole: Floats, cuts: list[int]) -> None:
+    def all_gather_shards(self, whole: Floats, cuts: list[int]) -> None:
         self._wait(self._comm.Iallgatherv(self._mpi.IN_PLACE, [whole, _layout(np.diff(cuts))]))
 
-    def collect(self, parts: Tensors) -> Tensors:
+    def gather(self, parts: Tensors) -> Tensors:
         whole: Tensors = {}
         for name, part in parts.items():
-            lengths = np.array(self.numbers(len(part)), np.int64)[:, 0]
+            lengths = np.array(self.all_gather(len(part)), np.int64)[:, 0]
             if self.rank == 0:
                 whole[name] = np.empty(lengths.sum(), part.dtype)
             self._wait(self._comm.Igatherv(part, [whole[name], _layout(lengths)] if whole else None))
@@ -180,12 +181,12 @@ class Ranks(Alone):
     # ------------------------------------------------------------------------ living and ending together
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def abort_on_failure(self) -> Iterator[None]:
         if self.rank:  # one rank speaks for all while all is well
             sys.stdout = sys.stderr = io.TextIOWrapper(self._unsaid, errors="replace")
         try:
             yield
-            self.meet()  # nobody leaves while another may need it
+            self.barrier()  # nobody leaves while another may need it
             self._over.set()
         except SystemExit as end:
             if end.code:
@@ -206,8 +207,7 @@ class Ranks(Alone):
         self._ended.acquire()  # by the first thread that wants it
         if self.rank:
             time.sleep(GRACE)
-            where = _("rank {rank} of {size}, on {host}")
-            line += f" ({where.format(rank=self.rank, size=self.size, host=self.host)})"
+            line += f" (rank {self.rank} of {self.size}, on {self.host})"
         if line:
             print(line, file=self._err, flush=True)
         threading.Timer(2.0, os._exit, (code,)).start()  # should the MPI library hang
@@ -220,7 +220,7 @@ class Ranks(Alone):
         try:
             work()
         except BaseException as error:
-            self._end(told(f"npgpt: the connection to another rank failed: {error}"), 1)
+            self._end(f"npgpt: the connection to another rank failed: {error}", 1)
 
     def _listen(self) -> None:
         """Tell the others now and then that this rank lives; end the job when one of them no longer does.
@@ -241,14 +241,14 @@ class Ranks(Alone):
                 missed[status.Get_source()] = 0
             if lost := [rank for rank in others if missed[rank] > MISSED]:
                 which = ", ".join(map(str, lost[:8]))
-                self._end(told(f"npgpt: nothing was heard of rank {which} for {BEAT * MISSED:.0f} s"), 1)
+                self._end(f"npgpt: nothing was heard of rank {which} for {BEAT * MISSED:.0f} s", 1)
 
 
 class GradientSum:
     """The gradients of a step, summed over the ranks while the backward pass of lower layers goes on."""
 
-    def __init__(self, ranks: Alone, model: GPT) -> None:
-        self._ranks, self._model = ranks, model
+    def __init__(self, world: World, model: GPT) -> None:
+        self._world, self._model = world, model
         self.flat = (model.adapters or model).flat_grads
         self.factor = 1.0  # what this rank's gradients count
         self._sent_from = model.n_decay  # down to here, the layers' matrices are on their way
@@ -273,10 +273,10 @@ class GradientSum:
         else:
             self._send(self._model.n_decay, len(self.flat))  # biases and layernorms
         self._send(0, self._sent_from)  # the embeddings, which the head and the first layer both add to
-        self._ranks.added_up()
+        self._world.wait()
 
     def _send(self, start: int, stop: int) -> None:
-        self._ranks.add_up(self.flat[start:stop], self.factor)
+        self._world.all_reduce(self.flat[start:stop], self.factor)
 
 
 def shard_cuts(model: GPT, parts: int) -> list[int]:
@@ -304,3 +304,14 @@ def library_versions() -> Fields:
         "kernels": kernels.name(),
         "npgpt": whole.hexdigest()[:12],
     }
+
+
+def init_world() -> World:
+    """The ranks of the job that this process belongs to; SINGLE where it was not started by mpiexec."""
+    size = max(int(os.environ.get(name) or 1) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    if size == 1:
+        return SINGLE
+    try:
+        return MPIWorld(size)
+    except (ImportError, RuntimeError):  # which mpi4py raises where there is no MPI
+        raise ValueError('mpiexec needs mpi4py and an MPI for it: pip install "npgpt[mpi]"') from None

@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
-from npgpt.server.engine import PREFILL, Busy, Engine, Sequence
+from npgpt.server.scheduler import PREFILL, Busy, Engine, Sequence
 from tests.conftest import COMPILED
-from tests.runtime.test_binding import random_model
+from tests.runtime.test_libnpgpt import random_model
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 END = 256
@@ -30,7 +30,7 @@ def engine(model):
     thread.start()
 
     def make(sessions=64, queue=64, of=model):
-        made.append(Engine(binding.Model.of(of), of.tokenizer, sessions, queue))
+        made.append(Engine(libnpgpt.Model.of(of), of.tokenizer, sessions, queue))
         made[-1].start(loop)
         return made[-1]
 
@@ -143,7 +143,7 @@ def test_no_tokens_and_only_a_prompt(engine):
 
 def test_embeddings_are_the_mean_of_what_the_head_reads(engine, model, rng):
     ids = rng.integers(0, 257, 150).tolist()
-    session = binding.Session(binding.Model.of(model))
+    session = libnpgpt.Session(libnpgpt.Model.of(model))
     expected = session.feed_hidden(ids).mean(0)
     sequence = Sequence(ids, embed=True)
     finished(engine(), [sequence, ask([1])])
@@ -182,11 +182,11 @@ def test_no_memory_for_a_session_and_a_bug_are_told(engine, monkeypatch, capsys)
 
     engine = engine()
     with monkeypatch.context() as patch:
-        patch.setattr(binding, "Session", no_memory)
+        patch.setattr(libnpgpt, "Session", no_memory)
         ((_, _, finish),) = finished(engine, [ask([65])])
         assert isinstance(finish, MemoryError)
     with monkeypatch.context() as patch:
-        patch.setattr(binding, "feed_many", lambda *_: 1 / 0)
+        patch.setattr(libnpgpt, "feed_many", lambda *_: 1 / 0)
         ((_, _, finish),) = finished(engine, [ask([65])])
         assert isinstance(finish, ZeroDivisionError) and "ZeroDivisionError" in capsys.readouterr().err
     ((text, _, finish),) = finished(engine, [ask([65])])

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from npgpt.text import tasks
-from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer
+from npgpt.text import examples
+from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 
 TALK = [
     {"role": "system", "content": "seja breve"},
@@ -35,13 +36,13 @@ def written(folder, *lines):
 
 
 def test_roles_leave_old_ids_and_survive_files(plain, tmp_path):
-    tokenizer = tasks.add_roles(plain)
-    assert tasks.has_roles(tokenizer) and not tasks.has_roles(plain)
-    assert tokenizer.vocab_size == plain.vocab_size + 4 and tasks.add_roles(tokenizer) is tokenizer
+    tokenizer = examples.add_roles(plain)
+    assert examples.has_roles(tokenizer) and not examples.has_roles(plain)
+    assert tokenizer.vocab_size == plain.vocab_size + 4 and examples.add_roles(tokenizer) is tokenizer
     text = "olá <|user|> mundo <|endoftext|>"
     assert tokenizer.encode(text).tolist() == plain.encode(text).tolist()
-    assert tasks.end_token(tokenizer) == tokenizer.end_of_text == plain.vocab_size + 3
-    assert tasks.end_token(plain) == plain.end_of_text
+    assert examples.end_token(tokenizer) == tokenizer.end_of_text == plain.vocab_size + 3
+    assert examples.end_token(plain) == plain.end_of_text
     tokenizer.save(tmp_path, 64)
     assert load_tokenizer(tmp_path) == tokenizer
     (tmp_path / "tokenizer.json").unlink()
@@ -49,8 +50,8 @@ def test_roles_leave_old_ids_and_survive_files(plain, tmp_path):
 
 
 def test_chat_is_what_its_turns_are(plain):
-    tokenizer = tasks.add_roles(plain)
-    ids = tasks.encode_chat(tokenizer, TALK)
+    tokenizer = examples.add_roles(plain)
+    ids = examples.encode_chat(tokenizer, TALK)
     special = tokenizer.vocabulary.special
     expected = []
     for message in TALK:
@@ -60,38 +61,38 @@ def test_chat_is_what_its_turns_are(plain):
             special["<|end|>"],
         ]
     assert ids == [*expected, special["<|assistant|>"]]
-    assert tasks.encode_chat(tokenizer, TALK, reply=False) == expected
+    assert examples.encode_chat(tokenizer, TALK, reply=False) == expected
     assert tokenizer.decode(ids) == "".join(message["content"] for message in TALK)
     with pytest.raises(ValueError, match="role must be one of system, user, assistant, got 'root'"):
-        tasks.encode_chat(tokenizer, [{"role": "root", "content": ""}])
+        examples.encode_chat(tokenizer, [{"role": "root", "content": ""}])
     with pytest.raises(ValueError, match="must have the tokens"):
-        tasks.encode_chat(plain, TALK)
+        examples.encode_chat(plain, TALK)
 
 
 def test_transformers_reads_the_same_tokens(plain, tmp_path):
     transformers = pytest.importorskip("transformers")
     import npgpt
 
-    tokenizer = tasks.add_roles(plain)
+    tokenizer = examples.add_roles(plain)
     config = npgpt.GPTConfig(n_layer=1, n_head=1, n_embd=4, block_size=8, vocab_size=tokenizer.vocab_size)
     npgpt.GPT(config, tokenizer=tokenizer).save_pretrained(tmp_path)
     talk = [{**m, "content": m["content"].replace("<|end|>", "")} for m in TALK]  # which is a token there
     for _ in range(2):
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
         text = theirs.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-        assert theirs.encode(text) == tasks.encode_chat(tokenizer, talk)
+        assert theirs.encode(text) == examples.encode_chat(tokenizer, talk)
         assert theirs.eos_token == "<|end|>"
         (tmp_path / "tokenizer.json").unlink(missing_ok=True)
 
 
 def test_only_replies_are_learnt(plain):
-    tokenizer = tasks.add_roles(plain)
+    tokenizer = examples.add_roles(plain)
     turns = tuple((m["role"], m["content"]) for m in TALK[:3])
-    ids, learnt = tasks.encode_example(tokenizer, tasks.Example(1, "messages", turns))
-    assert ids.tolist() == tasks.encode_chat(tokenizer, TALK[:3], reply=False)
+    ids, learnt = examples.encode_example(tokenizer, examples.Example(1, "messages", turns))
+    assert ids.tolist() == examples.encode_chat(tokenizer, TALK[:3], reply=False)
     assert ids[learnt].tolist() == [*tokenizer.encode("olá"), tokenizer.end_of_text]
-    example = tasks.Example(1, "prompt", (("prompt", "um "), ("completion", "dois")))
-    ids, learnt = tasks.encode_example(plain, example)
+    example = examples.Example(1, "prompt", (("prompt", "um "), ("completion", "dois")))
+    ids, learnt = examples.encode_example(plain, example)
     assert ids.tolist() == [*plain.encode("um "), *plain.encode("dois"), plain.end_of_text]
     assert ids[learnt].tolist() == [*plain.encode("dois"), plain.end_of_text]
 
@@ -99,8 +100,8 @@ def test_only_replies_are_learnt(plain):
 @pytest.mark.parametrize("form", GOOD)
 def test_forms_are_read(form, tmp_path):
     other = {"text": "mau", "label": "não"} if form == "label" else GOOD[form]
-    examples, bad = tasks.read_examples(written(tmp_path, GOOD[form], "", other))
-    assert [(e.line, e.form) for e in examples] == [(1, form), (3, form)] and not bad
+    read, bad = examples.read_examples(written(tmp_path, GOOD[form], "", other))
+    assert [(e.line, e.form) for e in read] == [(1, form), (3, form)] and not bad
 
 
 BAD = [
@@ -125,16 +126,16 @@ BAD = [
 def test_bad_lines_are_named_or_skipped(line, what, tmp_path):
     path = written(tmp_path, GOOD["prompt"], line, GOOD["prompt"])
     with pytest.raises(ValueError, match=f"data.jsonl: line 2: .*{what}"):
-        tasks.read_examples(path)
-    examples, bad = tasks.read_examples(path, skip_bad=True)
-    assert [e.line for e in examples] == [1, 3] and len(bad) == 1
+        examples.read_examples(path)
+    read, bad = examples.read_examples(path, skip_bad=True)
+    assert [e.line for e in read] == [1, 3] and len(bad) == 1
 
 
 def test_files_without_examples_or_with_one_label(tmp_path):
     with pytest.raises(ValueError, match="must hold examples"):
-        tasks.read_examples(written(tmp_path, "", ""))
+        examples.read_examples(written(tmp_path, "", ""))
     with pytest.raises(ValueError, match="two labels at least, got 'sim' alone"):
-        tasks.read_examples(written(tmp_path, GOOD["label"], GOOD["label"]))
+        examples.read_examples(written(tmp_path, GOOD["label"], GOOD["label"]))
 
 
 def test_packed_rows_hold_each_example_once(rng):
@@ -142,7 +143,7 @@ def test_packed_rows_hold_each_example_once(rng):
     for n in rng.integers(2, 12, 40):
         ids = rng.integers(0, 99, n).astype(np.int32)
         examples.append((ids, rng.random(n) < 0.5))
-    x, y, first = tasks.pack(examples, 16)
+    x, y, first = examples.pack(examples, 16)
     assert x.shape[1] <= 16 and x.size < 1.2 * sum(len(ids) - 1 for ids, _ in examples)
     seen = []
     for r in range(len(x)):
@@ -159,13 +160,13 @@ def test_packed_rows_hold_each_example_once(rng):
 def test_batches_balance_labels_and_repeat_by_seed():
     labels = ["a"] * 9 + ["b"] * 3
     examples = [(np.array([i, i + 1], np.int32), np.array([False, True])) for i in range(12)]
-    batches = tasks.ExampleBatches(examples, 8, 4, seed=3, balanced_by=labels)
+    batches = examples.ExampleBatches(examples, 8, 4, seed=3, balanced_by=labels)
     assert batches.per_epoch == 5
     drawn = np.concatenate(
         [x[first == np.arange(x.shape[1])] for x, _, first in map(batches.batch, range(5))]
     )
     assert (drawn < 9).sum() >= 9 and (drawn >= 9).sum() == 9
-    again = tasks.ExampleBatches(examples, 8, 4, seed=3, balanced_by=labels)
+    again = examples.ExampleBatches(examples, 8, 4, seed=3, balanced_by=labels)
     assert all((a == b).all() for a, b in zip(batches.batch(7), again.batch(7), strict=True))
-    train, held = tasks.split_examples(labels, 1 / 3, seed=0)
+    train, held = examples.split_examples(labels, 1 / 3, seed=0)
     assert sorted([*train, *held]) == list(range(12)) and sorted(labels[i] for i in held) == ["a"] * 3 + ["b"]

@@ -13,16 +13,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from npgpt.engine.types import Fields
-from npgpt.runtime import binding
+from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling, prompt_ids
 from npgpt.server import bodies
-from npgpt.server.answers import Change, Changes, Chat, Completion, EventStream, Form, Json, dumps
-from npgpt.server.engine import Busy, Finish, Sequence, Token
 from npgpt.server.guard import Settings
 from npgpt.server.jobs import identity
 from npgpt.server.models import Models, Served
+from npgpt.server.responses import Change, Changes, Chat, Completion, EventStream, Form, Json, dumps
+from npgpt.server.scheduler import Busy, Finish, Sequence, Token
 from npgpt.server.schema import ApiError
-from npgpt.text import tasks
+from npgpt.text import examples
 
 Rows: TypeAlias = list[list[int]]  # of ids
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)  # seconds to the first token
@@ -53,7 +53,7 @@ class Texts:
             raise ApiError(400, str(error).removeprefix("generate: "), param, "invalid_value") from None
         return self.fitting(rows, model, param)
 
-    def fitting(self, rows: Rows, model: binding.Model, param: str) -> Rows:
+    def fitting(self, rows: Rows, model: libnpgpt.Model, param: str) -> Rows:
         """The same rows of ids; ApiError 400 for one that is longer than the context."""
         longest = max(map(len, rows))
         if longest > model.block_size:
@@ -109,7 +109,7 @@ class Texts:
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
         tokenizer = served.engine.vocabulary.tokenizer
-        if not tasks.has_roles(tokenizer):
+        if not examples.has_roles(tokenizer):
             message = (
                 f"the model {served.id} has no roles, so it cannot chat; make one that has with "
                 "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
@@ -124,14 +124,14 @@ class Texts:
             for m in fields["messages"]
         ]
         try:
-            ids = await asyncio.to_thread(lambda: list(map(int, tasks.encode_chat(tokenizer, messages))))
+            ids = await asyncio.to_thread(lambda: list(map(int, examples.encode_chat(tokenizer, messages))))
         except ValueError as error:
             raise ApiError(400, str(error), "messages", "invalid_value") from None
         rows = self.fitting([ids], served.engine.model, "messages")
         name = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
         most = self.max_tokens(fields.get(name), served.engine.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
-        ends = (tasks.end_token(tokenizer), tokenizer.end_of_text)
+        ends = (examples.end_token(tokenizer), tokenizer.end_of_text)
         sequences = self.sequences(fields, rows, most, ends, top)
         return await self.answer(request, fields, served, sequences, Chat(served.engine.vocabulary, top))
 

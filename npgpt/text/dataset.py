@@ -16,17 +16,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from npgpt.distributed.world import SINGLE, World
 from npgpt.engine.types import Integers, PathLike
-from npgpt.text import tokenizer as tokenizers
 from npgpt.text.corpus import Corpus
+from npgpt.text.load import make_tokenizer
 from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
-
-if TYPE_CHECKING:
-    from npgpt.training.ranks import Alone
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 SHARES = 4  # of a text for each rank, at least, so that unequal ones even out
@@ -36,26 +34,25 @@ Split: TypeAlias = str | Sequence[float]
 Batch: TypeAlias = tuple[Integers, Integers]  # x, y (B,T) int32
 
 
-def encode(corpus: Corpus, tokenizer: Tokenizer, ranks: "Alone | None" = None) -> Integers:
+def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integers:
     """The ids (N,) of a corpus, each document closed by an end of text: where text becomes tokens.
 
     uint16 where the vocabulary allows it, else uint32. Those of a corpus too large for memory are in a file,
-    memory-mapped, which is found again by the content of text and tokenizer. Of several `ranks` (of
-    npgpt.training.ranks) each encodes a share, and all get the whole; on each host one writes the file.
+    memory-mapped, which is found again by the content of text and tokenizer. Each rank of `world` encodes a
+    share, and all get the whole; on each host one writes the file.
     """
-    pieces = _encoded(corpus, tokenizer, ranks)
+    pieces = _encoded(corpus, tokenizer, world)
     if corpus.in_memory:
         return np.concatenate(list(pieces))
     key = f"{corpus.sha256} {corpus.clean} {tokenizer.fingerprint}"  # all that the ids depend on
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ids"
     missing = not path.exists()
-    if ranks.any(missing)[0] if ranks else missing:
-        if ranks and ranks.rank_on_host:
+    if world.any(missing)[0]:
+        if world.local_rank:
             deque(pieces, maxlen=0)
         else:
             _write(path, pieces)
-        if ranks:
-            ranks.meet()
+        world.barrier()
     return np.memmap(path, tokenizer.dtype, "r")
 
 
@@ -70,7 +67,7 @@ def _write(path: Path, pieces: Iterable[Integers]) -> None:
             os.link(file.name, path)
 
 
-def _encoded(corpus: Corpus, tokenizer: Tokenizer, ranks: "Alone | None" = None) -> Iterator[Integers]:
+def _encoded(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Iterator[Integers]:
     """Yield ids, piece by piece: those of each document as a whole."""
     end: Integers = np.array([tokenizer.end_of_text], tokenizer.dtype)
 
@@ -79,10 +76,10 @@ def _encoded(corpus: Corpus, tokenizer: Tokenizer, ranks: "Alone | None" = None)
         ids = tokenizer.encode(text).astype(end.dtype, copy=False)
         return np.append(ids, end) if ends_document else ids
 
-    return (ranks.map if ranks else map)(encode, _parts(corpus, ranks))
+    return world.map(encode, _parts(corpus, world))
 
 
-def _parts(corpus: Corpus, ranks: "Alone | None") -> Iterator[tuple[bytes, bool]]:
+def _parts(corpus: Corpus, world: World) -> Iterator[tuple[bytes, bool]]:
     """Yield (text, whether it ends its document), in parts whose ids joined are those of the whole."""
     before, held = 0, b""
     for number, piece in corpus.pieces():
@@ -92,31 +89,31 @@ def _parts(corpus: Corpus, ranks: "Alone | None") -> Iterator[tuple[bytes, bool]
         before, piece = number, held + piece
         # What is behind the last place where any tokenizer's words part waits for the piece that follows.
         cut = max((m.end() for m in _PARTING.finditer(piece, len(piece) - TAIL)), default=len(piece))
-        for part in _shares(piece[:cut], corpus.n_bytes, ranks):
+        for part in _shares(piece[:cut], corpus.n_bytes, world):
             yield part, False
         held = piece[cut:]
     yield held, True
 
 
-def _shares(piece: bytes, n_bytes: int, ranks: "Alone | None") -> Iterator[bytes]:
+def _shares(piece: bytes, n_bytes: int, world: World) -> Iterator[bytes]:
     """Yield `piece`, of a text of n_bytes, cut between words so that each rank has some of the text."""
-    size, start = n_bytes // (SHARES * ranks.size) if ranks else len(piece), 0
+    size, start = n_bytes // (SHARES * world.size) if world.size > 1 else len(piece), 0
     while cut := _PARTING.search(piece, start + size):
         yield piece[start : cut.end()]
         start = cut.end()
     yield piece[start:]
 
 
-def make_tokenizer(name: str, corpus: Corpus, split: Split, ranks: "Alone | None" = None) -> Tokenizer:
+def make_corpus_tokenizer(name: str, corpus: Corpus, split: Split, world: World = SINGLE) -> Tokenizer:
     """What --tokenizer names: bytes; bpe:N, learnt from the training part of the corpus; a path."""
-    return tokenizers.make_tokenizer(name, _beginning(corpus, parse_split(split)[0], ranks), ranks)
+    return make_tokenizer(name, _beginning(corpus, parse_split(split)[0], world), world)
 
 
-def _beginning(corpus: Corpus, share: float, ranks: "Alone | None") -> Iterator[bytes]:
+def _beginning(corpus: Corpus, share: float, world: World) -> Iterator[bytes]:
     """Yield the documents up to `share` of the bytes."""
     left = round(share * corpus.n_bytes)
     for _, piece in corpus.pieces():
-        yield from _shares(piece[:left], corpus.n_bytes, ranks)
+        yield from _shares(piece[:left], corpus.n_bytes, world)
         left -= len(piece)
         if left <= 0:
             return

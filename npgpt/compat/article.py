@@ -1,0 +1,62 @@
+"""The names of the article that npgpt began with: ModelEngine and Train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npgpt.api import GPT, load
+from npgpt.engine.config import ENGINES
+
+if TYPE_CHECKING:
+    from npgpt.engine.types import PathLike
+    from npgpt.text.dataset import Dataset
+
+
+class ModelEngine:
+    """The engines, by the names that the pseudo-API has for them."""
+
+    gpt, gpt2, gpt3 = ENGINES
+
+
+def Train(
+    engine: str | None = None,
+    dataset: Dataset | PathLike | None = None,
+    model_engine: str | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    out: str | None = None,
+    seed: int = 0,
+    **flags: Any,
+) -> GPT:
+    """Train a GPT on a Dataset, or on a file -> the model, which generates; its run is kept in runs/train.
+
+    engine, or model_engine, is one of ModelEngine's, gpt-2 unless told. `out` is another folder for the run,
+    `flags` are further settings of `python -m npgpt.train` (steps, n_layer, lr ...). What is not given is
+    planned by the size of the text, and a small text is learnt by heart, all of it.
+    """
+    from npgpt.text.dataset import Dataset
+    from npgpt.training import plan, run
+    from npgpt.training.trainer import prepare
+
+    if engine and model_engine and engine != model_engine:
+        raise ValueError(f"Train: model_engine must be the engine, {engine!r}, got {model_engine!r}")
+    if dataset is None:
+        raise ValueError("Train: dataset must be a Dataset or the path of a text, got None")
+    if unknown := [name for name in flags if name not in plan.FLAGS]:
+        raise TypeError(f"Train: {unknown[0]} must be one of {', '.join(plan.FLAGS)}")
+    if not isinstance(dataset, Dataset):
+        dataset = Dataset.from_text(dataset)
+    flags |= {"engine": engine or model_engine, "batch_size": batch_size, "epochs": epochs}
+    ids = np.concatenate([dataset.train, dataset.validation, dataset.test])
+    dataset = Dataset.from_ids(ids, plan.make_plan(len(ids), **flags).split, dataset.tokenizer)
+    trainer = prepare(dataset, flags, seed, GPT)
+    model: Any = trainer.model
+    model.tokenizer = dataset.tokenizer
+    folder = run.find_folder(out, "train", resume=False)
+    with run.locked(folder):
+        about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
+        run.write_config(folder, {**trainer.plan.settings(), "seed": seed}, about)
+        trainer.train(folder)
+    return load(folder)

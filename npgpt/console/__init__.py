@@ -1,0 +1,1 @@
+"""What speaks to people: settings, the locale's language, progress, messages, report pages."""

@@ -1,0 +1,149 @@
+"""Settings of a command: flags, and where their values come from.
+
+A setting is a flag that may also come from elsewhere: flag > NPGPT_* variable > --config file.toml > default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import io
+import math
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
+
+from npgpt.console.language import _, set_language
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from npgpt.engine.types import Fields, PathLike
+
+
+T = TypeVar("T", int, float)
+Kind: TypeAlias = Callable[[str], Any]  # converts a text; raises ArgumentTypeError where it cannot
+
+
+class Setting(NamedTuple):
+    """A setting of a door, and what --help says of it."""
+
+    name: str  # n_layer: the flag --n-layer, the variable NPGPT_N_LAYER, the key n_layer of a config file
+    kind: Kind
+    help: str
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with help in the locale's language and errors of one line, in English."""
+
+    def add_argument(self, *names: str, help: str | None = None, **more: Any) -> argparse.Action:
+        """As argparse's; the help is said in the locale's language."""
+        return super().add_argument(*names, help=help and _(help), **more)
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one line."""
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def make_parser(name: str, description: str) -> Parser:
+    """The parser of a door, which speaks the locale's language from here on."""
+    set_language()
+    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a character is no reason to die
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    return Parser(prog=f"npgpt {name}", description=_(description), allow_abbrev=False)
+
+
+def add_settings(parser: Parser, settings: Iterable[Setting]) -> None:
+    """Each as a flag without a default: resolve() finds its value."""
+    for setting in settings:
+        unit = setting.name.upper()
+        parser.add_argument(
+            flag(setting.name), type=setting.kind, default=None, help=setting.help, metavar=unit
+        )
+
+
+def flag(name: str) -> str:
+    """The flag of a setting: n_layer -> --n-layer."""
+    return "--" + name.replace("_", "-")
+
+
+def number(kind: Callable[[str], T], what: str, holds: Callable[[T], bool]) -> Callable[[str], T]:
+    """A type for argparse: text -> kind(text), refused unless it holds().
+
+    >>> count("12")
+    12
+    """
+
+    def convert(text: str) -> T:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if math.isfinite(value) and holds(value):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text}")
+
+    return convert
+
+
+count = number(int, "a whole number, at least 1", lambda v: v >= 1)
+thread_count = number(int, "a whole number in 1..1024", lambda v: 1 <= v <= 1024)
+count_or_zero = number(int, "a whole number, at least 0", lambda v: v >= 0)
+positive = number(float, "a number above 0", lambda v: v > 0)
+not_negative = number(float, "a number, at least 0", lambda v: v >= 0)
+share = number(float, "a number in 0..1, 1 excluded", lambda v: 0 <= v < 1)
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A type for argparse: one of these words."""
+
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"must be {' or '.join(choices)}, got {text}")
+        return text
+
+    return convert
+
+
+def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | None) -> Fields:
+    """name -> value of every setting, None where nobody gave one."""
+    from_file = config_values(settings, config_file) if config_file else {}
+    values = {}
+    for name, kind in (setting[:2] for setting in settings):
+        values[name] = getattr(args, name)
+        variable = f"NPGPT_{name.upper()}"
+        if values[name] is None and variable in os.environ:
+            values[name] = _convert(kind, os.environ[variable], variable)
+        elif values[name] is None:
+            values[name] = from_file.get(name)
+    return values
+
+
+def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
+    """name -> value of the settings that a TOML file has; tables in it are notes, not settings."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: must be TOML, got {error}") from None
+    kinds = {setting.name: setting.kind for setting in settings}
+    values = {}
+    for key, value in table.items():
+        if isinstance(value, dict) or key == "text":
+            continue
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{path}: {key} is not a setting{hint}")
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        values[key] = _convert(kinds[key], text, f"{path}: {key}")
+    return values
+
+
+def _convert(kind: Kind, text: str, where: str) -> Any:
+    try:
+        return kind(text)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise ValueError(f"{where} {error}") from None

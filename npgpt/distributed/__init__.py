@@ -1,0 +1,1 @@
+"""The processes that train one model together: a world of size one, or what MPI gives."""

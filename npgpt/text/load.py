@@ -1,0 +1,34 @@
+"""A tokenizer from what names it: its files, or --tokenizer's bytes, bpe:N or path."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from npgpt.distributed.world import SINGLE, World
+from npgpt.engine.types import PathLike
+from npgpt.text import tokenizer_json
+from npgpt.text.gpt1 import GPT1Tokenizer
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
+
+
+def load_tokenizer(path: PathLike) -> Tokenizer:
+    """The tokenizer of a folder, or of one of its files: ours, GPT-2's, GPT-1's, another byte-level BPE.
+
+    FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
+    """
+    vocabulary = tokenizer_json.read_vocabulary(path)
+    if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
+        return ByteTokenizer()
+    return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
+
+
+def make_tokenizer(name: str, documents: Iterable[bytes], world: World = SINGLE) -> Tokenizer:
+    """What --tokenizer names: bytes; bpe:N, learnt from documents (an iterable of bytes); the path of one."""
+    if name == "bytes":
+        return ByteTokenizer()
+    if name.startswith("bpe:"):
+        size: Any = name.removeprefix("bpe:")  # train refuses what is no number
+        return BPETokenizer.train(documents, int(size) if size.isdecimal() else size, world)
+    if not (name and Path(name).exists()):
+        raise ValueError(f"tokenizer must be bytes, bpe:N or the path of one, got {name}")
+    return load_tokenizer(name)
