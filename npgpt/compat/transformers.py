@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npgpt.api import GPT, _folder, _load
+from npgpt.api import GPT
+from npgpt.runtime.batch import GenerationConfig, generate_rows
+from npgpt.runtime.sampling import Sampling
+from npgpt.text.load import load_tokenizer
+from npgpt.training import pretrained
 
 if TYPE_CHECKING:
-    from npgpt.engine.types import PathLike
+    from npgpt.engine.types import Integers, PathLike
     from npgpt.text.tokenizer import Tokenizer
 
 
@@ -19,9 +23,9 @@ class GPT2LMHeadModel(GPT):
     """GPT under the names of Transformers' class; a folder of any of the family will do."""
 
     @classmethod
-    def from_pretrained(cls, path: PathLike) -> GPT2LMHeadModel:
-        """As load(path)."""
-        return _load(path, cls)
+    def from_pretrained(cls, path: PathLike) -> Self:
+        """Return the model of a folder, or of whatever else npgpt.load takes."""
+        return cls.of(pretrained.read(path))
 
     def generate(  # type: ignore[override]
         self,
@@ -43,7 +47,7 @@ class GPT2LMHeadModel(GPT):
         pad_token_id: int | None = None,
         seed: int | None = None,
     ) -> Any:
-        """Rows of ids (B,n), padded on the left where attention_mask is 0, with what comes after each.
+        """Return rows of ids (B,n), padded on the left where attention_mask is 0, with what comes after each.
 
         Transformers' arguments, defaults and result: (B * num_return_sequences, up to max_length) ids, the
         prompts at their beginning, cut after the end of text and filled with pad_token_id. Their length is
@@ -52,24 +56,10 @@ class GPT2LMHeadModel(GPT):
         none. A context that is full goes on with its newer half. The same seed gives the same ids. Arrays
         and lists give an array, a tensor a tensor.
         """
-        from npgpt.runtime.batch import Search, generate_rows
-        from npgpt.runtime.sampling import Sampling
-
         end = eos_token_id
         if end is None and self.tokenizer:
             end = self.tokenizer.end_of_text
-        if input_ids is None:
-            if end in (None, -1):
-                raise ValueError(
-                    "generate: input_ids must be given where there is no end of text to begin with"
-                )
-            input_ids = [[end]]
-        ids = np.asarray(input_ids)
-        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
-            raise ValueError(f"generate: input_ids must be integers (B, n), got {ids.dtype} {ids.shape}")
-        low, high, last = ids.min(), ids.max(), self.config.vocab_size - 1
-        if not 0 <= low <= high <= last:
-            raise ValueError(f"generate: input_ids must be in 0..{last}, got {low}..{high}")
+        ids = _checked(input_ids, end, self.config.vocab_size)
         mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
         pad = pad_token_id if pad_token_id is not None else 0 if end in (None, -1) else end
         if max_length is not None and max_new_tokens is not None:
@@ -78,18 +68,33 @@ class GPT2LMHeadModel(GPT):
             max_length = 20 if max_new_tokens is None else ids.shape[1] + max_new_tokens
         if do_sample and not temperature:
             raise ValueError("generate: temperature must be above 0 with do_sample, got 0")
-        search = Search(
+        config = GenerationConfig(
             max_length, do_sample, num_beams, num_return_sequences, length_penalty, early_stopping, end, pad
         )
         how = Sampling(repetition_penalty=repetition_penalty, temperature=0)
         if do_sample:
             how = Sampling(temperature, top_k or None, top_p, min_p or 0.0, repetition_penalty)
-        rows = generate_rows(self, ids.astype(np.int64), mask, search, how, seed)
+        rows = generate_rows(self, ids, mask, config, how, seed)
         return input_ids.new_tensor(rows) if hasattr(input_ids, "new_tensor") else rows
 
 
+def _checked(input_ids: Any, end: int | None, vocab_size: int) -> Integers:
+    """Return the ids of a prompt as int64 (B,n); None stands for one row that begins a text."""
+    if input_ids is None:
+        if end in (None, -1):
+            raise ValueError("generate: input_ids must be given where there is no end of text to begin with")
+        input_ids = [[end]]
+    ids = np.asarray(input_ids)
+    if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
+        raise ValueError(f"generate: input_ids must be integers (B, n), got {ids.dtype} {ids.shape}")
+    low, high = ids.min(), ids.max()
+    if not 0 <= low <= high < vocab_size:
+        raise ValueError(f"generate: input_ids must be in 0..{vocab_size - 1}, got {low}..{high}")
+    return ids.astype(np.int64)
+
+
 class Encoding(dict[str, Any]):
-    """What GPT2Tokenizer makes of texts: input_ids and attention_mask, as keys and as attributes."""
+    """The input_ids and attention_mask that GPT2Tokenizer makes of texts, as keys and as attributes."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:
@@ -111,23 +116,21 @@ class GPT2Tokenizer:
 
     @classmethod
     def from_pretrained(cls, path: PathLike) -> GPT2Tokenizer:
-        """Of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
-        from npgpt.text.load import load_tokenizer
-
-        return cls(load_tokenizer(_folder(path)))
+        """Return the tokenizer of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
+        return cls(load_tokenizer(pretrained.find_folder(path)))
 
     def __len__(self) -> int:
         return self.vocab_size
 
     def encode(self, text: str, return_tensors: str | None = None) -> Any:
-        """A list of ids; with return_tensors "np" or "pt" an array or a tensor (1, N)."""
+        """Return a list of ids; with return_tensors "np" or "pt" an array or a tensor (1, N)."""
         ids = self._tokenizer.encode(text, special_tokens=True).astype(np.int64)
         return _tensor(ids[None], return_tensors) if return_tensors else ids.tolist()
 
     def __call__(
         self, text: str | Iterable[str], padding: bool = False, return_tensors: str | None = None
     ) -> Encoding:
-        """The ids of a text, or of a list of texts, and the mask of what is no padding."""
+        """Return the ids of a text, or of a list of texts, and the mask of what is no padding."""
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(one) for one in texts]
         longest = max(map(len, rows), default=0)
@@ -141,11 +144,11 @@ class GPT2Tokenizer:
         return Encoding(input_ids=_tensor(ids, return_tensors), attention_mask=_tensor(mask, return_tensors))
 
     def decode(self, ids: ArrayLike, skip_special_tokens: bool = False) -> str:
-        """The text of a row of ids: list, array or tensor."""
+        """Return the text of a row of ids: list, array or tensor."""
         return self._tokenizer.decode(np.asarray(ids), skip_special_tokens)
 
     def batch_decode(self, rows: Iterable[ArrayLike], skip_special_tokens: bool = False) -> list[str]:
-        """decode() of each row."""
+        """Return decode() of each row."""
         return [self.decode(row, skip_special_tokens) for row in rows]
 
 

@@ -54,8 +54,7 @@ class LoRA:
             a[...] = rng.standard_normal(a.shape, dtype=np.float32) / np.sqrt(len(a))
         if rows:
             self.params[ROWS][...] = model.params["wte.weight"][-rows:]
-        model._flat_grads = model._grads = None
-        model.adapters = self
+        model.attach(self)
 
     def touch(self) -> None:
         """Merge, once params changed."""

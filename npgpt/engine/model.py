@@ -23,9 +23,6 @@ from npgpt.engine.types import Floats, Integers, Shapes, Tensors
 EMBEDDING, ATTENTION, MLP = range(3)  # the places of a layer where dropout acts
 NOTHING: Floats = np.empty(0, np.float32)  # stands where nobody reads
 
-Kept: TypeAlias = list[Any]  # what backward() needs of forward(), in its order
-Attended: TypeAlias = tuple[Floats, Floats, Floats]  # qkv, out, lse
-Statistics: TypeAlias = tuple[Floats, Floats]  # mean, rstd of a layernorm
 Attend: TypeAlias = "Callable[[int, Floats], tuple[Floats, Floats]]"  # layer, qkv -> out, lse
 
 
@@ -47,6 +44,62 @@ class Layer(NamedTuple):
     mlp_proj: Weights
 
 
+class Statistics(NamedTuple):
+    """Mean and reciprocal standard deviation of the rows that a layernorm has seen."""
+
+    mean: Floats
+    rstd: Floats
+
+
+class Attended(NamedTuple):
+    """What the backward pass of attention needs of its forward pass."""
+
+    qkv: Floats  # (B,T,3C)
+    out: Floats  # (B,T,C)
+    lse: Floats  # (B,H,T): log of the sum of the exponentials of each query's scores
+
+
+class PreNormCache(NamedTuple):
+    """What the backward pass of a layer of GPT-2 and GPT-3 needs, in the order of its forward pass."""
+
+    x: Floats  # (B,T,C), what the layer read
+    norm_1: Statistics
+    attended: Attended
+    x_mid: Floats  # (B,T,C), x with attention added
+    norm_2: Statistics
+    h: Floats  # (B,T,4C), before GELU
+
+
+class PostNormCache(NamedTuple):
+    """What the backward pass of a layer of GPT, with layernorms behind the branches, needs."""
+
+    x: Floats  # (B,T,C), what the layer read
+    attended: Attended
+    x_mid: Floats  # (B,T,C), x with attention added
+    norm_1: Statistics
+    h: Floats  # (B,T,4C), before GELU
+    x_end: Floats  # (B,T,C), the first norm's output with the MLP added
+    norm_2: Statistics
+
+
+class FinalNormCache(NamedTuple):
+    """What the backward pass of the last layernorm needs."""
+
+    x: Floats  # (B,T,C)
+    norm: Statistics
+
+
+class ForwardCache:
+    """What backward() needs of forward(): it is filled from the first layer on and emptied from the last."""
+
+    def __init__(self) -> None:
+        self.ids: Integers = np.empty((0, 0), np.int32)  # (B,T)
+        self.positions: Integers = np.empty((0, 0), np.int32)  # (B,T)
+        self.layers: list[PreNormCache | PostNormCache] = []
+        self.final: FinalNormCache | None = None  # GPT has no last layernorm
+        self.dx: Floats | None = None  # (B,T,C), the gradient of what the head read
+
+
 _NAMES = "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"
 GPT2_NAMES = dict(zip(Layer._fields, _NAMES, strict=True))
 
@@ -66,22 +119,22 @@ class Adapters(Protocol):
 class KVCache:
     """Keys and values of the positions seen so far, for decode()."""
 
-    def __init__(self, config: GPTConfig, room: int, first: Integers, dtype: DTypeLike) -> None:
+    def __init__(self, config: GPTConfig, room: int, starts: Integers, dtype: DTypeLike) -> None:
         D = config.n_embd // config.n_head
         self.room, self.length = room, 0
-        self.first = first  # (B,): where the text of each row begins, behind its padding
-        self.keys = np.zeros((config.n_layer, len(first), config.n_head, room, D), dtype)
+        self.starts = starts  # (B,): where the text of each row begins, after its padding
+        self.keys = np.zeros((config.n_layer, len(starts), config.n_head, room, D), dtype)
         self.values = np.zeros_like(self.keys)
 
     def reorder(self, rows: ArrayLike) -> None:
         """Row b becomes what row rows[b] was, as beams go on from others; there may be more or fewer rows."""
         rows = np.asarray(rows)
-        if len(rows) != len(self.first):
+        if len(rows) != len(self.starts):
             self.keys, self.values = self.keys[:, rows], self.values[:, rows]
         elif (rows != np.arange(len(rows))).any():
             for seen in (self.keys[..., : self.length, :], self.values[..., : self.length, :]):
                 seen[...] = seen[:, rows]
-        self.first = self.first[rows]
+        self.starts = self.starts[rows]
 
 
 class GPT:
@@ -92,29 +145,42 @@ class GPT:
     trained, and flat_grads is room for the backward pass.
     """
 
-    adapters: "Adapters | None" = None
-    _runtime: Any = None  # what libnpgpt has made of it
+    def __init__(
+        self,
+        config: GPTConfig,
+        seed: int | None = 0,
+        dtype: DTypeLike = np.float32,
+        weights: Floats | None = None,
+    ) -> None:
+        """Draw the weights as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
 
-    def __init__(self, config: GPTConfig, seed: int | None = 0, dtype: DTypeLike = np.float32) -> None:
-        """Weights drawn as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
-
-        seed None leaves them zero, for who fills them at once.
+        With seed None they stay zero. `weights` are taken as they are instead, without a copy: 1-D, all
+        parameters in the order of parameter_shapes(config). ValueError where their number is another.
         """
         self.config, self.seed = config, seed or 0
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         kernels.ops_for(dtype)  # refuses other dtypes
         shapes = parameter_shapes(config)
         self.num_params = size_of(shapes)
+        if weights is not None and (weights.shape, weights.dtype) != ((self.num_params,), self.dtype):
+            raise ValueError(
+                f"GPT: weights must be {self.num_params} numbers of {self.dtype}, "
+                f"got {weights.dtype} {weights.shape}"
+            )
         self.n_decay = sum(prod(s) for s in shapes.values() if len(s) == 2)
-        self.flat_params = kernels.zeros(self.num_params, self.dtype)
+        self.flat_params = kernels.zeros(self.num_params, self.dtype) if weights is None else weights
         self.params = views_of(self.flat_params, shapes)
+        self.version = 0  # of the weights: touch() counts it up
+        self.adapters: Adapters | None = None
         self._layers, self._ln_f = _by_layer(self.params, config)
         self.step = 0  # of training: what the dropout masks depend on, with the seed
         self.first_sample = 0  # of a batch within its step: where the masks go on
         self._flat_grads: Floats | None = None
         self._grads: Tensors | None = None
-        self._caches: Kept | None = None
-        if seed is not None:
+        self._layer_grads: list[Layer] = []
+        self._ln_f_grads: Weights | None = None
+        self._cache: ForwardCache | None = None
+        if seed is not None and weights is None:
             self._initialise()
 
     def _initialise(self) -> None:
@@ -130,17 +196,31 @@ class GPT:
     # ------------------------------------------------------------------------ parameters
 
     def touch(self) -> None:
-        """Call after changing params by hand: a step begun with the old weights is given up."""
-        if self._caches:
+        """Count up the version of the weights; call it after changing params by hand.
+
+        A step begun with the old weights is given up.
+        """
+        if self._cache:
             self.zero_grads()
-        self._runtime = None  # made of the old weights
+        self.version += 1
 
     def zero_grads(self) -> None:
-        """Gives up the gradients gathered so far, and a forward() that waits for its backward()."""
+        """Give up the gradients gathered so far, and a forward() that waits for its backward()."""
         self.flat_grads[...] = 0
         if self.adapters:
             self.adapters.flat_grads[...] = 0
-        self._caches = None
+        self._cache = None
+
+    def attach(self, adapters: Adapters) -> None:
+        """Train these adapters instead of the layers' matrices; gradients gathered so far are given up."""
+        self.adapters = adapters
+        self._flat_grads = self._grads = self._cache = None
+        self._layer_grads, self._ln_f_grads = [], None
+
+    @property
+    def is_training(self) -> bool:
+        """True once there are gradients: the weights may change with every step."""
+        return self._flat_grads is not None
 
     @property
     def flat_grads(self) -> Floats:
@@ -154,8 +234,12 @@ class GPT:
         """{name: view of flat_grads}. backward() adds to them; an optimizer's step zeroes them."""
         if self._grads is None:
             self._grads = views_of(self.flat_grads, self._grad_shapes())
-            self._layer_grads, self._ln_f_grads = _by_layer(self._grads, self.config)
         return self._grads
+
+    def _prepare_gradients(self) -> None:
+        """Have the gradients by layer, for backward()."""
+        if not self._layer_grads:
+            self._layer_grads, self._ln_f_grads = _by_layer(self.grads, self.config)
 
     def _grad_shapes(self) -> Shapes:
         shapes = parameter_shapes(self.config)
@@ -169,51 +253,51 @@ class GPT:
     # ------------------------------------------------------------------------ forward
 
     @overload
-    def forward(self, ids: ArrayLike, targets: None = None, first: None = None) -> Floats: ...
+    def forward(self, ids: ArrayLike, targets: None = None, starts: None = None) -> Floats: ...
     @overload
-    def forward(self, ids: ArrayLike, targets: ArrayLike, first: ArrayLike | None = None) -> float: ...
+    def forward(self, ids: ArrayLike, targets: ArrayLike, starts: ArrayLike | None = None) -> float: ...
     def forward(
-        self, ids: ArrayLike, targets: ArrayLike | None = None, first: ArrayLike | None = None
+        self, ids: ArrayLike, targets: ArrayLike | None = None, starts: ArrayLike | None = None
     ) -> Floats | float:
-        """ids, targets (B,T) integers -> mean cross-entropy in nats; without targets, logits (B,T,V).
+        """Return the mean cross-entropy in nats of targets (B,T) after ids (B,T), or logits (B,T,V) without.
 
         Targets below 0 do not count. With targets this begins a training step: dropout acts, what backward()
         needs is kept, and the head's part of the gradient is in grads already (so that no logits are kept).
-        Each one wants its backward(); for a loss alone there is loss().
-        first (B,T): where in its row the text of each token begins. A token sees nothing before that, and its
-        position counts from there. Without it a row is one text.
+        Each call must be followed by backward(); loss() gives a loss alone.
+        starts (B,T): where in its row the text of each token begins. A token sees nothing before that, and
+        its position counts from there. Without it a row is one text.
         """
         if targets is None:
             return self.logits(ids)
         ids, targets = self._check_ids("forward", ids), self._check_targets("forward", ids, targets)
-        first = self._check_first("forward", ids, first)
-        if self._caches:
+        starts = self._check_starts("forward", ids, starts)
+        if self._cache:
             raise RuntimeError(
                 "forward: the last forward(ids, targets) waits for its backward(); "
                 "call loss(ids, targets) for a loss alone, zero_grads() to give the step up"
             )
         ops, wte, dwte = kernels.ops_for(self.dtype), self.params["wte.weight"], self.grads["wte.weight"]
-        caches: Kept = []
-        x = self._full_pass(ops, ids, caches, first)
-        loss, dx = _head(ops, x, wte, targets, dwte)
-        self._caches = [(ids, dx), *caches]
+        cache = ForwardCache()
+        x = self._full_pass(ops, ids, cache, starts)
+        loss, cache.dx = _head(ops, x, wte, targets, dwte)
+        self._cache = cache
         return loss
 
-    def loss(self, ids: ArrayLike, targets: ArrayLike, first: ArrayLike | None = None) -> float:
-        """As forward(ids, targets, first), without caches and without dropout."""
+    def loss(self, ids: ArrayLike, targets: ArrayLike, starts: ArrayLike | None = None) -> float:
+        """Return the loss of forward(ids, targets, starts) without dropout, and keep nothing for backward."""
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
-        x = self._full_pass(ops, ids, first=self._check_first("loss", ids, first))
+        x = self._full_pass(ops, ids, starts=self._check_starts("loss", ids, starts))
         return _head(ops, x, self.params["wte.weight"], targets)[0]
 
-    def hidden(self, ids: ArrayLike, first: ArrayLike | None = None) -> Floats:
-        """ids (B,T) -> what the head reads of each (B,T,C), no dropout."""
+    def hidden(self, ids: ArrayLike, starts: ArrayLike | None = None) -> Floats:
+        """Return the hidden states (B,T,C) that the head reads for ids (B,T), without dropout."""
         ids = self._check_ids("hidden", ids)
-        first = self._check_first("hidden", ids, first)
-        return self._full_pass(kernels.ops_for(self.dtype), ids, first=first)
+        starts = self._check_starts("hidden", ids, starts)
+        return self._full_pass(kernels.ops_for(self.dtype), ids, starts=starts)
 
     def logits(self, ids: ArrayLike) -> Floats:
-        """ids (B,T) -> logits (B,T,V), no dropout."""
+        """Return the logits (B,T,V) for ids (B,T), without dropout."""
         ids = self._check_ids("logits", ids)
         ops = kernels.ops_for(self.dtype)
         x = self._full_pass(ops, ids)
@@ -221,122 +305,145 @@ class GPT:
         return ops.matmul(x.reshape(B * T, C), self.params["wte.weight"], trans_b=True).reshape(B, T, -1)
 
     def _full_pass(
-        self, ops: Ops, ids: Integers, caches: Kept | None = None, first: Integers | None = None
+        self,
+        ops: Ops,
+        ids: Integers,
+        cache: ForwardCache | None = None,
+        starts: Integers | None = None,
     ) -> Floats:
-        """ids (B,T) -> what the head reads (B,T,C); what backward needs is appended to `caches`."""
-        config, places = self.config, np.arange(ids.shape[1], dtype=np.int32)
-        first = np.zeros(ids.shape, np.int32) if first is None else first
-        first_keys = _first_keys(config, places, first)
+        """Return what the head reads (B,T,C) for ids (B,T); what backward needs is put into `cache`."""
+        config, columns = self.config, np.arange(ids.shape[1], dtype=np.int32)
+        starts = np.zeros(ids.shape, np.int32) if starts is None else starts
+        first_keys = _first_keys(config, columns, starts)
 
         def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
             return ops.attention_forward(qkv, config.n_head, config.scale, first_keys[layer % 2])
 
-        return self._blocks(ops, ids, places - first, attend, caches)
+        return self._blocks(ops, ids, columns - starts, attend, cache)
 
     def _blocks(
-        self, ops: Ops, ids: Integers, positions: Integers, attend: Attend, caches: Kept | None = None
+        self,
+        ops: Ops,
+        ids: Integers,
+        positions: Integers,
+        attend: Attend,
+        cache: ForwardCache | None = None,
     ) -> Floats:
-        """The layers, with attend(layer, qkv) -> out, lse for the attention of one."""
-        training, eps = caches is not None, self.config.layer_norm_epsilon
+        """Run the layers, with attend(layer, qkv) -> out, lse for the attention of each."""
+        training, eps = cache is not None, self.config.layer_norm_epsilon
         wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
         x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
         x = self._dropout(ops, x, 0, EMBEDDING, training)
         for layer, p in enumerate(self._layers):
             # a and m, normed, cost less to compute again than to keep
+            kept: PreNormCache | PostNormCache
             if not self.config.post_norm:
                 a, *norm_1 = ops.layernorm_forward(x, *p.ln_1, eps)
-                x_mid, seen = self._attention_forward(ops, a, x, layer, attend, training)  # (B,T,C)
+                x_mid, attended = self._attention_forward(ops, a, x, layer, attend, training)  # (B,T,C)
                 m, *norm_2 = ops.layernorm_forward(x_mid, *p.ln_2, eps)
                 x_out, h = self._mlp_forward(ops, m, x_mid, layer, training)  # (B,T,C)
-                kept: tuple[Any, ...] = (x, norm_1, seen, x_mid, norm_2, h)
+                kept = PreNormCache(x, Statistics(*norm_1), attended, x_mid, Statistics(*norm_2), h)
             else:
-                x_mid, seen = self._attention_forward(ops, x, x, layer, attend, training)
+                x_mid, attended = self._attention_forward(ops, x, x, layer, attend, training)
                 m, *norm_1 = ops.layernorm_forward(x_mid, *p.ln_1, eps)
                 x_end, h = self._mlp_forward(ops, m, m, layer, training)
                 x_out, *norm_2 = ops.layernorm_forward(x_end, *p.ln_2, eps)
-                kept = (x, seen, x_mid, norm_1, h, x_end, norm_2)
-            if caches is not None:
-                caches.append(kept)
+                kept = PostNormCache(x, attended, x_mid, Statistics(*norm_1), h, x_end, Statistics(*norm_2))
+            if cache is not None:
+                cache.layers.append(kept)
             x = x_out
-        if caches is not None:
-            caches.append(positions)
+        if cache is not None:
+            cache.ids, cache.positions = ids, positions
         if self._ln_f:
-            y, *norm_f = ops.layernorm_forward(x, *self._ln_f, eps)
-            if caches is not None:
-                caches.append((x, norm_f))
+            y, *norm = ops.layernorm_forward(x, *self._ln_f, eps)
+            if cache is not None:
+                cache.final = FinalNormCache(x, Statistics(*norm))
             return y
         return x
 
     def backward(self, layer_done: Callable[[int], None] = lambda layer: None) -> None:
-        """Adds the gradients of the last forward(ids, targets) to grads. The caches are used up.
+        """Add the gradients of the last forward(ids, targets) to grads, and use up what it kept.
 
         layer_done(layer) is called, from the last layer to the first, when those of a layer are all there.
         """
-        if not self._caches:
+        if not self._cache:
             raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
-        ops, grads, caches = kernels.ops_for(self.dtype), self.grads, self._caches
-        self._caches = None
-
-        norm_1: Statistics
-        norm_2: Statistics
-        norm_f: Statistics
-        ids, dx = caches.pop(0)  # the head's backward came with its forward
-        if self._ln_f and self._ln_f_grads:
+        ops, cache = kernels.ops_for(self.dtype), self._cache
+        self._cache = None
+        self._prepare_gradients()
+        ids, positions = cache.ids, cache.positions
+        dx, cache.dx = cache.dx, None  # the head's backward came with its forward
+        assert dx is not None
+        if cache.final and self._ln_f and self._ln_f_grads:
             # forward: y = norm(x, ln_f)
-            x, norm_f = caches.pop()
-            dx = ops.layernorm_backward(dx, x, *norm_f, self._ln_f.weight, *self._ln_f_grads)
-        positions = caches.pop()
-        places = np.arange(ids.shape[1], dtype=np.int32)
-        first_keys = _first_keys(self.config, places, places - positions)
+            (x, norm), cache.final = cache.final, None
+            dx = ops.layernorm_backward(dx, x, *norm, self._ln_f.weight, *self._ln_f_grads)
+        columns = np.arange(ids.shape[1], dtype=np.int32)
+        first_keys = _first_keys(self.config, columns, columns - positions)
 
         for layer in reversed(range(self.config.n_layer)):
-            p, g, first_key = self._layers[layer], self._layer_grads[layer], first_keys[layer % 2]
-            if not self.config.post_norm:
-                x, norm_1, seen, x_mid, norm_2, h = caches.pop()
-                # forward: x_out = x_mid + mlp(m)
-                m = ops.layernorm_apply(x_mid, *norm_2, *p.ln_2)
-                dm = self._mlp_backward(ops, dx, m, layer, h)
-                # forward: m = norm(x_mid, ln_2), and x_mid goes on beside it
-                dx = ops.layernorm_backward(dm, x_mid, *norm_2, p.ln_2.weight, *g.ln_2, residual=dx)
-                # forward: x_mid = x + attention(a)
-                a = ops.layernorm_apply(x, *norm_1, *p.ln_1)
-                da = self._attention_backward(ops, dx, a, layer, seen, first_key)
-                # forward: a = norm(x, ln_1), and x goes on beside it
-                dx = ops.layernorm_backward(da, x, *norm_1, p.ln_1.weight, *g.ln_1, residual=dx)
+            kept, first_key = cache.layers.pop(), first_keys[layer % 2]
+            if isinstance(kept, PreNormCache):
+                dx = self._pre_norm_backward(ops, dx, layer, kept, first_key)
             else:
-                x, seen, x_mid, norm_1, h, x_end, norm_2 = caches.pop()
-                # forward: x_out = norm(x_end, ln_2)
-                dx = ops.layernorm_backward(dx, x_end, *norm_2, p.ln_2.weight, *g.ln_2)
-                # forward: x_end = m + mlp(m)
-                m = ops.layernorm_apply(x_mid, *norm_1, *p.ln_1)
-                dm = self._mlp_backward(ops, dx, m, layer, h) + dx
-                # forward: m = norm(x_mid, ln_1)
-                dx = ops.layernorm_backward(dm, x_mid, *norm_1, p.ln_1.weight, *g.ln_1)
-                # forward: x_mid = x + attention(x)
-                dx = self._attention_backward(ops, dx, x, layer, seen, first_key) + dx
+                dx = self._post_norm_backward(ops, dx, layer, kept, first_key)
             layer_done(layer)
         # forward: x = dropout(wte[ids] + wpe[positions])
         dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
-        ops.embedding_backward(dx, ids, positions, grads["wte.weight"], grads["wpe.weight"])
+        ops.embedding_backward(dx, ids, positions, self.grads["wte.weight"], self.grads["wpe.weight"])
         if self.adapters:
-            self.adapters.take_rows(grads)
+            self.adapters.take_rows(self.grads)
+
+    def _pre_norm_backward(
+        self, ops: Ops, dx: Floats, layer: int, kept: PreNormCache, first_key: Integers | None
+    ) -> Floats:
+        """Return dx of what a layer of GPT-2 or GPT-3 read."""
+        p, g = self._layers[layer], self._layer_grads[layer]
+        x, norm_1, attended, x_mid, norm_2, h = kept
+        # forward: x_out = x_mid + mlp(m)
+        m = ops.layernorm_apply(x_mid, *norm_2, *p.ln_2)
+        dm = self._mlp_backward(ops, dx, m, layer, h)
+        # forward: m = norm(x_mid, ln_2), and x_mid goes on beside it
+        dx = ops.layernorm_backward(dm, x_mid, *norm_2, p.ln_2.weight, *g.ln_2, residual=dx)
+        # forward: x_mid = x + attention(a)
+        a = ops.layernorm_apply(x, *norm_1, *p.ln_1)
+        da = self._attention_backward(ops, dx, a, layer, attended, first_key)
+        # forward: a = norm(x, ln_1), and x goes on beside it
+        return ops.layernorm_backward(da, x, *norm_1, p.ln_1.weight, *g.ln_1, residual=dx)
+
+    def _post_norm_backward(
+        self, ops: Ops, dx: Floats, layer: int, kept: PostNormCache, first_key: Integers | None
+    ) -> Floats:
+        """Return dx of what a layer of GPT read."""
+        p, g = self._layers[layer], self._layer_grads[layer]
+        x, attended, x_mid, norm_1, h, x_end, norm_2 = kept
+        # forward: x_out = norm(x_end, ln_2)
+        dx = ops.layernorm_backward(dx, x_end, *norm_2, p.ln_2.weight, *g.ln_2)
+        # forward: x_end = m + mlp(m)
+        m = ops.layernorm_apply(x_mid, *norm_1, *p.ln_1)
+        dm = self._mlp_backward(ops, dx, m, layer, h) + dx
+        # forward: m = norm(x_mid, ln_1)
+        dx = ops.layernorm_backward(dm, x_mid, *norm_1, p.ln_1.weight, *g.ln_1)
+        # forward: x_mid = x + attention(x)
+        return self._attention_backward(ops, dx, x, layer, attended, first_key) + dx
 
     # ------------------------------------------------------------------------ a layer's two branches
 
     def _attention_forward(
         self, ops: Ops, a: Floats, x: Floats, layer: int, attend: Attend, training: bool
     ) -> tuple[Floats, Attended]:
-        """x + attention(a), and what of it backward needs."""
+        """Return x + attention(a), and what of it backward needs."""
         p = self._layers[layer]
         qkv = ops.linear_forward(a, *p.c_attn)  # (B,T,3C)
         out, lse = attend(layer, qkv)  # (B,T,C)
-        return self._add_projected(ops, out, p.attn_proj, x, layer, ATTENTION, training), (qkv, out, lse)
+        x_mid = self._add_projected(ops, out, p.attn_proj, x, layer, ATTENTION, training)
+        return x_mid, Attended(qkv, out, lse)
 
     def _attention_backward(
-        self, ops: Ops, dx: Floats, a: Floats, layer: int, seen: Attended, first_key: Integers | None
+        self, ops: Ops, dx: Floats, a: Floats, layer: int, attended: Attended, first_key: Integers | None
     ) -> Floats:
-        """dx of the sum -> da."""
-        qkv, out, lse = seen
+        """Return da from dx, the gradient of the sum."""
+        qkv, out, lse = attended
         # forward: x + dropout(out @ attn_proj)
         dy = self._dropout(ops, dx, layer, ATTENTION, training=True)
         dout = self._linear_backward(ops, dy, out, layer, "attn_proj")
@@ -348,7 +455,7 @@ class GPT:
     def _mlp_forward(
         self, ops: Ops, m: Floats, x: Floats, layer: int, training: bool
     ) -> tuple[Floats, Floats]:
-        """x + mlp(m), and what of it backward needs: act costs less to compute again than to keep."""
+        """Return x + mlp(m), and h for backward: act costs less to compute again than to keep."""
         p = self._layers[layer]
         if self.config.activation == "gelu":
             h = ops.linear_forward(m, *p.c_fc)
@@ -358,7 +465,7 @@ class GPT:
         return self._add_projected(ops, act, p.mlp_proj, x, layer, MLP, training), h
 
     def _mlp_backward(self, ops: Ops, dx: Floats, m: Floats, layer: int, h: Floats) -> Floats:
-        """dx of the sum -> dm."""
+        """Return dm from dx, the gradient of the sum."""
         p, g = self._layers[layer], self._layer_grads[layer]
         # forward: x + dropout(gelu(h) @ mlp_proj)
         dy = self._dropout(ops, dx, layer, MLP, training=True)
@@ -373,7 +480,7 @@ class GPT:
         return self._linear_backward(ops, dh, m, layer, "c_fc")
 
     def _linear_backward(self, ops: Ops, dy: Floats, x: Floats, layer: int, name: str) -> Floats:
-        """dy of y = x @ weight + bias, one of a layer's four -> dx; adds to the gradients, or adapters."""
+        """Return dx of y = x @ weight + bias, one of a layer's four; add to the gradients, or adapters."""
         w = getattr(self._layers[layer], name).weight
         if self.adapters:
             return self.adapters.linear_backward(ops, dy, x, w, f"h.{layer}.{GPT2_NAMES[name]}")
@@ -382,7 +489,7 @@ class GPT:
     def _add_projected(
         self, ops: Ops, y: Floats, proj: Weights, x: Floats, layer: int, place: int, training: bool
     ) -> Floats:
-        """x + dropout(y @ proj), the end of a branch. Without dropout the product does the sum."""
+        """Return x + dropout(y @ proj), the end of a branch. Without dropout the product does the sum."""
         if not (training and self.config.dropout):
             return ops.linear_forward(y, *proj, residual=x)
         return x + self._dropout(ops, ops.linear_forward(y, *proj), layer, place, training)
@@ -396,27 +503,27 @@ class GPT:
     # ------------------------------------------------------------------------ decoding
 
     def new_cache(
-        self, batch_size: int = 1, length: int | None = None, first: ArrayLike | None = None
+        self, batch_size: int = 1, length: int | None = None, starts: ArrayLike | None = None
     ) -> KVCache:
-        """An empty KVCache with room for `length` positions (default and at most block_size).
+        """Return an empty KVCache with room for `length` positions (default and maximum: block_size).
 
-        first (B,): how many ids of padding stand before the text of each row. The text's positions count from
-        there, nothing of it sees the padding, and the room is `length` with it.
+        starts (B,): how many ids of padding stand before the text of each row. The text's positions count
+        from there, nothing of it sees the padding, and `length` includes it.
         """
         length = self.config.block_size if length is None else length
         if not 1 <= length <= self.config.block_size:
             raise ValueError(f"new_cache: length must be in [1, {self.config.block_size}], got {length}")
-        first = np.zeros(batch_size, np.int32) if first is None else np.asarray(first, np.int32)
-        if first.shape != (batch_size,) or first.min() < 0:
-            raise ValueError(f"new_cache: first must be {batch_size} numbers, at least 0, got {first}")
-        return KVCache(self.config, length, first, self.dtype)
+        starts = np.zeros(batch_size, np.int32) if starts is None else np.asarray(starts, np.int32)
+        if starts.shape != (batch_size,) or starts.min() < 0:
+            raise ValueError(f"new_cache: starts must be {batch_size} numbers, at least 0, got {starts}")
+        return KVCache(self.config, length, starts, self.dtype)
 
     def decode(self, ids: ArrayLike, cache: KVCache) -> Floats:
-        """ids (B,t), which follow the cache's -> logits (B,V) of what comes next. Fills the cache."""
+        """Return the logits (B,V) of what follows ids (B,t), which follow the cache's; fill the cache."""
         B, t = np.shape(ids) if np.ndim(ids) == 2 else (0, 0)
         ids = self._check_ids("decode", ids)
-        if B != len(cache.first):
-            raise ValueError(f"decode: ids must have {len(cache.first)} rows, got {B}")
+        if B != len(cache.starts):
+            raise ValueError(f"decode: ids must have {len(cache.starts)} rows, got {B}")
         if cache.length + t > cache.room:
             raise ValueError(
                 f"decode: ids must fit the cache's {cache.room - cache.length} free positions, got {t}"
@@ -425,7 +532,7 @@ class GPT:
         H, C = config.n_head, config.n_embd
         start, end = cache.length, cache.length + t
         queries = np.arange(start, end)
-        first_keys = _first_keys(config, queries, cache.first)
+        first_keys = _first_keys(config, queries, cache.starts)
 
         def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
             q, k, v = qkv.reshape(B, t, 3, H, C // H).transpose(2, 0, 3, 1, 4)  # (B,H,t,D)
@@ -444,7 +551,7 @@ class GPT:
             out = (ops.softmax_forward(scores) @ values).transpose(0, 2, 1, 3).reshape(B, t, C)
             return np.ascontiguousarray(out), NOTHING  # there is no backward
 
-        positions = np.maximum(queries - cache.first[:, None], 0).astype(np.int32)  # (B,t)
+        positions = np.maximum(queries - cache.starts[:, None], 0).astype(np.int32)  # (B,t)
         x = self._blocks(ops, ids, positions, attend)
         cache.length = end
         return ops.matmul(np.ascontiguousarray(x[:, -1]), self.params["wte.weight"], trans_b=True)
@@ -462,15 +569,15 @@ class GPT:
             raise ValueError(f"{function}: ids must be in [0, {self.config.vocab_size}), got {bad}")
         return np.ascontiguousarray(ids, dtype=np.int32)
 
-    def _check_first(self, function: str, ids: Integers, first: ArrayLike | None) -> Integers | None:
-        if first is None:
+    def _check_starts(self, function: str, ids: Integers, starts: ArrayLike | None) -> Integers | None:
+        if starts is None:
             return None
-        first = _integers(function, "first", first)
-        if first.shape != ids.shape or not ((first >= 0) & (first <= np.arange(ids.shape[1]))).all():
+        starts = _integers(function, "starts", starts)
+        if starts.shape != ids.shape or not ((starts >= 0) & (starts <= np.arange(ids.shape[1]))).all():
             raise ValueError(
-                f"{function}: first must be of shape {ids.shape}, from 0 to each token's own place"
+                f"{function}: starts must be of shape {ids.shape}, from 0 to each token's own place"
             )
-        return np.ascontiguousarray(first, np.int32)
+        return np.ascontiguousarray(starts, np.int32)
 
     def _check_targets(self, function: str, ids: Integers, targets: ArrayLike) -> Integers:
         targets = _integers(function, "targets", targets)
@@ -499,15 +606,15 @@ def _head(
 
 
 def _first_keys(
-    config: GPTConfig, queries: Integers, first: Integers
+    config: GPTConfig, queries: Integers, starts: Integers
 ) -> tuple[Integers | None, Integers | None]:
-    """For layers 0, 2, ... and 1, 3, ...: the first key that each query sees (B,t), or None where it is 0.
+    """Return the first key that each query sees (B,t), for layers 0, 2, ... and for layers 1, 3, ...
 
-    queries (t,): their places; first (B,) or (B,t): where the text of each row, or query, begins. A
-    query before it sees itself alone.
+    None stands for 0 everywhere. queries (t,): their columns; starts (B,) or (B,t): where the text of each
+    row, or query, begins. A query before it sees itself alone.
     """
-    begin = np.minimum(first if first.ndim == 2 else first[:, None], queries).astype(np.int32)
-    everything = begin if first.any() else None
+    begin = np.minimum(starts if starts.ndim == 2 else starts[:, None], queries).astype(np.int32)
+    everything = begin if starts.any() else None
     if config.window is None:
         return everything, everything
     return everything, np.maximum(begin, queries - (config.window - 1)).astype(np.int32)

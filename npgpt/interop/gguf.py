@@ -17,13 +17,14 @@ import numpy as np
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
-from npgpt.interop.layout import Model, Place, Stored, config_of, fill, places
+from npgpt.interop.layout import Place, Pretrained, Stored, config_of, places, read_weights
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
 T = TypeVar("T")
 # ggml's type, general.file_type, numbers and bytes of a block
 TYPES = {"f32": (0, 0, 1, 4), "f16": (1, 1, 1, 2), "q8_0": (8, 7, 32, 34), "q4_0": (2, 2, 32, 18)}
+TYPE_NAMES = {number: name for name, (number, *_) in TYPES.items()}
 PLAIN = {"f32": "<f4", "f16": "<f2"}
 ALIGNMENT = 32
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
@@ -197,8 +198,8 @@ def _value(value: Any) -> bytes:
 # ---------------------------------------------------------------------------- reading
 
 
-def read_gguf(path: PathLike, model_class: type[Model]) -> tuple[Model, Tokenizer | None]:
-    """(model, tokenizer) of a GGUF file, its weights as float32; the tokenizer is None where it has none.
+def read_gguf(path: PathLike) -> Pretrained:
+    """Read the model of a GGUF file, its weights as float32; the tokenizer is None where it has none.
 
     ValueError, with what is wrong, for a file that is malformed or not of a GPT as we compute it.
     """
@@ -229,14 +230,13 @@ def read_gguf(path: PathLike, model_class: type[Model]) -> tuple[Model, Tokenize
         activation="gelu" if value("npgpt.exact_gelu", bool, False) else "gelu_new",
         window=values.get("npgpt.attention.sliding_window"),
     )
-    model = fill(model_class, "gguf", config, tensors, where)
+    pretrained = Pretrained(config, read_weights("gguf", config, tensors, where), tokenizer)
     factor = value("npgpt.attention.scale", float, config.scale) / config.scale
     if arch == "npgpt" and abs(factor - 1) > 1e-6:
-        for name, w in model.params.items():
+        for name, w in pretrained.tensors.items():
             if "c_attn" in name:
                 w[..., : config.n_embd] *= factor
-        model.touch()
-    return model, tokenizer
+    return pretrained
 
 
 def read_tokenizer(path: PathLike) -> Tokenizer | None:
@@ -273,76 +273,102 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
 
 
 def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
-    """({key: value}, {name: tensor}), everything within the file; ValueError otherwise."""
+    """Return {key: value} and {name: tensor}, all within the file; ValueError where anything is not."""
     data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
-    at = 0
-
-    def take(letters: str) -> tuple[Any, ...]:
-        nonlocal at
-        size = struct.calcsize(f"<{letters}")
-        if size > len(data) - at:
-            raise ValueError(f"{where}: the file ends at byte {len(data)} inside what begins at {at}")
-        found = struct.unpack_from(f"<{letters}", data.data, at)
-        at += size
-        return found
-
-    def string() -> str:
-        (length,) = take("Q")
-        if length > len(data) - at:
-            raise ValueError(f"{where}: the string at byte {at} of {length} bytes goes beyond the file")
-        text: bytes = take(f"{length}s")[0]
-        return text.decode("utf-8", "replace")
-
-    def item(kind: int) -> Any:
-        if kind == 8:
-            return string()
-        if kind == 9:
-            inner, count = take("IQ")
-            if inner == 8:
-                if count > (len(data) - at) // 8:
-                    raise ValueError(
-                        f"{where}: the array at byte {at} of {count} strings goes beyond the file"
-                    )
-                return [string() for _ in range(count)]
-            if inner not in SCALARS or count > (len(data) - at) // struct.calcsize(SCALARS[inner]):
-                raise ValueError(f"{where}: the array at byte {at} is malformed or goes beyond the file")
-            return list(take(f"{count}{SCALARS[inner]}"))
-        if kind not in SCALARS:
-            raise ValueError(f"{where}: the value at byte {at} is of type {kind}, which is none")
-        return take(SCALARS[kind])[0]
-
-    magic, version, n_tensors, n_values = take("4sIQQ")
+    file = _Cursor(data, where)
+    magic, version, n_tensors, n_values = file.take("4sIQQ")
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError(f"{where}: must be GGUF, version 2 or 3, got {magic!r}, version {version}")
-    values, infos = {}, []
+    values: Fields = {}
     for _ in range(n_values):
-        key = string()
+        key = file.string()
         if key in values:
             raise ValueError(f"{where}: the key {key!r:.60} is there twice")
-        values[key] = item(take("I")[0])
-    types = {number: type for type, (number, *_) in TYPES.items()}
-    for _ in range(n_tensors):
-        name, (dimensions,) = string(), take("I")
-        if not 1 <= dimensions <= 2:
-            raise ValueError(f"{where}: {name!r:.60} must have 1 or 2 dimensions, got {dimensions}")
-        *sizes, number, offset = take(f"{dimensions}QIQ")
-        if number not in types:
-            raise ValueError(f"{where}: {name!r:.60} must be F32, F16, Q8_0 or Q4_0, got type {number}")
-        if types[number].startswith("q") and sizes[0] % 32:
-            raise ValueError(f"{where}: {name!r:.60} must have rows of a multiple of 32, got {sizes[0]}")
-        infos.append((name, tuple(sizes[::-1]), types[number], offset))
+        values[key] = file.value(file.take("I")[0])
+    infos = [file.tensor_info() for _ in range(n_tensors)]
     alignment = values.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"{where}: general.alignment must be at least 1, got {alignment!r:.60}")
-    begin, tensors = -(-at // alignment) * alignment, {}
+    begin = -(-file.at // alignment) * alignment
+    tensors: dict[str, Stored] = {}
     for name, shape, type, offset in infos:
-        first, size = begin + offset, _bytes_of(shape, type)
-        if first + size > len(data):
+        start, size = begin + offset, _bytes_of(shape, type)
+        if start + size > len(data):
             raise ValueError(
-                f"{where}: {name!r:.60} needs {size} bytes at {first}, beyond the file's {len(data)}"
+                f"{where}: {name!r:.60} needs {size} bytes at {start}, beyond the file's {len(data)}"
             )
         if name in tensors:
             raise ValueError(f"{where}: the tensor {name!r:.60} is there twice")
-        part = data[first : first + size]
-        tensors[name] = Stored(shape, "F32", functools.partial(dequantise, part, type, shape))
+        chunk = data[start : start + size]
+        tensors[name] = Stored(shape, "F32", functools.partial(dequantise, chunk, type, shape))
     return values, tensors
+
+
+class _Cursor:
+    """A place in the bytes of a GGUF file, which moves past what is read and never beyond the end."""
+
+    def __init__(self, data: Array, where: str) -> None:
+        self.data, self.where, self.at = data, where, 0
+
+    @property
+    def left(self) -> int:
+        """The number of bytes up to the end of the file."""
+        return len(self.data) - self.at
+
+    def take(self, letters: str) -> tuple[Any, ...]:
+        """Return the numbers, little-endian, that these letters of struct name."""
+        size = struct.calcsize(f"<{letters}")
+        if size > self.left:
+            raise ValueError(
+                f"{self.where}: the file ends at byte {len(self.data)} inside what begins at {self.at}"
+            )
+        found = struct.unpack_from(f"<{letters}", self.data.data, self.at)
+        self.at += size
+        return found
+
+    def string(self) -> str:
+        """Return a string: its length, then its bytes."""
+        (length,) = self.take("Q")
+        if length > self.left:
+            raise ValueError(
+                f"{self.where}: the string at byte {self.at} of {length} bytes goes beyond the file"
+            )
+        text: bytes = self.take(f"{length}s")[0]
+        return text.decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        """Return a value of the type with this number: a scalar, a string, an array of either."""
+        if kind == 8:
+            return self.string()
+        if kind == 9:
+            return self._array()
+        if kind not in SCALARS:
+            raise ValueError(f"{self.where}: the value at byte {self.at} is of type {kind}, which is none")
+        return self.take(SCALARS[kind])[0]
+
+    def _array(self) -> list[Any]:
+        kind, count = self.take("IQ")
+        if kind == 8:
+            if count > self.left // 8:
+                raise ValueError(
+                    f"{self.where}: the array at byte {self.at} of {count} strings goes beyond the file"
+                )
+            return [self.string() for _ in range(count)]
+        if kind not in SCALARS or count > self.left // struct.calcsize(SCALARS[kind]):
+            raise ValueError(
+                f"{self.where}: the array at byte {self.at} is malformed or goes beyond the file"
+            )
+        return list(self.take(f"{count}{SCALARS[kind]}"))
+
+    def tensor_info(self) -> tuple[str, Shape, str, int]:
+        """Return name, shape, type and offset of a tensor."""
+        name, (dimensions,) = self.string(), self.take("I")
+        if not 1 <= dimensions <= 2:
+            raise ValueError(f"{self.where}: {name!r:.60} must have 1 or 2 dimensions, got {dimensions}")
+        *sizes, number, offset = self.take(f"{dimensions}QIQ")
+        if number not in TYPE_NAMES:
+            raise ValueError(f"{self.where}: {name!r:.60} must be F32, F16, Q8_0 or Q4_0, got type {number}")
+        type = TYPE_NAMES[number]
+        if type.startswith("q") and sizes[0] % 32:
+            raise ValueError(f"{self.where}: {name!r:.60} must have rows of a multiple of 32, got {sizes[0]}")
+        return name, tuple(sizes[::-1]), type, offset

@@ -20,7 +20,7 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
-from npgpt.interop.layout import Model, Stored, config_of, fill, tensors
+from npgpt.interop.layout import Pretrained, Stored, config_of, read_weights, tensors
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.load import load_tokenizer
 from npgpt.text.tokenizer import Tokenizer
@@ -133,8 +133,8 @@ def write_adapter(folder: PathLike, adapters: LoRA, base_model: str) -> None:
     _write_json(folder / "adapter_config.json", settings)
 
 
-def read_pretrained(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tokenizer | None]:
-    """(model, tokenizer) from a Hugging Face folder of one of the three, its safetensors whole or in shards.
+def read_pretrained(folder: PathLike) -> Pretrained:
+    """Read a Hugging Face folder of one of the three, its safetensors in one file or in shards.
 
     The tokenizer is None where the folder has none, or one that we cannot read: the model then takes ids.
     ValueError for another model's tokenizer, and where the model is not as we compute it, or its tensors are
@@ -148,7 +148,7 @@ def read_pretrained(folder: PathLike, model_class: type[Model]) -> tuple[Model, 
     with ExitStack() as stack:
         stored, path = _open_weights(folder, stack)
         form = settings.get("model_type", "gpt2")
-        return fill(model_class, form, config, stored, f"read_pretrained: {path}"), tokenizer
+        return Pretrained(config, read_weights(form, config, stored, f"read_pretrained: {path}"), tokenizer)
 
 
 def read_tokenizer(folder: PathLike) -> Tokenizer | None:

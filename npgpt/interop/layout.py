@@ -8,15 +8,16 @@ may leave out biases.
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.engine.config import GPTConfig, parameter_shapes
-from npgpt.engine.model import GPT
+from npgpt.engine import kernels
+from npgpt.engine.config import GPTConfig, count_parameters, parameter_shapes
+from npgpt.engine.model import GPT, views_of
 from npgpt.engine.types import Floats, Shape, Tensors
+from npgpt.text.tokenizer import Tokenizer
 
-Model = TypeVar("Model", bound=GPT)
 # theirs -> safetensors'
 FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old files, not parameters
@@ -31,6 +32,19 @@ GGUF = {
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
+
+
+class Pretrained(NamedTuple):
+    """A model as somebody's file holds it."""
+
+    config: GPTConfig
+    weights: Floats  # 1-D, float32: all parameters in the order of parameter_shapes(config)
+    tokenizer: Tokenizer | None  # None where there is none, or one that npgpt does not know
+
+    @property
+    def tensors(self) -> Tensors:
+        """{name: view of the weights}."""
+        return views_of(self.weights, parameter_shapes(self.config))
 
 
 class Stored(NamedTuple):
@@ -108,10 +122,8 @@ def tensors(form: str, model: GPT) -> Tensors:
     return found
 
 
-def fill(
-    model_class: type[Model], form: str, config: GPTConfig, stored: dict[str, Stored], where: str
-) -> Model:
-    """The model of these tensors; `where` is what errors begin with: function and file.
+def read_weights(form: str, config: GPTConfig, stored: dict[str, Stored], where: str) -> Floats:
+    """Return all parameters (num_params,) of these tensors; `where` begins errors: function and file.
 
     All that is wrong with the tensors is said at once, before any of them is read or memory taken for them.
     """
@@ -145,11 +157,12 @@ def fill(
     if wrong:
         raise ValueError(f"{where}: " + "; ".join(wrong))
 
-    model = model_class(config, seed=None)
+    weights = kernels.zeros(count_parameters(config))
+    params = views_of(weights, parameter_shapes(config))
     for name, tensor in given.items():
         array, place = tensor.read(), wanted[name]
-        if place.name in model.params:
-            w = place.of(model.params)
+        if place.name in params:
+            w = place.of(params)
             w[...] = array
             if (factor := _factor(form, config, place)) != 1:
                 w /= w.dtype.type(factor)
@@ -157,8 +170,7 @@ def fill(
             raise ValueError(f"{where}: {name} must be zero, as bias is false")
         if head and place.name == "wte.weight" and not np.array_equal(head.read(), array):
             raise ValueError(f"{where}: lm_head.weight must equal {name} (tied)")
-    model.touch()
-    return model
+    return weights
 
 
 def _factor(form: str, config: GPTConfig, place: Place) -> float:

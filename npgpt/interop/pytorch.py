@@ -16,8 +16,9 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, PathLike
 from npgpt.interop.huggingface import family_of, open_safetensors
-from npgpt.interop.layout import FLOATS, Model, Stored, config_of, fill, tensors
+from npgpt.interop.layout import FLOATS, Pretrained, Stored, config_of, read_weights, tensors
 from npgpt.interop.safetensors_file import save_file
+from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 COMPILED = "_orig_mod."  # what torch.compile puts before a name
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
@@ -33,8 +34,8 @@ def write_state_dict(path: PathLike, model: GPT) -> None:
     save_file(state, path, metadata={"format": "pt", "npgpt": json.dumps(asdict(model.config))})
 
 
-def read_state_dict(path: PathLike, model_class: type[Model], **known: Any) -> Model:
-    """The model of a state_dict saved as safetensors: of Transformers' three, or of nanoGPT's.
+def read_state_dict(path: PathLike, **known: Any) -> Pretrained:
+    """Read the model of a state_dict saved as safetensors: of Transformers' three, or of nanoGPT's.
 
     The tensors tell all sizes but n_head: where npgpt has not written the file it must be among `known`, with
     whatever else of GPTConfig's fields is not its default. ValueError as for Hugging Face folders.
@@ -48,11 +49,12 @@ def read_state_dict(path: PathLike, model_class: type[Model], **known: Any) -> M
             fields = _written_config(metadata["npgpt"], where)
         elif "n_head" not in known:
             raise ValueError(f"{where} does not tell n_head; give it: load(path, n_head=12)")
-        return fill(model_class, form, config_of(where, **fields | known), stored, where)
+        config = config_of(where, **fields | known)
+        return Pretrained(config, read_weights(form, config, stored, where), _tokenizer_for(config))
 
 
-def read_checkpoint(path: PathLike, model_class: type[Model], **known: Any) -> Model:
-    """The model of nanoGPT's ckpt.pt; `known` are fields of GPTConfig that it is to have all the same."""
+def read_checkpoint(path: PathLike, **known: Any) -> Pretrained:
+    """Read the model of nanoGPT's ckpt.pt; `known` are fields of GPTConfig that replace the file's."""
     where = f"read_checkpoint: {path}"
     try:
         import torch
@@ -81,7 +83,7 @@ def read_checkpoint(path: PathLike, model_class: type[Model], **known: Any) -> M
     stored = {str(name).removeprefix(COMPILED): tensor(value) for name, value in state.items()}
     fields = {name: args[name] for name in (*SIZES, "bias", "dropout") if name in args}
     config = config_of(where, **{"activation": "gelu"} | fields | known)
-    return fill(model_class, "nanogpt", config, stored, where)
+    return Pretrained(config, read_weights("nanogpt", config, stored, where), _tokenizer_for(config))
 
 
 def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Fields]:
@@ -104,6 +106,11 @@ def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Fields]:
     if shapes.get("h.0.attn.c_attn.weight") == (3 * wte[1], wte[1]):
         return "nanogpt", fields | {"bias": "h.0.attn.c_attn.bias" in shapes, "activation": "gelu"}
     return "gpt2", fields
+
+
+def _tokenizer_for(config: GPTConfig) -> Tokenizer | None:
+    """Return bytes for a vocabulary of their size: these files hold no tokenizer."""
+    return ByteTokenizer() if config.vocab_size == ByteTokenizer.vocab_size else None
 
 
 def _written_config(text: str, where: str) -> Fields:

@@ -10,16 +10,16 @@ from typing import Any
 
 from npgpt.engine.types import PathLike, Shape
 from npgpt.interop.huggingface import refuse_another
-from npgpt.interop.layout import FLOATS, Model, Stored, config_of, fill
-from npgpt.text.tokenizer import BPETokenizer, Tokenizer
+from npgpt.interop.layout import FLOATS, Pretrained, Stored, config_of, read_weights
+from npgpt.text.tokenizer import BPETokenizer
 from npgpt.text.tokenizer_json import read_json
 
 HPARAMS = {name: name for name in ("n_layer", "n_head", "n_embd")}
 HPARAMS |= {"block_size": "n_ctx", "vocab_size": "n_vocab"}
 
 
-def read_release(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tokenizer | None]:
-    """(model, tokenizer) of a release folder; the tokenizer is None where its two files are not there."""
+def read_release(folder: PathLike) -> Pretrained:
+    """Read the model of a release folder; the tokenizer is None where its two files are not there."""
     folder = Path(folder)
     where = f"read_release: {folder}"
     hparams = read_json(folder / "hparams.json")
@@ -39,7 +39,7 @@ def read_release(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tok
         reader = tensorflow.train.load_checkpoint(str(prefix))
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
         stored = {name: _tensor(reader, name, shapes[name], dtypes[name].name) for name in shapes}
-        model = fill(model_class, "tensorflow", config, stored, where)
+        weights = read_weights("tensorflow", config, stored, where)
     except tensorflow.errors.OpError as error:
         raise ValueError(
             f"{where}: {prefix.name} must be a TensorFlow checkpoint, got {error.message}"
@@ -47,7 +47,7 @@ def read_release(folder: PathLike, model_class: type[Model]) -> tuple[Model, Tok
     files = folder / "encoder.json", folder / "vocab.bpe"
     tokenizer = BPETokenizer.from_files(*files) if all(file.exists() for file in files) else None
     refuse_another(tokenizer, {}, config, where)
-    return model, tokenizer
+    return Pretrained(config, weights, tokenizer)
 
 
 def _tensor(reader: Any, name: str, shape: Shape, dtype: str) -> Stored:

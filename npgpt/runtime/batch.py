@@ -18,8 +18,8 @@ IMPOSSIBLE = -1e9  # Hugging Face's, for beams that are not there yet
 
 
 @dataclass(frozen=True)
-class Search:
-    """What to look for, by Hugging Face's names."""
+class GenerationConfig:
+    """How rows are continued, by Transformers' names."""
 
     max_length: int  # of a row, its padding included
     do_sample: bool = False
@@ -47,37 +47,42 @@ class Search:
 
 
 def generate_rows(
-    model: GPT, ids: Integers, mask: Integers, search: Search, sampling: Sampling, seed: int | None = None
+    model: GPT,
+    ids: Integers,
+    mask: Integers,
+    config: GenerationConfig,
+    sampling: Sampling,
+    seed: int | None = None,
 ) -> Integers:
     """ids, mask (B,n) -> (B * num_return_sequences, at most max_length), the rows of ids at their beginning.
 
     mask is 0 for padding, which must be on the left. The end of text is in the result, padding behind it.
     """
-    first = _padding(ids, mask)
-    rows = np.repeat(np.arange(len(ids)), search.num_return_sequences)
-    room = search.max_length - ids.shape[1]
+    starts = _padding(ids, mask)
+    rows = np.repeat(np.arange(len(ids)), config.num_return_sequences)
+    room = config.max_length - ids.shape[1]
     if room <= 0:
         new: list[list[int]] = [[] for _ in rows]
-    elif search.num_beams > 1:
+    elif config.num_beams > 1:
         new = []
-        for b, (row, begin) in enumerate(zip(ids, first, strict=True)):
+        for b, (row, begin) in enumerate(zip(ids, starts, strict=True)):
             generator = np.random.default_rng(None if seed is None else [seed, b])
-            new += _beams(model, row[begin:], room, search, sampling, generator)
+            new += _beams(model, row[begin:], room, config, sampling, generator)
     else:
         seeds = np.random.SeedSequence(seed).generate_state(len(rows), np.uint64).tolist()
         independent = _sessions if libnpgpt.is_compiled_for(model) else _independent
-        new = independent(model, ids, first, rows, search, sampling, seeds)
+        new = independent(model, ids, starts, rows, config, sampling, seeds)
     longest = max(map(len, new))
-    filled = [tokens + [search.pad_token_id] * (longest - len(tokens)) for tokens in new]
+    filled = [tokens + [config.pad_token_id] * (longest - len(tokens)) for tokens in new]
     return np.concatenate([ids[rows], np.array(filled, np.int64).reshape(len(rows), longest)], axis=1)
 
 
 def _sessions(
     model: GPT,
     ids: Integers,
-    first: Integers,
+    starts: Integers,
     rows: Integers,
-    search: Search,
+    config: GenerationConfig,
     how: Sampling,
     seeds: list[int],
 ) -> list[list[int]]:
@@ -87,12 +92,12 @@ def _sessions(
     going = []  # (session, how it draws, its new ids) of those that have not ended
     for row, seed, tokens in zip(rows, seeds, new, strict=True):
         going.append((libnpgpt.Session(runtime), libnpgpt.sampling_struct(how, seed=seed), tokens))
-        going[-1][0].feed(ids[row, first[row] :])
-    for length in range(ids.shape[1], search.max_length):
+        going[-1][0].feed(ids[row, starts[row] :])
+    for length in range(ids.shape[1], config.max_length):
         for session, drawing, tokens in going:
             tokens.append(session.sample(drawing))
-        going = [row for row in going if row[2][-1] != search.eos_token_id]
-        if not going or length + 1 == search.max_length:
+        going = [row for row in going if row[2][-1] != config.eos_token_id]
+        if not going or length + 1 == config.max_length:
             break
         libnpgpt.feed_many([session for session, _, _ in going], [tokens[-1] for _, _, tokens in going])
     return new
@@ -101,19 +106,19 @@ def _sessions(
 def _independent(
     model: GPT,
     ids: Integers,
-    first: Integers,
+    starts: Integers,
     rows: Integers,
-    search: Search,
+    config: GenerationConfig,
     how: Sampling,
     seeds: list[int],
 ) -> list[list[int]]:
     """The same on NumPy."""
     generators = [Draws(seed) for seed in seeds]
-    context = Context(model, ids, search.max_length, first)
+    context = Context(model, ids, config.max_length, starts)
     logits = context.logits()[rows]  # (B,V): a prompt is read once, however many continuations it gets
     context.reorder(rows)
     seen = np.zeros(logits.shape, bool)
-    for b, (row, begin) in enumerate(zip(context.ids, context.first, strict=True)):
+    for b, (row, begin) in enumerate(zip(context.ids, context.starts, strict=True)):
         seen[b, row[begin:]] = True
     new: list[list[int]] = [[] for _ in rows]
     going = np.arange(len(rows))  # those that have not ended
@@ -123,8 +128,8 @@ def _independent(
             tokens.append(draw(probabilities(z, how, seen[b]), generators[b]))
             new[b].append(tokens[-1])
             seen[b, tokens[-1]] = True
-        stay = np.flatnonzero(np.array(tokens) != search.eos_token_id)
-        if not len(stay) or context.ids.shape[1] + 1 >= search.max_length:
+        stay = np.flatnonzero(np.array(tokens) != config.eos_token_id)
+        if not len(stay) or context.ids.shape[1] + 1 >= config.max_length:
             return new
         context.extend(tokens)
         context.reorder(stay)
@@ -132,27 +137,32 @@ def _independent(
 
 
 def _beams(
-    model: GPT, prompt: Integers, room: int, search: Search, how: Sampling, generator: np.random.Generator
+    model: GPT,
+    prompt: Integers,
+    room: int,
+    config: GenerationConfig,
+    how: Sampling,
+    generator: np.random.Generator,
 ) -> list[list[int]]:
     """The num_return_sequences best continuations by `room` ids that num_beams beams find, best first."""
-    n, V = search.num_beams, model.config.vocab_size
+    n, V = config.num_beams, model.config.vocab_size
     context = Context(model, prompt[None], len(prompt) + room)
     logits = np.repeat(context.logits(), n, axis=0)  # (n,V)
     context.reorder(np.zeros(n, int))
     scores = np.array([0.0] + [IMPOSSIBLE] * (n - 1))  # sums of log-probabilities
     finished = []  # (score, ids), best first
     for generated in range(1, room + 1):
-        log_p = _log_probabilities(logits, context.ids, search.do_sample, how)
+        log_p = _log_probabilities(logits, context.ids, config.do_sample, how)
         total = (log_p + scores[:, None]).reshape(-1)  # (n V)
         # the 2 n best, or as many drawn without replacement: the largest with Gumbel noise
-        drawn = total + generator.gumbel(size=total.shape) if search.do_sample else total
+        drawn = total + generator.gumbel(size=total.shape) if config.do_sample else total
         best = np.argsort(-drawn, kind="stable")[: 2 * n]
         best = best[np.argsort(-total[best], kind="stable")]
         beams, tokens = np.divmod(best, V)
-        ends = (tokens == search.eos_token_id) | (generated == room)
+        ends = (tokens == config.eos_token_id) | (generated == room)
         for i in np.flatnonzero(ends[:n]):
             ids = [*context.ids[beams[i], len(prompt) :].tolist(), int(tokens[i])]
-            finished.append((total[best[i]] / generated**search.length_penalty, ids))
+            finished.append((total[best[i]] / generated**config.length_penalty, ids))
         finished = sorted(finished, key=lambda pair: -pair[0])[:n]
         going = np.flatnonzero(~ends)[:n]
         if not len(going):
@@ -160,13 +170,13 @@ def _beams(
         scores = total[best[going]]
         if len(finished) == n:
             # the length at which the best of those that go on could still be better
-            longest = room if search.early_stopping == "never" and search.length_penalty > 0 else generated
-            if search.early_stopping is True or scores[0] / longest**search.length_penalty <= finished[-1][0]:
+            longest = room if config.early_stopping == "never" and config.length_penalty > 0 else generated
+            if config.early_stopping is True or scores[0] / longest**config.length_penalty <= finished[-1][0]:
                 break
         context.reorder(beams[going])
         context.extend(tokens[going])
         logits = context.logits()
-    return [ids for _, ids in finished[: search.num_return_sequences]]
+    return [ids for _, ids in finished[: config.num_return_sequences]]
 
 
 def _log_probabilities(logits: Floats, ids: Integers, do_sample: bool, sampling: Sampling) -> Floats:
@@ -188,7 +198,7 @@ def _padding(ids: Integers, mask: Integers) -> Integers:
         raise ValueError(
             f"generate: attention_mask must be of 0 and 1, of shape {ids.shape}, got {mask.shape}"
         )
-    first: Integers = ids.shape[1] - mask.sum(axis=1)
-    if (np.diff(mask.astype(np.int8), axis=1) < 0).any() or (first == ids.shape[1]).any():
+    starts: Integers = ids.shape[1] - mask.sum(axis=1)
+    if (np.diff(mask.astype(np.int8), axis=1) < 0).any() or (starts == ids.shape[1]).any():
         raise ValueError("generate: attention_mask must be zeros, then ones: padding stands on the left")
-    return first.astype(np.int32)
+    return starts.astype(np.int32)

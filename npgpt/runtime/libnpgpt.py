@@ -10,6 +10,7 @@ import operator
 import os
 import re
 import secrets
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from npgpt.engine.types import Floats, Integers, PathLike
 from npgpt.runtime import sampling as numpy_path
 from npgpt.runtime.sampling import Sampling
 
+# engine's model -> the version of its weights, and what libnpgpt made of them
+_MODELS: "weakref.WeakKeyDictionary[GPT, tuple[int, Model]]" = weakref.WeakKeyDictionary()
 HEADER = Path(__file__).parents[1] / "include" / "npgpt.h"
 NO_MEMORY, NOT_FINITE = 5, 7  # of npgpt.h; all others are a ValueError as they are
 
@@ -128,14 +131,18 @@ class Model:
         Where it is not being trained, its matrices are copied into the order in which they are read fastest:
         it is what it was until touch(). So is one loaded from a GGUF file: that file, quantised as it is.
         """
-        trained = model._flat_grads is not None
-        kept: Model | None = model._runtime
-        if kept is None or kept._keeps is not model.flat_params or (trained and kept.packed):
-            kept = model._runtime = cls(functools.partial(_from_tensors, model), model.flat_params)
-            if not trained:
-                kept.pack()
-        kept.use_kernels(kernels.name())
-        return kept
+        version, made = _MODELS.get(model, (-1, None))
+        if made is None or version != model.version or (model.is_training and made.packed):
+            made = cls(functools.partial(_from_tensors, model), model.flat_params)
+            if not model.is_training:
+                made.pack()
+            _MODELS[model] = model.version, made
+        made.use_kernels(kernels.name())
+        return made
+
+    def attach_to(self, model: GPT) -> None:
+        """Generate for the engine's model, whose weights are those of this one, until they change."""
+        _MODELS[model] = model.version, self
 
     def pack(self) -> None:
         """As npgpt_pack: a copy of (in,out) matrices, of the numbers that are there now. MemoryError."""

@@ -148,10 +148,10 @@ class Context:
     When the model's context is full the older half is forgotten and the rest read again from position 0.
     """
 
-    def __init__(self, model: GPT, ids: ArrayLike, length: int, first: Integers | None = None) -> None:
-        """ids (B,n), n >= 1, that may grow to `length`; first (B,) of each row are padding on the left."""
+    def __init__(self, model: GPT, ids: ArrayLike, length: int, starts: Integers | None = None) -> None:
+        """ids (B,n), n >= 1, that may grow to `length`; starts (B,): the padding on the left of each row."""
         self.model, self.ids = model, np.asarray(ids, np.int32)
-        self.first = np.zeros(len(self.ids), np.int32) if first is None else first
+        self.starts = np.zeros(len(self.ids), np.int32) if starts is None else starts
         self._room = min(length, model.config.block_size)
         self._cache: KVCache | None = None
         self._begin = self._read = 0
@@ -162,8 +162,8 @@ class Context:
         if self._cache is None or length - self._begin > self._cache.room:
             keep = T if self._cache is None else max(1, T // 2)
             self._begin = self._read = max(0, length - keep)
-            first = np.maximum(self.first - self._begin, 0)
-            self._cache = self.model.new_cache(len(self.ids), self._room, first)
+            starts = np.maximum(self.starts - self._begin, 0)
+            self._cache = self.model.new_cache(len(self.ids), self._room, starts)
         logits = self.model.decode(self.ids[:, self._read :], self._cache)
         self._read = length
         return logits
@@ -174,7 +174,7 @@ class Context:
 
     def reorder(self, rows: Integers) -> None:
         """Row b becomes what row rows[b] was; there may be more or fewer of them."""
-        self.ids, self.first = self.ids[rows], self.first[rows]
+        self.ids, self.starts = self.ids[rows], self.starts[rows]
         if self._cache:
             self._cache.reorder(rows)
 

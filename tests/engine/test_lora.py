@@ -86,13 +86,13 @@ def test_packed_examples_are_as_each_alone(more, rng, impl):
     np.testing.assert_allclose(together, alone, atol=2e-5)
 
 
-def test_first_is_checked(rng):
+def test_starts_are_checked(rng):
     model = made(rng)
     x, y = batch(rng)
     for wrong in (PACKED[:1], PACKED + 1, PACKED - 1):
-        with pytest.raises(ValueError, match="first must be of shape"):
+        with pytest.raises(ValueError, match="starts must be of shape"):
             model.loss(x, y, wrong)
-    with pytest.raises(TypeError, match="first must be integers"):
+    with pytest.raises(TypeError, match="starts must be integers"):
         model.loss(x, y, PACKED.astype(float))
 
 

@@ -446,20 +446,20 @@ def test_decode_gives_the_logits_of_the_full_pass(impl, rng, family, bias):
 def test_padding_on_the_left_changes_nothing(impl, rng, family, pieces):
     """Rows of 19 ids, of which 0, 6, 18 and 3 are padding: the last logits are those of the text alone."""
     model = random_model(rng, **SMALL, **family)
-    ids, first = random_ids(rng, model, 4, 19), np.array([0, 6, 18, 3])
-    cache = model.new_cache(4, first=first)
+    ids, starts = random_ids(rng, model, 4, 19), np.array([0, 6, 18, 3])
+    cache = model.new_cache(4, starts=starts)
     for t in pieces:
         logits = model.decode(ids[:, cache.length : cache.length + t], cache)
-    for row, start in enumerate(first):
+    for row, start in enumerate(starts):
         alone = model.logits(ids[row : row + 1, start:])[0, -1]
         np.testing.assert_allclose(logits[row], alone, rtol=0, atol=1e-5 * np.abs(alone).max())
 
 
 def test_rows_of_a_cache_change_places(impl, rng, family):
     model = random_model(rng, **SMALL, **family)
-    ids, first = random_ids(rng, model, 3, 9), np.array([0, 4, 2])
+    ids, starts = random_ids(rng, model, 3, 9), np.array([0, 4, 2])
     for rows in ([2, 2, 0], [1, 0, 0, 1, 2], [2], [0, 1, 2]):
-        cache, expected = model.new_cache(3, first=first), model.new_cache(len(rows), first=first[rows])
+        cache, expected = model.new_cache(3, starts=starts), model.new_cache(len(rows), starts=starts[rows])
         model.decode(ids, cache)
         model.decode(ids[rows], expected)
         cache.reorder(rows)

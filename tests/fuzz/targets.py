@@ -24,22 +24,22 @@ FAMILY = {"gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
 
 
 def _read_pretrained(folder):
-    return huggingface.read_pretrained(folder, GPT)
+    return huggingface.read_pretrained(folder)
 
 
 def _read_release(folder):
-    return tensorflow.read_release(folder, GPT)
+    return tensorflow.read_release(folder)
 
 
 def _read_state_dict(folder):
-    return pytorch.read_state_dict(folder / "state.safetensors", GPT, n_head=1)
+    return pytorch.read_state_dict(folder / "state.safetensors", n_head=1)
 
 
 def _read_gguf(folder):
     if kernels.library():
         with suppress(ValueError):
             libnpgpt.Model.open(folder / "model.gguf")
-    gguf.read_gguf(folder / "model.gguf", GPT)
+    gguf.read_gguf(folder / "model.gguf")
 
 
 TARGETS = {  # name: the file that is fuzzed, and who reads its folder

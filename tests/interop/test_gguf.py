@@ -7,7 +7,6 @@ import pytest
 
 import npgpt
 from npgpt.engine import kernels, ops
-from npgpt.engine.model import GPT
 from npgpt.interop.gguf import dequantise, quantise, read_gguf, write_gguf
 from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
@@ -150,7 +149,7 @@ def test_what_has_no_form_is_refused(tmp_path):
 
 def readers():
     def python(path):
-        read_gguf(path, GPT)
+        read_gguf(path)
 
     def compiled(path):
         libnpgpt.Model.open(path)

@@ -49,11 +49,11 @@ def test_what_was_written_comes_back(rng, tmp_path, family, bias):
     model = GPT(config, seed=3)
     model.flat_params[...] = rng.standard_normal(model.num_params)
     write_pretrained(tmp_path, model, ByteTokenizer())
-    again, tokenizer = read_pretrained(tmp_path, GPT)
+    again = read_pretrained(tmp_path)
     assert again.config == model.config
-    assert isinstance(tokenizer, ByteTokenizer)
-    assert again.params.keys() == model.params.keys()
-    np.testing.assert_array_equal(again.flat_params, model.flat_params)
+    assert isinstance(again.tokenizer, ByteTokenizer)
+    assert again.tensors.keys() == model.params.keys()
+    np.testing.assert_array_equal(again.weights, model.flat_params)
 
 
 def test_biases_are_always_in_the_file(tmp_path):
@@ -77,10 +77,10 @@ def in_shards(folder, count=3):
 
 
 def test_shards_are_read(folder):
-    before, _ = read_pretrained(folder, GPT)
+    before = read_pretrained(folder)
     in_shards(folder)
-    after, _ = read_pretrained(folder, GPT)
-    np.testing.assert_array_equal(after.flat_params, before.flat_params)
+    after = read_pretrained(folder)
+    np.testing.assert_array_equal(after.weights, before.weights)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_indices_that_lie_are_refused(folder, file, message):
     index["weight_map"]["transformer.wte.weight"] = file
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=message):
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
 
 
 OTHER_PATTERNS = [
@@ -126,13 +126,13 @@ def test_other_patterns_of_windows_are_refused(tmp_path, types):
     write_pretrained(tmp_path, GPT(GPTConfig(**SMALL, window=3)))
     edit_config(tmp_path, attention_types=types)
     with pytest.raises(ValueError, match="attention_types must be 2 layers that are global, or global and"):
-        read_pretrained(tmp_path, GPT)
+        read_pretrained(tmp_path)
 
 
 def test_without_windows_the_context_is_the_window(tmp_path):
     write_pretrained(tmp_path, GPT(GPTConfig(**SMALL, window=3)))
     edit_config(tmp_path, attention_types=[[["global"], 2]])
-    assert read_pretrained(tmp_path, GPT)[0].config.window == SMALL["block_size"]
+    assert read_pretrained(tmp_path).config.window == SMALL["block_size"]
 
 
 def test_config_is_what_others_need(folder):
@@ -152,36 +152,36 @@ def test_old_names_are_read(folder):
         bare |= {"h.0.attn.bias": np.ones((1, 1, 6, 6), np.float32)}
         return bare | {"h.0.attn.masked_bias": np.float32([-1e4]), "lm_head.weight": bare["wte.weight"]}
 
-    before, _ = read_pretrained(folder, GPT)
+    before = read_pretrained(folder)
     edit_tensors(folder, as_gpt2_once_was)
-    after, _ = read_pretrained(folder, GPT)
-    np.testing.assert_array_equal(after.flat_params, before.flat_params)
+    after = read_pretrained(folder)
+    np.testing.assert_array_equal(after.weights, before.weights)
 
 
 def test_half_precision_is_read(folder):
     edit_tensors(folder, lambda tensors: {name: a.astype(np.float16) for name, a in tensors.items()})
-    assert read_pretrained(folder, GPT)[0].flat_params.dtype == np.float32
+    assert read_pretrained(folder).weights.dtype == np.float32
 
 
 def test_bfloat16_is_read(folder):
     """Written by hand, as NumPy does not have it: the upper halves of float32."""
-    before, _ = read_pretrained(folder, GPT)
-    before.flat_params.view(np.uint32)[...] &= 0xFFFF0000
+    before = read_pretrained(folder)
+    before.weights.view(np.uint32)[...] &= 0xFFFF0000
     header, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, w in before.params.items():
+    for name, w in before.tensors.items():
         bits = (w.view(np.uint32) >> 16).astype("<u2").tobytes()
         offsets = [len(data), len(data) + len(bits)]
         header[f"transformer.{name}"] = {"dtype": "BF16", "shape": w.shape, "data_offsets": offsets}
         data += bits
     header = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
-    np.testing.assert_array_equal(read_pretrained(folder, GPT)[0].flat_params, before.flat_params)
+    np.testing.assert_array_equal(read_pretrained(folder).weights, before.weights)
 
 
 def test_a_name_that_is_there_twice_is_refused(folder):
     edit_tensors(folder, lambda tensors: tensors | {"ln_f.bias": np.zeros(8, np.float32)})
     with pytest.raises(ValueError, match=r"ln_f\.bias is there twice"):
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
 
 
 def test_all_faults_of_tensors_are_told_at_once(folder):
@@ -193,7 +193,7 @@ def test_all_faults_of_tensors_are_told_at_once(folder):
 
     edit_tensors(folder, spoil)
     with pytest.raises(ValueError) as error:
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
     for fault in (
         "ln_f.bias is missing",
         "extra does not belong",
@@ -206,7 +206,7 @@ def test_all_faults_of_tensors_are_told_at_once(folder):
 def test_an_untied_head_is_refused(folder):
     edit_tensors(folder, lambda tensors: tensors | {"lm_head.weight": np.zeros((257, 8), np.float32)})
     with pytest.raises(ValueError, match=r"lm_head.weight must equal transformer.wte.weight"):
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
 
 
 def test_biases_that_should_not_be_are_refused(folder):
@@ -216,7 +216,7 @@ def test_biases_that_should_not_be_are_refused(folder):
     edit_tensors(folder, add)
     edit_config(folder, npgpt={"bias": False})
     with pytest.raises(ValueError, match=r"ln_f.bias must be zero"):
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_biases_that_should_not_be_are_refused(folder):
 def test_configs_that_are_not_ours_are_refused(folder, change, message):
     edit_config(folder, **change)
     with pytest.raises(ValueError, match=message):
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
 
 
 def test_broken_files_are_refused(folder):
@@ -244,33 +244,33 @@ def test_broken_files_are_refused(folder):
     for broken in (b"", weights[:100], b"\xff" * 64, weights[:-4]):
         (folder / "model.safetensors").write_bytes(broken)
         with pytest.raises(ValueError, match="must be a safetensors file"):
-            read_pretrained(folder, GPT)
+            read_pretrained(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"must hold model\.safetensors"):
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
     (folder / "config.json").write_text("[")
     with pytest.raises(ValueError, match="must be JSON"):
-        read_pretrained(folder, GPT)
+        read_pretrained(folder)
 
 
 def test_a_folder_with_another_tokenizer_gives_a_model_that_takes_ids(folder):
     (folder / "tokenizer.json").write_text('{"model": {"type": "WordPiece", "vocab": {"a": 0}}}')
     with pytest.warns(UserWarning, match=r"tokenizer\.json: must hold a BPE model; the model takes ids only"):
-        assert read_pretrained(folder, GPT)[1] is None
+        assert read_pretrained(folder).tokenizer is None
     for name in ("tokenizer.json", "vocab.json"):
         (folder / name).unlink()
-    assert read_pretrained(folder, GPT)[1] is None
+    assert read_pretrained(folder).tokenizer is None
 
 
 def test_any_tokenizer_travels_with_its_model(tmp_path):
     bpe = BPETokenizer.train([b"um dois um dois"], 260)
     model = GPT(GPTConfig(**SMALL | {"vocab_size": 260}), seed=1)
     write_pretrained(tmp_path, model, bpe)
-    assert read_pretrained(tmp_path, GPT)[1] == bpe
+    assert read_pretrained(tmp_path).tokenizer == bpe
     assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == 259
     BPETokenizer.train([b"mar sol mar sol"], 260).save(tmp_path, 6)  # as many tokens, but others
     with pytest.raises(ValueError, match="the tokenizer must be the one that the model was trained with"):
-        read_pretrained(tmp_path, GPT)
+        read_pretrained(tmp_path)
     BPETokenizer.train([b"um dois um dois"], 261).save(tmp_path, 6)
     with pytest.raises(ValueError, match="must have at most the model's 260 tokens, got 261"):
-        read_pretrained(tmp_path, GPT)
+        read_pretrained(tmp_path)

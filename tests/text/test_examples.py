@@ -139,19 +139,19 @@ def test_files_without_examples_or_with_one_label(tmp_path):
 
 
 def test_packed_rows_hold_each_example_once(rng):
-    examples = []
+    given = []
     for n in rng.integers(2, 12, 40):
         ids = rng.integers(0, 99, n).astype(np.int32)
-        examples.append((ids, rng.random(n) < 0.5))
-    x, y, first = examples.pack(examples, 16)
-    assert x.shape[1] <= 16 and x.size < 1.2 * sum(len(ids) - 1 for ids, _ in examples)
+        given.append((ids, rng.random(n) < 0.5))
+    x, y, starts = examples.pack(given, 16)
+    assert x.shape[1] <= 16 and x.size < 1.2 * sum(len(ids) - 1 for ids, _ in given)
     seen = []
     for r in range(len(x)):
-        for begin in np.unique(first[r]):
-            where = np.flatnonzero(first[r] == begin)
+        for begin in np.unique(starts[r]):
+            where = np.flatnonzero(starts[r] == begin)
             assert where[0] == begin and (np.diff(where) == 1).all()
             seen.append((x[r, where].tolist(), y[r, where].tolist()))
-    wanted = [(i[:-1].tolist(), np.where(k[1:], i[1:], -1).tolist()) for i, k in examples]
+    wanted = [(i[:-1].tolist(), np.where(k[1:], i[1:], -1).tolist()) for i, k in given]
     for example in wanted:
         seen.remove(example)
     assert all(x == [0] and y == [-1] for x, y in seen)  # padding, which sees itself alone
@@ -159,14 +159,14 @@ def test_packed_rows_hold_each_example_once(rng):
 
 def test_batches_balance_labels_and_repeat_by_seed():
     labels = ["a"] * 9 + ["b"] * 3
-    examples = [(np.array([i, i + 1], np.int32), np.array([False, True])) for i in range(12)]
-    batches = examples.ExampleBatches(examples, 8, 4, seed=3, balanced_by=labels)
+    given = [(np.array([i, i + 1], np.int32), np.array([False, True])) for i in range(12)]
+    batches = examples.ExampleBatches(given, 8, 4, seed=3, balanced_by=labels)
     assert batches.per_epoch == 5
     drawn = np.concatenate(
-        [x[first == np.arange(x.shape[1])] for x, _, first in map(batches.batch, range(5))]
+        [x[starts == np.arange(x.shape[1])] for x, _, starts in map(batches.batch, range(5))]
     )
     assert (drawn < 9).sum() >= 9 and (drawn >= 9).sum() == 9
-    again = examples.ExampleBatches(examples, 8, 4, seed=3, balanced_by=labels)
+    again = examples.ExampleBatches(given, 8, 4, seed=3, balanced_by=labels)
     assert all((a == b).all() for a, b in zip(batches.batch(7), again.batch(7), strict=True))
     train, held = examples.split_examples(labels, 1 / 3, seed=0)
     assert sorted([*train, *held]) == list(range(12)) and sorted(labels[i] for i in held) == ["a"] * 3 + ["b"]

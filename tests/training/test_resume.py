@@ -44,7 +44,8 @@ def resumed(run, **flags):
     if not checkpoint.is_run(run):
         return trainer(**flags)
     folder, _ = checkpoint.choose(run, ())
-    again = trainer(read_pretrained(folder, GPT)[0], **flags)
+    saved = read_pretrained(folder)
+    again = trainer(GPT(saved.config, weights=saved.weights), **flags)
     again.go_on(run, folder)
     return again
 

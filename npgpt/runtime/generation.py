@@ -1,0 +1,63 @@
+"""Text from a model: a prompt goes in, what the model writes after it comes out."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from npgpt.engine.model import GPT
+from npgpt.engine.types import Text
+from npgpt.runtime import libnpgpt, sampling
+from npgpt.runtime.sampling import Sampling
+from npgpt.text.tokenizer import Tokenizer
+
+
+def generate(
+    model: GPT,
+    tokenizer: Tokenizer | None,
+    prompt: Text | ArrayLike,
+    max_new_tokens: int,
+    how: Sampling,
+    stop: str | Iterable[str] = (),
+    seed: int | None = None,
+    ignore_eos: bool = False,
+    stream: bool = False,
+    return_ids: bool = False,
+    speculate: bool = False,
+) -> Any:
+    """Return what the model writes after `prompt` (text, bytes or ids), the prompt left out.
+
+    It ends at max_new_tokens, at the end of text (which ignore_eos bans) or before the first of the `stop`
+    strings. The same seed gives the same text.
+    Returns str; with stream=True an iterator of chunks of it, none of which breaks a character; with
+    return_ids=True the list of new ids, those of a stop string included. speculate=True gives the same,
+    sooner where a large model repeats what is in its text already. ValueError or TypeError, before anything
+    is computed, for an argument that cannot be.
+    """
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)):
+        raise TypeError(f"generate: max_new_tokens must be a whole number, got {max_new_tokens!r}")
+    if max_new_tokens < 0:
+        raise ValueError(f"generate: max_new_tokens must be at least 0, got {max_new_tokens}")
+    stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(isinstance(s, str) and s for s in stop):
+        raise ValueError(f"generate: stop must be strings that are not empty, got {stop!r}")
+    ids = sampling.prompt_ids(prompt, tokenizer, model.config.vocab_size)
+    end = tokenizer.end_of_text if tokenizer else None
+    new_ids = libnpgpt.generate_ids(model, ids, max_new_tokens, how, end, ignore_eos, seed, speculate)
+    if tokenizer is None:
+        if not return_ids or stop:
+            raise ValueError("generate: return_ids must be True, stop empty, without a tokenizer")
+        return list(new_ids)
+    drawn: list[int] = []
+
+    def recorded() -> Iterator[int]:
+        for token in new_ids:
+            drawn.append(token)
+            yield token
+
+    pieces = sampling.text_pieces(recorded(), tokenizer, stop)
+    if stream and not return_ids:
+        return pieces
+    text = "".join(pieces)
+    return drawn if return_ids else text

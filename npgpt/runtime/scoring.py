@@ -1,0 +1,117 @@
+"""What a model makes of text that is there: probabilities of continuations, of labels, embeddings.
+
+B rows, t tokens of a row, C = n_embd, V = vocab_size.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from npgpt.engine.model import GPT
+from npgpt.engine.types import Floats, Text
+from npgpt.runtime.sampling import log_softmax, prompt_ids
+from npgpt.text import examples
+from npgpt.text.tokenizer import Tokenizer
+
+ROWS = 32  # that are computed together
+Texts: TypeAlias = str | bytes | Iterable[str | bytes]  # one, or several
+Part: TypeAlias = tuple[int, list[int], list[int]]  # number of the text, ids to read, ids to score after them
+
+
+def score(model: GPT, tokenizer: Tokenizer | None, prompt: Text | ArrayLike, completions: Any = None) -> Any:
+    """Return the natural logarithm of the probability that a completion follows the prompt.
+
+    Both are text, bytes or ids. One completion gives a float, a list of them a list; None: that of
+    `prompt` itself, from the beginning of a document. Divided by the number of tokens and negated it is
+    the loss. Each token is predicted from at most block_size tokens before it; longer text is read in
+    halves that overlap.
+    """
+
+    def ids(text: Any) -> list[int]:
+        return prompt_ids(text, tokenizer, model.config.vocab_size) if len(text) else []
+
+    if completions is None:
+        prompt, completions = "", prompt
+    before = prompt_ids(prompt, tokenizer, model.config.vocab_size)
+    if isinstance(completions, list) and not all(isinstance(c, (int, np.integer)) for c in completions):
+        return log_probabilities(model, [(before, ids(completion)) for completion in completions])
+    return log_probabilities(model, [(before, ids(completions))])[0]
+
+
+def log_probabilities(model: GPT, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    """Return, for each pair of ids (before, after), the log-probability that `after` follows `before`."""
+    T, parts = model.config.block_size, []
+    for n, (before, after) in enumerate(pairs):
+        ids, at = list(before) + list(after), len(before)
+        while at < len(ids):  # ids[at:] are not scored yet
+            begin = 0 if len(ids) <= T + 1 else max(0, min(at - 1, at - T // 2))
+            window = ids[begin : begin + T + 1]
+            parts.append((n, window[:-1], ids[at : begin + len(window)]))
+            at = begin + len(window)
+    totals = [0.0] * len(pairs)
+    for n, h, scored in _hidden(model, parts):
+        log_p = log_softmax(h[-len(scored) :] @ model.params["wte.weight"].T)  # (scored,V)
+        totals[n] += float(log_p[np.arange(len(scored)), scored].sum())
+    return totals
+
+
+def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Iterable[str | bytes]) -> Any:
+    """Return {label: probability}, the most probable first: how the model would answer `text`.
+
+    A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
+    conversation; another one finds the label after the text and a line end.
+    """
+    names = [] if isinstance(labels, (str, bytes)) else list(labels)
+    if len(names) < 2:
+        raise ValueError(f"classify: labels must be two at least, got {names or labels!r}")
+    if tokenizer is None:
+        raise ValueError("classify: the model must have a tokenizer")
+    end = [examples.end_token(tokenizer)]
+    after = [[*tokenizer.encode(label).tolist(), *end] for label in names]
+    room = max(1, model.config.block_size + 1 - max(map(len, after)))
+    pairs = []
+    for one in [text] if isinstance(text, (str, bytes)) else text:
+        if examples.has_roles(tokenizer):
+            before = examples.encode_chat(tokenizer, [{"role": "user", "content": one}])
+        else:
+            line = one + "\n" if isinstance(one, str) else one + b"\n"
+            before = tokenizer.encode(line).tolist()
+        pairs += [(before[-room:], label) for label in after]
+    scores = np.array(log_probabilities(model, pairs)).reshape(-1, len(names))
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    order = np.argsort(-shares, axis=1, kind="stable").tolist()
+    found = [{names[i]: float(p[i]) for i in best} for best, p in zip(order, shares, strict=True)]
+    return found[0] if isinstance(text, (str, bytes)) else found
+
+
+def embed(model: GPT, tokenizer: Tokenizer | None, text: Texts) -> Floats:
+    """Return the mean hidden state of `text`, made of length 1: (C,), or (n,C) for a list of n.
+
+    A text beyond the context is read in windows of it.
+    """
+    T = model.config.block_size
+    parts: list[Part] = []
+    texts = [text] if isinstance(text, (str, bytes)) else list(text)
+    for n, one in enumerate(texts):
+        ids = prompt_ids(one, tokenizer, model.config.vocab_size)
+        parts += [(n, ids[begin : begin + T], []) for begin in range(0, len(ids), T)]
+    sums: Floats = np.zeros((len(texts), model.config.n_embd), np.float32)
+    for n, h, _ in _hidden(model, parts):
+        sums[n] += h.sum(axis=0)
+    sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
+    return sums[0] if isinstance(text, (str, bytes)) else sums
+
+
+def _hidden(model: GPT, parts: list[Part]) -> Iterator[tuple[int, Floats, list[int]]]:
+    """Yield each part's number, the hidden state of each of its ids (t,C), and the ids to score."""
+    parts.sort(key=lambda part: len(part[1]))  # rows of like length go together
+    for begin in range(0, len(parts), ROWS):
+        rows = parts[begin : begin + ROWS]
+        padded = np.zeros((len(rows), len(rows[-1][1])), np.int32)  # (B,t), zeros after the ids
+        for row, (_, ids, _) in zip(padded, rows, strict=True):
+            row[: len(ids)] = ids
+        for h, (n, ids, scored) in zip(model.hidden(padded), rows, strict=True):
+            yield n, h[: len(ids)], scored
