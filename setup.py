@@ -11,8 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import polib
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/version.py").read_text()).group(1)
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -103,6 +105,13 @@ class BuildKernels(build_ext):
             )
 
 
+class CompileCatalogues(build_py):
+    def run(self):  # of an editable install too
+        for catalogue in Path("npgpt/console/locale").glob("*/LC_MESSAGES/npgpt.po"):
+            polib.pofile(str(catalogue)).save_as_mofile(str(catalogue.with_suffix(".mo")))
+        super().run()
+
+
 setup(
     ext_modules=[]
     if PURE
@@ -118,5 +127,5 @@ setup(
             optional=not REQUIRED,
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": CompileCatalogues},
 )

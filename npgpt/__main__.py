@@ -1,37 +1,36 @@
-"""`npgpt NAME ...` and `python -m npgpt NAME ...`: the same doors as `python -m npgpt.NAME`."""
+"""`npgpt NAME ...` and `python -m npgpt NAME ...`: the same commands as `python -m npgpt.NAME`."""
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from npgpt.console.language import _, set_language
+from npgpt.console.language import N_, _, set_language
 
-DOORS = {
-    "train": "train a GPT on text",
-    "tune": "find better settings for a text",
-    "evaluate": "measure a trained GPT on text",
-    "generate": "let a trained GPT write",
-    "finetune": "teach it a task: conversations, labels, prompts and completions",
-    "chat": "talk with it",
-    "serve": "serve it as OpenAI's HTTP API, with a page to try it",
-    "export": "write it as other programs read it",
-    "embed": "what a C compiler needs to build against libnpgpt",
-    "bench": "measure how fast this machine trains",
+COMMANDS = {
+    "train": N_("train a GPT on text"),
+    "tune": N_("find better settings for a text"),
+    "evaluate": N_("measure a trained GPT on text"),
+    "generate": N_("let a trained GPT write"),
+    "finetune": N_("teach it a task: conversations, labels, prompts and completions"),
+    "chat": N_("talk with it"),
+    "serve": N_("serve it as OpenAI's HTTP API, with a page to try it"),
+    "export": N_("write it as other programs read it"),
+    "embed": N_("what a C compiler needs to build against libnpgpt"),
+    "bench": N_("measure how fast this machine trains"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Open the door that is named, or tell which there are -> exit code; 2 for a name of none."""
+    """Run the command that is named, or list the commands -> exit code; 2 for an unknown name."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in DOORS:
+    if argv and argv[0] in COMMANDS:
         return int(import_module(f"npgpt.{argv[0]}").main(argv[1:]))
     set_language()
     if argv and argv[0] not in ("-h", "--help"):
-        wrong = _("npgpt: NAME must be one of {doors}, got {name}")
-        print(wrong.format(doors=", ".join(DOORS), name=argv[0]), file=sys.stderr)
+        print(f"npgpt: NAME must be one of {', '.join(COMMANDS)}, got {argv[0]}", file=sys.stderr)
         return 2
     print(_("npgpt NAME ..., where NAME is one of"))
-    for name, what in DOORS.items():
+    for name, what in COMMANDS.items():
         print(f"  {name:10}{_(what)}")
     print(_("npgpt NAME --help tells more."))
     return 0

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from npgpt.console.language import _
+from npgpt.console.language import N_, _
 from npgpt.console.messages import log, start_command
 from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from npgpt.api import GPT
 
-COMMANDS = """\
+COMMANDS = N_("""\
 /system TEXT   begin anew, with TEXT as what the model is told first (without TEXT: nothing)
 /reset         forget the conversation
 /save FILE     add it to a JSONL file, in the form that npgpt.finetune reads
-/quit          end, as Ctrl-D does; Ctrl-C ends a reply"""
+/quit          end, as Ctrl-D does; Ctrl-C ends a reply""")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,7 +164,7 @@ def _command(talk: Conversation, line: str) -> None:
         except OSError as error:
             print(f"npgpt chat: {rest}: {error.strerror}", file=sys.stderr)
     elif name == "/save":
-        lacking = _("/save must have a FILE") if talk.turns else _("/save must have something to save")
+        lacking = "/save must have a FILE" if talk.turns else "/save must have something to save"
         print(f"npgpt chat: {lacking}", file=sys.stderr)
     else:
         print(_(COMMANDS), file=sys.stderr)

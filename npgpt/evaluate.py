@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npgpt.console.language import _
-from npgpt.console.messages import log, start_command
+from npgpt.console.language import N_, _
+from npgpt.console.messages import log, overlap_in_words, start_command
 from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
 from npgpt.console.settings import make_parser, thread_count
 
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Integers
     from npgpt.text.tokenizer import Tokenizer
 
-TEST = "the test part of its text"
+# what a model is measured on, as test.json has it
+TEST = N_("the test part of its text")
+GIVEN = N_("the text given")
+TRAINED = N_("the text that it was trained on (there is no test part)")
+MEMORISED = N_("the text that it was trained on, which was to be memorised (there is no test part)")
 SAMPLES, SAMPLE_TOKENS = 4, 300  # that are searched for stretches of the training text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, tell, and keep test.json in the run -> exit code 0; 2 refused, 1 not written."""
+    """Measure, print, and keep test.json in the run -> exit code 0; 2 refused, 1 not written."""
     parser = make_parser("evaluate", "Measure a trained GPT: on the test part of its run's text, or on TEXT.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizer = model.tokenizer
         part, ids, train_ids = _parts(args, tokenizer)
         start_command(args.threads)
-        log("measured on {part}: {tokens:,} tokens", part=part, tokens=len(ids))
+        log("measured on {part}: {tokens:,} tokens", part=_(part), tokens=len(ids))
         measured = evaluation.evaluate(model, ids, tokenizer)
         result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, tokenizer)}
         if not args.text:
@@ -71,7 +75,7 @@ def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Intege
 
     if args.text:
         whole = encode(Corpus(args.text), tokenizer)
-        return "the text given", whole, whole
+        return GIVEN, whole, whole
     if not (Path(args.model) / runs.CONFIG).exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
     config = runs.read_config(args.model)
@@ -84,8 +88,7 @@ def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Intege
     if len(dataset.test):
         return TEST, dataset.test, dataset.train
     trained = np.concatenate([dataset.train, dataset.validation])
-    memorised = ", which was to be memorised" if config["about"].get("memorise") else ""
-    return f"the text that it was trained on{memorised} (there is no test part)", trained, dataset.train
+    return MEMORISED if config["about"].get("memorise") else TRAINED, trained, dataset.train
 
 
 def _print_table(result: Fields) -> None:
@@ -96,7 +99,7 @@ def _print_table(result: Fields) -> None:
         cells += [f"{row[key]:12.1%}" for key in ("accuracy@1", "accuracy@5") if key in row]
         print(f"{_(name):10}{''.join(cells)}")
     if "overlap" in result:
-        print(result["overlap"]["in_words"])
+        print(overlap_in_words(result["overlap"]))
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ class _Job:
                 "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
                 "(step {best_step}) nats per token learnt"
             )
-        log_result(result, losses)
+        log_result(result, losses, self.plan.patience)
         if result["ended"] != "interrupted":
             more |= self._finish()
         report.write(self.folder)
@@ -257,7 +257,7 @@ class _Job:
         """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
         from npgpt.console import report
 
-        log_finished(self.folder, self.trainer)
+        log_finished(self.trainer.result(self.folder), self.plan.patience)
         if not self.world.rank and not (self.folder / "report.html").exists():
             with errors_as_lines("finetune", 1, (OSError, MemoryError)):
                 self._finish()

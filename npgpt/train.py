@@ -320,7 +320,7 @@ class _Job:
         """Tell of a run that has ended, and draw it where a kill came in between -> as run() would."""
         from npgpt.console import report
 
-        log_finished(self.folder, self.trainer)
+        log_finished(self.trainer.result(self.folder), self.plan.patience)
         if not self.world.rank and not (self.folder / "report.html").exists():
             with errors_as_lines("train", 1, (OSError, MemoryError)):
                 report.write(self.folder)
@@ -455,7 +455,7 @@ def _tell_result(result: Fields, plan: Plan) -> None:
     losses = _("training loss {train_loss:.4f}")
     if result["val_loss"] is not None:
         losses = _("training loss {train_loss:.4f}, validation loss {val_loss:.4f} nats per token")
-    log_result(result, losses)
+    log_result(result, losses, plan.patience)
     if result["best_step"] and result["best_step"] != result["steps"]:
         log("the best was step {best_step}, which is what is used: {best_val_loss:.4f}", **result)
     if result["skipped"]:

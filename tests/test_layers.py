@@ -46,6 +46,7 @@ ENGINE_OUTSIDE = {"numpy"}
 SERVER = {"starlette", "uvicorn"}  # a package that its own command alone imports, inside a function
 EXTRAS = {  # file -> what it may import besides, inside a function
     "compat/transformers.py": {"torch"},
+    "console/locale/make.py": {"polib"},
     "console/report.py": {"matplotlib"},
     "distributed/mpi.py": {"mpi4py"},
     "interop/hub.py": {"huggingface_hub"},

@@ -5,7 +5,9 @@ English, as programs read them too. Everything is English until a command calls 
 """
 
 import gettext
+import io
 import os
+import sys
 from pathlib import Path
 
 CATALOGUES = Path(__file__).parent / "locale"  # LANGUAGE/LC_MESSAGES/npgpt.mo, built from npgpt.po
@@ -17,7 +19,15 @@ def set_language() -> None:
     english = locale in ("C", "POSIX")  # there LANGUAGE counts for nothing, as in GNU's gettext
     gettext.bindtextdomain("npgpt", str(CATALOGUES))
     gettext.textdomain("messages" if english else "npgpt")
+    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a character is no reason to die
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _(message: str) -> str:
     return gettext.gettext(message)
+
+
+def N_(message: str) -> str:
+    """Return the message as it is: the catalogues must hold it, and `_` translates it where it is shown."""
+    return message

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from npgpt.console.language import _
+from npgpt.console.language import N_, _
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike
     from npgpt.text.corpus import Corpus
-    from npgpt.training.trainer import Trainer
+    from npgpt.training.memorising import Verdict
+
+ENDINGS = {  # how a run ended -> what "... after 60 steps" begins with
+    "done": N_("done"),
+    "memorised": N_("memorised"),
+    "target reached": N_("target reached"),
+    "patience": N_("stopped, {n} validations without a better one,"),
+    "interrupted": N_("interrupted"),
+}
 
 
 def log(message: str, to: Any = None, **values: object) -> None:
@@ -20,29 +28,29 @@ def log(message: str, to: Any = None, **values: object) -> None:
     print(_(message).format(**values), file=to, flush=True)
 
 
-def log_finished(folder: PathLike, trainer: Trainer) -> None:
-    """That a run which was to be resumed has ended already."""
-    log(
-        "{run} is finished: {how} after {steps} steps",
-        run=folder,
-        how=(trainer.ended or ""),
-        steps=trainer.step,
-    )
+def log_finished(result: Fields, patience: int | None) -> None:
+    """Print that a run which was to be resumed has ended already."""
+    log("{run} is finished: {how} after {steps} steps", **result, how=_how(result, patience))
 
 
-def log_result(result: Fields, losses: str) -> None:
-    """How a training ended; `losses` may name fields of the result."""
-    how, losses = (result["ended"]), losses.format(**result)
-    log("{how} after {steps} steps, {seconds:.1f} s: {losses}", **result | {"how": how, "losses": losses})
+def log_result(result: Fields, losses: str, patience: int | None) -> None:
+    """Print how a training ended; `losses` may name fields of the result."""
+    how, losses = _how(result, patience), losses.format(**result)
+    log("{how} after {steps} steps, {seconds:.1f} s: {losses}", **result, how=how, losses=losses)
+
+
+def _how(result: Fields, patience: int | None) -> str:
+    ended: str = result["ended"]
+    return _(ENDINGS.get(ended, ended)).format(n=patience)  # npgpt 0.1.0 saved the sentence of patience
 
 
 def log_saved(folder: PathLike) -> None:
-    """Where a run is."""
+    """Print where a run is."""
     log("saved to {run}, drawn in {run}/report.html", run=folder)
 
 
 def log_next(*commands: str) -> None:
-    """What to run next, a command a line."""
+    """Print what to run next, a command a line."""
     word = _("next:")
     for command in commands:
         print(word, command, flush=True)
@@ -50,9 +58,9 @@ def log_next(*commands: str) -> None:
 
 
 def log_warnings(lines: Iterable[str]) -> None:
-    """Each line on stderr, as a warning."""
+    """Print each line on stderr, as a warning."""
     for line in lines:
-        print(_("warning: {line}").format(line=line), file=sys.stderr)
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def start_command(threads: int | None, out: TextIO | None = None) -> None:
@@ -61,11 +69,60 @@ def start_command(threads: int | None, out: TextIO | None = None) -> None:
 
     if threads:
         kernels.set_num_threads(threads)
-    log("running on {kernels}", to=out, kernels=(kernels.describe()))
+    log("running on {kernels}", to=out, kernels=_kernels_in_words())
+
+
+def _kernels_in_words() -> str:
+    """The translation of what kernels.describe() says."""
+    from npgpt.engine import kernels
+
+    name, threads = kernels.name(), kernels.get_num_threads()
+    if name != "numpy":
+        line = _("{name} kernels, {threads} threads") if threads > 1 else _("{name} kernels, 1 thread")
+        return line.format(name=name, threads=threads)
+    if len(kernels.available()) > 1:
+        return _("NumPy alone (NPGPT_KERNELS=numpy)")
+    return _(
+        "NumPy alone, slowly; build the kernels with pip install -e . in the source tree, with g++ installed"
+    )
+
+
+def memorising_in_words(verdict: Verdict, repeated: bytes = b"") -> str:
+    """Return the warning that a run is overfitting; `repeated` is what a sample repeats of its text."""
+    line = (
+        f"it is memorising: from step {verdict.best_step} to {verdict.step} the training loss fell from "
+        f"{verdict.train[0]:.3f} to {verdict.train[1]:.3f} while the validation loss rose from "
+        f"{verdict.val[0]:.3f} to {verdict.val[1]:.3f}; step {verdict.best_step} is kept as the best. "
+        "More text, more --dropout, a smaller model or --patience 3 would help"
+    )
+    if repeated:
+        shown = repeated.decode("utf-8", "ignore")
+        line = f"{line}. A sample of it repeats {len(repeated)} bytes of the text: {shown!r}"
+    return line
+
+
+def overlap_in_words(overlap: Fields, translate: Callable[[str], str] = _) -> str:
+    """Return what memorising.overlap() found as a sentence; translate=str keeps it English."""
+    line = translate("Longest stretch of the training text in {n_samples} samples: {bytes} bytes, {text!r}")
+    if overlap["held_out_bytes"] is not None:
+        line += translate("; in as much text that it never saw: {held_out_bytes} bytes")
+    return line.format(**overlap)
+
+
+def tuning_in_words(verdict: Fields, translate: Callable[[str], str] = _) -> str:
+    """Return what a search found as a sentence; translate=str keeps it English."""
+    line = translate(
+        "Validation loss {loss:.4f} instead of the default's {default_loss:.4f} in the same {minutes:.1f} "
+        "minutes, with {changes}; {epochs:.1f} epochs."
+    )
+    if verdict["is_default"]:
+        line = translate("The default was best: validation loss {loss:.4f} after {minutes:.1f} minutes.")
+    changes = ", ".join(f"{name} {value:g}" for name, value in verdict["changed"].items())
+    return line.format(**verdict, changes=changes or translate("half the time"))
 
 
 def corpus_report(corpus: Corpus) -> list[str]:
-    """Lines that say what was read, what cleaning changed and which texts are there twice."""
+    """Return lines that say what was read, what cleaning changed and which texts are there twice."""
     read = (
         _("text: {bytes:,} bytes in {files} files")
         if len(corpus.documents) > 1
@@ -79,13 +136,13 @@ def corpus_report(corpus: Corpus) -> list[str]:
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}
     lines = [line.format(done=done, **counts)]
     if odd := [document.name for document in corpus.documents if not document.is_utf8]:
-        lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd)))
+        lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd, _)))
     seen = Counter(document.sha256 for document in corpus.documents)
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
-        line = _("warning: the same text several times: {files}; the test would be too easy")
-        lines.append(line.format(files=_few(twice)))
+        lines.append(f"warning: the same text several times: {_few(twice, str)}; the test would be too easy")
     return lines
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (_(" and {n} more").format(n=len(names) - 3) if len(names) > 3 else "")
+def _few(names: list[str], translate: Callable[[str], str]) -> str:
+    more = translate(" and {n} more").format(n=len(names) - 3) if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

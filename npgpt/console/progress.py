@@ -7,6 +7,8 @@ from typing import Self
 from tqdm import tqdm
 
 from npgpt.console.language import _
+from npgpt.console.messages import memorising_in_words
+from npgpt.training.memorising import Verdict
 
 
 class Progress:
@@ -40,6 +42,10 @@ class Progress:
             left = seconds / step * (self.total - step)
             with contextlib.suppress(OSError):  # a full disk, a pipe nobody reads: no reason to stop
                 print(line.format(step=step, total=self.total, seen=seen, left=left), flush=True)
+
+    def memorising(self, verdict: Verdict, repeated: bytes) -> None:
+        """Warn that the run is overfitting; `repeated` is what a sample repeats of the training text."""
+        self.tell(f"warning: {memorising_in_words(verdict, repeated)}")
 
     def tell(self, line: str) -> None:
         """A line of its own, on stderr."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from npgpt.console import charts
+from npgpt.console.messages import memorising_in_words, overlap_in_words
 from npgpt.engine.types import Fields
 from npgpt.training.checkpoint import write_atomically
-from npgpt.training.memorising import History, in_words
+from npgpt.training.memorising import History
 from npgpt.training.run import read_config
 
 Rows: TypeAlias = list[dict[str, str]]  # of metrics.csv, by the columns' names
@@ -190,7 +191,7 @@ def _figures(rows: Rows, test: Fields | None) -> str:
 
 def _warning(rows: Rows) -> str:
     verdict = History(",".join(list(row.values())[:5]) for row in rows).verdict()
-    return f'<p class="warning">{escape(in_words(verdict).capitalize())}.</p>' if verdict else ""
+    return f'<p class="warning">{escape(memorising_in_words(verdict).capitalize())}.</p>' if verdict else ""
 
 
 def _test(test: Fields | None) -> str:
@@ -212,7 +213,9 @@ def _test(test: Fields | None) -> str:
         table(["", "", "bits per byte", "accuracy@1", "accuracy@5"], rows, best=names.index("npgpt")),
     ]
     if overlap:
-        parts.append(f'<p class="soft" style="margin-top:16px">{escape(overlap["in_words"])}</p>')
+        # runs of npgpt 0.1.0 have the sentence itself; the page is English
+        words = overlap.get("in_words") or overlap_in_words(overlap, str)
+        parts.append(f'<p class="soft" style="margin-top:16px">{escape(words)}</p>')
     return "\n".join(parts)
 
 

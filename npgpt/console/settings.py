@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import io
 import math
 import os
-import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,6 +42,11 @@ class Parser(argparse.ArgumentParser):
         """As argparse's; the help is said in the locale's language."""
         return super().add_argument(*names, help=help and _(help), **more)
 
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which takes it that the usage begins with the English "usage: "."""
+        self.usage = self.format_usage().removeprefix(_("usage: "))
+        return super().parse_intermixed_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line."""
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
@@ -52,9 +55,6 @@ class Parser(argparse.ArgumentParser):
 def make_parser(name: str, description: str) -> Parser:
     """The parser of a door, which speaks the locale's language from here on."""
     set_language()
-    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a character is no reason to die
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     return Parser(prog=f"npgpt {name}", description=_(description), allow_abbrev=False)
 
 

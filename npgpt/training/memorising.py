@@ -1,4 +1,4 @@
-"""Whether a model understands its text or learns it by heart, and the evidence for that."""
+"""Overfitting: when validation loss rises while training loss falls, and what samples repeat of the text."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ RISEN = 1.01  # times its lowest: a validation loss that rose
 
 
 class Verdict(NamedTuple):
-    """What a run that learns by heart shows: two steps, and the losses at them."""
+    """The evidence that a run is overfitting: two steps, and the losses at them."""
 
     best_step: int
     step: int
@@ -54,36 +54,22 @@ class History:
         return Verdict(best_step, step, (train_then, train_now), (lowest, val_now))
 
 
-def in_words(verdict: Verdict, sample: bytes = b"", text: bytes = b"") -> str:
-    """The verdict as a line for people, with what `sample` repeats of `text` as evidence."""
-    line = (
-        f"it is memorising: from step {verdict.best_step} to {verdict.step} the training loss fell from "
-        f"{verdict.train[0]:.3f} to {verdict.train[1]:.3f} while the validation loss rose from "
-        f"{verdict.val[0]:.3f} to {verdict.val[1]:.3f}; step {verdict.best_step} is kept as the best. "
-        "More text, more --dropout, a smaller model or --patience 3 would help"
-    )
-    if shared := longest_overlap(sample, text):
-        shown = shared.decode("utf-8", "ignore")
-        line = f"{line}. A sample of it repeats {len(shared)} bytes of the text: {shown!r}"
-    return line
-
-
 def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:
-    """The longest stretch of the training text in samples of the model, and in as much text it never saw."""
+    """Return what samples of the model repeat of the training text.
+
+    n_samples, text and bytes (the longest stretch that they repeat, and its size), and held_out_bytes: the
+    longest stretch in as much text that the model never saw, None where there is none.
+    """
     written = [sample.encode() for sample in samples]
     found = max((longest_overlap(sample, text) for sample in written), key=len)
     ends = accumulate(map(len, written))
     pieces = [held_out[end - len(s) : end] for s, end in zip(written, ends, strict=True)]
     usual = max(len(longest_overlap(piece, text)) for piece in pieces)
-    shown = found.decode("utf-8", "ignore")
-    words = f"Longest stretch of the training text in {len(samples)} samples: {len(found)} bytes, {shown!r}"
-    if held_out:
-        words = f"{words}; in as much text that it never saw: {usual} bytes"
     return {
+        "n_samples": len(samples),
         "bytes": len(found),
-        "text": shown,
+        "text": found.decode("utf-8", "ignore"),
         "held_out_bytes": usual if held_out else None,
-        "in_words": words,
     }
 
 

@@ -275,7 +275,7 @@ class Trainer:
             if not plan.memorise and _reached(plan, val_loss):
                 self.ended = self.ended or "target reached"
             elif plan.patience and self.since_best >= plan.patience:
-                self.ended = self.ended or f"stopped, {plan.patience} validations without a better one,"
+                self.ended = self.ended or "patience"
         now = time.perf_counter()
         worth = val_loss is not None and val_loss < self.kept
         stop, overdue, worth = self.world.any(should_stop(), now - self._saved_at > SAVE_SECONDS, worth)
@@ -451,7 +451,7 @@ class Trainer:
         if not self.plan.memorise and (verdict := self.history.verdict()) and not self._warned:
             self._warned = True
             train = memorising.training_text(self.dataset.train, self.dataset.tokenizer)
-            self.progress.tell(f"warning: {memorising.in_words(verdict, text.encode(), train)}")
+            self.progress.memorising(verdict, memorising.longest_overlap(text.encode(), train))
 
     # ------------------------------------------------------------------------ stopping and going on
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from npgpt.console import charts, report
+from npgpt.console import charts, messages, report
 from npgpt.engine import kernels
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields
@@ -159,7 +159,7 @@ class Search:
             return
         verdict = "The search was stopped before its end."
         if best:
-            verdict = self.verdict(best)
+            verdict = messages.tuning_in_words(self.verdict(best), str)
             settings = self.settings | best.settings | {"steps": best.result["steps"], "out": None}
             run.write_config(self.folder, settings, self.about | {"tuned": verdict})
         curves = [self._curve(trial, best) for trial in shown]
@@ -169,18 +169,17 @@ class Search:
         table = "<h2>Trials</h2>\n" + report.table(HEAD, rows, best=shown.index(best) if best else None)
         report.write_page(self.folder, verdict, [picture, table])
 
-    def verdict(self, best: Trial) -> str:
-        """What was found, as a line for people."""
+    def verdict(self, best: Trial) -> Fields:
+        """Return how the best trial compares with the default: losses, minutes, what changed, epochs."""
         default = next(t for t in self.trials if t.candidate == 0 and t.rung == best.rung)
-        if best is default:
-            return (
-                f"The default was best: validation loss {default.loss:.4f} after {self.minutes:.1f} minutes."
-            )
-        changed = ", ".join(f"{k} {v:g}" for k, v in best.settings.items() if v != default.settings[k])
-        return (
-            f"Validation loss {best.loss:.4f} instead of the default's {default.loss:.4f} in the same "
-            f"{self.minutes:.1f} minutes, with {changed or 'half the time'}; {best.epochs:.1f} epochs."
-        )
+        return {
+            "is_default": best is default,
+            "loss": best.loss,
+            "default_loss": default.loss,
+            "minutes": self.minutes,
+            "changed": {k: v for k, v in best.settings.items() if v != default.settings[k]},
+            "epochs": best.epochs,
+        }
 
     def _curve(self, trial: Trial, best: Trial | None) -> charts.Curve:
         points = report.points(report.metrics(trial.folder), "val_loss", by="seconds")

@@ -1,6 +1,8 @@
-"""The doors speak the locale's language; the catalogues are whole, and say what the source says."""
+"""Help, progress and results are in the locale's language, errors in English; the catalogues are whole."""
 
+import ast
 import gettext
+import inspect
 import os
 import re
 import runpy
@@ -9,15 +11,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polib
 import pytest
 
 import npgpt
-from npgpt.console import language
+from npgpt.__main__ import COMMANDS
+from npgpt.console import language, messages
+from npgpt.engine import kernels
+from npgpt.training.memorising import Verdict
 
 PACKAGE = Path(npgpt.__file__).parent
 MAKE = runpy.run_path(str(PACKAGE / "console" / "locale" / "make.py"))
 CATALOGUES = [pytest.param(path, id=path.parts[-3]) for path in MAKE["CATALOGUES"]]
 VARIABLES = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+HOW = "run python npgpt/console/locale/make.py"
 
 
 def fields(message: str) -> list:
@@ -31,34 +38,45 @@ def fields(message: str) -> list:
 
 @pytest.mark.parametrize("path", CATALOGUES)
 def test_a_catalogue_is_whole(path):
-    catalogue, needed, there = MAKE["read"](path), MAKE["messages"](), MAKE["strings"]()
-    lacking = sorted(message for message in needed if not catalogue.get(message))
-    assert not lacking, f"python npgpt/console/locale/make.py, and translate in {path}: {lacking}"
-    gone = sorted(message for message in catalogue if message and message not in there)
-    assert not gone, f"python npgpt/console/locale/make.py: the source does not say any more {gone}"
-    assert path.read_text(encoding="utf-8") == MAKE["written"](catalogue), (
-        "python npgpt/console/locale/make.py"
-    )
-    assert path.with_suffix(".mo").read_bytes() == MAKE["compiled"](catalogue), (
-        "python npgpt/console/locale/make.py"
-    )
+    catalogue, needed = polib.pofile(str(path)), MAKE["messages"]()
+    assert needed, "the source has messages"
+    translations = {entry.msgid: entry.msgstr for entry in catalogue}
+    lacking = sorted(message for message in needed if not translations.get(message))
+    assert not lacking, f"{HOW}, and translate in {path}: {lacking}"
+    gone = sorted(message for message in translations if message not in needed)
+    assert not gone, f"{HOW}: the source does not say any more {gone}"
+    files = [(entry.msgid, entry.occurrences[0][0]) for entry in catalogue]
+    assert files == list(needed.items()), HOW
+    with open(path.with_suffix(".mo"), "rb") as file:
+        compiled = gettext.GNUTranslations(file)
+    stale = sorted(message for message in needed if compiled.gettext(message) != translations[message])
+    assert not stale, f"{HOW}: the compiled catalogue is not that of {path}: {stale}"
+
+
+@pytest.mark.parametrize("file", MAKE["UNMARKED"])
+def test_a_message_that_no_mark_shows_is_in_its_file(file):
+    source = inspect.getsource(sys.modules["argparse"])
+    if file != "argparse.py":
+        source = (PACKAGE / file).read_text(encoding="utf-8")
+    there = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    assert set(MAKE["UNMARKED"][file]) <= there
 
 
 @pytest.mark.parametrize("path", CATALOGUES)
 def test_a_translation_has_the_fields_of_its_message(path):
-    for message, translation in MAKE["read"](path).items():
-        if message:
-            assert fields(translation) == fields(message), message
-            ends = [
-                re.match(r"\s*", text).group() + re.search(r"\s*$", text).group()
-                for text in (message, translation)
-            ]
-            assert ends[0] == ends[1], message
+    for entry in polib.pofile(str(path)):
+        message, translation = entry.msgid, entry.msgstr
+        assert fields(translation) == fields(message), message
+        ends = [
+            re.match(r"\s*", text).group() + re.search(r"\s*$", text).group()
+            for text in (message, translation)
+        ]
+        assert ends[0] == ends[1], message
 
 
 @pytest.fixture
 def locale(monkeypatch):
-    """locale(LC_ALL="pt_BR.UTF-8"): the doors speak as these variables say, until the test ends."""
+    """locale(LC_ALL="pt_BR.UTF-8"): the language is what these variables say, until the test ends."""
 
     def set_to(**variables):
         for name in VARIABLES:
@@ -68,10 +86,8 @@ def locale(monkeypatch):
         language.set_language()
 
     before = gettext.textdomain()
-    language._templates.cache_clear()
     yield set_to
     gettext.textdomain(before)
-    language._templates.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -91,107 +107,191 @@ def locale(monkeypatch):
 def test_which_language_is_spoken(locale, variables, portuguese):
     locale(**variables)
     assert language._("it writes:") == ("ele escreve:" if portuguese else "it writes:")
-    assert (
-        language.told("a: must be TOML, got b")
-        == f"a: {'deve ser TOML; veio' if portuguese else 'must be TOML, got'} b"
-    )
 
 
-def test_nothing_but_english_before_a_door_asks():
-    code = "import npgpt.console.language as l; print(l._('it writes:'), l.told('the loss is nan'))"
+def test_nothing_but_english_before_a_command_asks():
+    code = "import npgpt.console.language as l; print(l._('it writes:'))"
     environment = os.environ | {"LC_ALL": "pt_BR.UTF-8", "PYTHONPATH": str(PACKAGE.parent)}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert said.stdout == "it writes: the loss is nan\n"
+    assert said.stdout == "it writes:\n"
 
 
-def test_what_is_raised_is_told_with_its_values(locale):
-    """Each message with values is recognised, whatever else it looks like."""
-    locale(LC_ALL="pt_BR.UTF-8")
-    for message, translation in MAKE["read"](MAKE["CATALOGUES"][0]).items():
-        if re.search(r"\{\d\}", message):
-            values = [f"v{n}/w" for n in range(8)]
-            assert language.told(message.format(*values)) == translation.format(*values)
+@pytest.mark.parametrize(
+    "name, known, threads",
+    [
+        ("avx2", ["numpy", "avx2"], 1),
+        ("avx2", ["numpy", "avx2"], 2),
+        ("numpy", ["numpy", "avx2"], 1),
+        ("numpy", ["numpy"], 1),
+    ],
+)
+def test_the_first_line_of_a_run(locale, monkeypatch, capsys, name, known, threads):
+    monkeypatch.setattr(kernels, "name", lambda: name)
+    monkeypatch.setattr(kernels, "available", lambda: known)
+    monkeypatch.setattr(kernels, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(kernels, "_compiled", name != "numpy")
+    monkeypatch.setattr(kernels, "_kernels", kernels._kernels if len(known) > 1 else None)
+    locale(LC_ALL="C")
+    messages.start_command(None)
+    assert capsys.readouterr().out == f"running on {kernels.describe()}\n"
+    locale(LC_ALL="pt_BR")
+    messages.start_command(None)
+    said = capsys.readouterr().out
+    assert said.startswith("rodando com kernels avx2, " if name == "avx2" else "rodando com só o NumPy")
 
 
-def test_values_are_told_where_they_are_messages_and_kept_where_they_are_not(locale):
-    locale(LANG="pt_BR.UTF-8")
-    assert (
-        language.told("t: must hold text, got an empty file") == "t: deve conter texto; veio um arquivo vazio"
+RESULT = {"run": "r", "steps": 60, "seconds": 1.25}
+
+
+@pytest.mark.parametrize(
+    "ended, english, portuguese",
+    [
+        ("done", "done", "concluído"),
+        ("memorised", "memorised", "memorizado"),
+        ("target reached", "target reached", "alvo alcançado"),
+        ("patience", "stopped, 3 validations without a better one,", "parado, 3 validações sem melhora,"),
+        ("interrupted", "interrupted", "interrompido"),
+    ],
+)
+def test_how_a_run_ended(locale, capsys, ended, english, portuguese):
+    for language_, how, after in (("C", english, "after 60 steps"), ("pt", portuguese, "após 60 passos")):
+        locale(LC_ALL=language_)
+        messages.log_result(RESULT | {"ended": ended, "loss": 2.0}, "{loss:.2f}", 3)
+        assert capsys.readouterr().out.startswith(f"{how} {after}, 1.2 s: 2.00")
+        messages.log_finished(RESULT | {"ended": ended}, 3)
+        assert f": {how} {after}\n" in capsys.readouterr().out
+
+
+def test_sentences_of_results_in_portuguese(locale):
+    locale(LC_ALL="pt_BR")
+    overlap = {"n_samples": 4, "bytes": 3, "text": "céu", "held_out_bytes": None}
+    said = "Trecho mais longo do texto de treino em 4 amostras: 3 bytes, 'céu'"
+    assert messages.overlap_in_words(overlap) == said
+    unseen = "; em igual quantidade de texto que ele nunca viu: 2 bytes"
+    assert messages.overlap_in_words(overlap | {"held_out_bytes": 2}) == said + unseen
+    found = {"is_default": False, "loss": 2, "default_loss": 3, "minutes": 1, "changed": {}, "epochs": 4}
+    assert "em vez de 3.0000" in messages.tuning_in_words(found)
+    assert "com metade do tempo;" in messages.tuning_in_words(found)
+    assert "com lr 0.01, n_layer 4;" in messages.tuning_in_words(
+        found | {"changed": {"lr": 0.01, "n_layer": 4}}
     )
-    line = "d.jsonl: line 3: label must be text that is not empty, got 'no limit is known or done'"
-    told = "d.jsonl: linha 3: label deve ser texto não vazio; veio 'no limit is known or done'"
-    assert language.told(line) == told
-    line = "d.jsonl: line 3: must be JSON, as {...}, got done"
-    assert language.told(line) == "d.jsonl: linha 3: deve ser JSON, como {...}; veio done"
-    assert language.told("x needs y: 'a is missing'") == "x needs y: 'a is missing'"
-    assert language.told("what nobody ever said") == "what nobody ever said"
+    assert messages.tuning_in_words(found | {"is_default": True}).startswith("A configuração padrão foi")
+    assert messages.tuning_in_words(found, str).startswith("Validation loss 2.0000 instead of")
 
 
-def door(*args, **variables):
+def test_warnings_stay_english(locale, capsys):
+    locale(LC_ALL="pt_BR")
+    messages.log_warnings(["a checkpoint is broken; passed over"])
+    assert capsys.readouterr().err == "warning: a checkpoint is broken; passed over\n"
+    assert messages.memorising_in_words(Verdict(4, 8, (2, 0.5), (2, 2.4))).startswith("it is memorising: ")
+
+
+def command(*args, **variables):
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment |= {"PYTHONPATH": str(PACKAGE.parent), "PYTHONUTF8": "1"} | variables
-    command = [sys.executable, "-m", *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
+    line = [sys.executable, "-m", *map(str, args)]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, encoding="utf-8")
 
 
-def test_a_door_speaks_portuguese(tmp_path):
+def test_a_command_speaks_portuguese(tmp_path):
     text = tmp_path / "t.txt"
     text.write_bytes(b"abc abd abe " * 40)
     flags = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 8 --steps 2 --json".split()
     both = [
-        door("npgpt.train", text, *flags, "--out", tmp_path / locale, LC_ALL=locale)
+        command("npgpt.train", text, *flags, "--out", tmp_path / locale, LC_ALL=locale)
         for locale in ("C", "pt_BR.UTF-8")
     ]
     english, portuguese = (run.stdout.splitlines() for run in both)
     assert [run.stderr for run in both] == ["", ""]
+    assert portuguese[0].startswith("rodando com ")
     assert "tokenizer: bytes, 257 tokens, 1.00 bytes in one" in english
     assert "tokenizador: bytes, 257 tokens, 1.00 bytes em cada um" in portuguese
     assert any(line.startswith("passo 2/2: perda ") for line in portuguese)
     assert any(line.startswith("concluído após 2 passos, ") for line in portuguese)
+    sample = portuguese.index("ele escreve:")
+    assert not set(portuguese[: sample + 1]) & set(english), "lines that stayed English"
     assert re.sub(r"C|pt_BR.UTF-8|[\d.]+", "", english[-1]) == re.sub(
         r"C|pt_BR.UTF-8|[\d.]+", "", portuguese[-1]
     )
 
 
-FLAGS = "(--help lista as opções)"
-DOORS = "train, tune, evaluate, generate, finetune, chat, serve, export, embed, bench"
+@pytest.mark.parametrize(
+    "split, on, of_samples",
+    [
+        ("1", "o texto com que foi treinado, que era para memorizar (não há parte de teste)", " amostras: "),
+        ("0.8,0.2,0", "o texto com que foi treinado (não há parte de teste)", " amostras: "),
+        ("0.8,0.1,0.1", "a parte de teste do seu texto", "; em igual quantidade de texto que ele nunca viu"),
+    ],
+)
+def test_evaluate_speaks_portuguese(tmp_path, split, on, of_samples):
+    text, run = tmp_path / "t.txt", tmp_path / "run"
+    text.write_bytes(b"abc abd abe " * (40 if split == "1" else 400))
+    flags = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 8 --steps 2".split()
+    trained = command("npgpt.train", text, *flags, "--split", split, "--out", run, LC_ALL="C")
+    assert trained.returncode == 0, trained.stderr
+    measured = command("npgpt.evaluate", run, LC_ALL="pt_BR.UTF-8")
+    assert (measured.returncode, measured.stderr) == (0, "")
+    lines = measured.stdout.splitlines()
+    assert lines[1].startswith(f"medido sobre {on}: ")
+    assert lines[-1].startswith("Trecho mais longo do texto de treino em 4 amostras: ")
+    assert of_samples in lines[-1]
+    if split == "1":
+        given = command("npgpt.evaluate", run, text, LC_ALL="pt_BR.UTF-8")
+        assert "medido sobre o texto dado: 481 tokens\n" in given.stdout
+
+
+FLAGS = "(--help lists the flags)"
+NAMES = "train, tune, evaluate, generate, finetune, chat, serve, export, embed, bench"
 
 
 @pytest.mark.parametrize(
     "args, line",
     [
-        ("npgpt.train none.txt", "npgpt train: none.txt: Arquivo ou pasta não existe"),
+        ("npgpt.train none.txt", "npgpt train: none.txt: No such file or directory"),
         (
             "npgpt.train t --steps 0",
-            f"npgpt train: argumento --steps: deve ser um número inteiro, no mínimo 1; veio 0 {FLAGS}",
+            f"npgpt train: argument --steps: must be a whole number, at least 1, got 0 {FLAGS}",
         ),
         (
             "npgpt.train t --optimizer sgd",
-            f"npgpt train: argumento --optimizer: deve ser adamw ou muon; veio sgd {FLAGS}",
+            f"npgpt train: argument --optimizer: must be adamw or muon, got sgd {FLAGS}",
         ),
-        ("npgpt.tune t", f"npgpt tune: faltam os argumentos: --minutes {FLAGS}"),
-        ("npgpt dance", f"npgpt: NAME deve ser um de {DOORS}; veio dance"),
+        ("npgpt.tune t", f"npgpt tune: the following arguments are required: --minutes {FLAGS}"),
+        ("npgpt dance", f"npgpt: NAME must be one of {NAMES}, got dance"),
+        ("npgpt.train", "npgpt train: TEXT must be given (or --resume --out RUN)"),
+        ("npgpt.train t --launch x", "npgpt train: --launch is for --restarts, which is missing"),
+        (
+            f"npgpt.evaluate {PACKAGE}",
+            f"npgpt evaluate: load: path must be a run, a checkpoint or a Hugging Face folder, got {PACKAGE}",
+        ),
+        ("npgpt.embed", f"npgpt embed: give --cflags, --libs or both {FLAGS}"),
     ],
 )
-def test_errors_in_portuguese(args, line):
-    refused = door(*args.split(), LC_ALL="pt_BR.UTF-8")
+def test_errors_are_one_english_line_whatever_the_locale(args, line):
+    refused = command(*args.split(), LC_ALL="pt_BR.UTF-8")
     assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", line + "\n")
 
 
-def test_help_in_portuguese():
-    helps = door("npgpt.train", "--help", LANG="pt_BR.UTF-8").stdout
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_in_portuguese(name):
+    helps = command(f"npgpt.{name}", "--help", LANG="pt_BR.UTF-8", COLUMNS="300").stdout
     assert (
-        helps.startswith("uso: npgpt train ")
+        helps.startswith(f"uso: npgpt {name} ")
         and "\nopções:\n" in helps
         and "mostrar esta ajuda e sair" in helps
     )
-    english = set(door("npgpt.train", "--help", LC_ALL="C").stdout.split("\n"))
+    english = set(command(f"npgpt.{name}", "--help", LC_ALL="C", COLUMNS="300").stdout.split("\n"))
     prose = [line for line in helps.split("\n") if "  " in line.strip() and line in english]
     assert not prose, "helps that stayed English"
 
 
-def test_a_console_without_the_characters_is_no_reason_to_die():
-    refused = door("npgpt.train", "none.txt", LANG="pt_BR", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
-    assert (
-        refused.returncode == 2 and refused.stderr == "npgpt train: none.txt: Arquivo ou pasta n?o existe\n"
-    )
+def test_the_list_of_commands_in_portuguese():
+    lists = [command("npgpt", LC_ALL=locale).stdout.splitlines() for locale in ("C", "pt_BR.UTF-8")]
+    assert len(lists[0]) == len(lists[1]) == len(COMMANDS) + 2 and not set(lists[0]) & set(lists[1])
+
+
+@pytest.mark.parametrize("args", ["npgpt", "npgpt.train --help"])
+def test_a_console_without_the_characters_is_no_reason_to_die(args):
+    shown = command(*args.split(), LANG="pt_BR", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0 and not shown.stderr
+    assert ("experiment?-lo" if args == "npgpt" else "\nop??es:\n") in shown.stdout

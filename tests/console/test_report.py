@@ -92,6 +92,16 @@ def test_a_page_that_needs_nothing_else(run):
         assert all(0 <= float(n) <= 880 for n in numbers)
 
 
+def test_what_samples_repeat_is_a_sentence_of_the_page(run):
+    overlap = {"n_samples": 4, "bytes": 7, "text": "a & {b}", "held_out_bytes": 5}
+    (run / "test.json").write_text(json.dumps(TEST | {"baselines": BASELINES, "overlap": overlap}))
+    words = (
+        "Longest stretch of the training text in 4 samples: 7 bytes, 'a & {b}'; "
+        "in as much text that it never saw: 5 bytes"
+    )
+    assert words in Page(report.write(run).read_text()).words
+
+
 def test_a_run_that_has_only_begun(run):
     (run / "metrics.csv").write_text(METRICS + "\n1,0,")
     assert "0 steps" in report.write(run).read_text()

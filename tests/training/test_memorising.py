@@ -1,10 +1,11 @@
-"""When a run learns by heart, and what a sample repeats."""
+"""When a run is overfitting, and what a sample repeats."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.training.memorising import History, in_words, longest_overlap, overlap
+from npgpt.console.messages import memorising_in_words
+from npgpt.training.memorising import History, longest_overlap, overlap
 
 
 def history(train, val):
@@ -34,7 +35,8 @@ def test_no_alarm(train, val):
 def test_alarm():
     verdict = history([3, 2, 1, 0.5], [3, 2, 2.2, 2.4]).verdict()
     assert verdict == (4, 8, (2, 0.5), (2, 2.4))
-    line = in_words(verdict, b"...the rat ate...", b"the cat and the rat ate")
+    repeated = longest_overlap(b"...the rat ate...", b"the cat and the rat ate")
+    line = memorising_in_words(verdict, repeated)
     assert "from step 4 to 8 the training loss fell from 2.000 to 0.500" in line
     assert "validation loss rose from 2.000 to 2.400; step 4 is kept as the best" in line
     assert "repeats 11 bytes of the text: 'the rat ate'" in line
