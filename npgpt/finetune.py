@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
+from npgpt.console.job import (
+    Job,
+    RunFolder,
+    check_ranks,
+    kept_settings,
+    lock_folder,
+    open_folder,
+    read_parent,
+    set_threads,
+)
 from npgpt.console.language import _
 from npgpt.console.messages import (
     log,
-    log_finished,
     log_next,
     log_result,
     log_saved,
     log_warnings,
     start_command,
 )
-from npgpt.console.process import errors_as_lines, interruptible
+from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import (
     Setting,
     add_settings,
     count,
     count_or_zero,
-    flag,
     make_parser,
     not_negative,
     positive,
@@ -40,9 +47,10 @@ if TYPE_CHECKING:
 
     from npgpt.distributed.world import World
     from npgpt.engine.types import Fields
+    from npgpt.interop.layout import Pretrained
     from npgpt.text.examples import Encoded, Example
     from npgpt.text.tokenizer import Tokenizer
-    from npgpt.training.finetuning import Examples
+    from npgpt.training.finetuning import Examples, TaskTrainer
 
 SETTINGS = [
     Setting("epochs", count, "how often each example is seen, at most (default 3)"),
@@ -86,145 +94,164 @@ def main(argv: Sequence[str] | None = None) -> int:
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
         with errors_as_lines("finetune"):  # whatever can be refused is, before anything is written
-            job = _Job(args, lock, world)
+            job = _job(args, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
-        if job.trainer.ended:
-            return job.finished()
         return job.run(args.json)
 
 
-class _Job:
-    """What one command trains: settings, examples, trainer and folder, all checked; the folder is locked."""
+def _job(args: Namespace, lock: contextlib.ExitStack, world: World) -> ExampleJob:
+    """Return the run that the command asks for; whatever can be refused is, and nothing is written."""
+    from npgpt.engine.model import GPT
+    from npgpt.training.finetuning import TaskTrainer, make_task_plan, with_vocabulary
 
-    def __init__(self, args: Namespace, lock: contextlib.ExitStack, world: World) -> None:
-        from npgpt.api import load
-        from npgpt.distributed import mpi
-        from npgpt.text import examples as tasks
-        from npgpt.training import checkpoint
+    given = resolve(SETTINGS, args, None)
+    set_threads(world, given["threads"])
+    folder = open_folder(args.out, args.data, args.resume, world, lock)
+    parent = read_parent(args.model, "taught with text")
+    data = _read_data(args, parent)
+    base = GPT(parent.config, weights=parent.weights)
+    model, rows = with_vocabulary(base, parent.tokenizer, data.tokenizer)
+    about = {
+        "data_sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
+        "parent_sha256": hashlib.sha256(model.flat_params.data).hexdigest(),
+        "skip_bad": args.skip_bad,
+        "balance": args.balance,
+    }
+    settings = _settings(given, folder, about)
+    check_ranks(world, settings, **about)
+    examples = _split(data, settings, args.balance)
+    lora, flags = settings["lora"], {name: settings[name] for name in PLANNED}
+    plan = make_task_plan(model.config, examples, lora, settings["epochs"], **flags)
+    if folder.checkpoint and not lora:  # adapters begin at the parent, and are read after it
+        saved = read_parent(folder.checkpoint, "taught with text")
+        model = GPT(saved.config, weights=saved.weights)
+    trainer = TaskTrainer(model, examples, plan, settings["seed"], lora, rows, world)
+    log_warnings(folder.broken)
+    if folder.checkpoint:
+        trainer.resume(folder.path, folder.checkpoint)
+    elif not folder.config:
+        lock_folder(folder.path, True, world, lock)
+    path = Path(args.model)
+    name = str(path.resolve() if path.resolve().exists() else args.model)  # else a name on the Hub
+    return ExampleJob(folder, settings, trainer, world, data, examples, Base(name, rows), about)
+
+
+class Data(NamedTuple):
+    """The examples of a file that fit the context, and how they are encoded."""
+
+    path: Path
+    form: str  # of npgpt.text.examples.FORMS
+    examples: list[Example]
+    encoded: list[Encoded]
+    tokenizer: Tokenizer  # the parent's, with the tokens of roles where the form needs them
+    n_bad: int  # lines that are left out
+
+
+class Base(NamedTuple):
+    """The model that is taught."""
+
+    name: str  # a path, or a name on the Hub
+    rows: int  # of its embedding, that were added
+
+
+def _read_data(args: Namespace, parent: Pretrained) -> Data:
+    """Read and encode the examples; one that does not fit the context is at fault like a bad line."""
+    from npgpt.text import examples
+
+    read, bad = examples.read_examples(args.data, args.skip_bad)
+    form, known, block_size = read[0].form, parent.tokenizer, parent.config.block_size
+    assert known
+    if args.balance and form != "label":
+        raise ValueError(f"--balance: {args.data} must have labels, got lines of {examples.FORMS[form]}")
+    tokenizer = known if form == "prompt" else examples.add_roles(known)
+    fit = []
+    for example in read:
+        ids, mask = examples.encode_example(tokenizer, example)
+        if len(ids) - 1 <= block_size:
+            fit.append((example, (ids, mask)))
+            continue
+        too_long = f"must be at most the context, {block_size} tokens, got {len(ids) - 1}"
+        bad.append(f"{args.data}: line {example.line}: {too_long}")
+        if not args.skip_bad:
+            raise ValueError(bad[-1])
+    if not fit:
+        raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
+    encoded = [encoded for _, encoded in fit]
+    return Data(Path(args.data).resolve(), form, [one for one, _ in fit], encoded, tokenizer, len(bad))
+
+
+def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:
+    """Return every setting of the run; ValueError where a run that goes on would become another."""
+    if not folder.config:
+        return given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
+    config = folder.config
+    for name, now in about.items():
+        if config["about"].get(name) != now:
+            raise ValueError(f"--resume: {name} is {config['about'].get(name)} in this run, got {now}")
+    for name, value in given.items():
+        if name not in MAY_CHANGE and value not in (None, config.get(name)):
+            raise ValueError(f"--resume: {name} is {config.get(name)} in this run, got {value}")
+    return kept_settings(given, {name: config.get(name) for name in given}, MAY_CHANGE)
+
+
+def _split(data: Data, settings: Fields, balance: bool) -> Examples:
+    """Return the examples for training and those held out."""
+    from npgpt.text.examples import split_examples
+    from npgpt.training.finetuning import Examples
+
+    labels = [example.label for example in data.examples]
+    train, held = split_examples(labels, settings["val_fraction"], settings["seed"])
+    training, held_out = ([data.encoded[i] for i in numbers] for numbers in (train, held))
+    return Examples(training, held_out, data.tokenizer, [labels[i] for i in train] if balance else None)
+
+
+class ExampleJob(Job):
+    """A model that is taught a task from examples."""
+
+    command = "finetune"
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: Fields,
+        trainer: TaskTrainer,
+        world: World,
+        data: Data,
+        examples: Examples,
+        base: Base,
+        about: Fields,
+    ) -> None:
+        super().__init__(folder, settings, trainer, world)
+        self.data, self.examples, self.base, self.about = data, examples, base, about
+        self.lora: int | None = settings["lora"]
+        self.adapters = trainer.adapters
+        self.labels = list(dict.fromkeys(filter(None, (example.label for example in data.examples))))
+
+    def write_config(self) -> None:
+        """Write config.toml."""
         from npgpt.training import run as runs
-        from npgpt.training.finetuning import TaskTrainer, make_task_plan, with_vocabulary
 
-        self.folder = runs.find_folder(args.out, args.data, args.resume)
-        self.goes_on = args.resume and (self.folder / runs.CONFIG).exists()
-        self.world, given = world, resolve(SETTINGS, args, None)
-        if warning := world.set_threads(given["threads"]):
-            log_warnings([warning])
-        self.settings = settings = given | {n: v for n, v in DEFAULTS.items() if given[n] is None}
-        parent, data = Path(args.model).resolve(), Path(args.data).resolve()
-        self.parent = str(parent if parent.exists() else args.model)  # else a name on the Hub
-        read, bad = tasks.read_examples(args.data, args.skip_bad)
-        model = load(args.model)
-        if model.tokenizer is None:
-            raise ValueError(f"{args.model}: must have a tokenizer to be taught with text")
-        self.form, known = read[0].form, model.tokenizer
-        tokenizer = known if self.form == "prompt" else tasks.add_roles(known)
-        examples, encoded = _encoded(args, tokenizer, read, bad, model.config.block_size)
-        self.skipped_lines = len(bad)
-        model, self.rows = with_vocabulary(model, tokenizer)
-        self.about = {
-            "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
-            "parent_sha256": hashlib.sha256(model.flat_params.data).hexdigest(),
-            "skip_bad": args.skip_bad,
-            "balance": args.balance,
-        }
-        if self.goes_on:
-            if not world.rank:
-                lock.enter_context(runs.locked(self.folder))
-            self._take_up(given, runs.read_config(self.folder))
-        if world.size > 1:
-            told = {flag(name): settings[name] or "default" for name in settings if name != "threads"}
-            world.check_equal(**told, **self.about, **mpi.library_versions())
-        labels = [example.label for example in examples]
-        if args.balance and self.form != "label":
-            raise ValueError(
-                f"--balance: {args.data} must have labels, got lines of {tasks.FORMS[self.form]}"
-            )
-        self.examples = _split(encoded, labels, settings, tokenizer, args.balance)
-        self.labels, self.lora = list(dict.fromkeys(filter(None, labels))), settings["lora"]
-        flags = {name: settings[name] for name in PLANNED}
-        self.plan = make_task_plan(model.config, self.examples, self.lora, settings["epochs"], **flags)
-        found = checkpoint.last(self.folder) if self.goes_on else None
-        if found and not self.lora:  # adapters begin at the parent, and are read behind it
-            model = load(found[0])
-        self.trainer = TaskTrainer(
-            model, self.examples, self.plan, settings["seed"], self.lora, self.rows, world
-        )
-        model.tokenizer, self.data = tokenizer, str(data)
-        if found:
-            log_warnings(found[1])
-            self.trainer.go_on(self.folder, found[0])
-        elif not self.goes_on and not world.rank:
-            lock.enter_context(runs.locked(self.folder, new=True))
+        shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
+        shape = {name: getattr(self.plan, name) for name in shown}
+        settings = {"init_from": self.base.name, "text": [str(self.data.path)], **self.settings, **shape}
+        about = self.about | {"memorise": False, "form": self.data.form}
+        runs.write_config(self.folder.path, settings | {"clean": "none"}, about)
 
-    def _take_up(self, given: Fields, config: Fields) -> None:
-        """The settings of a run that is resumed; ValueError where it would become another."""
-        for name, now in self.about.items():
-            if config["about"].get(name) != now:
-                raise ValueError(f"--resume: {name} is {config['about'].get(name)} in this run, got {now}")
-        for name in given:
-            if name in MAY_CHANGE:
-                continue
-            if given[name] is not None and given[name] != config.get(name):
-                raise ValueError(f"--resume: {name} is {config.get(name)} in this run, got {given[name]}")
-            self.settings[name] = config.get(name)
-
-    def run(self, as_json: bool) -> int:
-        from npgpt.training import run as runs
-        from npgpt.training.trainer import TrainingFailed
-
-        trainer, plan = self.trainer, self.plan
-        failures = (OSError, MemoryError, TrainingFailed)
-        with errors_as_lines("finetune", 1, failures), interruptible() as interrupted:
-            if not self.goes_on and not self.world.rank:
-                shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
-                shape = {name: getattr(plan, name) for name in shown}
-                settings = {"init_from": self.parent, "text": [self.data], **self.settings, **shape}
-                about = self.about | {"memorise": False, "form": self.form}
-                runs.write_config(self.folder, settings | {"clean": "none"}, about)
-            self._tell()
-            result = trainer.train(self.folder, self.settings["keep"], interrupted, self._sample)
-            if not self.world.rank:
-                result |= self._show(result)
-        if as_json:
-            print(json.dumps(result))
-        return 130 if result["ended"] == "interrupted" else 0
-
-    def _show(self, result: Fields) -> Fields:
-        """Tell how it went -> what else is known of it."""
-        from npgpt.console import report
-
-        more = {"skipped_lines": self.skipped_lines, "base": self.parent}
-        losses = _("training loss {train_loss:.4f} nats per token learnt")
-        if result["best_val_loss"] is not None:
-            losses = _(
-                "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
-                "(step {best_step}) nats per token learnt"
-            )
-        log_result(result, losses, self.plan.patience)
-        if result["ended"] != "interrupted":
-            more |= self._finish()
-        report.write(self.folder)
-        log_saved(self.folder)
-        if result["ended"] == "interrupted":
-            log("go on: the same command with --resume")
-        elif self.form != "prompt":
-            log_next(f"python -m npgpt.chat {shlex.quote(str(self.folder))}")
-        return more
-
-    def _tell(self) -> None:
+    def announce(self) -> None:
+        """Print examples, parameters, steps, memory and time."""
         from npgpt.training import memory
+        from npgpt.training.cost import seconds_needed
         from npgpt.training.finetuning import memory_needed
 
-        trainer, data, plan = self.trainer, self.examples, self.plan
-        config, lora = trainer.model.config, self.lora
+        trainer, examples, plan, lora = self.trainer, self.examples, self.plan, self.lora
         log(
             "{training:,} examples for training, {held_out:,} for validation, {learnt:,} tokens to learn",
-            training=len(data.training),
-            held_out=len(data.held_out),
-            learnt=int(sum(learnt.sum() for ids, learnt in data.training)),
+            training=len(examples.training),
+            held_out=len(examples.held_out),
+            learnt=int(sum(mask.sum() for ids, mask in examples.training)),
         )
-        if self.skipped_lines:
-            log("{n} lines were at fault and are left out", n=self.skipped_lines)
+        if self.data.n_bad:
+            log("{n} lines were at fault and are left out", n=self.data.n_bad)
         log(
             "model: {all:,} parameters, {trained:,} of them trained as adapters of rank {rank}"
             if lora
@@ -232,8 +259,9 @@ class _Job:
             **{"all": trainer.model.num_params, "trained": trainer.optimizer.model.num_params, "rank": lora},
         )
         log("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
+        config, rows = trainer.model.config, self.base.rows
         needed = {
-            name: memory_needed(config, plan, data, name, self.rows, self.world) for name in (None, lora or 8)
+            rank: memory_needed(config, plan, examples, rank, rows, self.world) for rank in (None, lora or 8)
         }
         others = (memory.resident_bytes() - 4 * trainer.model.num_params) / 1e6
         log(
@@ -242,85 +270,76 @@ class _Job:
             else "expected: {megabytes:.0f} MB of memory (--lora 8: {other:.0f} MB), at most {seconds:.0f} s",
             megabytes=others + needed[lora] / 1e6,
             other=others + needed[None if lora else 8] / 1e6,
-            seconds=trainer.seconds_needed(),
+            seconds=seconds_needed(trainer),
         )
 
-    def _sample(self) -> str:
-        """What the model answers to the first example held out."""
-        ids, learnt = (self.examples.held_out or self.examples.training)[0]
-        prompt = ids[: learnt.argmax()]
-        model: Any = self.trainer.model
-        text: str = model.tokenizer.decode(prompt) + "\n> "
-        return text + str(model.generate(prompt, max_new_tokens=60, temperature=0))
+    def sample(self) -> str:
+        """Return the first example that is held out, with the model's answer to it."""
+        from npgpt.runtime.generation import generate
+        from npgpt.runtime.sampling import Sampling
 
-    def finished(self) -> int:
-        """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
-        from npgpt.console import report
+        ids, mask = (self.examples.held_out or self.examples.training)[0]
+        prompt, tokenizer = ids[: mask.argmax()], self.data.tokenizer
+        text = tokenizer.decode(prompt) + "\n> "
+        return text + str(generate(self.trainer.model, tokenizer, prompt, 60, Sampling(temperature=0)))
 
-        log_finished(self.trainer.result(self.folder), self.plan.patience)
-        if not self.world.rank and not (self.folder / "report.html").exists():
-            with errors_as_lines("finetune", 1, (OSError, MemoryError)):
-                self._finish()
-                report.write(self.folder)
-        return 0
-
-    def _finish(self) -> Fields:
-        """What the best checkpoint is worth; its adapters, kept apart."""
-        import numpy as np
-
-        from npgpt.api import load
+    def finish(self) -> Fields:
+        """Keep the best checkpoint's adapters apart, and measure its accuracy where there are labels."""
         from npgpt.interop.huggingface import write_adapter
         from npgpt.training import checkpoint
 
-        best, _ = checkpoint.choose(self.folder)
-        if self.lora:
-            adapters: Any = self.trainer.optimizer.model
-            adapters.flat_params[...] = checkpoint.load(best)[1]["adapters"]
-            write_adapter(self.folder / "adapter", adapters, self.parent)
+        best, _ = checkpoint.choose(self.folder.path)
+        if self.adapters:
+            self.adapters.flat_params[...] = checkpoint.load(best)[1]["adapters"]
+            write_adapter(self.folder.path / "adapter", self.adapters, self.base.name)
         if not (self.labels and self.examples.held_out):
             return {}
-        model, tokenizer, right = load(best), self.examples.tokenizer, 0
+        accuracy = self._accuracy(best)
+        log("accuracy on the examples held out: {accuracy:.3f}", accuracy=accuracy)
+        return {"val_accuracy": accuracy}
+
+    def _accuracy(self, checkpoint: Path) -> float:
+        """Return the share of the examples held out whose label is the most probable one."""
+        import numpy as np
+
+        from npgpt.engine.model import GPT
+        from npgpt.runtime.scoring import classify
+        from npgpt.training import pretrained
+
+        saved, tokenizer = pretrained.read(checkpoint), self.data.tokenizer
         texts, truth = [], []
-        for ids, learnt in self.examples.held_out:
-            begin = int(np.flatnonzero(learnt)[0])
+        for ids, mask in self.examples.held_out:
+            begin = int(np.flatnonzero(mask)[0])
             texts.append(tokenizer.decode_bytes(ids[: begin - 1]))
             truth.append(tokenizer.decode(ids[begin:]))
-        for found, label in zip(model.classify(texts, self.labels), truth, strict=True):
-            right += next(iter(found)) == label
-        log("accuracy on the examples held out: {accuracy:.3f}", accuracy=right / len(truth))
-        return {"val_accuracy": right / len(truth)}
+        model = GPT(saved.config, weights=saved.weights)
+        found = classify(model, saved.tokenizer, texts, self.labels)
+        right = sum(next(iter(one)) == label for one, label in zip(found, truth, strict=True))
+        return float(right / len(truth))
 
+    def show(self, result: Fields) -> Fields:
+        """Print losses, accuracy, where the run is and how it goes on."""
+        from npgpt.console import report
 
-def _encoded(
-    args: Namespace, tokenizer: Tokenizer, examples: list[Example], bad: list[str], block_size: int
-) -> tuple[list[Example], list[Encoded]]:
-    """The examples that fit the context, and their ids; one that does not is at fault like a bad line."""
-    from npgpt.text import examples as tasks
-
-    fit = []
-    for example in examples:
-        ids, learnt = tasks.encode_example(tokenizer, example)
-        if len(ids) - 1 <= block_size:
-            fit.append((example, (ids, learnt)))
-            continue
-        too_long = f"must be at most the context, {block_size} tokens, got {len(ids) - 1}"
-        bad.append(f"{args.data}: line {example.line}: {too_long}")
-        if not args.skip_bad:
-            raise ValueError(bad[-1])
-    if not fit:
-        raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
-    return [example for example, _ in fit], [encoded for _, encoded in fit]
-
-
-def _split(
-    encoded: list[Encoded], labels: Any, settings: Fields, tokenizer: Tokenizer, balance: bool
-) -> Examples:
-    from npgpt.text.examples import split_examples
-    from npgpt.training.finetuning import Examples
-
-    train, held = split_examples(labels, settings["val_fraction"], settings["seed"])
-    training, held_out = ([encoded[i] for i in numbers] for numbers in (train, held))
-    return Examples(training, held_out, tokenizer, [labels[i] for i in train] if balance else None)
+        more = {"skipped_lines": self.data.n_bad, "base": self.base.name}
+        losses = _("training loss {train_loss:.4f} nats per token learnt")
+        if result["best_val_loss"] is not None:
+            losses = _(
+                "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
+                "(step {best_step}) nats per token learnt"
+            )
+        log_result(result, losses, self.plan.patience)
+        path = self.folder.path
+        interrupted = result["ended"] == "interrupted"
+        if not interrupted:
+            more |= self.finish()
+        report.write(path)
+        log_saved(path)
+        if interrupted:
+            log("go on: the same command with --resume")
+        elif self.data.form != "prompt":
+            log_next(f"python -m npgpt.chat {shlex.quote(str(path))}")
+        return more
 
 
 if __name__ == "__main__":

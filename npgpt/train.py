@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
-import json
 import re
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from npgpt.console.job import (
+    Job,
+    RunFolder,
+    check_ranks,
+    kept_settings,
+    lock_folder,
+    open_folder,
+    read_parent,
+    set_threads,
+)
 from npgpt.console.language import _
 from npgpt.console.messages import (
     corpus_report,
     log,
-    log_finished,
     log_next,
     log_result,
     log_saved,
     log_warnings,
     start_command,
 )
-from npgpt.console.process import errors_as_lines, interruptible
+from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import (
     Setting,
     add_settings,
     config_values,
     count,
     count_or_zero,
-    flag,
     make_parser,
     not_negative,
     one_of,
@@ -45,9 +51,11 @@ from npgpt.console.settings import (
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from npgpt.api import GPT
     from npgpt.distributed.world import World
     from npgpt.engine.types import Fields, PathLike
+    from npgpt.interop.layout import Pretrained
+    from npgpt.text.corpus import Corpus
+    from npgpt.text.tokenizer import Tokenizer
     from npgpt.training.plan import Plan
     from npgpt.training.trainer import Trainer
 
@@ -114,7 +122,6 @@ SETTINGS = [
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
-CLOSING = 2.0  # seconds of --minutes for what comes after the last step: report and sample
 MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no weight depends on
 
 
@@ -158,15 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = init_world()
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
-        world.zero = args.zero and bool(world)
+        world.zero = args.zero and world.size > 1
         if args.restarts or args.launch:
             with errors_as_lines("train"):
                 return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
         with errors_as_lines("train"):  # whatever can be refused is, before anything is written
-            job = _Job(args, started, lock, world)
+            job = _job(args, started, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
-        if job.trainer.ended:
-            return job.finished(args.json)
         return job.run(args.json)
 
 
@@ -195,178 +200,56 @@ def _supervise(args: Namespace, argv: list[str], world: World) -> int:
     return restarts.supervise(command, folder, args.restarts)
 
 
-class _Job:
-    """What one command trains: settings, text, trainer and folder, all checked; the folder is locked."""
+def _job(args: Namespace, started: float, lock: contextlib.ExitStack, world: World) -> TextJob:
+    """Return the run that the command asks for; whatever can be refused is, and nothing is written."""
+    from npgpt.engine.model import GPT
+    from npgpt.text.corpus import Corpus
+    from npgpt.text.dataset import Dataset, encode
+    from npgpt.training import memory
+    from npgpt.training.plan import FLAGS, make_plan
+    from npgpt.training.recorder import read_knots
+    from npgpt.training.trainer import prepare
 
-    def __init__(self, args: Namespace, started: float, lock: contextlib.ExitStack, world: World) -> None:
-        from npgpt.api import GPT, load
-        from npgpt.distributed import mpi
-        from npgpt.text import dataset as datasets
-        from npgpt.text.corpus import Corpus
-        from npgpt.training import checkpoint, memory
-        from npgpt.training import run as runs
-        from npgpt.training.plan import FLAGS, default_tokenizer, make_plan
-        from npgpt.training.trainer import prepare, read_knots
-
-        given = _one_length(resolve(SETTINGS, args, args.config), args)
-        if warning := world.set_threads(given["threads"]):
-            log_warnings([warning])
-        if not args.text and not (args.resume and given["out"]):
-            raise ValueError("TEXT must be given (or --resume --out RUN)")
-        self.folder = runs.find_folder(given["out"], args.text[0] if args.text else "", args.resume)
-        self.began_before = args.resume and (self.folder / runs.CONFIG).exists()
-        self.world = world
-
-        def lock_folder() -> None:
-            if world.rank == 0:
-                lock.enter_context(runs.locked(self.folder, new=not self.began_before))
-
-        if self.began_before:
-            lock_folder()
-            before = runs.read_config(self.folder)
-            # its checkpoints hold their vocabulary, so that the one it began with may be gone
-            kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
-            saved: Fields = dict.fromkeys(given) | config_values(kinds, self.folder / runs.CONFIG)
-            settings = saved | {name: given[name] or saved[name] for name in MAY_CHANGE}
-        elif args.resume and not args.text:
-            raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
-        else:
-            settings = given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
-
-        self.corpus = Corpus(args.text or before["text"], settings["clean"])
-        found = checkpoint.last(self.folder) if self.began_before else None
-        if world.size > 1:
-            if "-" in args.text:
-                raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
-            world.check_equal(
-                **{flag(name): settings[name] or "default" for name in settings if name != "threads"},
-                text=self.corpus.sha256[:12],
-                checkpoint=found and found[0].name,
-                **mpi.library_versions(),
-            )
-        model = None
-        if found:
-            model = load(found[0])
-            log_warnings(found[1])
-        elif settings["init_from"]:
-            model = _parent(settings, given)
-        else:
-            settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(self.corpus.n_bytes)
-            split = settings["split"] or datasets.DEFAULT_SPLIT
-            tokenizer = datasets.make_corpus_tokenizer(settings["tokenizer"], self.corpus, split, world)
-        if model:
-            assert model.tokenizer
-            tokenizer = model.tokenizer
-        ids = datasets.encode(self.corpus, tokenizer, world)
-        flags = {name: settings[name] for name in FLAGS}
-        if self.began_before:
-            if before["about"].get("text_sha256") != self.corpus.sha256:
-                raise ValueError(
-                    f"{before['text'][0]}: has changed since the run began, so it cannot be resumed"
-                )
-            _refuse_changes(given, settings, len(ids))
-            if flags["minutes"] and (knots := read_knots(self.folder)):
-                flags["steps"] = knots[-1][2]
-        dataset = datasets.Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
-        self.resident = memory.resident_bytes()
-        spent = time.perf_counter() - started
-        self.trainer = prepare(dataset, flags, settings["seed"], GPT, model, spent, world)
-        trained: Any = self.trainer.model
-        trained.tokenizer = tokenizer  # its samples are text
-        if found:
-            self.trainer.go_on(self.folder, found[0])
-        elif not self.began_before:
-            lock_folder()
-        self.settings, self.started, self.plan = settings, started, self.trainer.plan
-
-    def run(self, as_json: bool) -> int:
-        from npgpt.engine import kernels
-        from npgpt.training import run as runs
-        from npgpt.training.trainer import TrainingFailed
-
-        trainer, plan, settings, folder = self.trainer, self.plan, self.settings, self.folder
-        wanted, keep = settings["target_loss"], settings["keep"]
-        failures = (OSError, MemoryError, TrainingFailed)
-        with errors_as_lines("train", 1, failures), interruptible() as interrupted:
-            self._tell_text()
-            if not self.began_before and not self.world.rank:
-                settings = settings | {
-                    "text": self.corpus.names(folder),
-                    **plan.settings(),
-                    "target_loss": wanted,
-                }
-                settings |= {"out": None, "epochs": None}  # a run from these settings has its own
-                if plan.minutes:
-                    settings["steps"] = None
-                self.corpus.keep_stdin(folder)
-                about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
-                runs.write_config(folder, settings, about)
-            _tell_cost(trainer, self.resident)
-            beginning = trainer.dataset.tokenizer.decode_bytes(trainer.dataset.train[:1000])
-            model: Any = trainer.model
-            how = {"max_new_tokens": 160, "temperature": 0.8, "seed": settings["seed"]}
-            sample = functools.partial(model.generate, "", **how)  # always drawn with the same numbers
-            spent = time.perf_counter() - self.started
-            result = trainer.train(folder, keep, interrupted, sample, spent, CLOSING)
-            del self.trainer, trainer, model, sample  # its memory is needed to read the model back
-            kernels.release_memory()
-            if not self.world.rank:
-                self._show(result, beginning)
-        if as_json:
-            print(json.dumps(result))
-        return self._code(result["ended"])
-
-    def finished(self, as_json: bool) -> int:
-        """Tell of a run that has ended, and draw it where a kill came in between -> as run() would."""
-        from npgpt.console import report
-
-        log_finished(self.trainer.result(self.folder), self.plan.patience)
-        if not self.world.rank and not (self.folder / "report.html").exists():
-            with errors_as_lines("train", 1, (OSError, MemoryError)):
-                report.write(self.folder)
-        if as_json:
-            print(json.dumps(self.trainer.result(self.folder)))
-        return self._code(self.trainer.ended)
-
-    def _code(self, ended: str | None) -> int:
-        missed = self.settings["target_loss"] and ended not in ("memorised", "target reached")
-        return 130 if ended == "interrupted" else 1 if missed else 0
-
-    def _show(self, result: Fields, beginning: bytes) -> None:
-        from npgpt.console import report
-
-        folder = self.folder
-        _tell_result(result, self.plan)
-        report.write(folder)
-        if result["ended"] == "interrupted":
-            log(
-                "go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(folder))}"
-            )
-        else:
-            _show_sample(folder, beginning, self.plan, self.settings["seed"])
-
-    def _tell_text(self) -> None:
-        print("\n".join(corpus_report(self.corpus)))
-        dataset, plan = self.trainer.dataset, self.plan
-        size, name = dataset.tokenizer.vocab_size, self.settings["tokenizer"] or dataset.tokenizer.name
-        length = self.corpus.n_bytes / len(dataset)
-        log(
-            "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",
-            name=name,
-            size=size,
-            length=length,
-        )
-        if plan.memorise:
-            log("this text is too small to generalise from: it will be memorised, all of it is for training")
-        else:
-            log(
-                "tokens: {train:,} for training, {validation:,} for validation, {test:,} for testing",
-                **{part: len(getattr(dataset, part)) for part in ("train", "validation", "test")},
-            )
+    given = _one_length(resolve(SETTINGS, args, args.config), args)
+    set_threads(world, given["threads"])
+    if not args.text and not (args.resume and given["out"]):
+        raise ValueError("TEXT must be given (or --resume --out RUN)")
+    folder = open_folder(given["out"], args.text[0] if args.text else "", args.resume, world, lock)
+    settings = _settings(given, folder, args)
+    corpus = Corpus(args.text or (folder.config or {})["text"], settings["clean"])
+    if world.size > 1 and "-" in args.text:
+        raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
+    checkpoint = folder.checkpoint.name if folder.checkpoint else None
+    check_ranks(world, settings, text=corpus.sha256[:12], checkpoint=checkpoint)
+    parent = None
+    if folder.checkpoint:
+        parent = read_parent(folder.checkpoint, "trained on text")
+    elif settings["init_from"]:
+        parent = read_parent(settings["init_from"], "trained on text")
+        settings |= _parent_settings(settings["init_from"], parent, given)
+    tokenizer = parent.tokenizer if parent else _new_tokenizer(settings, corpus, world)
+    assert tokenizer
+    ids = encode(corpus, tokenizer, world)
+    if folder.config:
+        _refuse_changes(folder.config, corpus, given, settings, len(ids))
+    flags = {name: settings[name] for name in FLAGS}
+    if folder.config and flags["minutes"] and (knots := read_knots(folder.path)):
+        flags["steps"] = knots[-1][2]
+    dataset = Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
+    resident = memory.resident_bytes()
+    model = GPT(parent.config, weights=parent.weights) if parent else None
+    spent = time.perf_counter() - started
+    trainer = prepare(dataset, flags, settings["seed"], model, spent, world)
+    log_warnings(folder.broken)
+    if folder.checkpoint:
+        trainer.resume(folder.path, folder.checkpoint)
+    elif not folder.config:
+        lock_folder(folder.path, True, world, lock)
+    return TextJob(folder, settings, trainer, world, corpus, resident, started)
 
 
 def _one_length(settings: Fields, args: Namespace) -> Fields:
-    """Of epochs, steps and minutes at most one; those given as flags replace any from elsewhere."""
+    """Return the settings with at most one of epochs, steps and minutes; flags replace any from elsewhere."""
     flags = {name: getattr(args, name) for name in LENGTHS}
     if any(flags.values()):
         settings = settings | flags
@@ -375,36 +258,53 @@ def _one_length(settings: Fields, args: Namespace) -> Fields:
     return settings
 
 
-def _parent(settings: Fields, given: Fields) -> GPT:
-    """The model that --init-from names; its sizes become settings."""
+def _settings(given: Fields, folder: RunFolder, args: Namespace) -> Fields:
+    """Return every setting of the run: those given and the defaults, or those of the run that goes on."""
+    from npgpt.training.run import CONFIG
+
+    if folder.config:
+        # its checkpoints hold their vocabulary, so that the one it began with may be gone
+        kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
+        return kept_settings(given, config_values(kinds, folder.path / CONFIG), MAY_CHANGE)
+    if args.resume and not args.text:
+        raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
+    return given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
+
+
+def _new_tokenizer(settings: Fields, corpus: Corpus, world: World) -> Tokenizer:
+    """Return the tokenizer of a new model; its name becomes a setting."""
+    from npgpt.text.dataset import DEFAULT_SPLIT, make_corpus_tokenizer
+    from npgpt.training.plan import default_tokenizer
+
+    settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
+    return make_corpus_tokenizer(settings["tokenizer"], corpus, settings["split"] or DEFAULT_SPLIT, world)
+
+
+def _parent_settings(path: str, parent: Pretrained, given: Fields) -> Fields:
+    """Return the settings that the model of --init-from decides; ValueError where others are given."""
     from dataclasses import asdict
 
-    from npgpt.api import load
     from npgpt.engine.config import engine_of
 
-    path = settings["init_from"]
-    model = load(path)
-    if model.tokenizer is None:
-        raise ValueError(f"--init-from {path}: must have a tokenizer to be trained on text")
-    if given["tokenizer"] not in (None, model.tokenizer.name):
+    assert parent.tokenizer
+    if given["tokenizer"] not in (None, parent.tokenizer.name):
         raise ValueError(
-            f"--init-from {path}: its tokenizer is {model.tokenizer.name}, got {given['tokenizer']}"
+            f"--init-from {path}: its tokenizer is {parent.tokenizer.name}, got {given['tokenizer']}"
         )
-    settings["tokenizer"] = model.tokenizer.name
-    about = {"engine": engine_of(model.config)} | asdict(model.config)
-    for name in ("engine", "window", "n_layer", "n_head", "n_embd", "block_size"):
-        size = about[name]
+    about = {"engine": engine_of(parent.config)} | asdict(parent.config)
+    sizes = {name: about[name] for name in ("engine", "window", "n_layer", "n_head", "n_embd", "block_size")}
+    for name, size in sizes.items():
         if given[name] not in (None, size):
             raise ValueError(f"--init-from {path}: {name} is {size} there, got {given[name]}")
-        settings[name] = size
-    settings["init_from"] = str(Path(path).resolve())
-    return model
+    return sizes | {"tokenizer": parent.tokenizer.name, "init_from": str(Path(path).resolve())}
 
 
-def _refuse_changes(given: Fields, settings: Fields, n_tokens: int) -> None:
-    """ValueError where a run that is resumed is given settings that would make it another."""
+def _refuse_changes(config: Fields, corpus: Corpus, given: Fields, settings: Fields, n_tokens: int) -> None:
+    """ValueError where a run that goes on is given another text, or settings that would make it another."""
     from npgpt.training.plan import FLAGS, make_plan
 
+    if config["about"].get("text_sha256") != corpus.sha256:
+        raise ValueError(f"{config['text'][0]}: has changed since the run began, so it cannot be resumed")
     new = {name: value for name, value in given.items() if value is not None and name not in MAY_CHANGE}
     lengths = dict.fromkeys(LENGTHS) if any(new.get(name) for name in LENGTHS) else {}
     then, now = settings | {}, settings | lengths | new
@@ -420,8 +320,106 @@ def _refuse_changes(given: Fields, settings: Fields, n_tokens: int) -> None:
             )
 
 
-def _tell_cost(trainer: Trainer, resident: int) -> None:
-    """What the run will take, before it takes it; `resident` is what the process held before the model."""
+class TextJob(Job):
+    """A GPT that is trained on text."""
+
+    command = "train"
+    closing = 2.0  # the report and a sample
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: Fields,
+        trainer: Trainer,
+        world: World,
+        corpus: Corpus,
+        resident: int,
+        started: float,
+    ) -> None:
+        """resident: bytes that the process held before the model; started: when the command began."""
+        super().__init__(folder, settings, trainer, world)
+        self.corpus, self.resident, self.started = corpus, resident, started
+        dataset = trainer.dataset
+        self.beginning = dataset.tokenizer.decode_bytes(dataset.train[:1000])
+
+    def write_config(self) -> None:
+        """Write config.toml, and the text where it came through a pipe."""
+        from npgpt.training import run as runs
+
+        plan, path = self.plan, self.folder.path
+        text, target = self.corpus.names(path), self.settings["target_loss"]
+        settings = self.settings | {"text": text, **plan.settings(), "target_loss": target}
+        settings |= {"out": None, "epochs": None}  # a run from these settings has its own
+        if plan.minutes:
+            settings["steps"] = None
+        self.corpus.keep_stdin(path)
+        about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
+        runs.write_config(path, settings, about)
+
+    def announce(self) -> None:
+        """Print text, tokenizer, parts, model, steps, memory and time."""
+        print("\n".join(corpus_report(self.corpus)))
+        dataset, plan = self.trainer.dataset, self.plan
+        log(
+            "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",
+            name=self.settings["tokenizer"] or dataset.tokenizer.name,
+            size=dataset.tokenizer.vocab_size,
+            length=self.corpus.n_bytes / len(dataset),
+        )
+        if plan.memorise:
+            log("this text is too small to generalise from: it will be memorised, all of it is for training")
+        else:
+            log(
+                "tokens: {train:,} for training, {validation:,} for validation, {test:,} for testing",
+                train=len(dataset.train),
+                validation=len(dataset.validation),
+                test=len(dataset) - len(dataset.train) - len(dataset.validation),
+            )
+        _log_cost(self.trainer, self.resident)
+
+    def sample(self) -> str:
+        """Return 160 tokens from the beginning of a text, always drawn with the same numbers."""
+        from npgpt.runtime.generation import generate
+        from npgpt.runtime.sampling import Sampling
+
+        trainer = self.trainer
+        how, seed = Sampling(temperature=0.8), self.settings["seed"]
+        return str(generate(trainer.model, trainer.dataset.tokenizer, "", 160, how, seed=seed))
+
+    def spent(self) -> float:
+        """Return the seconds since the command began."""
+        return time.perf_counter() - self.started
+
+    def finish(self) -> Fields:
+        """Nothing is left to do."""
+        return {}
+
+    def show(self, result: Fields) -> Fields:
+        """Print losses, where the run is and what it writes, or how it goes on."""
+        from npgpt.console import report
+
+        path = self.folder.path
+        _log_losses(result, self.plan)
+        report.write(path)
+        if result["ended"] == "interrupted":
+            log("go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(path))}")
+        else:
+            _show_sample(path, self.beginning, self.plan, self.settings["seed"])
+        return {}
+
+    def exit_code(self, result: Fields) -> int:
+        """Return 130 for an interrupted run, 1 where --target-loss was missed, else 0."""
+        from npgpt.training.ending import Ending
+
+        code = super().exit_code(result)
+        reached = result["ended"] in (Ending.MEMORISED, Ending.TARGET)
+        return code or int(bool(self.settings["target_loss"]) and not reached)
+
+
+def _log_cost(trainer: Trainer, resident: int) -> None:
+    """Print what the run will take, before it takes it; `resident`: bytes that were held before the model."""
+    from npgpt.training.cost import memory_needed, seconds_needed
+
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
     log(
         "model: {plan.engine}, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
@@ -439,19 +437,18 @@ def _tell_cost(trainer: Trainer, resident: int) -> None:
     )
     if trainer.step:
         log("going on after step {step}", step=trainer.step)
-    needed = trainer.memory_needed(config, plan, len(trainer.dataset.train), trainer.world)
-    megabytes, seconds = (resident + needed) / 1e6, trainer.seconds_needed()
-    if plan.minutes:
-        seconds = 60 * plan.minutes - trainer.seconds
+    needed = memory_needed(config, plan, len(trainer.dataset.train), trainer.world)
+    seconds = 60 * plan.minutes - trainer.seconds if plan.minutes else seconds_needed(trainer)
     log(
         "expected: {megabytes:.0f} MB of memory, at most {seconds:.0f} s"
         if plan.target_loss or plan.patience
         else "expected: {megabytes:.0f} MB of memory, about {seconds:.0f} s",
-        **{"megabytes": megabytes, "seconds": seconds},
+        megabytes=(resident + needed) / 1e6,
+        seconds=seconds,
     )
 
 
-def _tell_result(result: Fields, plan: Plan) -> None:
+def _log_losses(result: Fields, plan: Plan) -> None:
     losses = _("training loss {train_loss:.4f}")
     if result["val_loss"] is not None:
         losses = _("training loss {train_loss:.4f}, validation loss {val_loss:.4f} nats per token")
@@ -469,12 +466,16 @@ def _tell_result(result: Fields, plan: Plan) -> None:
 
 
 def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> None:
-    """What the saved model writes: a memorised text from its beginning, else something of its own."""
-    from npgpt.api import load
+    """Print what the saved model writes: a memorised text from its beginning, else something of its own."""
+    from npgpt.engine.model import GPT
+    from npgpt.runtime.generation import generate
+    from npgpt.runtime.sampling import Sampling
+    from npgpt.training import pretrained
 
-    model = load(folder)
-    temperature, length = (0, len(beginning)) if plan.memorise else (0.8, 400)
-    text = model.generate("", max_new_tokens=length, temperature=temperature, seed=seed)
+    saved = pretrained.read(folder)
+    model = GPT(saved.config, weights=saved.weights)
+    temperature, length = (0.0, len(beginning)) if plan.memorise else (0.8, 400)
+    text = generate(model, saved.tokenizer, "", length, Sampling(temperature), seed=seed)
     rule = "-" * 70
     log("it writes:")
     print(rule, text.rstrip(), rule, sep="\n")

@@ -1,8 +1,11 @@
 """`python -m npgpt.tune TEXT... --minutes M`: find settings that train better than the default's."""
 
+from __future__ import annotations
+
 import json
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from npgpt.console.language import _
 from npgpt.console.messages import corpus_report, log, log_next, log_saved, start_command, tuning_in_words
@@ -17,6 +20,13 @@ from npgpt.console.settings import (
     resolve,
     thread_count,
 )
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from npgpt.engine.types import Fields
+    from npgpt.text.corpus import Corpus
+    from npgpt.training.tuner import Search, Trial
 
 SETTINGS = [
     Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
@@ -50,57 +60,78 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     with errors_as_lines("tune"):
-        from npgpt.api import GPT
-        from npgpt.text.corpus import Corpus
-        from npgpt.text.dataset import DEFAULT_SPLIT, Dataset, encode, make_corpus_tokenizer, parse_split
-        from npgpt.training import run as runs
         from npgpt.training import tuner
-        from npgpt.training.plan import default_tokenizer
         from npgpt.training.trainer import TrainingFailed
 
         settings = resolve(SETTINGS, args, None)
-        settings["split"] = parse_split(settings["split"] or DEFAULT_SPLIT)
-        settings["clean"] = settings["clean"] or "light"
-        corpus = Corpus(args.text, settings["clean"])
-        settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
-        tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, settings["split"])
-        dataset = Dataset.from_ids(encode(corpus, tokenizer), settings["split"], tokenizer)
-        folder = runs.find_folder(settings["out"], args.text[0], resume=False, suffix="-tune")
-        seed, threads = settings.pop("seed") or 0, settings.pop("threads")
-        about = {"memorise": False, "text_sha256": corpus.sha256}
-        shared = settings | {"text": corpus.names(folder), "seed": seed}
-        search = tuner.Search(dataset, folder, args.minutes, shared, about, seed, GPT)
+        threads = settings.pop("threads")
+        search, corpus = _search(args, settings)
     start_command(threads)
     print("\n".join(corpus_report(corpus)))
     log(
         "{rungs} rungs; the last trains for {minutes:.2f} minutes, as the winner will",
         **{"rungs": len(tuner.SHARES), "minutes": search.minutes},
     )
-    with (
-        errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed)),
-        interruptible() as interrupted,
-    ):
-        folder.mkdir(parents=True)
-        corpus.keep_stdin(folder)
-        print(tuner.in_columns(_(tuner.COLUMNS).split(",")))
-        best = search.run(interrupted, lambda line: print(line, flush=True))
-        search.write(best)
-    where = shlex.quote(str(folder))
+    with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed)):
+        search.folder.mkdir(parents=True)
+        corpus.keep_stdin(search.folder)
+        best = _run(search)
+    where = shlex.quote(str(search.folder))
     if best is None:
         log("interrupted; the trials so far are in {where}", where=where)
         return 130
     print(tuning_in_words(search.verdict(best)))
-    log_saved(folder)
+    log_saved(search.folder)
     log_next(f"python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
     if args.json:
         result = {
-            "run": str(folder),
+            "run": str(search.folder),
             "minutes": search.minutes,
             "settings": best.settings,
             "val_loss": best.loss,
         }
         print(json.dumps(result | {"is_default": best.candidate == 0, "steps": best.result["steps"]}))
     return 0
+
+
+def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
+    """Return the search that the command asks for, and its text; nothing is written."""
+    from npgpt.text.corpus import Corpus
+    from npgpt.text.dataset import DEFAULT_SPLIT, Dataset, encode, make_corpus_tokenizer, parse_split
+    from npgpt.training import run as runs
+    from npgpt.training.plan import default_tokenizer
+    from npgpt.training.tuner import Search
+
+    split = settings["split"] = parse_split(settings["split"] or DEFAULT_SPLIT)
+    settings["clean"] = settings["clean"] or "light"
+    corpus = Corpus(args.text, settings["clean"])
+    settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
+    tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, split)
+    dataset = Dataset.from_ids(encode(corpus, tokenizer), split, tokenizer)
+    folder = runs.find_folder(settings["out"], args.text[0], resume=False, suffix="-tune")
+    seed = settings.pop("seed") or 0
+    about = {"memorise": False, "text_sha256": corpus.sha256}
+    shared = settings | {"text": corpus.names(folder), "seed": seed}
+    return Search(dataset, folder, args.minutes, shared, about, seed), corpus
+
+
+def _run(search: Search) -> Trial | None:
+    """Run the search with a line and a page for each trial -> the best one, None where it was interrupted."""
+    from npgpt.console import report, tuning
+    from npgpt.console.progress import Progress
+
+    with interruptible() as interrupted:
+
+        def done_with(trial: Trial) -> None:
+            if "steps" in trial.result:  # it was trained
+                report.write(trial.folder)
+            if not interrupted():
+                print(tuning.in_columns(tuning.row(search, trial)), flush=True)
+
+        print(tuning.in_columns(_(tuning.COLUMNS).split(",")))
+        best = search.run(interrupted, done_with, Progress(quiet=True))
+        tuning.write(search, best)
+    return best
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ def Train(
     flags |= {"engine": engine or model_engine, "batch_size": batch_size, "epochs": epochs}
     ids = np.concatenate([dataset.train, dataset.validation, dataset.test])
     dataset = Dataset.from_ids(ids, plan.make_plan(len(ids), **flags).split, dataset.tokenizer)
-    trainer = prepare(dataset, flags, seed, GPT)
-    model: Any = trainer.model
-    model.tokenizer = dataset.tokenizer
+    trainer = prepare(dataset, flags, seed)
     folder = run.find_folder(out, "train", resume=False)
     with run.locked(folder):
         about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}

@@ -15,8 +15,10 @@ from npgpt.engine.types import Tensors
 from npgpt.text.examples import Encoded, ExampleBatches, Packed, pack
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import memory
+from npgpt.training.cost import PROGRAM
 from npgpt.training.plan import Plan, make_plan
-from npgpt.training.trainer import PROGRAM, Trainer, rows_of
+from npgpt.training.trainer import Trainer
+from npgpt.training.updater import rows_of
 
 LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 128 channels, less for more
 
@@ -110,9 +112,9 @@ class TaskTrainer(Trainer):
         model.seed, model.config = seed, replace(model.config, dropout=plan.dropout)
         self.examples = examples
         super().__init__(model, examples, plan, seed, world)
-        if lora:
-            adapters = LoRA(model, lora, rows, seed=seed)
-            self.optimizer = AdapterAdamW(adapters, lr=plan.lr, weight_decay=plan.weight_decay)
+        self.adapters = LoRA(model, lora, rows, seed=seed) if lora else None
+        if self.adapters:
+            self.optimizer = AdapterAdamW(self.adapters, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step_seconds()  # before anything is gone on with
 
     def _training_batches(self) -> ExampleBatches:
@@ -128,14 +130,17 @@ class TaskTrainer(Trainer):
             yield pack(held_out[begin : begin + B], self.plan.block_size)
 
 
-def with_vocabulary(model: Any, tokenizer: Tokenizer) -> tuple[Any, int]:
-    """(the model with rows of wte for all tokens, the number of the new ones); these are the others' mean."""
-    known = min(model.tokenizer.vocab_size, model.config.vocab_size)
+def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) -> tuple[GPT, int]:
+    """Return the model with rows of wte for all tokens, and how many of them are new.
+
+    `before` is the tokenizer that it was trained with. A new row is the mean of the others.
+    """
+    known = min(before.vocab_size if before else model.config.vocab_size, model.config.vocab_size)
     added = tokenizer.vocab_size - known
     if not added:
         return model, 0
     V = max(model.config.vocab_size, tokenizer.vocab_size)
-    grown = type(model)(replace(model.config, vocab_size=V), seed=None, tokenizer=tokenizer)
+    grown = GPT(replace(model.config, vocab_size=V), seed=None)
     for name, w in model.params.items():
         grown.params[name][: len(w)] = w
     rows = grown.params["wte.weight"]

@@ -7,16 +7,15 @@ Short runs are compared by their seconds, not their steps: a larger model must b
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from npgpt.console import charts, messages, report
 from npgpt.engine import kernels
-from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields
 from npgpt.text.dataset import Dataset
 from npgpt.training import run
+from npgpt.training.listener import Listener
 from npgpt.training.plan import Plan, make_plan
 from npgpt.training.trainer import Trainer, TrainingFailed, prepare
 
@@ -79,29 +78,38 @@ class Search:
         settings: Fields,
         about: Fields,
         seed: int,
-        model_class: type[GPT],
     ) -> None:
         """minutes: of the whole search. settings: those that all runs share, by the flags' names."""
         if not len(dataset.validation):
             raise ValueError("tune: the text must be long enough to leave something for validation")
-        self.dataset, self.folder, self.seed, self.model_class = dataset, folder, seed, model_class
+        self.dataset, self.folder, self.seed = dataset, folder, seed
         self.settings, self.about = settings, about
         self.minutes = minutes / COST  # of the final training
         self.trials: list[Trial] = []
 
-    def run(self, should_stop: Callable[[], bool], tell: Callable[[str], None]) -> Trial | None:
-        """All rungs -> the best trial of the last; None if it was stopped before. tell(line) after each."""
+    def run(
+        self,
+        should_stop: Callable[[], bool],
+        done_with: Callable[[Trial], None],
+        listener: Listener | None = None,
+    ) -> Trial | None:
+        """Run all rungs -> the best trial of the last; None if it was stopped before.
+
+        done_with(trial) is called after each; the listener hears of each training.
+        """
         plan = make_plan(len(self.dataset), split=self.settings["split"])
         alive = list(enumerate(candidates(plan, KEPT[0], self.seed)))
         for rung, share in enumerate(SHARES):
             done = []
             for candidate, (settings, length) in alive:
-                trial = self._try(rung, candidate, settings, length, share * self.minutes, should_stop)
+                trial = self._try(
+                    rung, candidate, settings, length, share * self.minutes, should_stop, listener
+                )
                 self.trials.append(trial)
+                done_with(trial)
                 if should_stop():
                     return None
                 done.append(trial)
-                tell(in_columns(self.row(trial)))
             done.sort(key=lambda trial: trial.loss)
             if "steps" not in done[0].result:  # none was trained
                 raise TrainingFailed(done[0].result["ended"])
@@ -119,6 +127,7 @@ class Search:
         length: float,
         minutes: float,
         should_stop: Callable[[], bool],
+        listener: Listener | None,
     ) -> Trial:
         folder = self.folder / "trials" / f"{rung + 1}-{candidate}"
         trial = Trial(rung, candidate, settings, length, length * minutes, folder)
@@ -128,50 +137,28 @@ class Search:
         trainer: Trainer | None = None
         with run.locked(folder):
             try:
-                trainer = prepare(self.dataset, flags, self.seed, self.model_class)
+                trainer = prepare(self.dataset, flags, self.seed)
                 shown = self.settings | trainer.plan.settings() | {"steps": None, "out": None}
                 run.write_config(folder, shown, self.about)
-                trial.result = trainer.train(folder, 1, should_stop, quiet=True)
+                trial.result = trainer.train(folder, 1, should_stop, listener=listener)
                 trial.epochs = trainer.step / trainer.batches.per_epoch
-                report.write(folder)
             except (TrainingFailed, ValueError) as failure:  # a rate too high, a model too large: it is out
                 trial.result = {"ended": str(failure)}
         trainer = None
         kernels.release_memory()
         return trial
 
-    # ------------------------------------------------------------------------ what is told and kept
+    def default_of(self, trial: Trial) -> Trial:
+        """Return the trial of the default in the same rung."""
+        return next(t for t in self.trials if t.candidate == 0 and t.rung == trial.rung)
 
-    def row(self, trial: Trial) -> list[str]:
-        """A trial as HEAD names it; the last cell compares it with the default of its rung."""
-        s = trial.settings
-        default = next(t for t in self.trials if t.candidate == 0 and t.rung == trial.rung)
-        versus = "" if trial is default else f"{trial.loss - default.loss:+.4f}"
-        shape, steps = f"{s['n_layer']} x {s['n_embd']}", str(trial.result.get("steps", ""))
-        tuned = [shape, str(s["batch_size"]), f"{s['lr']:.4f}", f"{s['dropout']:.2f}"]
-        outcome = [f"{trial.epochs:.1f}", steps, f"{trial.loss:.4f}", versus or "default"]
-        return [trial.folder.name, f"{trial.minutes:.2f}", *tuned, *outcome]
-
-    def write(self, best: Trial | None) -> None:
-        """report.html, and config.toml of the best, in the folder of the search."""
-        shown = sorted(self.trials, key=lambda trial: (-trial.rung, trial.loss))
-        if not shown:
-            return
-        verdict = "The search was stopped before its end."
-        if best:
-            verdict = messages.tuning_in_words(self.verdict(best), str)
-            settings = self.settings | best.settings | {"steps": best.result["steps"], "out": None}
-            run.write_config(self.folder, settings, self.about | {"tuned": verdict})
-        curves = [self._curve(trial, best) for trial in shown]
-        curves.sort(key=lambda curve: {"three": 0, "two": 1, "one": 2}[curve[1]])
-        picture = "<h2>Validation loss</h2>\n" + charts.line_chart(curves, "seconds of training", right=120)
-        rows = [self.row(trial) for trial in shown]
-        table = "<h2>Trials</h2>\n" + report.table(HEAD, rows, best=shown.index(best) if best else None)
-        report.write_page(self.folder, verdict, [picture, table])
+    def best_settings(self, best: Trial) -> Fields:
+        """Return the settings of a run that repeats the best trial, by the flags' names."""
+        return self.settings | best.settings | {"steps": best.result["steps"], "out": None}
 
     def verdict(self, best: Trial) -> Fields:
         """Return how the best trial compares with the default: losses, minutes, what changed, epochs."""
-        default = next(t for t in self.trials if t.candidate == 0 and t.rung == best.rung)
+        default = self.default_of(best)
         return {
             "is_default": best is default,
             "loss": best.loss,
@@ -180,20 +167,3 @@ class Search:
             "changed": {k: v for k, v in best.settings.items() if v != default.settings[k]},
             "epochs": best.epochs,
         }
-
-    def _curve(self, trial: Trial, best: Trial | None) -> charts.Curve:
-        points = report.points(report.metrics(trial.folder), "val_loss", by="seconds")
-        kind = "one" if trial is best else "two" if trial.candidate == 0 else "three"
-        last = trial.rung + 1 == len(SHARES)
-        names = {"one": "best", "two": "default"}
-        return (f"{names[kind]} {trial.loss:.3f}" if last and kind in names else ""), kind, points
-
-
-COLUMNS = "trial,minutes,layers x channels,batch,lr,dropout,epochs,steps,val loss,vs default"
-HEAD = COLUMNS.split(",")
-WIDTHS = [max(len(name), 6) for name in HEAD]
-
-
-def in_columns(cells: Iterable[str]) -> str:
-    """The cells of a row, as wide as HEAD's."""
-    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from npgpt.console import charts, report
-from npgpt.training.trainer import METRICS
+from npgpt.training.recorder import METRICS
 
 CONFIG = """text = ["/somewhere/<b>.txt"]
 split = [0.8, 0.1, 0.1]

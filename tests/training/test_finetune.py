@@ -8,12 +8,15 @@ from safetensors.numpy import load_file
 
 import npgpt
 from npgpt import chat, finetune
+from npgpt.console import job
 from npgpt.engine.config import training_floats
 from npgpt.engine.lora import lora_floats
+from npgpt.interop.huggingface import write_pretrained
 from npgpt.text import examples
 from npgpt.text.examples import pack
 from npgpt.text.tokenizer import ByteTokenizer
-from npgpt.training.finetuning import PROGRAM, Examples, make_task_plan, memory_needed, with_vocabulary
+from npgpt.training.cost import PROGRAM
+from npgpt.training.finetuning import Examples, make_task_plan, memory_needed, with_vocabulary
 
 WORDS = ("bom", "mau", "sol", "mar", "céu", "rio")
 LABELLED = [
@@ -76,7 +79,7 @@ def test_resumed_is_never_stopped(base, tmp_path, lora, monkeypatch, capsys):
     with monkeypatch.context() as m:
         import contextlib
 
-        m.setattr(finetune.cli, "interruptible", lambda: contextlib.nullcontext(lambda: next(stops, True)))
+        m.setattr(job, "interruptible", lambda: contextlib.nullcontext(lambda: next(stops, True)))
         assert run(base, data, tmp_path / "cut", *flags) == 130
     assert "another process" not in refused(capsys, base, data, tmp_path / "cut", "--resume", "--epochs", 5)
     assert run(base, data, tmp_path / "cut", "--resume") == 0
@@ -154,13 +157,14 @@ def test_prompts_need_no_new_tokens(base, tmp_path):
 
 def test_new_rows_are_the_mean(base):
     model = npgpt.load(base)
-    grown, added = with_vocabulary(model, examples.add_roles(model.tokenizer))
+    roles = examples.add_roles(model.tokenizer)
+    grown, added = with_vocabulary(model, model.tokenizer, roles)
     assert added == 4 and grown.config.vocab_size == 261
     mean = model.params["wte.weight"].mean(axis=0)
     np.testing.assert_allclose(grown.params["wte.weight"][257:], np.tile(mean, (4, 1)), atol=1e-7)
     x = np.arange(10)[None]
     np.testing.assert_allclose(grown.logits(x)[..., :257], model.logits(x), atol=1e-5)
-    assert with_vocabulary(grown, grown.tokenizer) == (grown, 0)
+    assert with_vocabulary(grown, roles, roles) == (grown, 0)
 
 
 def test_embeddings_and_scores_of_many_are_those_of_each(base):
@@ -184,8 +188,8 @@ def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit) as end:
         chat.main([str(base)])
     assert end.value.code == 2 and "has no roles" in capsys.readouterr().err
-    model, _ = with_vocabulary(model, examples.add_roles(model.tokenizer))
-    model.save_pretrained(tmp_path / "talks")
+    roles = examples.add_roles(model.tokenizer)
+    write_pretrained(tmp_path / "talks", with_vocabulary(model, model.tokenizer, roles)[0], roles)
     lines = iter(
         [
             "olá",
@@ -206,7 +210,7 @@ def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsy
     assert chat.main([str(tmp_path / "talks"), *flags]) == 0
     messages = json.loads((tmp_path / "talk.jsonl").read_text())["messages"]
     assert [m["role"] for m in messages] == ["system", *["user", "assistant"] * 3]
-    assert seen[0] == examples.encode_chat(model.tokenizer, messages[:2])
-    shown = [examples.encode_chat(model.tokenizer, messages[:1] + messages[begin:6]) for begin in (1, 3, 5)]
+    assert seen[0] == examples.encode_chat(roles, messages[:2])
+    shown = [examples.encode_chat(roles, messages[:1] + messages[begin:6]) for begin in (1, 3, 5)]
     assert len(shown[0]) > 40 and seen[2] == next(ids for ids in shown if len(ids) <= 40)
     assert "this message must fit 40 tokens" in capsys.readouterr().err

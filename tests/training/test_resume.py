@@ -46,7 +46,7 @@ def resumed(run, **flags):
     folder, _ = checkpoint.choose(run, ())
     saved = read_pretrained(folder)
     again = trainer(GPT(saved.config, weights=saved.weights), **flags)
-    again.go_on(run, folder)
+    again.resume(run, folder)
     return again
 
 

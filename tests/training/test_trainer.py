@@ -13,8 +13,11 @@ from npgpt.engine.model import GPT
 from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import checkpoint
+from npgpt.training.cost import seconds_needed
+from npgpt.training.listener import Step
 from npgpt.training.plan import make_plan
-from npgpt.training.trainer import METRICS, Trainer, TrainingFailed
+from npgpt.training.recorder import METRICS
+from npgpt.training.trainer import Trainer, TrainingFailed
 
 TEXT = b"the cat sat on the mat, the rat ate the hat, " * 8
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "lr": 1e-2}
@@ -69,7 +72,7 @@ def test_measuring_the_time_leaves_no_trace(tmp_path, optimizer):
     for name, measure in (("a", False), ("b", True)):
         (tmp_path / name).mkdir()
         run = trainer(steps=5, dropout=0.1, optimizer=optimizer)
-        assert not measure or run.seconds_needed() > 0
+        assert not measure or seconds_needed(run) > 0
         run.train(tmp_path / name)
         weights.append(run.model.flat_params.copy())
     assert (weights[0] == weights[1]).all()
@@ -108,12 +111,14 @@ def test_output_that_cannot_be_written_ends_nothing(monkeypatch):
     def full(text):
         raise OSError(28, "No space left on device")
 
-    with Progress(2, 0, False) as progress:
-        for stream in (sys.stdout, sys.stderr):
-            monkeypatch.setattr(stream, "write", full)
-        progress.tell("warning: a")
-        progress.step(2, 1.0, 1.0, 1.0, 1.0)
-        monkeypatch.undo()
+    progress = Progress()
+    progress.begin(0, 2)
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "write", full)
+    progress.warn("a")
+    progress.step(Step(2, 2, 1.0, 1.0, 1.0, 1.0))
+    progress.end()
+    monkeypatch.undo()
 
 
 def test_it_stops_with_a_checkpoint_when_asked(tmp_path):
@@ -163,7 +168,7 @@ def test_what_stays_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     with pytest.raises(
         TrainingFailed, match=r"step 11: .* last good checkpoint is .*step-000005.*--lr 0.0033"
     ):
-        run.train(tmp_path)
+        run.train(tmp_path, listener=Progress())
     assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["step-000005"]
     assert checkpoint.choose(tmp_path)[1] == []
     told = capsys.readouterr().err.splitlines()

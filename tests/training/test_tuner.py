@@ -5,8 +5,8 @@ import tomllib
 import numpy as np
 import pytest
 
+from npgpt.console import tuning
 from npgpt.console.messages import tuning_in_words
-from npgpt.engine.model import GPT
 from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import tuner
@@ -19,9 +19,9 @@ SETTINGS = {"split": (0.8, 0.2, 0.0), "text": ["a.txt"], "clean": "light", "toke
 
 def search(folder, monkeypatch, loss_of):
     """A search whose trials do not train: loss_of(candidate) is what each comes to."""
-    found = tuner.Search(Dataset.from_ids(IDS, (0.8, 0.2), ByteTokenizer()), folder, 16, SETTINGS, {}, 0, GPT)
+    found = tuner.Search(Dataset.from_ids(IDS, (0.8, 0.2), ByteTokenizer()), folder, 16, SETTINGS, {}, 0)
 
-    def pretend(rung, candidate, settings, length, minutes, should_stop):
+    def pretend(rung, candidate, settings, length, minutes, should_stop, listener):
         trial = tuner.Trial(
             rung, candidate, settings, length, minutes * length, folder / f"{rung}-{candidate}"
         )
@@ -46,7 +46,7 @@ def test_the_better_third_goes_on_and_the_default_with_it(tmp_path, monkeypatch)
     rungs = [sorted(t.candidate for t in found.trials if t.rung == rung) for rung in range(3)]
     assert rungs == [list(range(9)), [0, 6, 7, 8], [0, 7, 8]] and best.candidate == 8
     assert sum(t.minutes / t.length for t in found.trials) == pytest.approx(16)
-    found.write(best)
+    tuning.write(found, best)
     config = tomllib.loads((tmp_path / "config.toml").read_text())
     assert config["steps"] == 100 and {name: config[name] for name in tuner.TUNED} == best.settings
     assert "Validation loss 2.2000 instead of the default's 3.0000" in config["about"]["tuned"]
@@ -66,7 +66,7 @@ def test_it_says_why_where_no_candidate_could_be_trained(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tuner, "prepare", refuse)
     dataset = Dataset.from_ids(IDS, (0.8, 0.2), ByteTokenizer())
-    found = tuner.Search(dataset, tmp_path, 16, SETTINGS, {}, 0, GPT)
+    found = tuner.Search(dataset, tmp_path, 16, SETTINGS, {}, 0)
     with pytest.raises(TrainingFailed, match="not enough memory"):
         found.run(lambda: False, lambda line: None)
 
@@ -74,4 +74,4 @@ def test_it_says_why_where_no_candidate_could_be_trained(tmp_path, monkeypatch):
 def test_a_text_without_validation_is_refused(tmp_path):
     whole = Dataset.from_ids(IDS, (1,), ByteTokenizer())
     with pytest.raises(ValueError, match="tune: the text must be long enough"):
-        tuner.Search(whole, tmp_path, 16, SETTINGS, {}, 0, GPT)
+        tuner.Search(whole, tmp_path, 16, SETTINGS, {}, 0)

@@ -25,7 +25,7 @@ UNMARKED = {
         "runs of blank lines shortened",
     ],
     "training/evaluation.py": ["uniform", "unigram"],
-    "training/tuner.py": [
+    "console/tuning.py": [
         "trial,minutes,layers x channels,batch,lr,dropout,epochs,steps,val loss,vs default"
     ],
 }

@@ -1,0 +1,177 @@
+"""The one way into a run: functions find its folder, settings and parent; a Job trains and shows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npgpt.console.messages import log_finished, log_warnings
+from npgpt.console.process import errors_as_lines, interruptible
+from npgpt.console.settings import flag
+
+if TYPE_CHECKING:
+    from npgpt.distributed.world import World
+    from npgpt.engine.types import Fields, PathLike
+    from npgpt.interop.layout import Pretrained
+    from npgpt.training.trainer import Trainer
+
+
+# ---------------------------------------------------------------------------- before training
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, and what is in it where that run goes on."""
+
+    path: Path
+    config: Fields | None = None  # its config.toml; None for a new run
+    checkpoint: Path | None = None  # which it goes on from; None where it begins
+    broken: tuple[str, ...] = ()  # a line for each checkpoint that was passed over
+
+
+def open_folder(
+    out: str | None, text: str, resume: bool, world: World, lock: contextlib.ExitStack
+) -> RunFolder:
+    """Return the folder that --out names, or one after the text. One whose run goes on is locked.
+
+    Nothing is made. FileExistsError where the folder is there and is not to be resumed, BlockingIOError while
+    another process trains in it.
+    """
+    from npgpt.training import checkpoint
+    from npgpt.training import run as runs
+
+    path = runs.find_folder(out, text, resume)
+    if not (resume and (path / runs.CONFIG).exists()):
+        return RunFolder(path)
+    lock_folder(path, False, world, lock)
+    config = runs.read_config(path)
+    found, broken = checkpoint.last(path) or (None, [])
+    return RunFolder(path, config, found, tuple(broken))
+
+
+def lock_folder(path: Path, new: bool, world: World, lock: contextlib.ExitStack) -> None:
+    """Have the folder for this process alone until the stack is closed; `new` makes it. Rank 0 does it."""
+    from npgpt.training import run as runs
+
+    if world.rank == 0:
+        lock.enter_context(runs.locked(path, new=new))
+
+
+def kept_settings(given: Fields, saved: Fields, may_change: Iterable[str]) -> Fields:
+    """Return the settings of a run that goes on: the saved ones, but for those given that may change."""
+    return dict.fromkeys(given) | saved | {name: given[name] or saved.get(name) for name in may_change}
+
+
+def set_threads(world: World, wanted: int | None) -> None:
+    """Give each of several ranks its threads; warn where they are more than the CPUs."""
+    if warning := world.set_threads(wanted):
+        log_warnings([warning])
+
+
+def check_ranks(world: World, settings: Fields, **facts: object) -> None:
+    """ValueError, with rank and name, where a rank has other settings, facts or libraries than rank 0."""
+    if world.size > 1:
+        from npgpt.distributed.mpi import library_versions
+
+        named = {flag(name): settings[name] or "default" for name in settings if name != "threads"}
+        world.check_equal(**named, **facts, **library_versions())
+
+
+def read_parent(path: PathLike, what_for: str) -> Pretrained:
+    """Return the model that a run begins with; ValueError where it has no tokenizer, which it must have."""
+    from npgpt.training import pretrained
+
+    found = pretrained.read(path)
+    if found.tokenizer is None:
+        raise ValueError(f"{path}: must have a tokenizer to be {what_for}")
+    return found
+
+
+# ---------------------------------------------------------------------------- training
+
+
+class Job(ABC):
+    """A run of a command that can begin: what could be refused has been, and the folder is locked."""
+
+    command: str  # train, finetune
+    trainer: Trainer
+    closing = 0.0  # seconds of the plan's minutes, for what comes after the last step
+
+    def __init__(self, folder: RunFolder, settings: Fields, trainer: Trainer, world: World) -> None:
+        self.folder, self.settings, self.trainer, self.world = folder, settings, trainer, world
+        self.plan = trainer.plan
+
+    @abstractmethod
+    def write_config(self) -> None:
+        """Write what a new run's folder begins with."""
+
+    @abstractmethod
+    def announce(self) -> None:
+        """Print what will be trained on what, and what it will cost."""
+
+    @abstractmethod
+    def sample(self) -> str:
+        """Return what the model writes now."""
+
+    @abstractmethod
+    def finish(self) -> Fields:
+        """Do what is left once training has ended -> what else the JSON has. It may be done again."""
+
+    @abstractmethod
+    def show(self, result: Fields) -> Fields:
+        """Print how a training ended and what can be done next -> what else the JSON has."""
+
+    def spent(self) -> float:
+        """Return the seconds of the plan's minutes that are gone before training."""
+        return 0.0
+
+    def exit_code(self, result: Fields) -> int:
+        """Return 130 for an interrupted run, else 0."""
+        from npgpt.training.ending import Ending
+
+        return 130 if result["ended"] == Ending.INTERRUPTED else 0
+
+    def run(self, as_json: bool) -> int:
+        """Train, or tell that the run has ended -> exit code; 1 where a file or the training fails."""
+        result = self._already_ended() if self.trainer.ended else self._train()
+        if as_json:
+            print(json.dumps(result))
+        return self.exit_code(result)
+
+    def _already_ended(self) -> Fields:
+        """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
+        from npgpt.console import report
+
+        result = self.trainer.result(self.folder.path)
+        log_finished(result, self.plan.patience)
+        if not self.world.rank and not (self.folder.path / "report.html").exists():
+            with errors_as_lines(self.command, 1, (OSError, MemoryError)):
+                result |= self.finish()
+                report.write(self.folder.path)
+        return result
+
+    def _train(self) -> Fields:
+        from npgpt.console.progress import Progress
+        from npgpt.engine import kernels
+        from npgpt.training.listener import Listener
+        from npgpt.training.trainer import TrainingFailed
+
+        failures, path = (OSError, MemoryError, TrainingFailed), self.folder.path
+        with errors_as_lines(self.command, 1, failures), interruptible() as interrupted:
+            if self.folder.config is None and not self.world.rank:
+                self.write_config()
+            self.announce()
+            listener = Listener() if self.world.rank else Progress()
+            result = self.trainer.train(
+                path, self.settings["keep"], interrupted, self.sample, self.spent(), self.closing, listener
+            )
+            del self.trainer  # its memory is needed to read the best model back
+            kernels.release_memory()
+            if not self.world.rank:
+                result |= self.show(result)
+        return result

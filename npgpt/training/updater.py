@@ -1,0 +1,122 @@
+"""One update of the weights: a batch forward and backward, the gradients summed, the optimizer."""
+
+import math
+import time
+from typing import Protocol
+
+from npgpt.distributed.mpi import GradientSum, shard_cuts
+from npgpt.distributed.world import World
+from npgpt.engine.model import GPT
+from npgpt.engine.optim import AdamW, Muon
+from npgpt.engine.types import Integers
+from npgpt.text.dataset import Batches
+from npgpt.text.tokenizer import Tokenizer
+from npgpt.training.plan import Plan
+
+
+class TrainingData(Protocol):
+    """What is trained on: a text, or examples."""
+
+    @property
+    def train(self) -> Integers:
+        """The ids of the training part (N,)."""
+
+    @property
+    def validation(self) -> Integers:
+        """The ids of the validation part (N,)."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of these ids."""
+
+    def __len__(self) -> int: ...
+
+
+class TrainingBatches(Protocol):
+    """The batches of training as a function of the step."""
+
+    @property
+    def per_epoch(self) -> int:
+        """The number of batches of an epoch."""
+
+    def batch(self, step: int) -> tuple[Integers, ...]:
+        """Return x, y int32 (B,T) of step 0, 1, ..., and `starts` (B,T) where examples are packed."""
+
+
+def rows_of(plan: Plan, world: World) -> int:
+    """Return the number of windows that a rank has in memory at a time."""
+    return -(-plan.batch_size // world.size)
+
+
+class Updater:
+    """A model with its batches and its optimizer; of several ranks each has its rows of every batch."""
+
+    def __init__(self, model: GPT, dataset: TrainingData, plan: Plan, seed: int, world: World) -> None:
+        self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
+        self.world, self.rows = world, rows_of(plan, world)
+        self.end_of_text = dataset.tokenizer.end_of_text
+        self.batches = self._training_batches()
+        kinds: dict[str, type[AdamW | Muon]] = {"adamw": AdamW, "muon": Muon}
+        self.optimizer = kinds[plan.optimizer](model, lr=plan.lr, weight_decay=plan.weight_decay)
+        self.cuts = shard_cuts(model, world.size) if world.zero else None
+        if self.cuts:
+            self.optimizer.own(*self.cuts[world.rank : world.rank + 2])
+        self._step_seconds: float | None = None
+
+    def _training_batches(self) -> TrainingBatches:
+        plan = self.plan
+        return Batches(self.dataset.train, plan.block_size, plan.windows, self.seed, self.end_of_text)
+
+    def step_seconds(self) -> float:
+        """Return the seconds of a step, by up to four trials that leave no trace.
+
+        They are measured once, before anything is trained.
+        """
+        if self._step_seconds is None:
+            self.optimizer.lr = 0.0  # so the weights stay
+            times: list[float] = []
+            while len(times) < 4 and sum(times) < 2.0:
+                start = time.perf_counter()
+                self._forward_backward(0)
+                self._change_weights()
+                times.append(self.world.broadcast(time.perf_counter() - start))
+            for moment in self.optimizer.moments:
+                moment[...] = 0
+            self.optimizer.steps = 0
+            self._step_seconds = min(times)  # the first ones also fetch memory
+        return self._step_seconds
+
+    def _forward_backward(self, batch: int) -> tuple[float, int]:
+        """Gather the gradients of the mean loss over all windows of a step -> that loss, tokens.
+
+        The windows are computed in chunks that fit. A loss that is not finite ends it: no gradient counts
+        then.
+        """
+        starts: list[Integers]  # of examples packed side by side
+        x, y, *starts = self.batches.batch(batch)
+        model, world, all_tokens = self.model, self.world, int((y >= 0).sum())
+        mine, gradients = world.shard(len(x)), GradientSum(world, model)
+        total, before = 0.0, 0
+        for model.first_sample in range(mine.start, mine.stop, self.rows):
+            part = slice(model.first_sample, min(model.first_sample + self.rows, mine.stop))
+            n = int((y[part] >= 0).sum())
+            if n == 0:
+                continue
+            if before and n != before:  # each chunk's gradient is a mean over its own tokens
+                gradients.flat[...] *= before / n
+            loss = model.forward(x[part], y[part], *(rows[part] for rows in starts))
+            total, before = total + loss * n, n
+            if world.size == 1 and not math.isfinite(loss):
+                break
+            gradients.factor = n / all_tokens
+            model.backward(*[gradients.layer_done] if part.stop == mine.stop else [])
+        gradients.finish()
+        model.first_sample = 0
+        return sum(loss for (loss,) in world.all_gather(total)) / all_tokens, all_tokens
+
+    def _change_weights(self) -> float:
+        """Let the optimizer step, each rank its shard with --zero -> the gradient's norm before clipping."""
+        grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
+        if self.cuts:
+            self.world.all_gather_shards(self.model.flat_params, self.cuts)
+        return grad_norm
