@@ -85,11 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = init_world()
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
-        with errors_as_lines("finetune"):  # whatever can be refused is, before anything is written
+        # whatever can be refused is, before anything is written
+        with errors_as_lines("finetune", as_json=args.json):
             job = _Job(args, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
         if job.trainer.ended:
-            return job.finished()
+            return job.finished(args.json)
         return job.run(args.json)
 
 
@@ -174,7 +175,7 @@ class _Job:
 
         trainer, plan = self.trainer, self.plan
         failures = (OSError, MemoryError, TrainingFailed)
-        with errors_as_lines("finetune", 1, failures), interruptible() as interrupted:
+        with errors_as_lines("finetune", 1, failures, as_json), interruptible() as interrupted:
             if not self.goes_on and not self.world.rank:
                 shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
                 shape = {name: getattr(plan, name) for name in shown}
@@ -253,13 +254,13 @@ class _Job:
         text: str = model.tokenizer.decode(prompt) + "\n> "
         return text + str(model.generate(prompt, max_new_tokens=60, temperature=0))
 
-    def finished(self) -> int:
+    def finished(self, as_json: bool) -> int:
         """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
         from npgpt.console import report
 
         log_finished(self.trainer.result(self.folder), self.plan.patience)
         if not self.world.rank and not (self.folder / "report.html").exists():
-            with errors_as_lines("finetune", 1, (OSError, MemoryError)):
+            with errors_as_lines("finetune", 1, (OSError, MemoryError), as_json):
                 self._finish()
                 report.write(self.folder)
         return 0
