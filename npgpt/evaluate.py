@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_intermixed_args(argv)
 
-    with errors_as_lines("evaluate"), end_quietly_on_closed_pipe():
+    with errors_as_lines("evaluate", as_json=args.json), end_quietly_on_closed_pipe():
         from npgpt.api import load
         from npgpt.console import report
         from npgpt.training import checkpoint, evaluation, memorising
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = memorising.training_text(train_ids, tokenizer)
             result["overlap"] = memorising.overlap(samples, held_out, text)
         if not args.text and checkpoint.is_run(folder := Path(args.model)):
-            with errors_as_lines("evaluate", 1, (OSError,)):
+            with errors_as_lines("evaluate", 1, (OSError,), args.json):
                 checkpoint.write_atomically(folder / "test.json", json.dumps(result, indent=2) + "\n")
                 report.write(folder)
         _print_table(result)

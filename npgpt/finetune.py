@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = init_world()
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
-        with errors_as_lines("finetune"):  # whatever can be refused is, before anything is written
+        # whatever can be refused is, before anything is written
+        with errors_as_lines("finetune", as_json=args.json):
             job = _job(args, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
         return job.run(args.json)

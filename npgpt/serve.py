@@ -13,15 +13,18 @@ from npgpt.console.process import errors_as_lines, exit_with_error
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, thread_count
 
 if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
     from npgpt.engine.types import PathLike
     from npgpt.runtime import libnpgpt
+    from npgpt.server.jobs import FinetuneArguments
     from npgpt.text.tokenizer import Tokenizer
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal -> exit code 0; 2 for a model or an address that cannot be had."""
+    """Serve until a signal and return exit code 0; exit with 2 for a model or an address not to be had."""
     parser = make_parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
@@ -56,10 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         path = Path(args.model).resolve()
         name = path.stem if path.suffix == ".gguf" else path.name
-        application = app.create(Path(args.model), name, open_model, settings, __version__)
-        server = connections.make_server(application, args.host, args.port, settings)
+        application = app.App(
+            Path(args.model),
+            name,
+            settings,
+            __version__,
+            open_model=open_model,
+            start_finetune=start_finetune,
+        )
+        server = connections.make_server(application, args.host, args.port)
         listening = connections.listen(args.host, args.port)
-    sys.setswitchinterval(0.0005)  # the engine's thread gets the interpreter back soon after each step
+    sys.setswitchinterval(0.0005)  # the scheduler's thread gets the interpreter back soon after each step
     start_command(args.threads)
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{listening.getsockname()[1]}"
@@ -69,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_model(path: PathLike) -> tuple[libnpgpt.Model, Tokenizer]:
-    """(libnpgpt's model, tokenizer): a GGUF file as it is, the weights of anything else."""
+    """Return libnpgpt's model and its tokenizer: a GGUF file as it is, the weights of anything else.
+
+    Raise ValueError or OSError if there is no model to serve.
+    """
     from npgpt.api import load
     from npgpt.engine import kernels
     from npgpt.interop.gguf import read_tokenizer
@@ -85,6 +98,32 @@ def open_model(path: PathLike) -> tuple[libnpgpt.Model, Tokenizer]:
     if tokenizer is None:
         raise ValueError(f"{path}: the model must have a tokenizer")
     return runtime, tokenizer
+
+
+async def start_finetune(arguments: FinetuneArguments) -> Process:
+    """Start `python -m npgpt.finetune` for a job of the server; stdout and stderr are pipes.
+
+    It runs in the folder of the examples, so that its errors name the file alone and not where it lies.
+    """
+    from asyncio.subprocess import PIPE, create_subprocess_exec
+
+    from npgpt.server.jobs import LINE_LIMIT
+
+    command = [sys.executable, "-P", "-m", "npgpt.finetune"]
+    command += [str(arguments.base), arguments.data.name, "-o", str(arguments.out), "--json"]
+    options = {"--seed": arguments.seed, "--epochs": arguments.epochs, "--batch-size": arguments.batch_size}
+    for flag, value in options.items():
+        command += [flag, str(value)] if value is not None else []
+    # clients read English; -P and the path keep what the folder holds from being imported as a module
+    environment = {"LANGUAGE": "en", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    return await create_subprocess_exec(
+        *command,
+        stdout=PIPE,
+        stderr=PIPE,
+        limit=LINE_LIMIT,
+        cwd=arguments.data.parent,
+        env=os.environ | environment,
+    )
 
 
 if __name__ == "__main__":

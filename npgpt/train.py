@@ -167,9 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         world.zero = args.zero and world.size > 1
         if args.restarts or args.launch:
-            with errors_as_lines("train"):
+            with errors_as_lines("train", as_json=args.json):
                 return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
-        with errors_as_lines("train"):  # whatever can be refused is, before anything is written
+        # whatever can be refused is, before anything is written
+        with errors_as_lines("train", as_json=args.json):
             job = _job(args, started, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
         return job.run(args.json)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_args(argv)
 
-    with errors_as_lines("tune"):
+    with errors_as_lines("tune", as_json=args.json):
         from npgpt.training import tuner
         from npgpt.training.trainer import TrainingFailed
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "{rungs} rungs; the last trains for {minutes:.2f} minutes, as the winner will",
         **{"rungs": len(tuner.SHARES), "minutes": search.minutes},
     )
-    with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed)):
+    with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed), args.json):
         search.folder.mkdir(parents=True)
         corpus.keep_stdin(search.folder)
         best = _run(search)

@@ -138,31 +138,31 @@ class Job(ABC):
 
     def run(self, as_json: bool) -> int:
         """Train, or tell that the run has ended -> exit code; 1 where a file or the training fails."""
-        result = self._already_ended() if self.trainer.ended else self._train()
+        result = self._already_ended(as_json) if self.trainer.ended else self._train(as_json)
         if as_json:
             print(json.dumps(result))
         return self.exit_code(result)
 
-    def _already_ended(self) -> Fields:
+    def _already_ended(self, as_json: bool) -> Fields:
         """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
         from npgpt.console import report
 
         result = self.trainer.result(self.folder.path)
         log_finished(result, self.plan.patience)
         if not self.world.rank and not (self.folder.path / "report.html").exists():
-            with errors_as_lines(self.command, 1, (OSError, MemoryError)):
+            with errors_as_lines(self.command, 1, (OSError, MemoryError), as_json):
                 result |= self.finish()
                 report.write(self.folder.path)
         return result
 
-    def _train(self) -> Fields:
+    def _train(self, as_json: bool) -> Fields:
         from npgpt.console.progress import Progress
         from npgpt.engine import kernels
         from npgpt.training.listener import Listener
         from npgpt.training.trainer import TrainingFailed
 
         failures, path = (OSError, MemoryError, TrainingFailed), self.folder.path
-        with errors_as_lines(self.command, 1, failures), interruptible() as interrupted:
+        with errors_as_lines(self.command, 1, failures, as_json), interruptible() as interrupted:
             if self.folder.config is None and not self.world.rank:
                 self.write_config()
             self.announce()

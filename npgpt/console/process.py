@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -17,9 +18,12 @@ BAD_INPUT = (OSError, MemoryError, ValueError, TypeError)
 
 @contextlib.contextmanager
 def errors_as_lines(
-    name: str, code: int = 2, kinds: tuple[type[Exception], ...] = BAD_INPUT
+    name: str, code: int = 2, kinds: tuple[type[Exception], ...] = BAD_INPUT, as_json: bool = False
 ) -> Iterator[None]:
-    """Errors of these kinds become one line on stderr and an exit code, warnings a line; bugs stay bugs."""
+    """End the command `name` with one line on stderr and an exit code on errors of these kinds.
+
+    Warnings become lines on stderr; bugs stay bugs. `as_json`: see exit_with_error.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *rest, **more: log_warnings([str(message)])
@@ -31,9 +35,9 @@ def errors_as_lines(
                 message = f"{error.filename}: {error.strerror}"
             elif isinstance(error, MemoryError):
                 message = f"not enough memory; a smaller model, batch or block size needs less ({error})"
-            exit_with_error(name, message, code)
+            exit_with_error(name, message, code, as_json)
         except KeyboardInterrupt:
-            exit_with_error(name, "stopped at once", 130)
+            exit_with_error(name, "stopped at once", 130, as_json)
 
 
 @contextlib.contextmanager
@@ -67,7 +71,10 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def exit_with_error(name: str, message: str, code: int) -> NoReturn:
-    """One line on stderr, and the end with this exit code."""
-    print(f"npgpt {name}: {' '.join(message.split())}", file=sys.stderr)
+def exit_with_error(name: str, message: str, code: int, as_json: bool = False) -> NoReturn:
+    """End with one line on stderr and this exit code; `as_json`: with an object on stdout, too."""
+    line = " ".join(message.split())
+    if as_json:
+        print(json.dumps({"error": line, "exit_code": code}), flush=True)
+    print(f"npgpt {name}: {line}", file=sys.stderr)
     raise SystemExit(code)

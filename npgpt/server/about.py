@@ -6,13 +6,12 @@ import math
 import os
 from pathlib import Path
 
-from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from npgpt.server import openapi
-from npgpt.server.completions import BUCKETS, Texts
-from npgpt.server.guard import Settings, Traffic
+from npgpt.server.completions import BUCKETS, Completions
+from npgpt.server.guard import Settings, Status
 from npgpt.server.models import Models
 from npgpt.server.responses import Json
 from npgpt.server.schema import ApiError
@@ -25,54 +24,53 @@ CURVE = 300  # points of the loss curve
 
 
 class About:
-    """A handler for each route."""
+    """The handlers of the routes that report on the server."""
 
     def __init__(
-        self, models: Models, texts: Texts, traffic: Traffic, settings: Settings, state: State, version: str
+        self, models: Models, completions: Completions, status: Status, settings: Settings, version: str
     ) -> None:
-        self.models, self.texts, self.traffic, self.settings = models, texts, traffic, settings
-        self.state, self.version = state, version
+        self.models, self.completions, self.status = models, completions, status
+        self.settings, self.version = settings, version
 
     async def page(self, request: Request) -> Response:
-        """GET /: the page to try the model."""
+        """Answer GET / with the page to try the model."""
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
         return FileResponse(PAGE, media_type="text/html; charset=utf-8", headers=headers)
 
     async def health(self, request: Request) -> Response:
-        """GET /health: 503 once the server is shutting down."""
-        if self.state.closing:
+        """Answer GET /health; raise ApiError 503 once the server is shutting down."""
+        if self.status.closing:
             raise ApiError(503, "the server is shutting down", None, "unavailable")
         return Json({"status": "ok"})
 
     async def openapi(self, request: Request) -> Response:
-        """GET /openapi.json."""
+        """Answer GET /openapi.json."""
         return Json(openapi.describe(self.version, list(self.models.all)))
 
     async def run(self, request: Request) -> Response:
-        """GET /run: what the page shows of the model."""
-        engine = self.models.main.engine
-        tokenizer = engine.vocabulary.tokenizer
+        """Answer GET /run with what the page shows of the model."""
+        scheduler = self.models.main.scheduler
         return Json(
             {
                 "model": self.models.main.id,
-                "context": engine.model.block_size,
-                "vocabulary": engine.model.vocab_size,
+                "context": scheduler.model.block_size,
+                "vocabulary": scheduler.model.vocab_size,
                 "max_tokens": self.settings.max_tokens,
-                "roles": examples.has_roles(tokenizer),
+                "roles": examples.has_roles(scheduler.tokenizer),
                 "loss": loss_curve(self.models.main.path / "metrics.csv"),
             }
         )
 
     async def metrics(self, request: Request) -> Response:
-        """GET /metrics, in Prometheus's text format."""
-        engines = self.models.engines
+        """Answer GET /metrics in Prometheus's text format."""
+        schedulers = self.models.schedulers
         rows = [
-            ("npgpt_sessions", "gauge", sum(engine.running for engine in engines)),
-            ("npgpt_waiting", "gauge", sum(engine.waiting for engine in engines)),
-            ("npgpt_requests_in_flight", "gauge", self.traffic.in_flight),
-            ("npgpt_tokens_total", "counter", sum(engine.tokens for engine in engines)),
-            ("npgpt_prompt_tokens_total", "counter", sum(engine.prompt_tokens for engine in engines)),
-            ("npgpt_steps_total", "counter", sum(engine.steps for engine in engines)),
+            ("npgpt_sessions", "gauge", sum(scheduler.running for scheduler in schedulers)),
+            ("npgpt_waiting", "gauge", sum(scheduler.waiting for scheduler in schedulers)),
+            ("npgpt_requests_in_flight", "gauge", self.status.in_flight),
+            ("npgpt_tokens_total", "counter", sum(scheduler.tokens for scheduler in schedulers)),
+            ("npgpt_prompt_tokens_total", "counter", sum(s.prompt_tokens for s in schedulers)),
+            ("npgpt_steps_total", "counter", sum(scheduler.steps for scheduler in schedulers)),
         ]
         if Path("/proc/self/statm").exists():  # Linux
             pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -82,19 +80,23 @@ class About:
             ]
         lines = [f"# TYPE {name} {kind}\n{name} {value}" for name, kind, value in rows]
         lines.append("# TYPE npgpt_answers_total counter")
-        lines += [f'npgpt_answers_total{{status="{s}"}} {n}' for s, n in sorted(self.traffic.answers.items())]
+        answers = sorted(self.status.answers.items())
+        lines += [f'npgpt_answers_total{{status="{code}"}} {n}' for code, n in answers]
         lines.append("# TYPE npgpt_first_token_seconds histogram")
         total = 0
-        for bound, n in zip((*BUCKETS, "+Inf"), self.texts.first_tokens, strict=True):
+        for bound, n in zip((*BUCKETS, "+Inf"), self.completions.first_token_counts, strict=True):
             total += n
             lines.append(f'npgpt_first_token_seconds_bucket{{le="{bound}"}} {total}')
-        lines.append(f"npgpt_first_token_seconds_sum {self.texts.first_seconds}")
+        lines.append(f"npgpt_first_token_seconds_sum {self.completions.first_token_seconds}")
         lines.append(f"npgpt_first_token_seconds_count {total}")
         return PlainTextResponse("\n".join(lines) + "\n")
 
 
 def loss_curve(path: Path) -> list[list[float | None]]:
-    """[step, training loss, validation loss or null] of a run, at most about CURVE of them."""
+    """Return about CURVE points of a run's metrics.csv: step, training loss, validation loss or None each.
+
+    The list is empty if there is no such file, and ends where the file is broken.
+    """
     rows = []
     missing = (OSError, KeyError, ValueError, TypeError)  # TypeError: half a line
     with contextlib.suppress(*missing), open(path, encoding="utf-8", newline="") as file:

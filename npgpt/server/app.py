@@ -1,67 +1,77 @@
-"""OpenAI's HTTP API over the engine: the routes and what answers them.
+"""OpenAI's HTTP API for one model and those tuned from it: the routes and their handlers.
 
 Shapes are those of the openai client's types; an error is always OpenAI's error object.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from npgpt.runtime import libnpgpt
 from npgpt.server.about import About
-from npgpt.server.completions import Texts
-from npgpt.server.guard import Guard, Settings, Traffic
-from npgpt.server.models import Models, Open
+from npgpt.server.completions import Completions
+from npgpt.server.guard import Guard, Settings, Status
+from npgpt.server.jobs import StartFinetune
+from npgpt.server.models import Models
 from npgpt.server.responses import failure
-from npgpt.server.scheduler import Engine
+from npgpt.server.scheduler import Scheduler
 from npgpt.server.schema import ApiError
 from npgpt.server.tuning import Tuning
+from npgpt.text.tokenizer import Tokenizer
+
+OpenModel: TypeAlias = Callable[[Path], tuple[libnpgpt.Model, Tokenizer]]  # raises ValueError or OSError
 
 
-def create(path: Path, name: str, open_model: Open, settings: Settings, version: str) -> Starlette:
-    """The application that serves the model `path` as `name`.
+class App(Starlette):
+    """The ASGI application."""
 
-    open_model(path) -> (binding.Model, tokenizer); ValueError and OSError where there is none.
-    """
-    models = Models(path, name, lambda path: Engine(*open_model(path), settings.sessions, settings.queue))
-    texts, tuning, traffic = Texts(models, settings, version), Tuning(models, settings), Traffic()
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        settings: Settings,
+        version: str,
+        *,
+        open_model: OpenModel,
+        start_finetune: StartFinetune,
+    ) -> None:
+        """Open the model `path` to serve it as `name`; errors of open_model(path) pass through.
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        models.main.engine.start(asyncio.get_running_loop())
-        tuning.start()
-        try:
-            yield
-        finally:
-            await tuning.jobs.close()
-            await asyncio.to_thread(models.stop)
-            tuning.files.close()
+        start_finetune starts the process of a fine-tuning job.
+        """
 
-    async def refused(request: Request, error: Any) -> Response:
-        return failure(error)
+        def open_scheduler(path: Path) -> Scheduler:
+            return Scheduler(*open_model(path), settings.sessions, settings.queue)
 
-    async def no_such(request: Request, error: Any) -> Response:
-        return failure(ApiError(error.status_code, error.detail, headers=error.headers))
+        self.settings, self.status = settings, Status()
+        self.models = Models(path, name, open_scheduler)
+        self.tuning = Tuning(self.models, settings, start_finetune)
+        completions = Completions(self.models, settings, version)
+        about = About(self.models, completions, self.status, settings, version)
+        super().__init__(
+            routes=_routes(about, self.models, completions, self.tuning),
+            middleware=[Middleware(Guard, settings=settings, status=self.status)],
+            exception_handlers={
+                ApiError: _api_error,
+                HTTPException: _http_error,
+                ClientDisconnect: _disconnect,
+                Exception: _bug,
+            },
+            lifespan=_lifespan,
+        )
 
-    async def gone(request: Request, error: Any) -> Response:
-        return Response(status_code=499)
 
-    async def broken(request: Request, error: Any) -> Response:
-        return failure(ApiError(500, "the server failed; its log says how"))
-
-    handlers = {ApiError: refused, HTTPException: no_such, ClientDisconnect: gone, Exception: broken}
-    app = Starlette(exception_handlers=handlers, lifespan=lifespan)
-    app.state.closing, app.state.stop = False, models.stop
-    app.add_middleware(Guard, settings=settings, traffic=traffic, state=app.state)
-    about = About(models, texts, traffic, settings, app.state, version)
-    app.router.routes += [
+def _routes(about: About, models: Models, completions: Completions, tuning: Tuning) -> list[Route]:
+    return [
         Route("/", about.page),
         Route("/health", about.health),
         Route("/metrics", about.metrics),
@@ -69,15 +79,42 @@ def create(path: Path, name: str, open_model: Open, settings: Settings, version:
         Route("/openapi.json", about.openapi),
         Route("/v1/models", models.list),
         Route("/v1/models/{id:path}", models.one, methods=["GET", "DELETE"]),
-        Route("/v1/completions", texts.completions, methods=["POST"]),
-        Route("/v1/chat/completions", texts.chat, methods=["POST"]),
-        Route("/v1/embeddings", texts.embeddings, methods=["POST"]),
-        Route("/v1/files", tuning.files_, methods=["GET", "POST"]),
-        Route("/v1/files/{id}", tuning.file, methods=["GET", "DELETE"]),
+        Route("/v1/completions", completions.completions, methods=["POST"]),
+        Route("/v1/chat/completions", completions.chat, methods=["POST"]),
+        Route("/v1/embeddings", completions.embeddings, methods=["POST"]),
+        Route("/v1/files", tuning.all_files, methods=["GET", "POST"]),
+        Route("/v1/files/{id}", tuning.one_file, methods=["GET", "DELETE"]),
         Route("/v1/files/{id}/content", tuning.file_content),
-        Route("/v1/fine_tuning/jobs", tuning.jobs_, methods=["GET", "POST"]),
-        Route("/v1/fine_tuning/jobs/{id}", tuning.job),
+        Route("/v1/fine_tuning/jobs", tuning.all_jobs, methods=["GET", "POST"]),
+        Route("/v1/fine_tuning/jobs/{id}", tuning.one_job),
         Route("/v1/fine_tuning/jobs/{id}/events", tuning.job_events),
-        Route("/v1/fine_tuning/jobs/{id}/cancel", tuning.job_cancel, methods=["POST"]),
+        Route("/v1/fine_tuning/jobs/{id}/cancel", tuning.cancel_job, methods=["POST"]),
     ]
-    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: App) -> AsyncIterator[None]:
+    app.models.main.scheduler.start(asyncio.get_running_loop())
+    try:
+        yield
+    finally:
+        await app.tuning.jobs.close()
+        await asyncio.to_thread(app.models.stop)
+        app.tuning.files.close()
+
+
+async def _api_error(request: Request, error: Any) -> Response:
+    return failure(error)
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    """Answer with an error object where Starlette would answer with plain text: 404, 405."""
+    return failure(ApiError(error.status_code, error.detail, headers=error.headers))
+
+
+async def _disconnect(request: Request, error: Any) -> Response:
+    return Response(status_code=499)  # nobody reads it: for the figures alone
+
+
+async def _bug(request: Request, error: Any) -> Response:
+    return failure(ApiError(500, "the server failed; its log says how"))

@@ -15,7 +15,7 @@ SLOW_BODY = 1 << 16  # bytes that are parsed beside the event loop
 
 
 async def checked(request: Request, settings: Settings) -> Fields:
-    """The fields of a JSON request, checked."""
+    """Return the fields of a JSON request; raise ApiError for what the schema does not allow."""
     data = await read(request, settings.max_body, settings.body_seconds)
     if len(data) > SLOW_BODY:
         return await asyncio.to_thread(parse, data, request.url.path)
@@ -23,7 +23,7 @@ async def checked(request: Request, settings: Settings) -> Fields:
 
 
 def parse(data: bytearray, path: str) -> Fields:
-    """The fields of a body for this path, checked."""
+    """Return the fields of a body for this path; raise ApiError 400 for what is no JSON or not allowed."""
     try:
         found = json.loads(data.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
@@ -35,7 +35,7 @@ def parse(data: bytearray, path: str) -> Fields:
 
 
 async def read(request: Request, most: int, seconds: float) -> bytearray:
-    """The body of a request; ApiError 413 beyond `most` bytes, 408 where it does not come in time."""
+    """Return the body of a request; raise ApiError 413 beyond `most` bytes, 408 after so many seconds."""
     too_large = ApiError(413, f"the body must be at most {most} bytes", None, "body_too_large")
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length[:18]) > most:

@@ -1,11 +1,11 @@
-"""Texts, and vectors of texts: /v1/completions, /v1/chat/completions, /v1/embeddings."""
+"""Texts and vectors: the handlers of /v1/completions, /v1/chat/completions and /v1/embeddings."""
 
 import asyncio
 import base64
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,102 +13,59 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from npgpt.engine.types import Fields
-from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling, prompt_ids
 from npgpt.server import bodies
 from npgpt.server.guard import Settings
-from npgpt.server.jobs import identity
-from npgpt.server.models import Models, Served
-from npgpt.server.responses import Change, Changes, Chat, Completion, EventStream, Form, Json, dumps
-from npgpt.server.scheduler import Busy, Finish, Sequence, Token
+from npgpt.server.models import Models, ServedModel
+from npgpt.server.responses import (
+    Change,
+    Changes,
+    ChatShape,
+    CompletionShape,
+    EventStream,
+    Json,
+    Shape,
+    dumps,
+    new_id,
+)
+from npgpt.server.scheduler import Busy, Scheduler
 from npgpt.server.schema import ApiError
+from npgpt.server.sequence import EmbeddingRequest, Sequence, TextRequest
+from npgpt.server.tokens import Token
 from npgpt.text import examples
+from npgpt.text.tokenizer import Tokenizer
 
-Rows: TypeAlias = list[list[int]]  # of ids
+Prompts: TypeAlias = list[tuple[int, ...]]  # the ids of each
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)  # seconds to the first token
-SAMPLING = [field.name for field in dataclasses.fields(Sampling)]  # the API's names, too
+SAMPLING_FIELDS = [field.name for field in dataclasses.fields(Sampling)]  # the API's names, too
 SLOW_TEXT = 1 << 14  # characters that are encoded beside the event loop
 
 
-class Texts:
-    """A handler for each route, and how long first tokens took."""
+class Completions:
+    """The handlers of the routes that compute, and a histogram of the time to the first token."""
 
     def __init__(self, models: Models, settings: Settings, version: str) -> None:
         self.models, self.settings, self.version = models, settings, version
-        self.first_tokens, self.first_seconds = [0] * (len(BUCKETS) + 1), 0.0
-
-    async def ids(self, served: Served, prompts: Any, param: str) -> Rows:
-        """The ids of a prompt or of several, in all forms that the API allows."""
-        if isinstance(prompts, str) or isinstance(prompts[0], int):
-            prompts = [prompts]
-        tokenizer, model = served.engine.vocabulary.tokenizer, served.engine.model
-
-        def encode() -> Rows:
-            return [prompt_ids(prompt, tokenizer, model.vocab_size) for prompt in prompts]
-
-        size = sum(map(len, prompts))
-        try:
-            rows = await asyncio.to_thread(encode) if size > SLOW_TEXT else encode()
-        except (ValueError, TypeError) as error:
-            raise ApiError(400, str(error).removeprefix("generate: "), param, "invalid_value") from None
-        return self.fitting(rows, model, param)
-
-    def fitting(self, rows: Rows, model: libnpgpt.Model, param: str) -> Rows:
-        """The same rows of ids; ApiError 400 for one that is longer than the context."""
-        longest = max(map(len, rows))
-        if longest > model.block_size:
-            message = f"This model's maximum context length is {model.block_size} tokens, got {longest}"
-            raise ApiError(400, message, param, "context_length_exceeded")
-        return rows
-
-    def max_tokens(self, given: int | None, default: int, name: str = "max_tokens") -> int:
-        """As many as were asked for; ApiError 400 for more than the server gives."""
-        most = self.settings.max_tokens
-        if given is not None and given > most:
-            raise ApiError(400, f"{name} must be at most {most}, got {given}", name, "invalid_value")
-        return min(default, most) if given is None else given
-
-    def sequences(
-        self,
-        fields: Fields,
-        rows: Rows,
-        most: int,
-        ends: tuple[int, ...],
-        top: int | None,
-        echo: bool = False,
-    ) -> list[Sequence]:
-        """n texts of each prompt; the k-th has the seed + k, so that it can be had by itself."""
-        if "stream_options" in fields and not fields.get("stream"):
-            message = "stream_options is allowed only with stream"
-            raise ApiError(400, message, "stream_options", "invalid_value")
-        given = {name: fields[name] for name in SAMPLING if name in fields}
-        how = Sampling(**{"temperature": 1.0} | given | {"top_k": fields.get("top_k") or None})
-        stop, ignore_eos = fields.get("stop", []), fields.get("ignore_eos", False)
-        stop, seed = [stop] if isinstance(stop, str) else stop, fields.get("seed")
-        seeds = [None if seed is None else seed + k for k in range(fields.get("n", 1))]
-        return [
-            Sequence(ids, most, how, seed, ends, ignore_eos, stop, top, echo)
-            for ids in rows
-            for seed in seeds
-        ]
+        self.first_token_counts = [0] * (len(BUCKETS) + 1)  # by BUCKETS, the last for what took longer
+        self.first_token_seconds = 0.0  # in all
 
     async def completions(self, request: Request) -> Response:
-        """POST /v1/completions."""
+        """Answer POST /v1/completions."""
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
-        rows = await self.ids(served, fields["prompt"], "prompt")
-        end = served.engine.vocabulary.tokenizer.end_of_text
+        prompts = await encode_prompts(served.scheduler, fields["prompt"], "prompt")
         most = self.max_tokens(fields.get("max_tokens"), 16)
+        ends = (served.scheduler.tokenizer.end_of_text,)
         top, echo = fields.get("logprobs"), fields.get("echo", False)
-        sequences = self.sequences(fields, rows, most, (end,), top, echo)
-        form = Completion(served.engine.vocabulary, top)
-        return await self.answer(request, fields, served, sequences, form)
+        requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo)
+        shape = CompletionShape(served.scheduler.token_names, top)
+        return await self.answer(request, fields, served, requests, shape)
 
     async def chat(self, request: Request) -> Response:
-        """POST /v1/chat/completions."""
+        """Answer POST /v1/chat/completions."""
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
-        tokenizer = served.engine.vocabulary.tokenizer
+        scheduler, tokenizer = served.scheduler, served.scheduler.tokenizer
         if not examples.has_roles(tokenizer):
             message = (
                 f"the model {served.id} has no roles, so it cannot chat; make one that has with "
@@ -119,154 +76,243 @@ class Texts:
             raise ApiError(400, "top_logprobs is allowed only with logprobs", "top_logprobs", "invalid_value")
         if "max_tokens" in fields and "max_completion_tokens" in fields:
             raise ApiError(400, "max_tokens is the old name of max_completion_tokens: give one", "max_tokens")
-        messages = [
-            {"role": m["role"].replace("developer", "system"), "content": _text_of(m["content"])}
-            for m in fields["messages"]
-        ]
-        try:
-            ids = await asyncio.to_thread(lambda: list(map(int, examples.encode_chat(tokenizer, messages))))
-        except ValueError as error:
-            raise ApiError(400, str(error), "messages", "invalid_value") from None
-        rows = self.fitting([ids], served.engine.model, "messages")
+        prompt = await asyncio.to_thread(_encode_chat, fields["messages"], tokenizer)
+        check_context([prompt], scheduler, "messages")
         name = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
-        most = self.max_tokens(fields.get(name), served.engine.model.block_size, name)
+        most = self.max_tokens(fields.get(name), scheduler.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
         ends = (examples.end_token(tokenizer), tokenizer.end_of_text)
-        sequences = self.sequences(fields, rows, most, ends, top)
-        return await self.answer(request, fields, served, sequences, Chat(served.engine.vocabulary, top))
+        requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top)
+        return await self.answer(request, fields, served, requests, ChatShape(scheduler.token_names, top))
 
     async def embeddings(self, request: Request) -> Response:
-        """POST /v1/embeddings."""
+        """Answer POST /v1/embeddings."""
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
-        rows = await self.ids(served, fields["input"], "input")
-        sequences = [Sequence(ids, embed=True) for ids in rows]
-        async with self.attached(request, served, sequences) as changes:
-            async for _, _, _, finish in changes:
-                if isinstance(finish, Exception):
-                    raise finish
+        prompts = await encode_prompts(served.scheduler, fields["input"], "input")
+        requests = [EmbeddingRequest(ids) for ids in prompts]
+        async with self.computed(request, served.scheduler, requests) as (sequences, changes):
+            async for _ in changes:
+                pass
         in_bytes = fields.get("encoding_format") == "base64"
         data: list[Fields] = []
         for i, sequence in enumerate(sequences):
             vector = np.asarray(sequence.vector, "<f4")
             shown = base64.b64encode(vector.tobytes()).decode() if in_bytes else vector.tolist()
             data.append({"object": "embedding", "index": i, "embedding": shown})
-        tokens = sum(map(len, rows))
+        tokens = sum(map(len, prompts))
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return Json({"object": "list", "data": data, "model": served.id, "usage": usage})
 
+    def max_tokens(self, given: int | None, default: int, name: str = "max_tokens") -> int:
+        """Return how many tokens a text may have; raise ApiError 400 for more than the server allows."""
+        most = self.settings.max_tokens
+        if given is not None and given > most:
+            raise ApiError(400, f"{name} must be at most {most}, got {given}", name, "invalid_value")
+        return min(default, most) if given is None else given
+
+    async def answer(
+        self,
+        request: Request,
+        fields: Fields,
+        served: ServedModel,
+        requests: list[TextRequest],
+        shape: Shape,
+    ) -> Response:
+        """Compute texts and return them in the given shape, whole or as a stream of events."""
+        async with contextlib.AsyncExitStack() as stack:
+            # a stream enters it before its header is sent, so that a full queue is an answer, too
+            computed = self.computed(request, served.scheduler, requests)
+            sequences, changes = await stack.enter_async_context(computed)
+            answer = _Answer(fields, served.id, self.version, shape, sequences)
+            if not fields.get("stream"):
+                return await answer.whole(changes)
+            return EventStream(stack.pop_all(), answer.events(changes), self.settings.write_seconds)
+
     @contextlib.asynccontextmanager
-    async def attached(
-        self, request: Request, served: Served, sequences: list[Sequence]
-    ) -> AsyncIterator[Changes]:
-        """The sequences, computed while the client is there: an iterator of (index, text, tokens, finish)."""
-        news, gone = asyncio.Event(), False
-        if len(sequences) > self.settings.queue:
-            message = f"n times the prompts must be at most {self.settings.queue}, got {len(sequences)}"
+    async def computed(
+        self, request: Request, scheduler: Scheduler, requests: Collection[TextRequest | EmbeddingRequest]
+    ) -> AsyncIterator[tuple[list[Sequence], Changes]]:
+        """Submit the requests; give their sequences and the changes as they come.
+
+        The sequences are cancelled at the end of the context. The changes raise ApiError where a sequence
+        fails, and ClientDisconnect once the client has gone.
+        """
+        news, gone = asyncio.Event(), asyncio.Event()
+        if len(requests) > self.settings.queue:
+            message = f"n times the prompts must be at most {self.settings.queue}, got {len(requests)}"
             raise ApiError(400, message, "n", "invalid_value")
-        for sequence in sequences:
-            sequence.wake = news.set
+        sequences = [Sequence(one, news.set) for one in requests]
         try:
-            served.engine.submit(sequences)
+            scheduler.submit(sequences)
         except Busy:
             wait = {"Retry-After": "1"}
             raise ApiError(429, "too many requests wait already", None, "rate_limit_exceeded", wait) from None
 
         async def watch() -> None:
-            nonlocal gone
             while (await request.receive())["type"] != "http.disconnect":
                 pass
-            gone = True
+            gone.set()
             news.set()
 
-        async def changes() -> AsyncIterator[Change]:
+        async def changes() -> Changes:
             unfinished = set(range(len(sequences)))
             while unfinished:
                 await news.wait()
                 news.clear()
-                if gone:
+                if gone.is_set():
                     raise ClientDisconnect
                 for i in sorted(unfinished):
                     text, tokens, finish = sequences[i].take()
                     if finish:
                         unfinished.discard(i)
-                        self.measure(sequences[i])
+                        self._measure(sequences[i])
+                    if isinstance(finish, Exception):
+                        raise _api_error(finish)
                     if text or tokens or finish:
-                        yield i, text, tokens, _as_error(finish)
+                        yield Change(i, text, tokens, finish)
 
         watcher = asyncio.create_task(watch())
         try:
-            yield changes()
+            yield sequences, changes()
         finally:
             watcher.cancel()
-            served.engine.cancel(sequences)
+            scheduler.cancel(sequences)
 
-    async def answer(
-        self, request: Request, fields: Fields, served: Served, sequences: list[Sequence], form: Form
-    ) -> Response:
-        """The sequences in the shape of `form`: whole, or as a stream of events."""
-        with_usage = (fields.get("stream_options") or {}).get("include_usage", False)
-        n = fields.get("n", 1)
-
-        def usage() -> Fields:
-            prompt, drawn = (sum(s.prompt_tokens for s in sequences[::n]), sum(s.drawn for s in sequences))
-            return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn}
-
-        head = {"id": identity(form.prefix), "created": int(time.time()), "model": served.id}
-        head["system_fingerprint"] = f"npgpt-{self.version}"
-        if not fields.get("stream"):
-            texts, finishes = [""] * len(sequences), [""] * len(sequences)
-            tokens: list[list[Token]] = [[] for _ in sequences]
-            async with self.attached(request, served, sequences) as changes:
-                async for i, text, new, finish in changes:
-                    if isinstance(finish, Exception):
-                        raise finish
-                    texts[i], finishes[i] = texts[i] + text, finish or finishes[i]
-                    tokens[i] += new
-            choices = [
-                form.choice(*each) for each in zip(range(len(texts)), texts, tokens, finishes, strict=True)
-            ]
-            return Json({**head, "object": form.whole, "choices": choices, "usage": usage()})
-
-        more: Fields = {"usage": None} if with_usage else {}
-
-        def event(choices: list[Fields], **more: Any) -> bytes:
-            return b"data: " + dumps({**head, "object": form.piece, "choices": choices, **more}) + b"\n\n"
-
-        async def events(changes: Changes) -> AsyncIterator[bytes]:
-            for i in range(len(sequences)):
-                if first := form.first(i):
-                    yield event([first], **more)
-            async for i, text, tokens, finish in changes:
-                if isinstance(finish, Exception):
-                    yield b"data: " + dumps(finish.object()) + b"\n\n"
-                    return
-                pieces = form.pieces(i, text, tokens, finish)
-                yield b"".join(event([piece], **more) for piece in pieces)
-            if with_usage:
-                yield event([], usage=usage())
-            yield b"data: [DONE]\n\n"
-
-        attached = self.attached(request, served, sequences)
-        changes = await attached.__aenter__()  # before the header is sent: a full queue is an answer, too
-        return EventStream(attached, events(changes), self.settings.write_seconds)
-
-    def measure(self, sequence: Sequence) -> None:
-        """Count how long the first token took."""
-        if sequence.first:
-            seconds = sequence.first - sequence.submitted
-            self.first_seconds += seconds
-            self.first_tokens[sum(seconds > bound for bound in BUCKETS)] += 1
+    def _measure(self, sequence: Sequence) -> None:
+        """Add the time to the first token of a sequence, if it had one, to the histogram."""
+        if sequence.first_token_at:
+            seconds = sequence.first_token_at - sequence.submitted_at
+            self.first_token_seconds += seconds
+            self.first_token_counts[sum(seconds > bound for bound in BUCKETS)] += 1
 
 
-def _as_error(finish: Finish) -> str | ApiError | None:
-    """What ended a sequence as the API says it."""
-    if not isinstance(finish, Exception) or isinstance(finish, ApiError):
-        return finish
-    if isinstance(finish, MemoryError):
-        return ApiError(503, "the server is out of memory", None, "unavailable")
-    return ApiError(500, str(finish))
+async def encode_prompts(scheduler: Scheduler, prompts: Any, param: str) -> Prompts:
+    """Return the ids of one prompt or of several, in all forms that the API allows.
+
+    Raise ApiError 400, which names `param`, for an id that the model does not have and for a prompt that is
+    longer than the context.
+    """
+    if isinstance(prompts, str) or isinstance(prompts[0], int):
+        prompts = [prompts]
+    tokenizer, vocab_size = scheduler.tokenizer, scheduler.model.vocab_size
+
+    def encode() -> Prompts:
+        return [_encode(prompt, tokenizer, vocab_size, param) for prompt in prompts]
+
+    size = sum(map(len, prompts))
+    encoded = await asyncio.to_thread(encode) if size > SLOW_TEXT else encode()
+    check_context(encoded, scheduler, param)
+    return encoded
+
+
+def _encode(prompt: str | list[int], tokenizer: Tokenizer, vocab_size: int, param: str) -> tuple[int, ...]:
+    if not isinstance(prompt, str) and max(prompt) >= vocab_size:  # the schema has checked the rest
+        message = f"prompt ids must be in 0..{vocab_size - 1}, got {min(prompt)}..{max(prompt)}"
+        raise ApiError(400, message, param, "invalid_value")
+    return tuple(prompt_ids(prompt, tokenizer, vocab_size))
+
+
+def _encode_chat(messages: list[Fields], tokenizer: Tokenizer) -> tuple[int, ...]:
+    turns = [
+        {"role": m["role"].replace("developer", "system"), "content": _text_of(m["content"])}
+        for m in messages
+    ]
+    try:
+        return tuple(map(int, examples.encode_chat(tokenizer, turns)))
+    except ValueError as error:
+        raise ApiError(400, str(error), "messages", "invalid_value") from None
 
 
 def _text_of(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def check_context(prompts: Prompts, scheduler: Scheduler, param: str) -> None:
+    """Raise ApiError 400, which names `param`, for a prompt that is longer than the model's context."""
+    longest, context = max(map(len, prompts)), scheduler.model.block_size
+    if longest > context:
+        message = f"This model's maximum context length is {context} tokens, got {longest}"
+        raise ApiError(400, message, param, "context_length_exceeded")
+
+
+def text_requests(fields: Fields, prompts: Prompts, **more: Any) -> list[TextRequest]:
+    """Return n requests for each prompt, with the settings in `fields` and `more` fields of TextRequest.
+
+    The k-th of a prompt has the seed + k, so that a client can have it by itself.
+    """
+    if "stream_options" in fields and not fields.get("stream"):
+        message = "stream_options is allowed only with stream"
+        raise ApiError(400, message, "stream_options", "invalid_value")
+    settings: Fields = {"temperature": 1.0}  # OpenAI's default
+    settings |= {name: fields[name] for name in SAMPLING_FIELDS if name in fields}
+    settings["top_k"] = fields.get("top_k") or None  # 0: all, as other servers have it
+    stop, seed = fields.get("stop", ()), fields.get("seed")
+    more["sampling"] = Sampling(**settings)
+    more["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    more["ignore_eos"] = fields.get("ignore_eos", False)
+    seeds = [None if seed is None else seed + k for k in range(fields.get("n", 1))]
+    return [TextRequest(ids, seed=seed, **more) for ids in prompts for seed in seeds]
+
+
+class _Answer:
+    """The response to a request for texts, made of the changes of its sequences."""
+
+    def __init__(
+        self, fields: Fields, model: str, version: str, shape: Shape, sequences: list[Sequence]
+    ) -> None:
+        self.shape, self.sequences, self.n = shape, sequences, fields.get("n", 1)
+        self.with_usage = (fields.get("stream_options") or {}).get("include_usage", False)
+        self.head = {
+            "id": new_id(shape.prefix),
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": f"npgpt-{version}",
+        }
+
+    async def whole(self, changes: Changes) -> Json:
+        """Return all texts at once, when they have ended."""
+        texts, finishes = [""] * len(self.sequences), [""] * len(self.sequences)
+        tokens: list[list[Token]] = [[] for _ in self.sequences]
+        async for i, text, new, finish in changes:
+            texts[i] += text
+            tokens[i] += new
+            finishes[i] = finish or finishes[i]
+        each = zip(range(len(texts)), texts, tokens, finishes, strict=True)
+        choices = [self.shape.choice(*one) for one in each]
+        return Json({**self.head, "object": self.shape.whole, "choices": choices, "usage": self._usage()})
+
+    async def events(self, changes: Changes) -> AsyncIterator[bytes]:
+        """Yield the texts as server-sent events; an error is the last of them."""
+        usage: Fields = {"usage": None} if self.with_usage else {}
+        for i in range(len(self.sequences)):
+            if first := self.shape.first(i):
+                yield self._event([first], **usage)
+        try:
+            async for change in changes:
+                yield b"".join(self._event([chunk], **usage) for chunk in self.shape.chunks(change))
+        except ApiError as error:
+            yield b"data: " + dumps(error.object()) + b"\n\n"
+            return
+        if self.with_usage:
+            yield self._event([], usage=self._usage())
+        yield b"data: [DONE]\n\n"
+
+    def _event(self, choices: list[Fields], **more: Any) -> bytes:
+        return (
+            b"data: " + dumps({**self.head, "object": self.shape.chunk, "choices": choices, **more}) + b"\n\n"
+        )
+
+    def _usage(self) -> Fields:
+        prompt = sum(len(s.request.ids) for s in self.sequences[:: self.n])  # each prompt once
+        drawn = sum(s.n_drawn for s in self.sequences)
+        return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn}
+
+
+def _api_error(error: Exception) -> ApiError:
+    """Return the error of a sequence as the API reports it."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, MemoryError):
+        return ApiError(503, "the server is out of memory", None, "unavailable")
+    return ApiError(500, str(error))

@@ -1,10 +1,9 @@
-"""Who may ask, and how much at once: the bounds of the server, and what stands around its routes."""
+"""The bounds of the server, and the guard around its routes: who may ask, and how much at once."""
 
 import hmac
 import os
 from dataclasses import dataclass, field
 
-from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from npgpt.server.responses import failure
@@ -16,7 +15,7 @@ OPEN = {"/", "/health", "/openapi.json"}  # for those without the key too
 
 @dataclass(frozen=True)
 class Settings:
-    """The bounds; seconds, bytes, tokens."""
+    """The bounds of a server, in seconds, bytes and tokens."""
 
     api_key: str | None = None
     loopback: bool = True  # only this machine's browsers and programs are meant
@@ -35,32 +34,32 @@ class Settings:
 
 
 @dataclass
-class Traffic:
-    """What came in, and what went out."""
+class Status:
+    """The state of the server, which the event loop's thread writes and reads."""
 
+    closing: bool = False  # it takes no new work
     in_flight: int = 0  # requests that are being answered
-    answers: dict[int, int] = field(default_factory=dict)  # by their status
+    answers: dict[int, int] = field(default_factory=dict)  # HTTP status -> number of answers
 
 
 class Guard:
-    """Around everything: who may ask, whether there is room; counts requests."""
+    """ASGI middleware around all routes: it refuses requests that may not come in, and counts all."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, traffic: Traffic, state: State) -> None:
-        self.app, self.settings, self.traffic, self.state = app, settings, traffic, state
+    def __init__(self, app: ASGIApp, settings: Settings, status: Status) -> None:
+        self.app, self.settings, self.status = app, settings, status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status = 0
+        code = 0
 
         async def counted(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
+            nonlocal code
+            code = message.get("status", code)
             await send(message)
 
-        traffic = self.traffic
-        traffic.in_flight += 1
+        self.status.in_flight += 1
         try:
             self.check(scope)
             # files are sent whole: what Starlette says of a bad range is no error object
@@ -69,14 +68,14 @@ class Guard:
         except ApiError as error:
             await failure(error)(scope, receive, counted)
         except Exception:  # Starlette answers it, outside of this
-            status = status or 500
+            code = code or 500
             raise
         finally:
-            traffic.in_flight -= 1
-            traffic.answers[status] = traffic.answers.get(status, 0) + 1
+            self.status.in_flight -= 1
+            self.status.answers[code] = self.status.answers.get(code, 0) + 1
 
     def check(self, scope: Scope) -> None:
-        """ApiError 401, 403, 429 or 503 for a request that is not let in."""
+        """Raise ApiError 401, 403, 429 or 503 for a request that may not come in."""
         settings, headers = self.settings, dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         open_to_all = settings.loopback and not settings.api_key
@@ -92,8 +91,8 @@ class Guard:
             if scheme.lower() != b"bearer" or not known:
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise ApiError(401, "Incorrect API key provided", None, "invalid_api_key", challenge)
-        if self.state.closing and scope["path"] != "/health":
+        if self.status.closing and scope["path"] != "/health":
             raise ApiError(503, "the server is shutting down", None, "unavailable", {"Retry-After": "10"})
-        if self.traffic.in_flight > settings.requests and scope["method"] == "POST":  # no body is read
+        if self.status.in_flight > settings.requests and scope["method"] == "POST":  # no body is read
             message = "too many requests are being answered"
             raise ApiError(429, message, None, "rate_limit_exceeded", {"Retry-After": "1"})

@@ -1,7 +1,6 @@
-"""Files and fine-tuning jobs: the door npgpt.finetune in a process of its own, one at a time.
+"""Fine-tuning jobs: one process at a time, which the function that serve.py hands in starts.
 
-Files lie under names of ours in a private folder that goes when the server does; a tuned model is a folder
-beside the one that is served, and stays.
+A tuned model is a folder beside the one that is served, and stays when the server goes.
 """
 
 import asyncio
@@ -10,191 +9,153 @@ import json
 import os
 import secrets
 import shutil
-import sys
-import tempfile
 import time
 import traceback
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import TypeAlias
 
 from npgpt.engine.types import Fields
+from npgpt.server.files import Files
+from npgpt.server.responses import new_id
 from npgpt.server.schema import ApiError
 
-FILES, JOBS, EVENTS = 100, 100, 1000  # kept at most
-STOP_SECONDS = 20  # for a worker to end by itself
+MAX_JOBS, MAX_EVENTS = 100, 1000  # kept: jobs in all, events of each
+STOP_SECONDS = 20  # for a process to end by itself
+REFUSED = 2  # exit code of a process that refuses what it is given
+LINE_LIMIT = 2**20  # bytes of a line that a process may print: the buffer of its pipe
 
 
-def identity(kind: str) -> str:
-    """A new id, "kind-..." as OpenAI's."""
-    return f"{kind}-{secrets.token_hex(12)}"
+@dataclass(frozen=True)
+class FinetuneArguments:
+    """The arguments of a process of fine-tuning."""
+
+    base: Path  # the folder of the model to begin with
+    data: Path  # the examples, in a folder of their own; its name is the one that errors should have
+    out: Path  # the folder of the new model
+    seed: int
+    epochs: int | None  # None, here and below: what the command finds best
+    batch_size: int | None
 
 
-def page(items: list[Fields], query: Mapping[str, str]) -> Fields:
-    """OpenAI's list: `limit` of the items that come behind the one with id `after`, both in the query."""
-    after, limit = query.get("after"), query.get("limit")
-    number = limit is None or (limit.isascii() and limit.isdigit() and len(limit) < 9)
-    if limit is not None and not (number and 1 <= int(limit) <= 100):
-        raise ApiError(
-            400, f"limit must be a whole number in 1..100, got {limit[:20]}", "limit", "invalid_value"
-        )
-    size = int(limit or 20)
-    if after is not None:
-        places = [i for i, item in enumerate(items) if item["id"] == after]
-        if not places:
-            raise ApiError(400, "after must be the id of an item of the list", "after", "invalid_value")
-        items = items[places[0] + 1 :]
-    return {"object": "list", "data": items[:size], "has_more": len(items) > size}
+# starts the process; stdout and stderr are pipes, and the last line of stdout is a JSON object: the result,
+# or {"error": ...} where the exit code is not 0
+StartFinetune: TypeAlias = Callable[[FinetuneArguments], Awaitable[Process]]
 
 
-class Files:
-    """The files that were uploaded."""
+@dataclass
+class FinetuneJob:
+    """A job, the arguments of its process and its events."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="npgpt-serve-"))  # mode 0700
-        self._files: dict[str, Fields] = {}
+    about: Fields  # OpenAI's job object
+    arguments: FinetuneArguments
+    tuned_name: str  # of the new model
+    events: deque[Fields] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
 
-    def room(self) -> None:
-        """ApiError where there is none for another."""
-        if len(self._files) >= FILES:
-            raise ApiError(400, f"there are {FILES} files; delete some", "file", "too_many_files")
+    def add_event(self, message: str, level: str = "info", data: Fields | None = None) -> None:
+        """Add OpenAI's event object to the events."""
+        event = {"id": new_id("ftevent"), "object": "fine_tuning.job.event", "created_at": int(time.time())}
+        event |= {"level": level, "message": message, "data": data, "type": "metrics" if data else "message"}
+        self.events.append(event)
 
-    def add(self, name: str, temporary: IO[bytes]) -> Fields:
-        """temporary: an open file, which is copied."""
-        self.room()
-        id = identity("file")
-        with open(self.path(id), "wb") as file:
-            shutil.copyfileobj(temporary, file)
-        about = {
-            "id": id,
-            "object": "file",
-            "bytes": self.path(id).stat().st_size,
-            "created_at": int(time.time()),
-            "filename": Path(name or "file").name[:200],
-            "purpose": "fine-tune",
-            "status": "processed",
-        }
-        self._files[id] = about
-        return about
+    def end(self, status: str, message: str, level: str = "info") -> None:
+        """Set the last status, "succeeded", "failed" or "cancelled", and add the last event."""
+        self.about["status"], self.about["finished_at"] = status, int(time.time())
+        self.add_event(message, level)
 
-    def get(self, id: str) -> Fields:
-        """OpenAI's file object; ApiError 404 where there is none."""
-        if id not in self._files:
-            raise ApiError(404, f"No such File object: {id[:100]}", "id", "not_found")
-        return self._files[id]
+    def fail(self, message: str, code: str = "failed", param: str | None = None) -> None:
+        """End the job with an error."""
+        self.about["error"] = {"code": code, "message": message, "param": param}
+        self.end("failed", message, "error")
 
-    def path(self, id: str) -> Path:
-        """Of an id that get() knows."""
-        return self.folder / id
-
-    def delete(self, id: str) -> Fields:
-        """Remove a file -> what the API answers."""
-        self.get(id)
-        del self._files[id]
-        self.path(id).unlink(missing_ok=True)
-        return {"id": id, "object": "file", "deleted": True}
-
-    def all(self) -> list[Fields]:
-        """All, the newest first."""
-        return list(self._files.values())[::-1]
-
-    def close(self) -> None:
-        """Remove them all."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @property
+    def status(self) -> str:
+        """The status as OpenAI writes it."""
+        return str(self.about["status"])
 
 
 class Jobs:
-    """done(id, folder): what is called with a model that was tuned."""
+    """The jobs by their ids, and the task of the event loop that runs one after the other."""
 
-    def __init__(self, files: Files, done: Callable[[str, Path], None]) -> None:
-        self.files, self._done = files, done
-        self._jobs: dict[str, Fields] = {}
-        self._events: dict[str, deque[Fields]] = {}
-        self._plans: dict[str, Any] = {}
-        self._queue: asyncio.Queue[str] = asyncio.Queue()
+    def __init__(self, files: Files, start: StartFinetune, done: Callable[[str, Path], None]) -> None:
+        """`done` is called with the name and the folder of each model that a job has made."""
+        self.files, self._start, self._done = files, start, done
+        self._jobs: dict[str, FinetuneJob] = {}
+        self._queue: asyncio.Queue[FinetuneJob] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
 
     def create(self, fields: Fields, base: Path) -> Fields:
-        """Queue the job of a checked request on the model in the folder `base`."""
+        """Queue the job of a checked request on the model in the folder `base`; return OpenAI's job object.
+
+        Raise ApiError 404 if there is no such file, 429 if there are too many jobs.
+        """
         self.files.get(fields["training_file"])
-        if len(self._jobs) >= JOBS:
+        if len(self._jobs) >= MAX_JOBS:
             raise ApiError(429, "there are too many jobs", None, "rate_limit_exceeded", {"Retry-After": "60"})
         hyper = fields.get("method", {}).get("supervised", {}).get("hyperparameters") or {}
         hyper = fields.get("hyperparameters") or hyper
         hyper = {key: value for key, value in hyper.items() if value != "auto"}
-        id, seed = identity("ftjob"), fields.get("seed", secrets.randbelow(2**31))
-        suffix = fields.get("suffix")
-        names = ("n_epochs", "batch_size", "learning_rate_multiplier")
-        shown = {name: hyper.get(name, "auto") for name in names}
-        job = {
-            "id": id,
-            "object": "fine_tuning.job",
-            "created_at": int(time.time()),
-            "finished_at": None,
-            "model": fields["model"],
-            "fine_tuned_model": None,
-            "organization_id": "npgpt",
-            "result_files": [],
-            "status": "queued",
-            "training_file": fields["training_file"],
-            "validation_file": None,
-            "hyperparameters": shown,
-            "method": {"type": "supervised", "supervised": {"hyperparameters": shown}},
-            "trained_tokens": None,
-            "seed": seed,
-            "error": None,
-        }
-        out = base.parent / f"{base.name}-{suffix or 'tuned'}-{id[-8:]}"
-        # a copy of our own: the file may be deleted while the job waits
-        data = self.files.folder / id
+        id, suffix = new_id("ftjob"), fields.get("suffix")
+        # a copy of our own, as the file may be deleted while the job waits
+        data = self.files.folder / id / "training_file"
+        data.parent.mkdir()
         shutil.copyfile(self.files.path(fields["training_file"]), data)
-        flags = ["--seed", seed]
-        for name, flag in zip(names, ("--epochs", "--batch-size"), strict=False):
-            flags += [flag, hyper[name]] if name in hyper else []
-        self._jobs[id], self._events[id] = job, deque(maxlen=EVENTS)
-        self._plans[id] = (base, data, out, flags, f"ft:{job['model'][:100]}::{suffix or ''}:{id[-8:]}")
-        self._say(id, "Created fine-tuning job")
-        self._queue.put_nowait(id)
+        arguments = FinetuneArguments(
+            base=base,
+            data=data,
+            out=base.parent / f"{base.name}-{suffix or 'tuned'}-{id[-8:]}",
+            seed=fields.get("seed", secrets.randbelow(2**31)),
+            epochs=hyper.get("n_epochs"),
+            batch_size=hyper.get("batch_size"),
+        )
+        tuned_name = f"ft:{fields['model'][:100]}::{suffix or ''}:{id[-8:]}"
+        job = FinetuneJob(_job_object(id, fields, hyper, arguments.seed), arguments, tuned_name)
+        self._jobs[id] = job
+        job.add_event("Created fine-tuning job")
+        self._queue.put_nowait(job)
         if self._task is None:
             self._task = asyncio.create_task(self._work())
-        return job
+        return job.about
 
     def get(self, id: str) -> Fields:
-        """OpenAI's job object; ApiError 404 where there is none."""
-        if id not in self._jobs:
-            raise ApiError(404, f"Could not find fine tune: {id[:100]}", "id", "fine_tune_not_found")
-        return self._jobs[id]
+        """Return OpenAI's job object; raise ApiError 404 if there is none of this id."""
+        return self._find(id).about
 
     def all(self) -> list[Fields]:
-        """All, the newest first."""
-        return list(self._jobs.values())[::-1]
+        """Return all job objects, the newest first."""
+        return [job.about for job in self._jobs.values()][::-1]
 
     def events(self, id: str) -> list[Fields]:
-        """What a job said, the latest first."""
-        self.get(id)
-        return list(self._events[id])[::-1]
+        """Return the events of a job, the latest first; raise ApiError 404 if there is none of this id."""
+        return list(self._find(id).events)[::-1]
 
     async def cancel(self, id: str) -> Fields:
-        """End a job that waits or runs; ApiError 400 for another."""
-        job = self.get(id)
-        if job["status"] not in ("queued", "running"):
+        """End a job that waits or runs; raise ApiError 400 for another, 404 if there is none of this id."""
+        job = self._find(id)
+        was = job.status
+        if was not in ("queued", "running"):
             raise ApiError(400, f"Job has already completed: {id}", "id", "invalid_state")
-        was, job["status"] = job["status"], "cancelled"
-        self._finished(id, "The job was cancelled")
+        job.end("cancelled", "The job was cancelled")
         if was == "running":
-            await self._stop_worker()
-        return job
+            await self._stop_process()
+        return job.about
 
     async def close(self) -> None:
-        """End the worker."""
+        """End the process that runs, and start no other."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _stop_worker(self) -> None:
+    def _find(self, id: str) -> FinetuneJob:
+        if id not in self._jobs:
+            raise ApiError(404, f"Could not find fine tune: {id[:100]}", "id", "fine_tune_not_found")
+        return self._jobs[id]
+
+    async def _stop_process(self) -> None:
         process = self._process
         if process and process.returncode is None:
             process.terminate()
@@ -203,46 +164,27 @@ class Jobs:
             except TimeoutError:
                 process.kill()
 
-    def _say(self, id: str, message: str, level: str = "info", data: Fields | None = None) -> None:
-        event = {"id": identity("ftevent"), "object": "fine_tuning.job.event", "created_at": int(time.time())}
-        event |= {"level": level, "message": message, "data": data, "type": "metrics" if data else "message"}
-        self._events[id].append(event)
-
-    def _finished(self, id: str, message: str, level: str = "info") -> None:
-        self._jobs[id]["finished_at"] = int(time.time())
-        self._say(id, message, level)
-
     async def _work(self) -> None:
         while True:
-            id = await self._queue.get()
+            job = await self._queue.get()
             try:
-                if self._jobs[id]["status"] == "queued":
-                    await self._run(id)
+                if job.status == "queued":
+                    await self._run(job)
             except Exception as error:  # of this job alone: the others wait
                 traceback.print_exc()
-                if self._jobs[id]["status"] != "cancelled":
-                    message = f"the worker could not be run: {error}"[:500]
-                    self._jobs[id]["status"] = "failed"
-                    self._jobs[id]["error"] = {"code": "failed", "message": message, "param": None}
-                    self._finished(id, message, "error")
+                if job.status != "cancelled":
+                    job.fail(f"the worker could not be run: {error}"[:500])
             finally:
-                await self._stop_worker()  # of a task that was cancelled: nothing is written after this
-                _, data, out, _, _ = self._plans.pop(id)
-                data.unlink(missing_ok=True)
-                if self._jobs[id]["status"] != "succeeded":
-                    shutil.rmtree(out, ignore_errors=True)
+                await self._stop_process()  # of a task that was cancelled: nothing is written after this
+                shutil.rmtree(job.arguments.data.parent, ignore_errors=True)
+                if job.status != "succeeded":
+                    shutil.rmtree(job.arguments.out, ignore_errors=True)
 
-    async def _run(self, id: str) -> None:
-        job, (base, data, out, flags, name) = self._jobs[id], self._plans[id]
-        job["status"] = "running"
-        self._say(id, "Fine-tuning job started")
-        command = [sys.executable, "-m", "npgpt.finetune", base, data, "-o", out, "--json", *flags]
-        english = os.environ | {"LANGUAGE": "en"}  # which clients of the API read
-        process = await asyncio.create_subprocess_exec(
-            *map(str, command), stdout=PIPE, stderr=PIPE, limit=2**20, env=english
-        )
-        self._process = process
-        if job["status"] == "cancelled":  # while it started
+    async def _run(self, job: FinetuneJob) -> None:
+        job.about["status"] = "running"
+        job.add_event("Fine-tuning job started")
+        process = self._process = await self._start(job.arguments)
+        if job.status == "cancelled":  # while it started
             process.terminate()
         assert process.stdout and process.stderr  # pipes
         with contextlib.suppress(OSError, AttributeError):  # streams go first, but on Windows
@@ -251,21 +193,49 @@ class Jobs:
         last = ""
         async for line in process.stdout:
             last = line.decode("utf-8", "replace").strip() or last
-            if job["status"] == "running" and last and not last.startswith("{"):
-                self._say(id, last[:500])
+            if job.status == "running" and last and not last.startswith("{"):
+                job.add_event(last[:500])
         code, errors = await process.wait(), (await reading).decode("utf-8", "replace").strip()
-        if job["status"] == "cancelled":
+        if job.status == "cancelled":
             return
         if code:
-            job["status"] = "failed"
-            lines = errors.splitlines() or [f"the worker ended with {code}"]
-            message = lines[-1].removeprefix("npgpt finetune: ").replace(str(data), "training_file")[:500]
-            job["error"] = {"code": "invalid_training_file" if code == 2 else "failed", "message": message}
-            job["error"]["param"] = "training_file" if code == 2 else None
-            return self._finished(id, message, "error")
+            message = _error_of(last) or (errors.splitlines() or [f"the worker ended with {code}"])[-1]
+            refused = ("invalid_training_file", "training_file") if code == REFUSED else ()
+            return job.fail(message[:500], *refused)
         result = json.loads(last)
-        job["trained_tokens"], job["fine_tuned_model"] = result.get("tokens"), name
-        job["status"] = "succeeded"
-        self._done(name, out)
-        self._say(id, "metrics", data={k: v for k, v in result.items() if isinstance(v, (int, float))})
-        self._finished(id, "The job has successfully completed")
+        job.about["trained_tokens"], job.about["fine_tuned_model"] = result.get("tokens"), job.tuned_name
+        self._done(job.tuned_name, job.arguments.out)
+        job.add_event("metrics", data={k: v for k, v in result.items() if isinstance(v, (int, float))})
+        job.end("succeeded", "The job has successfully completed")
+
+
+def _job_object(id: str, fields: Fields, hyper: Fields, seed: int) -> Fields:
+    names = ("n_epochs", "batch_size", "learning_rate_multiplier")
+    shown = {name: hyper.get(name, "auto") for name in names}
+    return {
+        "id": id,
+        "object": "fine_tuning.job",
+        "created_at": int(time.time()),
+        "finished_at": None,
+        "model": fields["model"],
+        "fine_tuned_model": None,
+        "organization_id": "npgpt",
+        "result_files": [],
+        "status": "queued",
+        "training_file": fields["training_file"],
+        "validation_file": None,
+        "hyperparameters": shown,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": shown}},
+        "trained_tokens": None,
+        "seed": seed,
+        "error": None,
+    }
+
+
+def _error_of(line: str) -> str | None:
+    """Return the error in the last line of a process; None if a bug or a signal kept it from writing one."""
+    try:
+        result = json.loads(line)
+    except ValueError:
+        return None
+    return result.get("error") if isinstance(result, dict) else None

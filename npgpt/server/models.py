@@ -1,95 +1,91 @@
-"""The models that are served, by their names; tuned ones open when they are asked for."""
+"""The models that are served, by their names; a tuned one is opened by the first request for it."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from npgpt.engine.types import Fields
-from npgpt.runtime import libnpgpt
 from npgpt.server.responses import Json
-from npgpt.server.scheduler import Engine
+from npgpt.server.scheduler import Scheduler
 from npgpt.server.schema import ApiError
-from npgpt.text.tokenizer import Tokenizer
-
-Open: TypeAlias = Callable[[Path], tuple[libnpgpt.Model, Tokenizer]]
 
 
 @dataclass
-class Served:
-    """A model by its name."""
+class ServedModel:
+    """A model under its name, with the scheduler that computes for it once it is open."""
 
     id: str
-    path: Path  # what the worker tunes
-    opened: Engine | None = None  # None: of a tuned one that nobody has asked for yet
+    path: Path  # what a job tunes
+    opened: Scheduler | None = None  # None: a tuned model that nobody has asked for yet
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def engine(self) -> Engine:
-        """Of a model that is open."""
+    def scheduler(self) -> Scheduler:
+        """The scheduler of a model that is open."""
         assert self.opened, "find() opens it"
         return self.opened
 
     def about(self) -> Fields:
-        """OpenAI's model object."""
+        """Return OpenAI's model object."""
         return {"id": self.id, "object": "model", "created": self.created, "owned_by": "npgpt"}
 
 
 class Models:
-    """Opens them, finds them, and answers for /v1/models."""
+    """All models that are served, and the handlers of /v1/models."""
 
-    def __init__(self, path: Path, name: str, open_engine: Callable[[Path], Engine]) -> None:
-        self._open, self._opening = open_engine, asyncio.Lock()
-        self.main = Served(name, Path(path), open_engine(path))
+    def __init__(self, path: Path, name: str, open_scheduler: Callable[[Path], Scheduler]) -> None:
+        """Open the model `path` and serve it as `name`; errors of open_scheduler(path) pass through."""
+        self._open, self._opening = open_scheduler, asyncio.Lock()
+        self.main = ServedModel(name, Path(path), open_scheduler(path))
         self.all = {name: self.main}
 
     @property
-    def engines(self) -> list[Engine]:
-        """Of those that are open."""
+    def schedulers(self) -> list[Scheduler]:
+        """The schedulers of the models that are open."""
         return [served.opened for served in self.all.values() if served.opened]
 
     def stop(self) -> None:
-        """End what still runs."""
-        for engine in self.engines:
-            engine.close(ApiError(503, "the server is shutting down", None, "unavailable"))
+        """End all that still runs with ApiError 503."""
+        for scheduler in self.schedulers:
+            scheduler.close(ApiError(503, "the server is shutting down", None, "unavailable"))
 
-    def tuned(self, name: str, folder: Path) -> None:
-        """A job has made the model in `folder`."""
-        self.all[name] = Served(name, folder)
+    def add(self, name: str, folder: Path) -> None:
+        """Serve the model in `folder`, which a job has made, as `name`."""
+        self.all[name] = ServedModel(name, folder)
 
-    def named(self, name: str) -> Served:
-        """ApiError 404 where there is none."""
+    def get(self, name: str) -> ServedModel:
+        """Return the model of this name, open or not; raise ApiError 404 if there is none."""
         if name not in self.all:
             raise ApiError(404, f"The model {name[:100]!r} does not exist", "model", "model_not_found")
         return self.all[name]
 
-    async def find(self, name: str) -> Served:
-        """The model of a request, opened where it is not yet."""
-        if (served := self.named(name)).opened:
+    async def find(self, name: str) -> ServedModel:
+        """Return the model of this name, opened if need be; raise ApiError 404 if there is none."""
+        if (served := self.get(name)).opened:
             return served  # it need not wait for another to open
         async with self._opening:
-            served = self.named(name)  # it may be gone by now
+            served = self.get(name)  # it may be gone by now
             if served.opened is None:
                 try:
                     served.opened = await asyncio.to_thread(self._open, served.path)
                 except (OSError, ValueError, MemoryError) as error:
                     raise ApiError(500, f"the model cannot be opened: {error}", "model") from None
-                served.engine.start(asyncio.get_running_loop())
+                served.scheduler.start(asyncio.get_running_loop())
         return served
 
     async def list(self, request: Request) -> Response:
-        """GET /v1/models."""
+        """Answer GET /v1/models."""
         return Json({"object": "list", "data": [served.about() for served in self.all.values()]})
 
     async def one(self, request: Request) -> Response:
-        """GET, DELETE /v1/models/{id}."""
+        """Answer GET and DELETE /v1/models/{id}."""
         name = request.path_params["id"]
-        served = self.named(name)
+        served = self.get(name)
         if request.method != "DELETE":
             return Json(served.about())
         if served is self.main:

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description: the tables of schema.py and what each path answers."""
+"""The OpenAPI 3.1 description, made from the tables of schema.py and a table of what each path answers."""
 
 from npgpt.engine.types import Fields
 from npgpt.server.schema import NULL, REQUESTS, STRING, integer, record
@@ -29,7 +29,7 @@ STREAMED = {"text_completion", "chat.completion"}
 
 
 def describe(version: str, models: list[str]) -> Fields:
-    """The description of a server of these models."""
+    """Return the description of a server of these models."""
     fault: Fields = {"message": STRING, "type": STRING, "param": {"type": ["string", "null"]}}
     fault["code"] = fault["param"]
     components = {

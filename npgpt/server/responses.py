@@ -1,36 +1,45 @@
-"""The shapes of answers, as the openai client's types have them: JSON, events, completions, chats."""
+"""The shapes of responses, as the openai client's types have them: JSON, lists, events, texts, chats."""
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from npgpt.engine.types import Fields
-from npgpt.server.scheduler import Token, Vocabulary
 from npgpt.server.schema import ApiError
+from npgpt.server.tokens import Token, TokenNames
 
-Change: TypeAlias = tuple[int, str, list[Token], str | ApiError | None]  # index, text, tokens, finish
-Changes: TypeAlias = AsyncIterator[Change]
-Attached: TypeAlias = contextlib.AbstractAsyncContextManager[Changes]
+
+class Change(NamedTuple):
+    """What is new of one text of a request."""
+
+    choice: int  # index of the text
+    text: str
+    tokens: list[Token]
+    finish: str | None  # "stop", "length", "cancelled"; None: the text goes on
+
+
+Changes: TypeAlias = AsyncIterator[Change]  # raises ApiError where a text fails
 
 
 class Json(Response):
-    """JSON in UTF-8; half a surrogate pair as an escape."""
+    """A response of JSON in UTF-8; half a surrogate pair is written as an escape."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The body."""
+        """Return the body."""
         return dumps(content)
 
 
 def dumps(content: Any) -> bytes:
-    """`content` as JSON; ValueError for a number that is not finite."""
+    """Return `content` as JSON; raise ValueError for a number that is not finite."""
     try:
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:  # half a surrogate pair that somebody sent
@@ -38,22 +47,43 @@ def dumps(content: Any) -> bytes:
 
 
 def failure(error: ApiError) -> Json:
-    """The answer that tells of an error."""
+    """Return the response that reports an error."""
     return Json(error.object(), error.status, error.headers)
 
 
-class EventStream(Response):
-    """Server-sent events. A client that does not take them within `seconds` is dropped.
+def new_id(kind: str) -> str:
+    """Return a new id as OpenAI writes them: "kind-..."."""
+    return f"{kind}-{secrets.token_hex(12)}"
 
-    attached: the context that they come from, entered already; it is left when they end.
-    """
+
+def list_page(items: list[Fields], query: Mapping[str, str]) -> Fields:
+    """Return OpenAI's list: `limit` of the items that follow the one with id `after`, both in the query."""
+    after, limit = query.get("after"), query.get("limit")
+    number = limit is None or (limit.isascii() and limit.isdigit() and len(limit) < 9)
+    if limit is not None and not (number and 1 <= int(limit) <= 100):
+        message = f"limit must be a whole number in 1..100, got {limit[:20]}"
+        raise ApiError(400, message, "limit", "invalid_value")
+    size = int(limit or 20)
+    if after is not None:
+        places = [i for i, item in enumerate(items) if item["id"] == after]
+        if not places:
+            raise ApiError(400, "after must be the id of an item of the list", "after", "invalid_value")
+        items = items[places[0] + 1 :]
+    return {"object": "list", "data": items[:size], "has_more": len(items) > size}
+
+
+class EventStream(Response):
+    """A response of server-sent events; a client that does not take one within `seconds` is dropped."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, attached: Attached, events: AsyncIterator[bytes], seconds: float) -> None:
+    def __init__(
+        self, source: contextlib.AsyncExitStack, events: AsyncIterator[bytes], seconds: float
+    ) -> None:
+        """`source` holds the contexts, entered already, that the events need; they are left at the end."""
         super().__init__(headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
-        self.attached, self.events, self.seconds = attached, events, seconds
+        self.source, self.events, self.seconds = source, events, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events as they come (ASGI)."""
@@ -62,43 +92,43 @@ class EventStream(Response):
             async with asyncio.timeout(self.seconds):
                 await send({"type": "http.response.body", "body": body, "more_body": more})
 
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for body in self.events:
-                await write(body)
-            await write(b"", more=False)
-        except ClientDisconnect:
-            pass
-        except TimeoutError:
-            scope["state"]["abort"]()
-        finally:
-            await self.attached.__aexit__(None, None, None)
+        async with self.source:
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async for body in self.events:
+                    await write(body)
+                await write(b"", more=False)
+            except ClientDisconnect:
+                pass
+            except TimeoutError:
+                scope["state"]["abort"]()
 
 
-class Completion:
+class CompletionShape:
     """The shape of /v1/completions."""
 
-    prefix, whole, piece = "cmpl", "text_completion", "text_completion"
+    prefix, whole, chunk = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, vocabulary: Vocabulary, top: int | None) -> None:
-        self.vocabulary, self.top = vocabulary, top
+    def __init__(self, names: TokenNames, top: int | None) -> None:
+        """List `top` alternatives with each token; None: no log-probabilities at all."""
+        self.names, self.top = names, top
 
     def first(self, index: int) -> Fields | None:
-        """What a stream begins with: nothing."""
+        """Return what a stream begins with: nothing."""
         return None
 
     def choice(self, index: int, text: str, tokens: list[Token], finish: str | None) -> Fields:
-        """A whole text."""
+        """Return a whole text as a choice."""
         logprobs = None if self.top is None else self.logprobs(tokens)
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def pieces(self, index: int, text: str, tokens: list[Token], finish: str | None) -> list[Fields]:
-        """A piece of a stream."""
-        return [self.choice(index, text, tokens, finish)]
+    def chunks(self, change: Change) -> list[Fields]:
+        """Return a change as choices of a stream's events."""
+        return [self.choice(*change)]
 
     def logprobs(self, tokens: list[Token]) -> Fields:
-        """What the model thought of the tokens."""
-        name = self.vocabulary.name
+        """Return the log-probabilities of tokens and of their alternatives."""
+        name = self.names.name
         tops = [
             None if t.logprob is None else {**{name(i): p for i, p in t.top}, name(t.id): t.logprob}
             for t in tokens
@@ -111,34 +141,36 @@ class Completion:
         }
 
 
-class Chat:
+class ChatShape:
     """The shape of /v1/chat/completions."""
 
-    prefix, whole, piece = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, vocabulary: Vocabulary, top: int | None) -> None:
-        self.vocabulary, self.top = vocabulary, top
+    def __init__(self, names: TokenNames, top: int | None) -> None:
+        """List `top` alternatives with each token; None: no log-probabilities at all."""
+        self.names, self.top = names, top
 
-    def first(self, index: int) -> Fields:
-        """What a stream begins with: whose turn it is."""
-        return self._piece(index, {"role": "assistant", "content": "", "refusal": None}, [], None)
+    def first(self, index: int) -> Fields | None:
+        """Return what a stream begins with: whose turn it is."""
+        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, [], None)
 
     def choice(self, index: int, text: str, tokens: list[Token], finish: str | None) -> Fields:
-        """A whole reply."""
+        """Return a whole reply as a choice."""
         message, logprobs = {"role": "assistant", "content": text, "refusal": None}, self.logprobs(tokens)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
-    def pieces(self, index: int, text: str, tokens: list[Token], finish: str | None) -> list[Fields]:
-        """A piece of a stream; its end comes apart."""
-        pieces = [self._piece(index, {"content": text}, tokens, None)] if text or tokens else []
-        return pieces + ([self._piece(index, {}, [], finish)] if finish else [])
+    def chunks(self, change: Change) -> list[Fields]:
+        """Return a change as choices of a stream's events; the end of a reply is one of its own."""
+        index, text, tokens, finish = change
+        chunks = [self._chunk(index, {"content": text}, tokens, None)] if text or tokens else []
+        return chunks + ([self._chunk(index, {}, [], finish)] if finish else [])
 
-    def _piece(self, index: int, delta: Fields, tokens: list[Token], finish: str | None) -> Fields:
+    def _chunk(self, index: int, delta: Fields, tokens: list[Token], finish: str | None) -> Fields:
         logprobs = self.logprobs(tokens) if tokens else None
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
     def logprobs(self, tokens: list[Token]) -> Fields | None:
-        """What the model thought of the tokens, None unless it was asked for."""
+        """Return the log-probabilities of tokens and of their alternatives; None if nobody asked for them."""
         if self.top is None:
             return None
         return {"content": [{**self._token(t.id, t.logprob), "top_logprobs": self._top(t)} for t in tokens]}
@@ -147,8 +179,7 @@ class Chat:
         return [self._token(id, logprob) for id, logprob in token.top]
 
     def _token(self, id: int, logprob: float | None) -> Fields:
-        data = list(self.vocabulary.bytes(id))
-        return {"token": self.vocabulary.name(id), "logprob": logprob, "bytes": data}
+        return {"token": self.names.name(id), "logprob": logprob, "bytes": list(self.names.bytes(id))}
 
 
-Form: TypeAlias = Completion | Chat
+Shape: TypeAlias = CompletionShape | ChatShape

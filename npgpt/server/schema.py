@@ -1,7 +1,7 @@
-"""What requests may hold: one table in JSON Schema, which checks them and which openapi.py publishes.
+"""The fields of requests: one table in JSON Schema, which checks them and which openapi.py publishes.
 
 A field that is not in the table is refused, and so is one that asks for what this server does not do
-(UNSUPPORTED): nothing is ignored. null is a field's default.
+(UNSUPPORTED): nothing is ignored. A field that is null has its default.
 """
 
 import re
@@ -12,7 +12,7 @@ from npgpt.engine.types import Fields
 
 
 class ApiError(Exception):
-    """An answer that is OpenAI's error object."""
+    """An error that the client gets as OpenAI's error object, with an HTTP status."""
 
     def __init__(
         self,
@@ -28,28 +28,28 @@ class ApiError(Exception):
         self.type = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
 
     def object(self) -> Fields:
-        """The body of the answer."""
+        """Return the body of the response."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
 def number(low: float, high: float, kind: str = "number") -> Fields:
-    """The schema of a number in low..high."""
+    """Return the schema of a number in low..high."""
     return {"type": kind, "minimum": low, "maximum": high}
 
 
 def integer(low: float, high: float) -> Fields:
-    """The schema of a whole number in low..high."""
+    """Return the schema of a whole number in low..high."""
     return number(low, high, "integer")
 
 
 def record(required: Iterable[str] = (), closed: bool = False, **properties: Any) -> Fields:
-    """The schema of an object; closed: with no other properties."""
+    """Return the schema of an object; a closed one has no other properties."""
     shape = {"type": "object", "properties": properties, "required": list(required)}
     return {**shape, "additionalProperties": False} if closed else shape
 
 
 def array(items: Fields, most: int) -> Fields:
-    """The schema of a list of 1..most items."""
+    """Return the schema of a list of 1..most items."""
     return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
 
 
@@ -146,7 +146,7 @@ REQUESTS: dict[str, tuple[Fields, tuple[str, ...]]] = {  # path -> (fields, thos
 
 
 def check(path: str, body: object) -> Fields:
-    """The fields of a request that are given; ApiError 400 for the first that is not as it must be."""
+    """Return the fields that a request gives; raise ApiError 400 for the first that is not allowed."""
     fields, required = REQUESTS[path]
     if not isinstance(body, dict):
         raise ApiError(400, f"the body must be a JSON object, got {_shown(body)}")
@@ -176,12 +176,15 @@ TYPES = {
     "array": lambda v: isinstance(v, list),
     "object": lambda v: isinstance(v, dict),
 }
-LEAST = ("minimum", "minLength", "minItems")
-MOST = ("maximum", "maxLength", "maxItems", "maxProperties")
+LOWEST = ("minimum", "minLength", "minItems")
+HIGHEST = ("maximum", "maxLength", "maxItems", "maxProperties")
 
 
 def _fault(schema: Fields, value: Any, where: str) -> str | None:
-    """What is wrong with a value, None if nothing is. The part of JSON Schema that the tables use."""
+    """Return what is wrong with a value, None if nothing is; `where` names the value.
+
+    This is the part of JSON Schema that the tables use.
+    """
     if not _fits(schema, value):
         return f"{where} must be {_words(schema)}, got {_shown(value)}"
     kind = schema.get("type")
@@ -204,7 +207,7 @@ def _fault(schema: Fields, value: Any, where: str) -> str | None:
 
 
 def _fits(schema: Fields, value: Any) -> bool:
-    """Whether it is such a value, what is in a list or an object aside."""
+    """Return True if a value fits, apart from what is in a list or an object."""
     if "anyOf" in schema:
         return any(_fault(one, value, "") is None for one in schema["anyOf"])
     if "enum" in schema:  # 1 == True, but not in JSON
@@ -214,15 +217,15 @@ def _fits(schema: Fields, value: Any) -> bool:
         return False
     size = value if kind in ("number", "integer") else None if kind == "boolean" else len(value)
     # a NaN is in no range
-    if not all(size >= low for low in map(schema.get, LEAST) if low is not None):
+    if not all(size >= low for low in map(schema.get, LOWEST) if low is not None):
         return False
-    if not all(size <= high for high in map(schema.get, MOST) if high is not None):
+    if not all(size <= high for high in map(schema.get, HIGHEST) if high is not None):
         return False
     return "pattern" not in schema or bool(re.fullmatch(schema["pattern"], value))
 
 
 def _words(schema: Fields) -> str:
-    """'a number in 0..2', 'a string or a list of up to 4 strings'."""
+    """Return a schema in words, such as 'a number in 0..2' or 'a string or a list of 0 to 4 items'."""
     if "title" in schema:
         return str(schema["title"])
     if "anyOf" in schema:
@@ -234,8 +237,8 @@ def _words(schema: Fields) -> str:
         noun = "a number" if kind == "number" else "a whole number"
         return f"{noun} in {schema['minimum']}..{schema['maximum']}"
     if kind == "array":
-        least, most = schema.get("minItems", 0), schema.get("maxItems")
-        size = f"{least} to {most}" if most is not None else f"at least {least}"
+        low, high = schema.get("minItems", 0), schema.get("maxItems")
+        size = f"{low} to {high}" if high is not None else f"at least {low}"
         return f"a list of {size} items" + (f", each {_words(schema['items'])}" if "items" in schema else "")
     if kind == "string" and "maxLength" in schema:
         letters = " of _-, letters and digits" if "pattern" in schema else ""

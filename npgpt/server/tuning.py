@@ -1,4 +1,4 @@
-"""Fine-tuning over HTTP: /v1/files and /v1/fine_tuning/jobs."""
+"""Fine-tuning over HTTP: the handlers of /v1/files and /v1/fine_tuning/jobs."""
 
 import asyncio
 
@@ -8,29 +8,26 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from npgpt.server import bodies
+from npgpt.server.files import Files
 from npgpt.server.guard import Settings
-from npgpt.server.jobs import Files, Jobs, page
+from npgpt.server.jobs import Jobs, StartFinetune
 from npgpt.server.models import Models
-from npgpt.server.responses import Json
+from npgpt.server.responses import Json, list_page
 from npgpt.server.schema import ApiError
 
 
 class Tuning:
-    """A handler for each route."""
+    """The handlers, with the files and the jobs that they work on."""
 
-    def __init__(self, models: Models, settings: Settings) -> None:
-        self.models, self.settings = models, settings
+    def __init__(self, models: Models, settings: Settings, start_finetune: StartFinetune) -> None:
+        self.models, self.settings, self.files = models, settings, Files()
+        self.jobs = Jobs(self.files, start_finetune, models.add)
 
-    def start(self) -> None:
-        """Before the first request."""
-        self.files = Files()
-        self.jobs = Jobs(self.files, self.models.tuned)
-
-    async def files_(self, request: Request) -> Response:
-        """GET, POST /v1/files."""
+    async def all_files(self, request: Request) -> Response:
+        """Answer GET and POST /v1/files."""
         if request.method != "POST":
-            return Json(page(self.files.all(), request.query_params))
-        self.files.room()
+            return Json(list_page(self.files.all(), request.query_params))
+        self.files.require_room()
         length = request.headers.get("content-length", "")
         if not length.isdigit():
             raise ApiError(400, "an upload must say its Content-Length", None, "invalid_body")
@@ -53,35 +50,35 @@ class Tuning:
         except (HTTPException, UnicodeError, AssertionError):
             raise ApiError(400, "the body must be multipart/form-data", None, "invalid_body") from None
 
-    async def file(self, request: Request) -> Response:
-        """GET, DELETE /v1/files/{id}."""
+    async def one_file(self, request: Request) -> Response:
+        """Answer GET and DELETE /v1/files/{id}."""
         id = request.path_params["id"]
         return Json(self.files.delete(id) if request.method == "DELETE" else self.files.get(id))
 
     async def file_content(self, request: Request) -> Response:
-        """GET /v1/files/{id}/content."""
+        """Answer GET /v1/files/{id}/content."""
         id = self.files.get(request.path_params["id"])["id"]
         return FileResponse(self.files.path(id), media_type="application/octet-stream")
 
-    async def jobs_(self, request: Request) -> Response:
-        """GET, POST /v1/fine_tuning/jobs."""
+    async def all_jobs(self, request: Request) -> Response:
+        """Answer GET and POST /v1/fine_tuning/jobs."""
         if request.method != "POST":
-            return Json(page(self.jobs.all(), request.query_params))
+            return Json(list_page(self.jobs.all(), request.query_params))
         fields = await bodies.checked(request, self.settings)
-        base = self.models.named(fields["model"]).path
+        base = self.models.get(fields["model"]).path
         if not base.is_dir():
             message = "only a run or a Hugging Face folder can be fine-tuned, and this model is a file"
             raise ApiError(400, message, "model", "invalid_value")
         return Json(self.jobs.create(fields, base.resolve()))
 
-    async def job(self, request: Request) -> Response:
-        """GET /v1/fine_tuning/jobs/{id}."""
+    async def one_job(self, request: Request) -> Response:
+        """Answer GET /v1/fine_tuning/jobs/{id}."""
         return Json(self.jobs.get(request.path_params["id"]))
 
     async def job_events(self, request: Request) -> Response:
-        """GET /v1/fine_tuning/jobs/{id}/events."""
-        return Json(page(self.jobs.events(request.path_params["id"]), request.query_params))
+        """Answer GET /v1/fine_tuning/jobs/{id}/events."""
+        return Json(list_page(self.jobs.events(request.path_params["id"]), request.query_params))
 
-    async def job_cancel(self, request: Request) -> Response:
-        """POST /v1/fine_tuning/jobs/{id}/cancel."""
+    async def cancel_job(self, request: Request) -> Response:
+        """Answer POST /v1/fine_tuning/jobs/{id}/cancel."""
         return Json(await self.jobs.cancel(request.path_params["id"]))

@@ -373,6 +373,7 @@ def test_a_model_is_tuned_and_answers(folder, client):
     failed = ended(client, failing.id)
     assert failed.status == "failed" and failed.error.code == "invalid_training_file"
     assert "training_file: line 1: must" in failed.error.message and "\n" not in failed.error.message
+    assert failed.error.message.startswith("training_file: ")  # without where it lies
     while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
         time.sleep(0.05)
     assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"

@@ -137,7 +137,7 @@ def raw(server, data: bytes) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def test_slow_clients_are_told(server):
+def test_slow_clients_get_an_error(server):
     for begin in (b"", b"POST /v1/comp", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "):
         answer = raw(server, begin)
         assert answer.startswith(b"HTTP/1.1 408 ") and b'"error"' in answer

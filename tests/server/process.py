@@ -26,7 +26,7 @@ raise SystemExit(serve.main({flags!r}))
 class Process:
     """`python -m npgpt.serve MODEL --port 0 FLAGS...`, its Settings changed."""
 
-    told = False  # to end
+    terminated = False
 
     def __init__(self, model, *flags, before="", **settings):
         flags = [str(model), "--port", "0", *map(str, flags)]
@@ -75,9 +75,9 @@ class Process:
         return value
 
     def terminate(self) -> None:
-        if not self.told and self.process.poll() is None:
+        if not self.terminated and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.told = True
+        self.terminated = True
 
     def end(self, seconds=60) -> tuple[int, str]:
         """(exit code, stderr) after SIGTERM."""

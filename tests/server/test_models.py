@@ -13,16 +13,16 @@ from npgpt.server.models import Models
 
 
 class Opened:
-    """Stands for an Engine."""
+    """Stands for a Scheduler."""
 
     def __init__(self):
-        self.told = []
+        self.calls = []
 
     def start(self, loop):
-        self.told.append("start")
+        self.calls.append("start")
 
     def close(self, error):
-        self.told.append("close")
+        self.calls.append("close")
 
 
 def request(method, name):
@@ -30,19 +30,19 @@ def request(method, name):
 
 
 def test_a_model_that_is_open_waits_for_none_and_one_deleted_while_it_opens_is_closed(tmp_path):
-    opening, go_on, engines = threading.Event(), threading.Event(), []
+    opening, go_on, schedulers = threading.Event(), threading.Event(), []
 
-    def open_engine(path):
-        engines.append(Opened())
+    def open_scheduler(path):
+        schedulers.append(Opened())
         if path.name == "slow":
             opening.set()
             assert go_on.wait(60)
-        return engines[-1]
+        return schedulers[-1]
 
     async def scene():
-        models = Models(tmp_path / "main", "main", open_engine)
+        models = Models(tmp_path / "main", "main", open_scheduler)
         await models.find("main")
-        models.tuned("slow", tmp_path / "slow")
+        models.add("slow", tmp_path / "slow")
         found = asyncio.create_task(models.find("slow"))
         await asyncio.to_thread(opening.wait, 60)
         await asyncio.wait_for(models.find("main"), 60)  # while the other still opens
@@ -54,7 +54,7 @@ def test_a_model_that_is_open_waits_for_none_and_one_deleted_while_it_opens_is_c
         assert list(models.all) == ["main"]
 
     asyncio.run(scene())
-    assert engines[1].told == ["start", "close"]
+    assert schedulers[1].calls == ["start", "close"]
 
 
 def test_half_a_line_of_metrics_is_no_trouble(tmp_path):

@@ -1,15 +1,18 @@
-"""The engine: the same text in any company, what is told of each token, who may wait, what goes away."""
+"""The scheduler: the same text in any company, what is reported of each token, who may wait, who goes."""
 
 import asyncio
 import itertools
 import threading
+import weakref
 
 import numpy as np
 import pytest
 
 from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
-from npgpt.server.scheduler import PREFILL, Busy, Engine, Sequence
+from npgpt.server import scheduler as scheduler_module
+from npgpt.server.scheduler import PREFILL, Busy, Scheduler
+from npgpt.server.sequence import EmbeddingRequest, RunningText, Sequence, TextRequest
 from tests.conftest import COMPILED
 from tests.runtime.test_libnpgpt import random_model
 
@@ -23,14 +26,14 @@ def model():
 
 
 @pytest.fixture
-def engine(model):
-    """engine(**limits): one that runs, with an event loop of its own."""
+def scheduler(model):
+    """scheduler(**limits): one that runs, with an event loop of its own."""
     loop, made = asyncio.new_event_loop(), []
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
     def make(sessions=64, queue=64, of=model):
-        made.append(Engine(libnpgpt.Model.of(of), of.tokenizer, sessions, queue))
+        made.append(Scheduler(libnpgpt.Model.of(of), of.tokenizer, sessions, queue))
         made[-1].start(loop)
         return made[-1]
 
@@ -42,10 +45,10 @@ def engine(model):
     loop.close()
 
 
-def finished(engine, sequences):
-    """[(text, tokens, finish)] of sequences that are submitted together."""
+def computed(scheduler, requests):
+    """(sequences, [[text, tokens, finish]]) of requests that are submitted together."""
     done = threading.Event()
-    results = [["", [], None] for _ in sequences]
+    results = [["", [], None] for _ in requests]
 
     def wake():
         for result, sequence in zip(results, sequences, strict=True):
@@ -55,59 +58,62 @@ def finished(engine, sequences):
         if all(result[2] for result in results):
             done.set()
 
-    for sequence in sequences:
-        sequence.wake = wake
-    engine.submit(sequences)
+    sequences = [Sequence(request, wake) for request in requests]
+    scheduler.submit(sequences)
     assert done.wait(60)
-    return results
+    return sequences, results
+
+
+def finished(scheduler, requests):
+    return computed(scheduler, requests)[1]
 
 
 def ask(ids, n=40, seed=1, **more):
     how = more.pop("sampling", Sampling(1.0))
-    return Sequence(ids, n, how, seed, ends=(END,), **{"ignore_eos": True, **more})
+    return TextRequest(tuple(ids), n, how, seed, ends=(END,), **{"ignore_eos": True, **more})
 
 
-def test_what_it_writes_is_what_generate_writes_in_any_company(engine, model, rng):
+def test_what_it_writes_is_what_generate_writes_in_any_company(scheduler, model, rng):
     prompts = [rng.integers(0, 256, n).tolist() for n in (1, 3, 20, 70, 150, 200)]
     expected = [
         model.generate(prompt, max_new_tokens=150, temperature=1.0, seed=i, ignore_eos=True)
         for i, prompt in enumerate(prompts)
     ]
-    engine = engine()
+    scheduler = scheduler()
 
     def asked():
         return [ask(prompt, 150, seed=i) for i, prompt in enumerate(prompts)]
 
-    assert [finished(engine, [one])[0][0] for one in asked()] == expected  # beyond the context too
-    together = finished(engine, asked() + [ask([i], 30) for i in range(20)])
+    assert [finished(scheduler, [one])[0][0] for one in asked()] == expected  # beyond the context too
+    together = finished(scheduler, asked() + [ask([i], 30) for i in range(20)])
     assert [text for text, _, _ in together[: len(prompts)]] == expected
-    assert engine.running == engine.waiting == 0
+    assert scheduler.running == scheduler.waiting == 0
 
 
-def test_one_that_arrives_joins_while_a_long_prompt_is_read(engine, model):
+def test_one_that_arrives_joins_while_a_long_prompt_is_read(scheduler, model, monkeypatch):
     order = []
 
-    class Watched(Sequence):
-        def read(self, room):
-            order.append((self.prompt_tokens, min(room, len(self.unread))))
-            return super().read(room)
+    class Watched(RunningText):
+        def read(self, most):
+            order.append((len(self.request.ids), min(most, len(self.unread))))
+            return super().read(most)
 
         def draw(self):
-            order.append((self.prompt_tokens, 0))
+            order.append((len(self.request.ids), 0))
             super().draw()
 
-    short, long = (Watched([65] * n, 30, Sampling(1), 1, ends=(END,), ignore_eos=True) for n in (1, 150))
-    finished(engine(), [short, long])
+    monkeypatch.setattr(scheduler_module, "RunningText", Watched)
+    finished(scheduler(), [ask([65] * n, 30) for n in (1, 150)])
     assert max(read for _, read in order) <= PREFILL
     reads = [i for i, (prompt, read) in enumerate(order) if prompt == 150 and read]
     between = [order[a:b].count((1, 0)) for a, b in itertools.pairwise(reads)]
     assert len(reads) == 3 and min(between) == 1  # the short one's tokens came in between
 
 
-def test_what_is_told_of_each_token(engine, model):
+def test_what_is_reported_of_each_token(scheduler, model):
     prompt = list(b"O sol")
     (text, tokens, finish), (plain, none, _) = finished(
-        engine(), [ask(prompt, top=3, echo=True), ask(prompt, echo=True)]
+        scheduler(), [ask(prompt, top=3, echo=True), ask(prompt, echo=True)]
     )
     assert text == plain and text.startswith("O sol") and none == [] and finish == "length"
     ids = [token.id for token in tokens]
@@ -125,80 +131,87 @@ def test_what_is_told_of_each_token(engine, model):
     ).tolist()
 
 
-def test_a_stop_string_ends_text_and_tokens(engine):
-    engine = engine()
-    ((whole, _, _),) = finished(engine, [ask([65], 60, top=0)])
+def test_a_stop_string_ends_text_and_tokens(scheduler):
+    scheduler = scheduler()
+    ((whole, _, _),) = finished(scheduler, [ask([65], 60, top=0)])
     stop = whole[20:23]
-    ((text, tokens, finish),) = finished(engine, [ask([65], 60, top=0, stop=[stop])])
+    ((text, tokens, finish),) = finished(scheduler, [ask([65], 60, top=0, stop=(stop,))])
     assert finish == "stop" and text == whole[: whole.find(stop)]
     assert all(token.offset < len(text) for token in tokens)
 
 
-def test_no_tokens_and_only_a_prompt(engine):
-    engine = engine()
-    assert finished(engine, [ask([65], 0)]) == [["", [], "length"]]
-    ((text, tokens, finish),) = finished(engine, [ask(list(b"abc"), 0, echo=True, top=2)])
+def test_no_tokens_and_only_a_prompt(scheduler):
+    scheduler = scheduler()
+    assert finished(scheduler, [ask([65], 0)]) == [["", [], "length"]]
+    ((text, tokens, finish),) = finished(scheduler, [ask(list(b"abc"), 0, echo=True, top=2)])
     assert (text, len(tokens), finish) == ("abc", 3, "length")
 
 
-def test_embeddings_are_the_mean_of_what_the_head_reads(engine, model, rng):
+def test_embeddings_are_the_mean_of_what_the_head_reads(scheduler, model, rng):
     ids = rng.integers(0, 257, 150).tolist()
     session = libnpgpt.Session(libnpgpt.Model.of(model))
     expected = session.feed_hidden(ids).mean(0)
-    sequence = Sequence(ids, embed=True)
-    finished(engine(), [sequence, ask([1])])
+    (sequence, _), _ = computed(scheduler(), [EmbeddingRequest(tuple(ids)), ask([1])])
     np.testing.assert_allclose(sequence.vector, expected / np.linalg.norm(expected), atol=1e-5)
 
 
-def test_the_queue_is_bounded_and_a_client_that_goes_frees_its_place(engine):
-    engine = engine(sessions=2, queue=2)
-    held = [ask([65], 10**6) for _ in range(4)]
-    engine.submit(held)
+def test_the_queue_is_bounded_and_a_client_that_goes_frees_its_place(scheduler, monkeypatch):
+    opened = weakref.WeakSet()
+
+    class Session(libnpgpt.Session):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            opened.add(self)
+
+    monkeypatch.setattr(libnpgpt, "Session", Session)
+    scheduler = scheduler(sessions=2, queue=2)
+    held = [Sequence(ask([65], 10**6)) for _ in range(4)]
+    scheduler.submit(held)
     with pytest.raises(Busy):
-        engine.submit([ask([65])])
-    while engine.running < 2:
+        scheduler.submit([Sequence(ask([65]))])
+    while scheduler.running < 2:
         pass
-    assert engine.waiting == 2
-    engine.cancel(held[1:])
-    ((text, _, _),) = finished(engine, [ask([65], 5)])
+    assert scheduler.waiting == 2 and opened
+    scheduler.cancel(held[1:])
+    ((text, _, _),) = finished(scheduler, [ask([65], 5)])
     assert text
-    engine.cancel(held)
-    while engine.running:
+    scheduler.cancel(held)
+    while scheduler.running:
         pass
-    assert not any(getattr(sequence, "session", None) for sequence in held)
+    assert not opened
 
 
-def test_broken_weights_are_the_sequences_own_trouble(engine):
+def test_broken_weights_are_the_sequences_own_trouble(scheduler):
     broken = random_model(seed=4)
     broken.flat_params[...] = np.nan
     broken.touch()
-    ((text, _, finish),) = finished(engine(of=broken), [ask([65])])
+    ((text, _, finish),) = finished(scheduler(of=broken), [ask([65])])
     assert text == "" and isinstance(finish, ValueError) and "must be finite" in str(finish)
 
 
-def test_no_memory_for_a_session_and_a_bug_are_told(engine, monkeypatch, capsys):
+def test_no_memory_for_a_session_and_a_bug_are_reported(scheduler, monkeypatch, capsys):
     def no_memory(*_, **__):
         raise MemoryError("none")
 
-    engine = engine()
+    scheduler = scheduler()
     with monkeypatch.context() as patch:
         patch.setattr(libnpgpt, "Session", no_memory)
-        ((_, _, finish),) = finished(engine, [ask([65])])
+        ((_, _, finish),) = finished(scheduler, [ask([65])])
         assert isinstance(finish, MemoryError)
     with monkeypatch.context() as patch:
         patch.setattr(libnpgpt, "feed_many", lambda *_: 1 / 0)
-        ((_, _, finish),) = finished(engine, [ask([65])])
+        ((_, _, finish),) = finished(scheduler, [ask([65])])
         assert isinstance(finish, ZeroDivisionError) and "ZeroDivisionError" in capsys.readouterr().err
-    ((text, _, finish),) = finished(engine, [ask([65])])
+    ((text, _, finish),) = finished(scheduler, [ask([65])])
     assert text and finish == "length"
 
 
-def test_closing_ends_what_runs_and_what_waits(engine):
-    engine = engine(sessions=1)
-    sequences = [ask([65], 10**6) for _ in range(3)]
-    engine.submit(sequences)
+def test_closing_ends_what_runs_and_what_waits(scheduler):
+    scheduler = scheduler(sessions=1)
+    sequences = [Sequence(ask([65], 10**6)) for _ in range(3)]
+    scheduler.submit(sequences)
     error = RuntimeError("closed")
-    engine.close(error)
+    scheduler.close(error)
     assert [sequence.finish for sequence in sequences] == [error] * 3
     with pytest.raises(RuntimeError, match="closed"):
-        engine.submit([ask([65])])
+        scheduler.submit([Sequence(ask([65]))])

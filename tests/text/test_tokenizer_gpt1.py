@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from npgpt.server.scheduler import Decoder
+from npgpt.server.tokens import CountingDecoder
 from npgpt.text import gpt1
 from npgpt.text.load import load_tokenizer
 
@@ -40,7 +40,7 @@ def test_a_stream_is_the_whole(folder):
     pieces = [decoder.push(i) for i in ids]
     assert "".join([*pieces, decoder.close()]) == tokenizer.decode(ids)
     assert pieces[:2] == ["o", " sol"]
-    decoder = Decoder(tokenizer)  # of the server
+    decoder = CountingDecoder(tokenizer)  # of the server
     whole = "".join([*map(decoder.push, [*ids, tokenizer.vocab_size + 1]), decoder.close()])
     assert whole == tokenizer.decode(ids) and decoder.characters == len(whole)
 

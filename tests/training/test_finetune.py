@@ -214,3 +214,14 @@ def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsy
     shown = [examples.encode_chat(roles, messages[:1] + messages[begin:6]) for begin in (1, 3, 5)]
     assert len(shown[0]) > 40 and seen[2] == next(ids for ids in shown if len(ids) <= 40)
     assert "this message must fit 40 tokens" in capsys.readouterr().err
+
+
+def test_json_ends_with_the_error_where_it_fails(base, tmp_path, capsys):
+    data = written(tmp_path, [{"prompt": 5}])
+    for flags in ("--json",), ():
+        with pytest.raises(SystemExit) as end:
+            run(base, data, tmp_path / "new", *flags)
+        out, err = capsys.readouterr()
+        assert end.value.code == 2 and err.startswith(f"npgpt finetune: {data}: line 1: must")
+        error = {"error": err.strip().removeprefix("npgpt finetune: "), "exit_code": 2}
+        assert out == (json.dumps(error) + "\n" if flags else "")

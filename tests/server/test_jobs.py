@@ -1,0 +1,98 @@
+"""Jobs with a process of the test's own: what it prints decides how a job ends, and nothing of it is left."""
+
+import asyncio
+import io
+import json
+import sys
+from asyncio.subprocess import PIPE
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs pip install -e '.[server]'")
+
+from npgpt.server.files import Files
+from npgpt.server.jobs import Jobs
+from npgpt.server.schema import ApiError
+
+STEP = "print('step 1/2: loss 5.5')\n"
+DONE = STEP + "print(json.dumps({'tokens': 7, 'run': 'x'}))"
+REFUSED = (
+    STEP + "print(json.dumps({'error': 'training_file: line 1: must be text', 'exit_code': 2})); sys.exit(2)"
+)
+CRASHED = "1 / 0"
+KILLED = "import os; os.kill(os.getpid(), 9)"
+NEVER = "print('begun', flush=True); import time; time.sleep(600)"
+
+
+def run_job(tmp_path, code, scene=None):
+    """(job object, messages of its events, arguments, calls of done) of a job that runs this code."""
+    given, made = [], []
+
+    async def start(arguments):
+        given.append(arguments)
+        assert arguments.data.read_bytes() == b"{}"
+        arguments.out.mkdir()
+        command = [sys.executable, "-c", "import json, sys\n" + code]
+        return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=2**20)
+
+    async def main():
+        files = Files()
+        jobs = Jobs(files, start, lambda name, folder: made.append((name, folder)))
+        file = files.add("d.jsonl", io.BytesIO(b"{}"))
+        fields = {"model": "m", "training_file": file["id"], "hyperparameters": {"n_epochs": 2}, "seed": 3}
+        id = jobs.create(fields, tmp_path / "base")["id"]
+        if scene:
+            await scene(jobs, id)
+        while jobs.get(id)["finished_at"] is None or given[0].data.exists():
+            await asyncio.sleep(0.01)
+        await jobs.close()
+        job, messages = jobs.get(id), [event["message"] for event in jobs.events(id)][::-1]
+        left = [path.name for path in files.folder.iterdir()]
+        assert left == [file["id"]]
+        files.close()
+        assert not files.folder.exists()
+        return job, messages
+
+    job, messages = asyncio.run(asyncio.wait_for(main(), 60))
+    json.dumps(job)
+    assert given[0].out.exists() == (job["status"] == "succeeded")
+    return job, messages, given[0], made
+
+
+def test_a_job_that_succeeds(tmp_path):
+    job, messages, arguments, made = run_job(tmp_path, DONE)
+    name = f"ft:m:::{job['id'][-8:]}"
+    assert (job["status"], job["trained_tokens"], job["fine_tuned_model"]) == ("succeeded", 7, name)
+    assert made == [(name, arguments.out)] and arguments.out.parent == tmp_path
+    assert arguments.base == tmp_path / "base" and arguments.seed == 3
+    assert arguments.epochs == 2 and arguments.batch_size is None
+    assert messages[2:] == ["step 1/2: loss 5.5", "metrics", "The job has successfully completed"]
+
+
+@pytest.mark.parametrize(
+    "code, expected, message",
+    [
+        (REFUSED, "invalid_training_file", "training_file: line 1: must be text"),
+        (CRASHED, "failed", "ZeroDivisionError: division by zero"),
+        (KILLED, "failed", "the worker ended with -9"),
+        ("pass", "failed", "the worker could not be run: Expecting value: line 1 column 1 (char 0)"),
+    ],
+    ids=("refused", "crashed", "killed", "silent"),
+)
+def test_a_job_that_fails(tmp_path, capsys, code, expected, message):
+    job, messages, _, made = run_job(tmp_path, code)
+    param = "training_file" if expected == "invalid_training_file" else None
+    assert job["error"] == {"code": expected, "message": message, "param": param}
+    assert job["status"] == "failed" and messages[-1] == message and made == []
+
+
+def test_a_job_that_is_cancelled_while_it_runs(tmp_path):
+    async def scene(jobs, id):
+        while "begun" not in [event["message"] for event in jobs.events(id)]:
+            await asyncio.sleep(0.01)
+        await jobs.cancel(id)
+        with pytest.raises(ApiError, match="already completed"):
+            await jobs.cancel(id)
+
+    job, messages, _, made = run_job(tmp_path, NEVER, scene)
+    assert job["status"] == "cancelled" and messages[-1] == "The job was cancelled" and made == []
