@@ -13,6 +13,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks import record
 from npgpt.engine import kernels
 
 H, D, WINDOW = 12, 64, 256
@@ -39,6 +40,7 @@ def measure(T: int, turns: int) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
+    record.add_flags(parser)
     args = parser.parse_args()
     measure(256, 3)  # memory and threads
     print(f"{kernels.describe()}; microseconds per token, forward + backward")
@@ -52,6 +54,7 @@ def main():
             row[None, way] for way in ("forward", "backward")
         )
         print(f"{T:6}{cells[0]:>18}{cells[1]:>18}{saved:8.0%}")
+    record.save(args, "bands", rows, window=WINDOW)
     if args.json:
         print(json.dumps(rows))
 

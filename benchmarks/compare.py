@@ -1,4 +1,4 @@
-"""npgpt beside what a user would pick instead, on this machine, in one run.
+"""Training steps of npgpt beside what a user would pick instead, on this machine, in one run.
 
     python -m benchmarks.compare [--case NAME ...] [--peer NAME ...] [--rounds N] [--json]
 
@@ -7,13 +7,12 @@ machine's own limits are measured between the turns. PyTorch comes with `pip ins
 """
 
 import argparse
-import importlib.metadata
 import json
-import platform
 import subprocess
 import sys
 from statistics import median
 
+from benchmarks import record
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS
 from npgpt.engine import kernels
@@ -67,22 +66,14 @@ def compare(name, peers, rounds):
     ours = rows["npgpt"]["ms"]
     for row in rows.values():
         row["ratio"] = row["ms"] / ours
-    return {"case": name, "peak_gflops": peak, "read_gb_per_second": read, "rows": rows}
+    limits = {"peak_gflops": peak, "read_gb_per_second": read}
+    return {"case": name, "gflop": case.gflops, **limits, "rows": rows}
 
 
 def machine_line():
-    cpu = (
-        next((line for line in open("/proc/cpuinfo") if line.startswith("model name")), ":?")
-        .split(":")[1]
-        .strip()
-    )
-    versions = []
-    for package in ("numpy", "torch"):
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    return f"{cpu}, {kernels.describe()}, Python {platform.python_version()}, {', '.join(versions)}"
+    machine, versions = record.machine(), record.versions(["torch"])
+    packages = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return f"{machine['cpu']}, {kernels.describe()}, {packages}"
 
 
 def main():
@@ -91,6 +82,7 @@ def main():
     parser.add_argument("--peer", action="append", choices=PEERS, help="beside npgpt; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default 5)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
+    record.add_flags(parser)
     args = parser.parse_args()
     peers = ["npgpt", *(p for p in (args.peer or PEERS) if p != "npgpt")]
 
@@ -108,6 +100,7 @@ def main():
                 f"{row['peak_rss_mb']:8.0f}{row['ratio']:15.2f}",
                 flush=True,
             )
+    record.save(args, "compare", results["cases"], peers=["torch"], rounds=args.rounds)
     if args.json:
         print(json.dumps(results))
 

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import npgpt
+from benchmarks import record
 from benchmarks.generators import NEW, PROMPT, SIZES, write_ctranslate2
 from npgpt.engine import kernels
 from npgpt.interop.gguf import TYPES, write_gguf
@@ -96,6 +97,7 @@ def main():
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=kernels.get_num_threads())
     parser.add_argument("--json", action="store_true")
+    record.add_flags(parser)
     args = parser.parse_args()
     from importlib.util import find_spec
 
@@ -115,6 +117,8 @@ def main():
                 rows.append(measure(model, size, type, Path(folder), turns, args.threads, peers))
             if not args.json:
                 show(rows[-1])
+    how = {"prompt": PROMPT, "new": NEW, "turns": args.turns}
+    record.save(args, "decode", rows, peers=["xllamacpp", "ctranslate2"], **how)
     if args.json:
         print(json.dumps(rows))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import npgpt
+from benchmarks import record
 from benchmarks.decode import SIZES
 from npgpt.engine import kernels
 from npgpt.interop.gguf import TYPES, write_gguf
@@ -120,6 +121,7 @@ def main():
     parser.add_argument("--threads", type=int, default=kernels.get_num_threads())
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--llama", help=argparse.SUPPRESS)
+    record.add_flags(parser)
     args = parser.parse_args()
     if args.llama:
         return serve_llama(args.llama, args.threads)
@@ -167,6 +169,8 @@ def main():
         }
         for (name, n), (rates, firsts) in sorted(rows.items(), key=lambda row: row[0][1])
     ]
+    how = {"size": args.size, "type": args.type, "threads": args.threads, "turns": args.turns}
+    record.save(args, "load", report, peers=["xllamacpp"], ninth=waits, **how)
     if args.json:
         print(json.dumps({"rows": report, "ninth": waits}))
         return

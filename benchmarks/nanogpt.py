@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import record
+
 TARGET = 1.8857  # nats per character, what that recipe ends at
 THEIRS = """train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20
     --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000
@@ -50,6 +52,7 @@ def main():
     parser.add_argument("text", type=Path, help="tinyshakespeare")
     parser.add_argument("--seeds", type=int, default=3, help="runs of npgpt, seeds 0, 1, ... (default 3)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
+    record.add_flags(parser)
     args = parser.parse_args()
 
     data = args.nanogpt / "data" / "shakespeare_char"
@@ -66,6 +69,7 @@ def main():
         print(f"npgpt, seed {seed:<4}{run['seconds']:9.1f}{run['val_loss']:17.4f}{ratio:15.2f}")
     reached = all(run["val_loss"] <= TARGET for run in ours)
     print(f"{TARGET} nats per character {'reached by each' if reached else 'NOT reached by each'} of ours")
+    record.save(args, "nanogpt", {"nanogpt": theirs, "npgpt": ours}, peers=["torch"], target=TARGET)
     if args.json:
         print(json.dumps({"nanogpt": theirs, "npgpt": ours}))
 

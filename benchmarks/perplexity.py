@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import npgpt
+from benchmarks import record
 from npgpt.interop.gguf import TYPES, write_gguf
 from npgpt.runtime import libnpgpt
 
@@ -31,6 +32,7 @@ def main():
     parser.add_argument("run")
     parser.add_argument("text", type=Path)
     parser.add_argument("--tokens", type=int, default=100_000, help="of the text (default 100000)")
+    record.add_flags(parser)
     args = parser.parse_args()
     model = npgpt.load(args.run)
     ids = model.tokenizer.encode(args.text.read_bytes())[: args.tokens]
@@ -43,6 +45,8 @@ def main():
             found[type] = perplexity(path, ids, model.config.block_size)
             more = found[type] / found["f32"] - 1
             print(f"{type:5} perplexity {found[type]:9.4f}  {more:+.4%}", flush=True)
+    model = f"{model.config.n_layer} layers x {model.config.n_embd}"
+    record.save(args, "perplexity", found, model=model, tokens=len(ids), text=args.text.name)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from statistics import median
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import record
 from npgpt.engine import kernels
 
 SQUARES = [384, 512, 768, 1024, 1536, 2048, 3072]
@@ -69,6 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="turns of each, 16 s a round (default 15)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
+    record.add_flags(parser)
     args = parser.parse_args()
     turns, spawn = defaultdict(list), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as npgpt, ProcessPoolExecutor(1, spawn) as openblas:
@@ -83,6 +85,7 @@ def main():
         ratio = median(their_seconds / our_seconds for (_, our_seconds), (_, their_seconds) in pairs)
         results[name] = {"npgpt": ours, "openblas": theirs, "ratio": ratio}
         print(f"{name:32}{ours:8.0%}{theirs:10.0%}{ratio:18.2f}")
+    record.save(args, "products", results, rounds=args.rounds)
     if args.json:
         print(json.dumps(results))
 

@@ -20,11 +20,15 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks import record
+
 MODEL = {"n_layer": 6, "n_head": 6, "n_embd": 192, "block_size": 128}
 ROWS, STEPS = 4, 8  # windows of a rank, steps timed
 SIZES = (1 << 14, 1 << 18, 1 << 20, 1 << 22)  # floats
 NODES = (8, 64, 512, 4096)
 NETWORKS = {1: (100e-6, 0.117e9), 10: (50e-6, 1.17e9), 100: (20e-6, 11.7e9)}  # Gbit/s: seconds, bytes/s
+COLUMNS = ["nodes", *(f"{gigabits} Gbit/s: sum, efficiency" for gigabits in NETWORKS)]
+COLUMNS += ["tokens a step", "checkpoint", "failures a day", "lost", "breaks first"]
 MESSAGE = 5e-6  # seconds of a CPU for a message over TCP
 GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50257}
 NODE_WINDOWS = 8  # of 1024 tokens, in a step of one node
@@ -105,12 +109,12 @@ def fit(sums: dict, size: int) -> tuple[float, float]:
     return max(latency, 1e-7), 1 / per_byte
 
 
-def predict(flops: float, overlap: float, windows_at_most: float) -> list[str]:
-    """Lines of a table: GPT-2 (124M) on nodes that compute `flops` a second."""
+def predict(flops: float, overlap: float, windows_at_most: float) -> list[list[str]]:
+    """Rows of a table: GPT-2 (124M) on nodes that compute `flops` a second."""
     from npgpt.engine.config import GPTConfig, count_parameters, flops_per_token
 
     config = GPTConfig(**GPT2)
-    n, lines = count_parameters(config), []
+    n, rows = count_parameters(config), []
     for nodes in NODES:
         tokens = min(NODE_WINDOWS, max(1, windows_at_most / nodes)) * config.block_size
         compute = tokens * flops_per_token(config, config.block_size) / flops
@@ -129,14 +133,15 @@ def predict(flops: float, overlap: float, windows_at_most: float) -> list[str]:
             worst = f"the batch, {batch / LARGEST_BATCH:.0f} times what helps"
         save = 12 * n / DISK
         row = [f"{nodes}", *cells, f"{batch / 1e6:.2f} M", f"{save:.1f} s", f"{failures:.2f}", f"{lost:.1%}"]
-        lines.append("| " + " | ".join([*row, worst or "nothing"]) + " |")
-    return lines
+        rows.append([*row, worst or "nothing"])
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
+    record.add_flags(parser)
     args = parser.parse_args()
     if args.work:
         from npgpt.distributed.mpi import init_world
@@ -150,7 +155,7 @@ def main():
     sizes = [size for size in (1, 2, 4, 8) if size <= os.cpu_count()]
     print(f"{'ranks':>5}{'weak: step':>13}{'share':>7}{'strong: step':>14}{'share':>7}", end="")
     print(f"{'sum alone':>11}{'waited':>10}")
-    found = {}
+    found, rows = {}, []
     for size in sizes:
         weak, strong = measure(size, ROWS * size), measure(size, ROWS * max(sizes))
         found[size] = weak, strong
@@ -158,6 +163,8 @@ def main():
         shares = found[1][0]["step"] / weak["step"], found[1][1]["step"] / size / strong["step"]
         cells = [1e3 * weak["step"], shares[0], 1e3 * strong["step"], shares[1], 1e3 * weak["sum"][n]]
         cells.append(1e3 * weak["waited"])
+        names = "weak_ms", "weak_share", "strong_ms", "strong_share", "sum_ms", "waited_ms"
+        rows.append({"ranks": size} | dict(zip(names, cells, strict=True)))
         print("{:5}{:10.1f} ms{:7.0%}{:11.1f} ms{:7.0%}{:8.2f} ms{:7.2f} ms".format(size, *cells), flush=True)
     last, (weak, _) = max(found.items())[0], max(found.items())[1]
     latency, bandwidth = fit(weak["sum"], last)
@@ -175,14 +182,19 @@ def main():
     flops = tokens * flops_per_token(GPTConfig(vocab_size=257, **MODEL), MODEL["block_size"]) / one
     flops *= os.cpu_count()
     print(f"GPT-2 (124M), {NODE_WINDOWS} x 1024 tokens a node, nodes of {flops / 1e9:.0f} GFLOP/s like this:")
-    columns = [f"{gigabits} Gbit/s: sum, efficiency" for gigabits in NETWORKS]
-    columns = ["nodes", *columns, "tokens a step", "checkpoint", "failures a day", "lost", "breaks first"]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    print("\n".join(predict(flops, overlap, math.inf)))
+    predictions = [predict(flops, overlap, math.inf), predict(flops, overlap, LARGEST_BATCH / 1024)]
+    show(predictions[0])
     print(f"the same, but at most {LARGEST_BATCH:,} tokens a step, and a window a node:")
-    print("\n".join(predict(flops, overlap, LARGEST_BATCH / 1024)))
+    show(predictions[1])
+    fitted = {"latency": latency, "bandwidth": bandwidth, "overlap": overlap, "node_flops": flops}
+    how = {"columns": COLUMNS, "predictions": predictions, "largest_batch": LARGEST_BATCH}
+    record.save(args, "scaling", rows, ["mpi4py"], **fitted, **how)
     if args.json:
-        print(json.dumps(found | {"latency": latency, "bandwidth": bandwidth, "overlap": overlap}))
+        print(json.dumps(found | fitted))
+
+
+def show(prediction: list[list[str]]) -> None:
+    print("\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *prediction)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 import npgpt
-from benchmarks.vocabulary import door
+from benchmarks import record
+from benchmarks.vocabulary import run_command
 
 SETS = "xed_pt_binary", "xed_pt_br_binary"
 LABELS = ["negativo", "positivo"]
@@ -48,13 +49,14 @@ def main():
     parser.add_argument("--base", help="a run to teach, instead of 15 minutes on machado")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    record.add_flags(parser)
     args = parser.parse_args()
     data, rows = Path(os.environ["NPGPT_DATA"]), []
     with tempfile.TemporaryDirectory() as folder:
         base = args.base or str(Path(folder) / "base")
         if not args.base:
             texts = map(str, sorted((data / "machado").glob("*.txt")))
-            door("train", *texts, "--minutes", "15", "--seed", "0", "--out", base)
+            run_command("train", *texts, "--minutes", "15", "--seed", "0", "--out", base)
         teach = Teacher(base, Path(folder))
         for name in args.only:
             for row in TASKS[name](data, teach):
@@ -63,12 +65,15 @@ def main():
     print("| task | measured | by | found |\n|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
+    columns = "task", "measured", "by", "found"
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    record.save(args, "tasks", named, ["scikit-learn", "sacrebleu"])
     if args.json:
         print(json.dumps({"base": args.base, "rows": rows}))
 
 
 class Teacher:
-    """Writes examples, has them learnt through the public door, and loads what came of it."""
+    """Writes examples, has them learnt through the public command, and loads what came of it."""
 
     def __init__(self, base: str, folder: Path):
         self.base, self.folder, self.count = base, folder, 0
@@ -78,7 +83,7 @@ class Teacher:
         self.run = self.folder / f"task-{self.count}"
         data = self.run.with_suffix(".jsonl")
         data.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
-        self.result = door("finetune", base or self.base, str(data), "-o", str(self.run), *flags)
+        self.result = run_command("finetune", base or self.base, str(data), "-o", str(self.run), *flags)
         return npgpt.load(self.run)
 
 
@@ -126,7 +131,7 @@ def sentiment(data: Path, teach: Teacher):
         known, found = {words(text) for text in x}, {}
         subtitles, read = teach.folder / f"{name}.txt", str(teach.folder / name)
         subtitles.write_text("\n".join(text for text in unlabelled if words(text) not in known), "utf-8")
-        door("train", str(subtitles), "--init-from", teach.base, *READING, "--out", read)
+        run_command("train", str(subtitles), "--init-from", teach.base, *READING, "--out", read)
         for known, held_out in StratifiedKFold(5, shuffle=True, random_state=0).split(x, y):
             guesses = {by: model.fit(x[known], y[known]).predict(x[held_out]) for by, model in others.items()}
             records = [{"text": text, "label": label} for text, label in zip(x[known], y[known], strict=True)]

@@ -22,6 +22,7 @@ import tiktoken
 import tokenizers
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
+from benchmarks import record
 from npgpt.engine import kernels
 from npgpt.text.load import load_tokenizer
 from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer
@@ -36,6 +37,7 @@ def main():
     parser.add_argument("text", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
+    record.add_flags(parser)
     args = parser.parse_args()
     documents = [path.read_bytes() for path in args.text]
     texts = [document.decode() for document in documents]
@@ -86,6 +88,7 @@ def main():
         ),
     ]
     results = [compare(*group, args.rounds) for group in groups]
+    record.save(args, "tokenizers", results, peers=["tiktoken", "tokenizers"], rounds=args.rounds)
     print(json.dumps(results) if args.json else "")
 
 

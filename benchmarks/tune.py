@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import record
+
 
 def npgpt(*args) -> dict:
     """The last line of `npgpt ARGS... --json`."""
@@ -27,8 +29,9 @@ def main():
     parser.add_argument("text", nargs="+", help="each a file or a folder of .txt files")
     parser.add_argument("--minutes", type=float, default=20, help="of each search (default 20)")
     parser.add_argument("--seeds", type=int, default=1, help="final trainings of each (default 1)")
+    record.add_flags(parser)
     args = parser.parse_args()
-    lines = []
+    lines, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number, text in enumerate(args.text):
             search = Path(folder) / f"tune-{number}"
@@ -41,11 +44,15 @@ def main():
                     out = Path(folder) / f"{name}-{number}-{seed}"
                     losses[name].append(npgpt("train", text, *config, *flags, "--out", out)["best_val_loss"])
             default, tuned = (sum(values) / len(values) for values in losses.values())
+            settings = None if found["is_default"] else found["settings"]
+            row = {"text": Path(text).name, "default": default, "tuned": tuned, "settings": settings}
+            rows.append(row | {"minutes": found["minutes"]})
             what = "the default was best" if found["is_default"] else json.dumps(found["settings"])
             after = f"after {found['minutes']:.2f} minutes each"
             difference = f"{default:.4f} by default, {tuned:.4f} tuned ({tuned - default:+.4f})"
             lines.append(f"{Path(text).name}: validation loss {difference}, {after}: {what}")
     print("\n" + "\n".join(lines))
+    record.save(args, "tune", rows, search_minutes=args.minutes, seeds=args.seeds)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from benchmarks import record
+
 TOKENIZERS = ["bytes", "bpe:512", "bpe:1024", "bpe:2048", "bpe:4096", "bpe:8192"]
 
 
@@ -25,6 +27,7 @@ def main():
     parser.add_argument("--tokenizer", nargs="+", default=TOKENIZERS)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    record.add_flags(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         known, held_out = cut(args.text, Path(folder))
@@ -33,8 +36,8 @@ def main():
             for tokenizer, results in runs.items():
                 out = Path(folder) / f"run-{seed}-{tokenizer.replace(':', '-')}"
                 flags = ["--minutes", str(args.minutes), "--tokenizer", tokenizer, "--seed", str(seed)]
-                trained = door("train", *known, *flags, "--out", str(out))
-                measured = door("evaluate", str(out), *held_out)
+                trained = run_command("train", *known, *flags, "--out", str(out))
+                measured = run_command("evaluate", str(out), *held_out)
                 results.append({"steps": trained["steps"], **measured})
                 print(
                     f"{tokenizer}, seed {seed}: {measured['bits_per_byte']:.4f}", file=sys.stderr, flush=True
@@ -48,6 +51,10 @@ def main():
             "steps": median(result["steps"] for result in results),
         }
         print(f"{tokenizer:10}{row['bits_per_byte']:14.4f}{row['bytes_per_token']:17.2f}{row['steps']:8.0f}")
+    name = args.text[0].resolve().parent.name
+    size = sum(path.stat().st_size for path in args.text) / 1e6
+    how = {"text": name, "megabytes": size, "minutes": args.minutes, "seeds": args.seeds}
+    record.save(args, f"vocabulary-{name}", rows, **how)
     if args.json:
         print(json.dumps({"minutes": args.minutes, "seeds": args.seeds, "rows": rows}))
 
@@ -64,7 +71,7 @@ def cut(paths, folder: Path):
     return parts
 
 
-def door(name, *arguments) -> dict:
+def run_command(name, *arguments) -> dict:
     command = [sys.executable, "-m", f"npgpt.{name}", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
