@@ -72,7 +72,7 @@ class Session:
         finally:
             for server in servers:
                 server.terminate()
-                server.wait()
+                server.communicate()
         self.done[name] = rows
         return rows
 

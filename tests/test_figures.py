@@ -1,13 +1,18 @@
 """Measured figures stand in generated blocks alone, and each block is what the results make of it."""
 
+import argparse
+import datetime
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks import all as everything
 from benchmarks import blocks, output, record, tables
 from benchmarks.words_pt import WORDS
+from npgpt.engine import kernels
 
 PAGES = [path.relative_to(tables.ROOT).as_posix() for path in tables.pages()]
 PROSE = [path.relative_to(tables.ROOT).as_posix() for path in tables.figure_pages()]
@@ -236,3 +241,51 @@ def write(folder: Path, name: str, rows) -> None:
     command = f"python -m benchmarks.{name}"
     found = {"name": name, "command": command, "date": "2026-11-29", "commit": "abc1234", "machine": machine}
     record.write(folder / f"{name}.json", {**found, "versions": {}, "rows": rows})
+
+
+def test_a_benchmark_saves_where_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "command", lambda: "python -m benchmarks.x --rounds 1")
+    parser = argparse.ArgumentParser()
+    record.add_flags(parser)
+    assert parser.parse_args([]).save == record.FOLDER
+    record.save(parser.parse_args(["--no-save"]), "x", [1])
+    assert not list(tmp_path.iterdir())
+    record.save(parser.parse_args(["--save", str(tmp_path)]), "x", [1], ["pytest"], rounds=1)
+    found = record.load("x", tmp_path)
+    assert (found["rows"], found["rounds"], found["versions"]["pytest"]) == ([1], 1, pytest.__version__)
+    assert (
+        found["machine"]["kernels"] == kernels.name() and found["date"] == datetime.date.today().isoformat()
+    )
+
+
+def test_what_is_quoted_is_what_was_printed(monkeypatch, tmp_path):
+    quotes = {
+        "first": {"seconds": 1, "commands": ["echo one >file; pwd"]},
+        "second": {"seconds": 1, "after": "first", "commands": ["cat file; echo two >&2", "echo $LC_ALL"]},
+        "broken": {"seconds": 1, "commands": ["echo why; exit 3"]},
+    }
+    monkeypatch.setattr(output, "QUOTES", quotes)
+    session = output.Session(tmp_path)
+    second = session.run("second")
+    assert [row["output"] for row in second] == ["one\ntwo", "C.UTF-8"]
+    assert session.done["first"] == [{"command": "echo one >file; pwd", "output": "."}]
+    with pytest.raises(SystemExit, match=r"(?s)ended with 3.*why"):
+        session.run("broken")
+
+
+def test_a_server_is_stopped_after_it_is_quoted(monkeypatch, tmp_path):
+    server = "python -u -c 'import time; print(\"at http://x\"); time.sleep(60)' &"
+    monkeypatch.setattr(output, "QUOTES", {"serve": {"seconds": 1, "commands": [server, "echo asked"]}})
+    began = time.monotonic()
+    rows = output.Session(tmp_path).run("serve")
+    assert [row["output"] for row in rows] == ["at http://x", "asked"]
+    assert time.monotonic() - began < 30
+
+
+def test_what_all_measures_is_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("NPGPT_DATA", str(tmp_path))
+    plan = everything.plan("nanoGPT", "b7b067b")
+    assert all((record.ROOT / "benchmarks" / f"{words[0]}.py").exists() for _, words in plan.values())
+    assert set(plan["output"][1][1:]) <= set(output.QUOTES)
+    assert sum(seconds for seconds, _ in plan.values()) < 30 * 60
+    assert "nanogpt" not in everything.plan(None, None)
