@@ -191,10 +191,9 @@ def decode(page, size=None):
             for key in ("decode", "prefill"):
                 ours = row["npgpt"][key]
                 cells += [f"{ours:,.0f}", *(f"{ours / row[p][key]:.2f}" if p in row else "" for p in peers)]
-            rows.append([*cells, f"{row['share']:.0%}", f"{row['eight']:,.0f}"])
-        peak, read = (median(row[key] for row in found) for key in ("peak", "bandwidth"))
-        limits = f"{t('peak')} {peak:.0f} GFLOP/s, {t('read')} {read:.0f} GB/s"
-        lines += ["", f"**{name}**: {limits}", "", *table(heads, rows)]
+            rows.append([*cells, f"{row['share']:.0%}", f"{row['eight']:,.0f}" if "eight" in row else ""])
+        read = median(row["bandwidth"] for row in found)
+        lines += ["", f"**{name}**: {t('read')} {read:.0f} GB/s", "", *table(heads, rows)]
     return lines[1:] + provenance(page, r)
 
 
