@@ -87,7 +87,7 @@ def headline(page):
     encoding = encode["rows"][0]["rows"]
     rates = encoding["npgpt"]["mb_per_second"], encoding["tiktoken"]["ratio"]
     rows = [
-        (t("training step, {} models", len(ratios)), t("{} times as fast", span(page, ratios)),
+        (t("training step, {} cases", len(ratios)), t("{} times as fast", span(page, ratios)),
          t("PyTorch at its fastest setting"), "Training steps"),
         (t("nanoGPT's recipe for a CPU, to the same loss"),
          t("{}: {} times as fast", f"{ours:.0f} s", f"{theirs / ours:.1f}"), f"nanoGPT, {theirs:.0f} s",

@@ -21,7 +21,7 @@ WORDS = {
     "Tokenizers": "Tokenizadores",
     "{} times as fast": "{} vezes a velocidade",
     "{}: {} times as fast": "{}: {} vezes a velocidade",
-    "training step, {} models": "passo de treino, {} modelos",
+    "training step, {} cases": "passo de treino, {} casos",
     "PyTorch at its fastest setting": "PyTorch em sua configuração mais rápida",
     "nanoGPT's recipe for a CPU, to the same loss": "a receita do nanoGPT para CPU, até a mesma perda",
     "generation, GPT-2 124M, {} to {}": "geração, GPT-2 124M, de {} a {}",
