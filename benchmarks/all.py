@@ -2,10 +2,12 @@
 
     python -m benchmarks.all [--nanogpt CLONE] [--against COMMIT] [--only NAME ...] [--dry-run]
 
-The machine has to be quiet. NPGPT_DATA is where the real text lies. The peers, and what compiles, come with
-`pip install -e ".[test,parity,mpi,server]" ctranslate2 "setuptools>=77" pybind11`. A benchmark that fails is named
-at the end; the others run. What takes hours (tasks, vocabulary, tune, the long ones of quotes.toml) or is no time
-(perplexity, `benchmarks.output promises parity`) is measured on purpose alone.
+The machine has to be quiet. NPGPT_DATA is where the real text lies. Peers and build tools come with
+`pip install -e ".[test,parity,mpi,server]" ctranslate2 "setuptools>=77" pybind11`. If a benchmark
+fails, it is named at the end, and the others run.
+
+What takes hours (tasks, vocabulary, tune, much of quotes.toml) or is no time (perplexity, `benchmarks.output
+promises parity`) is measured on purpose alone.
 """
 
 import argparse
