@@ -28,13 +28,13 @@ def plan(nanogpt: str | None, against: str | None) -> dict[str, tuple[int, list[
     machado = sorted(map(str, (data / "machado").glob("*.txt")))
     shakespeare = str(data / "tinyshakespeare" / "input.txt")
     found = {
-        "compare": (420, ["compare", "--rounds", "3"]),
-        "products": (170, ["products", "--rounds", "10"]),
+        "compare": (560, ["compare", "--rounds", "3"]),
+        "products": (130, ["products", "--rounds", "8"]),
         "nanogpt": (150, ["nanogpt", nanogpt or "", shakespeare]),
         "tokenizers": (60, ["tokenizers", str(data / "gpt2-vocab"), *machado, "--rounds", "3"]),
-        "decode": (180, ["decode"]),
+        "decode": (150, ["decode", "--turns", "3"]),
         "load": (150, ["load"]),
-        "build": (240, ["build", *(["--against", against] if against else [])]),
+        "build": (300 if against else 100, ["build", *(["--against", against] if against else [])]),
         "bands": (20, ["bands"]),
         "scaling": (30, ["scaling"]),
         "output": (180, ["output", *QUICK.split()]),
