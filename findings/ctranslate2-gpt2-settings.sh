@@ -11,7 +11,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 export PATH="$folder/venv/bin:$PATH"
-pip install -q --no-compile --disable-pip-version-check ctranslate2==4.8.5 transformers==5.24.0 torch==2.13.0 numpy==2.4.6
+pip install -q --no-compile --disable-pip-version-check \
+    ctranslate2==4.8.5 transformers==5.24.0 torch==2.13.0 numpy==2.4.6
 cat >"$folder/look.py" <<'EOF'
 import sys
 import tempfile
