@@ -44,7 +44,7 @@ DISK, LIFE, EVERY, AGAIN = (
 def work(world, rows: int) -> dict:
     """On one rank of several: seconds of a step, of its parts, and of sums alone."""
     from npgpt.api import GPT
-    from npgpt.distributed.mpi import GradientSum
+    from npgpt.distributed.mpi import GradientAllReduce
     from npgpt.engine import kernels
     from npgpt.text.dataset import Dataset
     from npgpt.text.tokenizer import ByteTokenizer
@@ -64,12 +64,12 @@ def work(world, rows: int) -> dict:
         function(*args)
         return time.perf_counter() - began
 
-    def finish(gradients, finish=GradientSum.finish):
+    def finish(gradients, finish=GradientAllReduce.finish):
         began = time.perf_counter()
         finish(gradients)
         found["waited"].append(time.perf_counter() - began)
 
-    GradientSum.finish = finish
+    GradientAllReduce.finish = finish
     for _ in range(STEPS):
         found["step"].append(timed(lambda: (trainer._forward_backward(0), trainer._change_weights())))
         found["optimizer"].append(timed(trainer._change_weights))

@@ -1,8 +1,8 @@
-"""Data-parallel training: the ranks that mpiexec started train one model, each on its share of every batch.
+"""Data-parallel training: the ranks that mpiexec started train one model, each on its shard of every batch.
 
-The only importer of mpi4py. MPI carries numbers and never adds them: sums go in the order of the ranks, so
-that their bits depend on how many ranks there are, not on their hosts or on which message came first. Who
-waits gives way, as the core may be another rank's, and nothing that comes from another rank is a pickle.
+This is the only importer of mpi4py. MPI carries numbers and never adds them: sums go in the order of the
+ranks, so that their bits depend on the number of ranks, not on hosts or on which message came first. A rank
+that waits yields its core, which another rank may need. No message is a pickle.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, Integers, Tensors
 
 T = TypeVar("T")
-PIECE = 1 << 18  # floats: the gradients of so many parameters at least are worth a message of their own
-ROOM = 1 << 22  # floats of a message at most, which bounds the memory beside the gradients
-GRACE = 1.0  # seconds that an error waits for rank 0's, which is likely the same
-BEAT, MISSED = 0.5, 12  # seconds between two signs of life; so many missing ones mean that a rank is lost
+MIN_MESSAGE = 1 << 18  # floats: fewer gradients are not worth a message of their own
+MAX_MESSAGE = 1 << 22  # floats, which bounds the memory beside the gradients
+GRACE_SECONDS = 1.0  # that an error waits for rank 0's, which is likely the same
+HEARTBEAT_SECONDS, MAX_MISSED = 0.5, 12  # a rank that misses more heartbeats in a row is lost
 
 
 class MPIWorld(World):
-    """This process as one of several."""
+    """A world of several ranks, of which this process is one."""
 
     def __init__(self, size: int) -> None:
-        """ValueError unless MPI counts as many ranks as mpiexec, which `size` is from."""
+        """Join the ranks. ValueError unless MPI counts as many of them as mpiexec, which gave `size`."""
         from mpi4py import MPI
 
         self._mpi, world = MPI, MPI.COMM_WORLD
@@ -48,17 +48,17 @@ class MPIWorld(World):
             library = MPI.Get_library_version().split("\n")[0].strip()
             raise ValueError(f"mpiexec must belong to the MPI that mpi4py uses, which is {library}")
         self.rank, self.size, self.host = world.rank, world.size, socket.gethostname()
-        self._comm, self._gradients, self._beats = (world.Dup() for _ in range(3))  # each for one thread
+        self._comm, self._gradients, self._heartbeats = (world.Dup() for _ in range(3))  # one for each thread
         self._host = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = self._host.rank, self._host.size
-        self._sums: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (piece, factor), (event, None)
-        self._main_waits, self._unsaid = threading.Event(), io.BytesIO()
+        self._reductions: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (chunk, factor), (event, None)
+        self._main_waits, self._captured = threading.Event(), io.BytesIO()
         self._out, self._err = sys.stdout, sys.stderr
-        self._ended, self._over = threading.Lock(), threading.Event()
-        for work in (self._add_up, self._listen):
-            threading.Thread(target=self._or_end, args=(work,), daemon=True).start()
+        self._aborting, self._finished = threading.Lock(), threading.Event()
+        for work in (self._reduce, self._watch):
+            threading.Thread(target=self._or_abort, args=(work,), daemon=True).start()
 
-    # ------------------------------------------------------------------------ agreeing
+    # ------------------------------------------------------------------------ values
 
     def all_gather(self, *values: float) -> list[list[float]]:
         table = np.empty((self.size, len(values)))
@@ -70,9 +70,9 @@ class MPIWorld(World):
 
     def all_gather_arrays(self, array: Array) -> list[Array]:
         lengths = np.array(self.all_gather(len(array)), np.int64)[:, 0]
-        whole = np.empty(lengths.sum(), array.dtype)
-        self._wait(self._comm.Iallgatherv(np.ascontiguousarray(array), [whole, _layout(lengths)]))
-        return np.split(whole, np.cumsum(lengths)[:-1])
+        joined = np.empty(lengths.sum(), array.dtype)
+        self._wait(self._comm.Iallgatherv(np.ascontiguousarray(array), [joined, _layout(lengths)]))
+        return np.split(joined, np.cumsum(lengths)[:-1])
 
     def check_equal(self, **facts: object) -> None:
         mine = json.dumps(facts | {"host": self.host}).encode()
@@ -88,14 +88,17 @@ class MPIWorld(World):
                     )
 
     def map(self, function: Callable[[T], Array], items: Iterable[T]) -> Iterator[Array]:
-        """Each rank works on every size-th item; function returns a 1-D array, on all ranks of one dtype."""
+        """Yield function(item) for all items; each rank computes every size-th of them.
+
+        The function returns 1-D arrays, which have one dtype on all ranks.
+        """
         items = iter(items)
         while turn := list(islice(items, self.size)):
             mine = function(turn[self.rank]) if self.rank < len(turn) else function(turn[0])[:0]
             yield from self.all_gather_arrays(mine)[: len(turn)]
 
     def _wait(self, request: Any, computing: Callable[[], bool] = lambda: False) -> None:
-        """Until `request` is done. It moves only while it is asked; seldom, where there is better to do."""
+        """Wait for an MPI request, which moves only while it is tested: seldom, where computing() is true."""
         begun = time.perf_counter()
         while not request.Test():
             if computing():
@@ -104,169 +107,172 @@ class MPIWorld(World):
                 time.sleep(5e-5)
             elif time.perf_counter() - begun < 1:
                 os.sched_yield()
-            else:  # another rank is busy alone, maybe with a checkpoint
+            else:  # another rank works alone, maybe on a checkpoint
                 time.sleep(2e-4)
 
     def set_threads(self, wanted: int | None) -> str:
         cpus = np.zeros(os.cpu_count() or 1)
         cpus[list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ...] = 1
-        users = self._of_host(*cpus).sum(axis=0)  # ranks that may use each CPU
-        share = kernels.get_num_threads() * (cpus / np.maximum(users, 1)).sum() / cpus.sum()
-        threads = wanted or max(1, int(share + 1e-6))
+        users = self._gather_on_host(*cpus).sum(axis=0)  # ranks that may use each CPU
+        fair = kernels.get_num_threads() * (cpus / np.maximum(users, 1)).sum() / cpus.sum()
+        threads = wanted or max(1, int(fair + 1e-6))
         kernels.set_num_threads(threads)
-        used, there = self._of_host(threads, share).sum(axis=0)
+        used, there = self._gather_on_host(threads, fair).sum(axis=0)
         worst = max(self.all_gather(used / there, used, there, self.local_size))
         if worst[0] < 1.01:
             return ""
         _, used, there, local_size = (round(n) for n in worst)
         return f"{local_size} ranks with {used} threads share {there} CPUs of a host, and wait for each other"
 
-    def _of_host(self, *values: float) -> Array:
-        """(ranks of this host, len(values)): theirs."""
+    def _gather_on_host(self, *values: float) -> Array:
+        """Return the values (local_size, len(values)) of the ranks on this host."""
         table = np.empty((self.local_size, len(values)))
         self._wait(self._host.Iallgather(np.array(values, np.float64), table))
         return table
 
     # ------------------------------------------------------------------------ gradients
 
-    def all_reduce(self, piece: Floats, factor: float) -> None:
-        for start in range(0, len(piece), ROOM):
-            self._sums.put((piece[start : start + ROOM], factor))
+    def all_reduce(self, chunk: Floats, factor: float) -> None:
+        for start in range(0, len(chunk), MAX_MESSAGE):
+            self._reductions.put((chunk[start : start + MAX_MESSAGE], factor))
 
     def wait(self) -> None:
         done = threading.Event()
-        self._sums.put((done, None))
+        self._reductions.put((done, None))
         self._main_waits.set()
         done.wait()
         self._main_waits.clear()
 
-    def _add_up(self) -> None:
+    def _reduce(self) -> None:
+        """Work through the reductions, in a thread of its own."""
+
         def computing() -> bool:
             return not self._main_waits.is_set()
 
-        room = np.empty(0)
+        buffer = np.empty(0)
         while True:
-            piece, factor = self._sums.get()
+            chunk, factor = self._reductions.get()
             if factor is None:
-                piece.set()
+                chunk.set()
                 continue
-            super().all_reduce(piece, factor)
-            ends = len(piece) * np.arange(self.size + 1) // self.size
-            layout, mine = _layout(np.diff(ends)), piece[self.shard(len(piece))]
-            if room.size < len(mine) * self.size or room.dtype != piece.dtype:
-                room = np.empty(len(mine) * self.size, piece.dtype)
-            rows = room[: len(mine) * self.size]
+            super().all_reduce(chunk, factor)
+            ends = len(chunk) * np.arange(self.size + 1) // self.size
+            layout, mine = _layout(np.diff(ends)), chunk[self.shard(len(chunk))]
+            if buffer.size < len(mine) * self.size or buffer.dtype != chunk.dtype:
+                buffer = np.empty(len(mine) * self.size, chunk.dtype)
+            rows = buffer[: len(mine) * self.size]
             into = [rows, _layout(np.full(self.size, len(mine)))]
-            self._wait(self._gradients.Ialltoallv([piece, layout], into), computing)
-            rows = rows.reshape(self.size, -1)  # what each rank has of this rank's part
+            self._wait(self._gradients.Ialltoallv([chunk, layout], into), computing)
+            rows = rows.reshape(self.size, -1)  # this rank's shard, as each rank has it
             np.add(rows[0], rows[1], out=mine)
             for row in rows[2:]:
                 np.add(mine, row, out=mine)
-            self._wait(self._gradients.Iallgatherv(self._mpi.IN_PLACE, [piece, layout]), computing)
+            self._wait(self._gradients.Iallgatherv(self._mpi.IN_PLACE, [chunk, layout]), computing)
 
-    # ------------------------------------------------------------------------ parts of one model
+    # ------------------------------------------------------------------------ shards of one model
 
-    def all_gather_shards(self, whole: Floats, cuts: list[int]) -> None:
-        self._wait(self._comm.Iallgatherv(self._mpi.IN_PLACE, [whole, _layout(np.diff(cuts))]))
+    def all_gather_shards(self, full: Floats, cuts: list[int]) -> None:
+        self._wait(self._comm.Iallgatherv(self._mpi.IN_PLACE, [full, _layout(np.diff(cuts))]))
 
-    def gather(self, parts: Tensors) -> Tensors:
-        whole: Tensors = {}
-        for name, part in parts.items():
-            lengths = np.array(self.all_gather(len(part)), np.int64)[:, 0]
+    def gather(self, shards: Tensors) -> Tensors:
+        joined: Tensors = {}
+        for name, shard in shards.items():
+            lengths = np.array(self.all_gather(len(shard)), np.int64)[:, 0]
             if self.rank == 0:
-                whole[name] = np.empty(lengths.sum(), part.dtype)
-            self._wait(self._comm.Igatherv(part, [whole[name], _layout(lengths)] if whole else None))
-        return whole
+                joined[name] = np.empty(lengths.sum(), shard.dtype)
+            self._wait(self._comm.Igatherv(shard, [joined[name], _layout(lengths)] if joined else None))
+        return joined
 
-    # ------------------------------------------------------------------------ living and ending together
+    # ------------------------------------------------------------------------ failures
 
     @contextlib.contextmanager
     def abort_on_failure(self) -> Iterator[None]:
-        if self.rank:  # one rank speaks for all while all is well
-            sys.stdout = sys.stderr = io.TextIOWrapper(self._unsaid, errors="replace")
+        if self.rank:  # rank 0 prints for all of them
+            sys.stdout = sys.stderr = io.TextIOWrapper(self._captured, errors="replace")
         try:
             yield
-            self.barrier()  # nobody leaves while another may need it
-            self._over.set()
+            self.barrier()  # no rank leaves while another may need it
+            self._finished.set()
         except SystemExit as end:
             if end.code:
-                self._end(self._said(), end.code if isinstance(end.code, int) else 1)
+                self._abort(self._last_line(), end.code if isinstance(end.code, int) else 1)
             raise
         except BaseException:
-            self._end(traceback.format_exc().strip(), 1)
+            self._abort(traceback.format_exc().strip(), 1)
 
-    def _said(self) -> str:
-        """The last line that a silent rank would have said; rank 0 said it."""
+    def _last_line(self) -> str:
+        """Return the last line of a silent rank's output; rank 0 has printed its own."""
         if not self.rank:
             return ""
         sys.stderr.flush()
-        return (self._unsaid.getvalue().decode().strip().split("\n") or [""])[-1]
+        return (self._captured.getvalue().decode().strip().split("\n") or [""])[-1]
 
-    def _end(self, line: str, code: int) -> None:
-        """End all ranks, with one line on stderr that tells which one began it, and why."""
-        self._ended.acquire()  # by the first thread that wants it
+    def _abort(self, line: str, code: int) -> None:
+        """End all ranks, with one line on stderr that names the rank that failed, and why."""
+        self._aborting.acquire()  # by the first thread that comes, and never released
         if self.rank:
-            time.sleep(GRACE)
+            time.sleep(GRACE_SECONDS)
             line += f" (rank {self.rank} of {self.size}, on {self.host})"
         if line:
             print(line, file=self._err, flush=True)
         threading.Timer(2.0, os._exit, (code,)).start()  # should the MPI library hang
-        with open(os.devnull, "w") as nowhere:  # it would say it in its own words too
+        with open(os.devnull, "w") as nowhere:  # the MPI library would print it too
             os.dup2(nowhere.fileno(), 2)
         self._mpi.COMM_WORLD.Abort(code)
 
-    def _or_end(self, work: Callable[[], None]) -> None:
-        """work(), in a thread of its own; an error in it ends the job."""
+    def _or_abort(self, work: Callable[[], None]) -> None:
+        """Do `work`, in a thread of its own; an error in it ends all ranks."""
         try:
             work()
         except BaseException as error:
-            self._end(f"npgpt: the connection to another rank failed: {error}", 1)
+            self._abort(f"npgpt: the connection to another rank failed: {error}", 1)
 
-    def _listen(self) -> None:
-        """Tell the others now and then that this rank lives; end the job when one of them no longer does.
+    def _watch(self) -> None:
+        """Send heartbeats to the other ranks, and end all ranks when one of them sends none any more.
 
-        Counted in turns, not in seconds: a machine that was suspended has lost nobody.
+        Turns are counted, not seconds: a machine that was suspended has lost no rank.
         """
         others = [rank for rank in range(self.size) if rank != self.rank]
         sent: dict[int, Any] = {}  # requests
         missed, beat = dict.fromkeys(others, 0), bytearray(1)
-        while not self._over.wait(BEAT):
+        while not self._finished.wait(HEARTBEAT_SECONDS):
             for rank in others:
                 missed[rank] += 1
                 if rank not in sent or sent[rank].Test():
-                    sent[rank] = self._beats.Isend(beat, rank)
+                    sent[rank] = self._heartbeats.Isend(beat, rank)
             status = self._mpi.Status()
-            while self._beats.Iprobe(status=status):
-                self._beats.Recv(bytearray(1), status.Get_source())
+            while self._heartbeats.Iprobe(status=status):
+                self._heartbeats.Recv(bytearray(1), status.Get_source())
                 missed[status.Get_source()] = 0
-            if lost := [rank for rank in others if missed[rank] > MISSED]:
+            if lost := [rank for rank in others if missed[rank] > MAX_MISSED]:
                 which = ", ".join(map(str, lost[:8]))
-                self._end(f"npgpt: nothing was heard of rank {which} for {BEAT * MISSED:.0f} s", 1)
+                seconds = HEARTBEAT_SECONDS * MAX_MISSED
+                self._abort(f"npgpt: nothing was heard of rank {which} for {seconds:.0f} s", 1)
 
 
-class GradientSum:
-    """The gradients of a step, summed over the ranks while the backward pass of lower layers goes on."""
+class GradientAllReduce:
+    """Sums the gradients of a step over the ranks, while the backward pass of lower layers runs."""
 
     def __init__(self, world: World, model: GPT) -> None:
         self._world, self._model = world, model
         self.flat = (model.adapters or model).flat_grads
-        self.factor = 1.0  # what this rank's gradients count
-        self._sent_from = model.n_decay  # down to here, the layers' matrices are on their way
+        self.factor = 1.0  # the weight of this rank's gradients in the sum
+        self._sent_from = model.n_decay  # from here on, the layers' matrices have been sent
         self._layer = model.config.n_layer
 
     def layer_done(self, layer: int) -> None:
-        """A layer's gradients are final; backward calls it from the last layer to the first."""
+        """Send the final gradients of a layer; backward() calls it from the last layer to the first."""
         self._layer = layer
-        if self._model.adapters:  # small, so one message at the end does
+        if self._model.adapters:  # small: one message at the end is enough
             return
         start = self._model.layer_start(layer)
-        if self._sent_from - start >= PIECE or layer == 0:
+        if self._sent_from - start >= MIN_MESSAGE or layer == 0:
             self._send(start, self._sent_from)
             self._sent_from = start
 
     def finish(self) -> None:
-        """Sum up what is left, and wait for all of it."""
-        for layer in reversed(range(self._layer)):  # a rank without a share of the batch had no backward
+        """Send the gradients that are left, and wait until all are summed."""
+        for layer in reversed(range(self._layer)):  # a rank without rows of the batch had no backward
             self.layer_done(layer)
         if self._model.adapters:
             self._sent_from = len(self.flat)
@@ -279,35 +285,41 @@ class GradientSum:
         self._world.all_reduce(self.flat[start:stop], self.factor)
 
 
-def shard_cuts(model: GPT, parts: int) -> list[int]:
-    """Where flat_params is cut into parts of about one size: between tensors, or rows of the embeddings."""
+def shard_cuts(model: GPT, n_shards: int) -> list[int]:
+    """Return the n_shards + 1 positions that cut flat_params into shards of about one size.
+
+    Cuts fall between tensors, or between rows of the embeddings.
+    """
     sizes = [w.size for w in model.params.values()]
     rows = np.arange(0, sum(sizes[:2]) + 1, model.config.n_embd)
-    places = np.unique(np.concatenate([rows, np.cumsum(sizes)]))
-    even = sum(sizes) * np.arange(parts + 1) / parts
-    return [int(places[np.abs(places - place).argmin()]) for place in even]
+    allowed = np.unique(np.concatenate([rows, np.cumsum(sizes)]))
+    even = sum(sizes) * np.arange(n_shards + 1) / n_shards
+    return [int(allowed[np.abs(allowed - cut).argmin()]) for cut in even]
 
 
 def _layout(lengths: Integers) -> tuple[Integers, Integers]:
-    """Counts and displacements, as MPI's v-collectives want them."""
+    """Return counts and displacements, as MPI's v-collectives take them."""
     return lengths, np.concatenate([[0], np.cumsum(lengths)[:-1]])
 
 
 def library_versions() -> Fields:
-    """What every rank must have alike to compute the same bits, by name."""
-    here, whole = Path(__file__).parents[1], hashlib.sha256()
+    """Return {name: version} of whatever all ranks must share to compute the same bits."""
+    here, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".so")):
-        whole.update(path.relative_to(here).as_posix().encode() + path.read_bytes())
+        digest.update(path.relative_to(here).as_posix().encode() + path.read_bytes())
     return {
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "kernels": kernels.name(),
-        "npgpt": whole.hexdigest()[:12],
+        "npgpt": digest.hexdigest()[:12],
     }
 
 
 def init_world() -> World:
-    """The ranks of the job that this process belongs to; SINGLE where it was not started by mpiexec."""
+    """Return the world that this process belongs to: SINGLE where it was not started by mpiexec.
+
+    ValueError without mpi4py, or without the MPI that mpiexec belongs to.
+    """
     size = max(int(os.environ.get(name) or 1) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
     if size == 1:
         return SINGLE

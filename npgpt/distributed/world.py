@@ -1,6 +1,6 @@
 """Which processes train together: under mpiexec the ranks of mpi.py, else this one alone.
 
-Light to import, and a process alone pays for nothing: mpi4py is not even looked for.
+It is light to import, and a process alone pays for nothing: mpi4py is not even looked for.
 """
 
 import contextlib
@@ -13,70 +13,71 @@ T = TypeVar("T")
 
 
 class World:
-    """A world of size one: what several ranks would have to agree on is this process's own."""
+    """A world of size one: the values on which several ranks would have to agree are this process's own."""
 
     rank, size = 0, 1
-    local_rank, local_size = 0, 1  # the same of the ranks on this host
-    zero = False  # whether each rank keeps the optimizer's moments of its part alone
+    local_rank, local_size = 0, 1  # the same among the ranks on this host
+    zero = False  # ZeRO: each rank keeps the optimizer's moments of its own shard alone
 
     def shard(self, n: int) -> slice:
-        """Those of n rows that are this rank's."""
+        """Return the slice of n rows that this rank computes."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def map(self, function: Callable[[T], Array], items: Iterable[T]) -> Iterator[Array]:
-        """function(item) for all items, in their order."""
+        """Yield function(item), a 1-D array, for all items in their order."""
         return map(function, items)
 
     def all_gather(self, *values: float) -> list[list[float]]:
-        """The values of each rank."""
+        """Return the values of all ranks, one list per rank, in the order of the ranks."""
         return [list(values)]
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether any rank has it set."""
+        """Return for each flag True where at least one rank has it set."""
         return [any(flag) for flag in zip(*self.all_gather(*flags), strict=True)]
 
     def broadcast(self, value: float) -> float:
-        """Rank 0's value."""
+        """Return the value that rank 0 has."""
         return self.all_gather(value)[0][0]
 
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have called it."""
 
     def all_gather_arrays(self, array: Array) -> list[Array]:
-        """The 1-D arrays of all ranks, which have one dtype and any lengths."""
+        """Return the 1-D arrays of all ranks, in order; they have one dtype and any lengths."""
         return [array]
 
-    def all_reduce(self, piece: Floats, factor: float) -> None:
-        """Begin to make `piece` (1-D), on every rank, the sum over the ranks of factor * piece.
+    def all_reduce(self, chunk: Floats, factor: float) -> None:
+        """Start to replace `chunk` (1-D), on every rank, by the sum over the ranks of factor * chunk.
 
-        All ranks call it for the same pieces in the same order; it goes on while the caller computes.
+        All ranks call it for the same chunks in the same order. The sum runs while the caller computes;
+        wait() ends it.
         """
         if factor != 1:
-            piece *= piece.dtype.type(factor)
+            chunk *= chunk.dtype.type(factor)
 
     def wait(self) -> None:
-        """Wait for all sums that were begun."""
+        """Wait for all sums that all_reduce() has started."""
 
-    def all_gather_shards(self, whole: Floats, cuts: list[int]) -> None:
-        """Each rank has whole[cuts[rank] : cuts[rank + 1]]; afterwards all have all of it."""
+    def all_gather_shards(self, full: Floats, cuts: list[int]) -> None:
+        """Fill `full` (1-D) on all ranks; each rank brings the shard full[cuts[rank] : cuts[rank + 1]]."""
 
-    def gather(self, parts: Tensors) -> Tensors:
-        """By name, the ranks' 1-D parts one behind the other, on rank 0; nothing on the others."""
-        return parts
+    def gather(self, shards: Tensors) -> Tensors:
+        """Return on rank 0, by name, the ranks' 1-D shards joined in order; on the others nothing."""
+        return shards
 
     def check_equal(self, **facts: object) -> None:
-        """ValueError, naming rank and fact, where a rank's facts are not those of rank 0."""
+        """Raise ValueError, with rank and fact, where a rank's facts differ from those of rank 0."""
 
     def set_threads(self, wanted: int | None) -> str:
-        """Of several ranks, set the kernels' threads: those wanted, or a share of the CPUs of the host.
+        """Set the kernels' threads of several ranks, and return a warning where they are too many, or "".
 
-        Returns a warning where they are too many.
+        Without `wanted`, the ranks of a host divide its CPUs. A process alone keeps the threads that it has.
         """
         return ""
 
     @contextlib.contextmanager
     def abort_on_failure(self) -> Iterator[None]:
-        """Within it, whatever ends one rank ends all of them."""
+        """Abort all ranks where an error or an interrupt ends one of them within the block."""
         yield
 
 

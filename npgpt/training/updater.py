@@ -4,7 +4,7 @@ import math
 import time
 from typing import Protocol
 
-from npgpt.distributed.mpi import GradientSum, shard_cuts
+from npgpt.distributed.mpi import GradientAllReduce, shard_cuts
 from npgpt.distributed.world import World
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW, Muon
@@ -95,7 +95,7 @@ class Updater:
         starts: list[Integers]  # of examples packed side by side
         x, y, *starts = self.batches.batch(batch)
         model, world, all_tokens = self.model, self.world, int((y >= 0).sum())
-        mine, gradients = world.shard(len(x)), GradientSum(world, model)
+        mine, gradients = world.shard(len(x)), GradientAllReduce(world, model)
         total, before = 0.0, 0
         for model.first_sample in range(mine.start, mine.stop, self.rows):
             part = slice(model.first_sample, min(model.first_sample + self.rows, mine.stop))

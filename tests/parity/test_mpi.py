@@ -223,8 +223,8 @@ def counted(self, text):
 
 tokenizer.BPETokenizer._encode = counted
 with world.abort_on_failure():
-    for room in (1 << 20, 10):  # in memory; piece by piece, to a file
-        corpus.IN_MEMORY, corpus.PIECE = room, 3000
+    for room in (1 << 20, 10):  # in memory; chunk by chunk, to a file
+        corpus.IN_MEMORY, corpus.CHUNK = room, 3000
         documents = corpus.Corpus([text, text.with_name("other.txt")])
         learnt = dataset.make_corpus_tokenizer("bpe:300", documents, "0.8,0.2", world)
         done = 0
