@@ -1,4 +1,4 @@
-"""The shape of a model: its settings, its parameters by name, and what a step of it costs.
+"""The shape of a model: its settings, its parameters by name, and the cost of a training step.
 
 Dimensions as in model.py: C = n_embd, V = vocab_size, T = block_size, L = n_layer, H = n_head, D = C // H.
 """
@@ -17,7 +17,7 @@ ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Shape of a model. The defaults are GPT-2's smallest (124M parameters)."""
+    """The shape of a model. The defaults are GPT-2's smallest (124M parameters)."""
 
     n_layer: int = 12
     n_head: int = 12
@@ -27,7 +27,7 @@ class GPTConfig:
     dropout: float = 0.0  # probability, after the embedding and after each of a layer's two branches
     bias: bool = True  # in the linear layers and the layernorms
     layer_norm_epsilon: float = 1e-5
-    post_norm: bool = False  # GPT: layernorms behind the sums, and none at the end
+    post_norm: bool = False  # GPT: layernorms after the sums, and none at the end
     window: int | None = None  # GPT-3: layers 1, 3, ... see this many tokens, the present one included
     scale_attn_weights: bool = True  # False: scores are not scaled, as in GPT-Neo
     activation: str = "gelu_new"  # GELU's tanh form; "gelu": the exact one, as in nanoGPT
@@ -59,14 +59,14 @@ class GPTConfig:
 
     @property
     def qkv_bias(self) -> bool:
-        """Whether queries, keys and values have biases: not with a window, as in GPT-Neo."""
+        """True where queries, keys and values have biases: not with a window, as in GPT-Neo."""
         return self.bias and self.window is None
 
     @property
     def scale(self) -> float:
-        """What the scores are multiplied by: 1/sqrt(D), or the power of two next to it with a window.
+        """The factor of the attention scores: 1/sqrt(D), or the power of two next to it with a window.
 
-        GPT-Neo's files know no scale: it goes into the queries' weights, which a power of two leaves exact.
+        GPT-Neo's files have no scale: it goes into the queries' weights, which a power of two leaves exact.
         """
         if not self.scale_attn_weights:
             return 1.0
@@ -78,7 +78,7 @@ ENGINES = ("gpt", "gpt-2", "gpt-3")
 
 
 def engine_config(engine: str, **fields: Any) -> GPTConfig:
-    """The GPTConfig of one of ENGINES, with these fields."""
+    """Return the GPTConfig of one of ENGINES with these fields; ValueError for another engine."""
     if engine not in ENGINES:
         raise ValueError(f"engine_config: engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "gpt-3":
@@ -87,12 +87,12 @@ def engine_config(engine: str, **fields: Any) -> GPTConfig:
 
 
 def engine_of(config: GPTConfig) -> str:
-    """Which of ENGINES a config is."""
+    """Return the name in ENGINES of a config's kind."""
     return "gpt" if config.post_norm else "gpt-2" if config.window is None else "gpt-3"
 
 
 def parameter_shapes(config: GPTConfig) -> Shapes:
-    """{GPT-2's name: shape}, 2-D weights first, so that what weight decay touches is one slice.
+    """Return {GPT-2's name: shape}, 2-D weights first, so that those with weight decay are one slice.
 
     >>> shapes = parameter_shapes(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=4, vocab_size=5))
     >>> shapes["wte.weight"], shapes["h.0.attn.c_attn.weight"]
@@ -125,23 +125,23 @@ def parameter_shapes(config: GPTConfig) -> Shapes:
 
 
 def size_of(shapes: Shapes) -> int:
-    """Numbers in tensors of these shapes."""
+    """Return how many numbers tensors of these shapes hold."""
     return sum(map(prod, shapes.values()))
 
 
 def count_parameters(config: GPTConfig) -> int:
-    """In a time that does not depend on n_layer."""
+    """Return the number of parameters, in a time that does not depend on n_layer."""
     layer, two = (size_of(parameter_shapes(replace(config, n_layer=n))) for n in (1, 2))
     return layer + (config.n_layer - 1) * (two - layer)
 
 
 def frozen_shapes(shapes: Shapes) -> Shapes:
-    """What backward() needs room for where adapters are trained: all but the layers' matrices."""
+    """Return the shapes whose gradients backward() needs with adapters: all but the layers' matrices."""
     return {n: shape for n, shape in shapes.items() if not (n.startswith("h.") and len(shape) == 2)}
 
 
 def flops_per_token(config: GPTConfig, time: int) -> float:
-    """Flops of one training step per token at context `time`; each attention counts the keys it sees once."""
+    """Return the flops of one training step per token at context `time`; a query counts the keys it sees."""
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
     window = min(config.window or time, time)
     keys = (time + 1) / 2, window * (2 * time - window + 1) / (2 * time)  # seen by a query on average
@@ -150,18 +150,19 @@ def flops_per_token(config: GPTConfig, time: int) -> float:
 
 
 def training_floats(config: GPTConfig, batch: int, time: int) -> int:
-    """Numbers held in a training step: weights, gradients, two moments, what forward keeps for backward."""
+    """Return how many numbers a training step holds: weights, gradients, two moments, the forward's cache."""
     L, H, C, V = config.n_layer, config.n_head, config.n_embd, config.vocab_size
     rows = batch * time
-    kept = L * rows * ((10 + config.post_norm) * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
-    moving = rows * 12 * C  # gradients of the layer in work
-    return 4 * count_parameters(config) + kept + moving
+    cached = L * rows * ((10 + config.post_norm) * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
+    moving = rows * 12 * C  # gradients of the current layer
+    return 4 * count_parameters(config) + cached + moving
 
 
-# The published sizes of the family, and what each costs.
+# The published sizes of the family.
 # GPT: Radford et al. 2018. GPT-2: Radford et al. 2019, in the sizes that were released. GPT-3: Brown et al.
 # 2020 (arXiv:2005.14165), table 2.1, where two rows do not divide: XL takes 16 heads, 13B a width of 5120.
-# What its banded layers see was not published: 256 tokens as in GPT-Neo; no biases on queries, keys, values.
+# The window of its banded layers was not published: 256 tokens as in GPT-Neo, whose queries, keys and values
+# have no biases either.
 GPT3 = {  # n_layer, n_head, n_embd
     "small": (12, 12, 768),
     "medium": (24, 16, 1024),
@@ -184,7 +185,7 @@ SHARE = 0.6  # of the peak of multiply-adds that a training step of these sizes 
 
 
 def preset(name: str, **fields: Any) -> GPTConfig:
-    """The GPTConfig of one of PRESETS; fields are what is to differ from it."""
+    """Return the GPTConfig of one of PRESETS, but for `fields`; ValueError for another name."""
     if name not in PRESETS:
         raise ValueError(f"preset: name must be one of {', '.join(PRESETS)}, got {name!r}")
     engine, n_layer, n_head, n_embd, block_size, vocab_size = PRESETS[name]
@@ -193,10 +194,10 @@ def preset(name: str, **fields: Any) -> GPTConfig:
 
 
 def cost(config: GPTConfig, peak_gflops: float, batch: int = 1) -> dict[str, float]:
-    """What a model costs at full context in float32.
+    """Return {name: number} of the costs of a model at full context in float32.
 
-    Parameters; bytes of a training step of `batch` texts and of generating one; the seconds of that step at
-    SHARE of peak_gflops.
+    They are its parameters, the bytes of a training step of `batch` texts, the bytes of generating one text,
+    and the seconds of that step at SHARE of peak_gflops.
 
     >>> cost(preset("gpt2"), peak_gflops=100)["parameters"]
     124439808

@@ -1,8 +1,8 @@
-"""Which implementation runs each op, compiled kernels or NumPy reference: the one importer of _kernels.
+"""The choice between the compiled kernels and the NumPy reference; the only importer of _kernels.
 
-The choice is made once, at import; describe() shows it and NPGPT_KERNELS, one of available(), forces it.
-A forced choice that this machine lacks is an error; only `auto` may fall back, and says so in one line on
-stderr. _kernels has the functions of ops.py for float32; float64 exists in the reference alone.
+It is made once, at import. describe() names it, and NPGPT_KERNELS, one of available(), forces it. A forced
+choice that this machine lacks is an error; only `auto` may fall back, with a warning. _kernels has the
+functions of ops.py for float32; float64 exists in the reference alone.
 """
 
 import os
@@ -23,11 +23,11 @@ try:
     from npgpt import _kernels
 except ImportError as error:
     _kernels, _import_error = None, error  # type: ignore[assignment]
-_compiled = False  # whether _kernels is in use
+_compiled = False  # True while _kernels is in use
 
 
 class Ops:
-    """The functions of ops.py, from there or compiled: a module, as type checkers are to see it."""
+    """The functions of ops.py, compiled or not: the type of both modules for type checkers."""
 
     embedding_forward = staticmethod(reference.embedding_forward)
     embedding_backward = staticmethod(reference.embedding_backward)
@@ -63,17 +63,17 @@ HOW_TO_BUILD = "pip install -e . in the source tree, with g++ installed"
 
 
 def available() -> list[str]:
-    """Names that use() takes here, slowest first."""
+    """Return the names that use() takes on this machine, slowest first."""
     return ["numpy", *(_kernels.available() if _kernels else [])]
 
 
 def name() -> str:
-    """The implementation in use, one of available()."""
+    """Return the implementation in use, one of available()."""
     return _kernels.name() if _compiled else "numpy"
 
 
 def describe() -> str:
-    """One line for people: "avx2 kernels, 2 threads"; without kernels, how to build them."""
+    """Return one line for people: "avx2 kernels, 2 threads"; without kernels, how to build them."""
     if _compiled:
         threads = get_num_threads()
         return f"{name()} kernels, {threads} thread{'s' if threads > 1 else ''}"
@@ -84,7 +84,7 @@ def describe() -> str:
 
 @contextmanager
 def use(choice: str) -> Iterator[None]:
-    """Within the block ops run on `choice`, one of available() or "auto". For tests and benchmarks."""
+    """Run the ops of the block on `choice`, one of available() or "auto". For tests and benchmarks."""
     previous = name()
     _choose(choice)
     try:
@@ -110,7 +110,10 @@ def _choose(choice: str) -> None:
 
 
 def ops_for(dtype: DTypeLike) -> Ops:
-    """The ops for arrays of this dtype: the compiled kernels for float32 where they are in use."""
+    """Return the ops for a dtype: the compiled kernels for float32 where they are in use.
+
+    TypeError unless it is float32 or float64.
+    """
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"ops_for: dtype must be float32 or float64, got {dtype}")
@@ -118,12 +121,12 @@ def ops_for(dtype: DTypeLike) -> Ops:
 
 
 def compiled(name: str) -> Any:
-    """The compiled function or class of this name where the kernels are in use, else None."""
+    """Return the compiled function or class of this name where the kernels are in use, else None."""
     return getattr(_kernels, name) if _compiled else None
 
 
 def library() -> str | None:
-    """The file of the compiled kernels, which holds libnpgpt too, where they are in use, else None."""
+    """Return the path of the compiled kernels, which hold libnpgpt too, where they are in use, else None."""
     return _kernels.__file__ if _compiled else None
 
 
@@ -131,7 +134,10 @@ def library() -> str | None:
 
 
 def set_num_threads(n: int) -> None:
-    """Threads that the kernels use, this one included; at least 1. Default: the CPUs this process may use."""
+    """Set how many threads the kernels use, at least 1; the caller's thread is one of them.
+
+    The default is the number of CPUs that this process may use.
+    """
     if not isinstance(n, int | np.integer) or isinstance(n, bool):
         raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}")
     if n < 1:
@@ -141,19 +147,19 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Threads in use by the kernels; 1 where there are none (NumPy's BLAS keeps its own count)."""
+    """Return how many threads the kernels use; 1 without kernels (NumPy's BLAS keeps its own count)."""
     return _kernels.num_threads() if _kernels else 1
 
 
 def zeros(n: int, dtype: DTypeLike = np.float32) -> Floats:
-    """A 1-D array of zeros, on huge pages where the kernels are there."""
+    """Return n zeros (n,), on huge pages where there are compiled kernels."""
     array = _kernels.empty((n,)) if _kernels and dtype == np.float32 else np.empty(n, dtype)
     array[...] = 0
     return array
 
 
 def limits(seconds: float = 0.3) -> tuple[float, float]:
-    """(GFLOP/s of multiply-adds, GB/s of reads from memory) of this machine, now, on all threads in use.
+    """Measure this machine now, on all threads in use: GFLOP/s of multiply-adds, GB/s read from memory.
 
     RuntimeError without compiled kernels: NumPy cannot reach them.
     """
@@ -163,12 +169,12 @@ def limits(seconds: float = 0.3) -> tuple[float, float]:
 
 
 def peak_gflops(seconds: float = 0.1) -> float:
-    """The first of limits() alone; measured between timed runs, as these machines drift."""
+    """Measure the GFLOP/s of limits() alone: between timed runs, as machines drift. NaN without kernels."""
     return _kernels.peak_gflops(seconds) if _compiled else float("nan")
 
 
 def release_memory() -> None:
-    """Hands memory that was kept for the next step back to the system."""
+    """Give the memory that is kept for the next step back to the system."""
     if _kernels:
         _kernels.release_blocks()
 

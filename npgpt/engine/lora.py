@@ -1,8 +1,8 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): a low-rank product beside each frozen matrix of the layers.
 
-W = base + scale * A @ B, kept merged in the model, so that forward, generation and files know nothing of it.
-Before an optimizer a LoRA stands in its model's place: flat_params, flat_grads and the moments are those of
-the adapters alone, and of the last rows of wte, where tokens were added.
+W = base + scale * A @ B is kept merged in the model, so forward, generation and files need not know of it.
+An optimizer is given the LoRA instead of its model: flat_params, flat_grads and the moments are those of the
+adapters alone, and of the last rows of wte, where tokens were added.
 
 K inputs, N outputs, R rank, M rows of activations.
 """
@@ -19,7 +19,7 @@ ROWS = "wte.rows"
 
 
 def lora_forward(base: Floats, a: Floats, b: Floats, scale: float) -> Floats:
-    """base (K,N), a (K,R), b (R,N) -> w = base + scale * a @ b."""
+    """w = base + scale * a @ b.  base (K,N); a (K,R); b (R,N) -> w (K,N)."""
     return base + base.dtype.type(scale) * (a @ b)
 
 
@@ -35,12 +35,12 @@ def lora_backward(
 
 
 class LoRA:
-    """The adapters of a model, which has them as model.adapters from then on."""
+    """The adapters of a model, which become its model.adapters."""
 
     def __init__(self, model: GPT, rank: int, rows: int = 0, seed: int = 0) -> None:
-        """rows: the last ones of wte that are trained too."""
+        """Draw A as N(0, 1 / K) by seed and set B to 0; the last `rows` rows of wte are trained too."""
         self.model, self.config, self.dtype, self.rank = model, model.config, model.dtype, rank
-        self.alpha, self.scale = 2 * rank, 2.0  # alpha / rank: what a @ b is multiplied by
+        self.alpha, self.scale = 2 * rank, 2.0  # scale = alpha / rank
         shapes = adapter_shapes(model.config, rank, rows)
         self.num_params = self.n_decay = size_of(shapes)
         self.flat_params = kernels.zeros(self.num_params, self.dtype)
@@ -57,7 +57,7 @@ class LoRA:
         model.attach(self)
 
     def touch(self) -> None:
-        """Merge, once params changed."""
+        """Merge the adapters into the model's weights; call it after changing params."""
         for name, base in self.base.items():
             a, b = self.params[f"{name}.A"], self.params[f"{name}.B"]
             self.model.params[name][...] = lora_forward(base, a, b, self.scale)
@@ -66,25 +66,25 @@ class LoRA:
         self.model.touch()
 
     def zero_grads(self) -> None:
-        """Of the model and the adapters."""
+        """Zero the gradients of the model and of the adapters."""
         self.model.zero_grads()
 
     def linear_backward(self, ops: Ops, dy: Floats, x: Floats, w: Floats, name: str) -> Floats:
-        """dy (...,N), x (...,K) of the linear `name`, w its merged weight -> dx (...,K)."""
+        """Return dx (...,K) of the linear `name` with merged weight w: dy (...,N), x (...,K)."""
         (K, N), key = w.shape, f"{name}.weight"
         dy_2d, x_2d = dy.reshape(-1, N), x.reshape(-1, K)
-        a, b, da, db = (part[f"{key}.{m}"] for part in (self.params, self.grads) for m in "AB")
+        a, b, da, db = (tensors[f"{key}.{m}"] for tensors in (self.params, self.grads) for m in "AB")
         return lora_backward(ops, dy_2d, x_2d, w, a, b, da, db, self.scale).reshape(x.shape)
 
     def take_rows(self, grads: Tensors) -> None:
-        """After a backward pass: the gradient of the trained rows of wte; the rest of the room is cleared."""
+        """Take the gradient of wte's trained rows after a backward pass, and zero the model's gradients."""
         if ROWS in self.params:
             self.grads[ROWS] += grads["wte.weight"][-len(self.params[ROWS]) :]
         self.model.flat_grads[...] = 0
 
 
 def adapter_shapes(config: GPTConfig, rank: int, rows: int) -> Shapes:
-    """{name: shape} of what is trained."""
+    """Return {name: shape} of the tensors that are trained."""
     shapes: Shapes = {ROWS: (rows, config.n_embd)} if rows else {}
     for name, shape in parameter_shapes(config).items():
         if name.startswith("h.") and len(shape) == 2:
@@ -93,7 +93,8 @@ def adapter_shapes(config: GPTConfig, rank: int, rows: int) -> Shapes:
 
 
 def lora_floats(config: GPTConfig, batch: int, time: int, rank: int, rows: int) -> int:
-    """As training_floats: weights, the frozen ones kept, room for backward, adapters with their moments."""
-    # Instead of three twins of the weights: the layers' matrices as they were, gradients of the rest.
+    """Return how many numbers a training step with adapters holds, as training_floats() does without them."""
+    # Not gradients and two moments of all weights: gradients of all but the layers' matrices, and a copy of
+    # these matrices as they were.
     trained = 4 * size_of(adapter_shapes(config, rank, rows))
     return training_floats(config, batch, time) - 2 * count_parameters(config) + trained

@@ -1,9 +1,9 @@
 """The GPT family in one file: learned positions, output head tied to the embedding.
 
-GPT-2 is the default. Switches of GPTConfig make it GPT (layernorms behind the branches) or GPT-3 (a window in
+GPT-2 is the default. Switches of GPTConfig make it GPT (layernorms after the branches) or GPT-3 (a window in
 every other layer). Each backward stands under its forward and quotes the line that it differentiates. The
-arithmetic is in the ops (ops.py says what each computes; kernels.py chooses who runs it). Token ids in,
-numbers out: this file knows nothing of text.
+arithmetic is in the ops: ops.py defines them, kernels.py chooses the implementation. Token ids go in, numbers
+come out: this file knows nothing of text.
 
 Dimensions: B batch, T time, C = n_embd, V = vocab_size, L = n_layer, H = n_head, D = C // H.
 """
@@ -20,16 +20,16 @@ from npgpt.engine.config import GPTConfig, frozen_shapes, parameter_shapes, size
 from npgpt.engine.kernels import Ops
 from npgpt.engine.types import Floats, Integers, Shapes, Tensors
 
-EMBEDDING, ATTENTION, MLP = range(3)  # the places of a layer where dropout acts
-NOTHING: Floats = np.empty(0, np.float32)  # stands where nobody reads
+EMBEDDING, ATTENTION, MLP = range(3)  # where in a layer dropout acts: dropout's `place`
+NOTHING: Floats = np.empty(0, np.float32)  # stands for an array that is never read
 
 Attend: TypeAlias = "Callable[[int, Floats], tuple[Floats, Floats]]"  # layer, qkv -> out, lse
 
 
 class Weights(NamedTuple):
-    """Of a linear layer or a layernorm, or the gradients of these."""
+    """The weight and bias of a linear layer or a layernorm, or the gradients of these."""
 
-    weight: Floats  # NOTHING for the gradient of a frozen one
+    weight: Floats  # NOTHING for the gradient of a frozen weight
     bias: Floats | None
 
 
@@ -45,14 +45,14 @@ class Layer(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Mean and reciprocal standard deviation of the rows that a layernorm has seen."""
+    """The mean and reciprocal standard deviation of each row that a layernorm has read."""
 
     mean: Floats
     rstd: Floats
 
 
 class Attended(NamedTuple):
-    """What the backward pass of attention needs of its forward pass."""
+    """The cache of attention: its backward pass reads what its forward pass computed."""
 
     qkv: Floats  # (B,T,3C)
     out: Floats  # (B,T,C)
@@ -60,9 +60,9 @@ class Attended(NamedTuple):
 
 
 class PreNormCache(NamedTuple):
-    """What the backward pass of a layer of GPT-2 and GPT-3 needs, in the order of its forward pass."""
+    """The cache of a layer of GPT-2 or GPT-3 for its backward pass, in the order of its forward pass."""
 
-    x: Floats  # (B,T,C), what the layer read
+    x: Floats  # (B,T,C), the input of the layer
     norm_1: Statistics
     attended: Attended
     x_mid: Floats  # (B,T,C), x with attention added
@@ -71,9 +71,9 @@ class PreNormCache(NamedTuple):
 
 
 class PostNormCache(NamedTuple):
-    """What the backward pass of a layer of GPT, with layernorms behind the branches, needs."""
+    """The cache of a layer of GPT, with layernorms after the branches, for its backward pass."""
 
-    x: Floats  # (B,T,C), what the layer read
+    x: Floats  # (B,T,C), the input of the layer
     attended: Attended
     x_mid: Floats  # (B,T,C), x with attention added
     norm_1: Statistics
@@ -83,21 +83,21 @@ class PostNormCache(NamedTuple):
 
 
 class FinalNormCache(NamedTuple):
-    """What the backward pass of the last layernorm needs."""
+    """The cache of the last layernorm for its backward pass."""
 
     x: Floats  # (B,T,C)
     norm: Statistics
 
 
 class ForwardCache:
-    """What backward() needs of forward(): it is filled from the first layer on and emptied from the last."""
+    """The cache of a training step: forward() fills it from the first layer on, backward() empties it."""
 
     def __init__(self) -> None:
         self.ids: Integers = np.empty((0, 0), np.int32)  # (B,T)
         self.positions: Integers = np.empty((0, 0), np.int32)  # (B,T)
         self.layers: list[PreNormCache | PostNormCache] = []
         self.final: FinalNormCache | None = None  # GPT has no last layernorm
-        self.dx: Floats | None = None  # (B,T,C), the gradient of what the head read
+        self.dx: Floats | None = None  # (B,T,C), the gradient of the head's input
 
 
 _NAMES = "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"
@@ -105,7 +105,7 @@ GPT2_NAMES = dict(zip(Layer._fields, _NAMES, strict=True))
 
 
 class Adapters(Protocol):
-    """What the backward pass asks of the adapters of a model (lora.py), which are trained in its place."""
+    """The interface of a model's adapters (lora.py), which are trained instead of it, to backward()."""
 
     flat_grads: Floats
 
@@ -117,17 +117,17 @@ class Adapters(Protocol):
 
 
 class KVCache:
-    """Keys and values of the positions seen so far, for decode()."""
+    """The keys and values of the positions so far, for decode()."""
 
-    def __init__(self, config: GPTConfig, room: int, starts: Integers, dtype: DTypeLike) -> None:
+    def __init__(self, config: GPTConfig, capacity: int, starts: Integers, dtype: DTypeLike) -> None:
         D = config.n_embd // config.n_head
-        self.room, self.length = room, 0
+        self.capacity, self.length = capacity, 0
         self.starts = starts  # (B,): where the text of each row begins, after its padding
-        self.keys = np.zeros((config.n_layer, len(starts), config.n_head, room, D), dtype)
+        self.keys = np.zeros((config.n_layer, len(starts), config.n_head, capacity, D), dtype)
         self.values = np.zeros_like(self.keys)
 
     def reorder(self, rows: ArrayLike) -> None:
-        """Row b becomes what row rows[b] was, as beams go on from others; there may be more or fewer rows."""
+        """Set row b to what row rows[b] was, as beam search does; the number of rows may change."""
         rows = np.asarray(rows)
         if len(rows) != len(self.starts):
             self.keys, self.values = self.keys[:, rows], self.values[:, rows]
@@ -141,8 +141,8 @@ class GPT:
     """The model: weights, forward, backward.
 
     params and grads map GPT-2's parameter names to views of flat_params and flat_grads. Weights change only
-    through an optimizer or by hand followed by touch(). Where there are adapters (lora.py), these are what is
-    trained, and flat_grads is room for the backward pass.
+    through an optimizer or by hand followed by touch(). Where there are adapters (lora.py), they are trained
+    instead, and flat_grads is memory for the backward pass.
     """
 
     def __init__(
@@ -154,12 +154,12 @@ class GPT:
     ) -> None:
         """Draw the weights as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
 
-        With seed None they stay zero. `weights` are taken as they are instead, without a copy: 1-D, all
-        parameters in the order of parameter_shapes(config). ValueError where their number is another.
+        With seed None they stay zero. `weights` are used as they are instead, without a copy: 1-D, all
+        parameters in the order of parameter_shapes(config). ValueError unless they fit in number and dtype.
         """
         self.config, self.seed = config, seed or 0
         self.dtype: np.dtype[Any] = np.dtype(dtype)
-        kernels.ops_for(dtype)  # refuses other dtypes
+        kernels.ops_for(dtype)  # TypeError for other dtypes
         shapes = parameter_shapes(config)
         self.num_params = size_of(shapes)
         if weights is not None and (weights.shape, weights.dtype) != ((self.num_params,), self.dtype):
@@ -170,11 +170,11 @@ class GPT:
         self.n_decay = sum(prod(s) for s in shapes.values() if len(s) == 2)
         self.flat_params = kernels.zeros(self.num_params, self.dtype) if weights is None else weights
         self.params = views_of(self.flat_params, shapes)
-        self.version = 0  # of the weights: touch() counts it up
+        self.version = 0  # of the weights: touch() increments it
         self.adapters: Adapters | None = None
         self._layers, self._ln_f = _by_layer(self.params, config)
-        self.step = 0  # of training: what the dropout masks depend on, with the seed
-        self.first_sample = 0  # of a batch within its step: where the masks go on
+        self.step = 0  # of training: the dropout masks depend on it and on the seed
+        self.first_sample = 0  # of a batch within its step: its dropout masks start there
         self._flat_grads: Floats | None = None
         self._grads: Tensors | None = None
         self._layer_grads: list[Layer] = []
@@ -196,23 +196,23 @@ class GPT:
     # ------------------------------------------------------------------------ parameters
 
     def touch(self) -> None:
-        """Count up the version of the weights; call it after changing params by hand.
+        """Increment the version of the weights; call it after changing params by hand.
 
-        A step begun with the old weights is given up.
+        A step begun with the old weights is discarded.
         """
         if self._cache:
             self.zero_grads()
         self.version += 1
 
     def zero_grads(self) -> None:
-        """Give up the gradients gathered so far, and a forward() that waits for its backward()."""
+        """Discard the gradients gathered so far, and a forward() that waits for its backward()."""
         self.flat_grads[...] = 0
         if self.adapters:
             self.adapters.flat_grads[...] = 0
         self._cache = None
 
     def attach(self, adapters: Adapters) -> None:
-        """Train these adapters instead of the layers' matrices; gradients gathered so far are given up."""
+        """Train these adapters instead of the layers' matrices; discard the gradients gathered so far."""
         self.adapters = adapters
         self._flat_grads = self._grads = self._cache = None
         self._layer_grads, self._ln_f_grads = [], None
@@ -224,20 +224,20 @@ class GPT:
 
     @property
     def flat_grads(self) -> Floats:
-        """1-D, the twin of flat_params; made of zeros at first use."""
+        """The gradients of flat_params, 1-D, in its order; made of zeros at first use."""
         if self._flat_grads is None:
             self._flat_grads = kernels.zeros(size_of(self._grad_shapes()), self.dtype)
         return self._flat_grads
 
     @property
     def grads(self) -> Tensors:
-        """{name: view of flat_grads}. backward() adds to them; an optimizer's step zeroes them."""
+        """The gradients, {name: view of flat_grads}: backward() adds to them, an optimizer zeroes them."""
         if self._grads is None:
             self._grads = views_of(self.flat_grads, self._grad_shapes())
         return self._grads
 
     def _prepare_gradients(self) -> None:
-        """Have the gradients by layer, for backward()."""
+        """Sort the views of the gradients by layer, for backward()."""
         if not self._layer_grads:
             self._layer_grads, self._ln_f_grads = _by_layer(self.grads, self.config)
 
@@ -246,7 +246,7 @@ class GPT:
         return frozen_shapes(shapes) if self.adapters else shapes
 
     def layer_start(self, layer: int) -> int:
-        """Where in flat_params the matrices of a layer begin; they go on to those of the next, or n_decay."""
+        """Return where in flat_params a layer's matrices begin; they end at the next layer's, or n_decay."""
         embeddings = self.params["wte.weight"].size + self.params["wpe.weight"].size
         return embeddings + layer * (self.n_decay - embeddings) // self.config.n_layer
 
@@ -262,10 +262,10 @@ class GPT:
         """Return the mean cross-entropy in nats of targets (B,T) after ids (B,T), or logits (B,T,V) without.
 
         Targets below 0 do not count. With targets this begins a training step: dropout acts, what backward()
-        needs is kept, and the head's part of the gradient is in grads already (so that no logits are kept).
+        needs is kept, and the head's gradient is added to grads at once (so that no logits are kept).
         Each call must be followed by backward(); loss() gives a loss alone.
-        starts (B,T): where in its row the text of each token begins. A token sees nothing before that, and
-        its position counts from there. Without it a row is one text.
+        starts (B,T): where in its row the segment of each token begins. A token sees nothing before that, and
+        its position counts from there. Without it a row is one segment.
         """
         if targets is None:
             return self.logits(ids)
@@ -311,7 +311,7 @@ class GPT:
         cache: ForwardCache | None = None,
         starts: Integers | None = None,
     ) -> Floats:
-        """Return what the head reads (B,T,C) for ids (B,T); what backward needs is put into `cache`."""
+        """Return the head's input (B,T,C) for ids (B,T); `cache` receives what backward needs."""
         config, columns = self.config, np.arange(ids.shape[1], dtype=np.int32)
         starts = np.zeros(ids.shape, np.int32) if starts is None else starts
         first_keys = _first_keys(config, columns, starts)
@@ -329,7 +329,7 @@ class GPT:
         attend: Attend,
         cache: ForwardCache | None = None,
     ) -> Floats:
-        """Run the layers, with attend(layer, qkv) -> out, lse for the attention of each."""
+        """Return the head's input (B,T,C); attend(layer, qkv) -> out, lse computes a layer's attention."""
         training, eps = cache is not None, self.config.layer_norm_epsilon
         wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
         x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
@@ -362,9 +362,9 @@ class GPT:
         return x
 
     def backward(self, layer_done: Callable[[int], None] = lambda layer: None) -> None:
-        """Add the gradients of the last forward(ids, targets) to grads, and use up what it kept.
+        """Add the gradients of the last forward(ids, targets) to grads, and discard its cache.
 
-        layer_done(layer) is called, from the last layer to the first, when those of a layer are all there.
+        layer_done(layer) is called from the last layer to the first, once a layer's gradients are final.
         """
         if not self._cache:
             raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
@@ -397,24 +397,24 @@ class GPT:
     def _pre_norm_backward(
         self, ops: Ops, dx: Floats, layer: int, kept: PreNormCache, first_key: Integers | None
     ) -> Floats:
-        """Return dx of what a layer of GPT-2 or GPT-3 read."""
+        """Return dx (B,T,C), the gradient of the input of a layer of GPT-2 or GPT-3."""
         p, g = self._layers[layer], self._layer_grads[layer]
         x, norm_1, attended, x_mid, norm_2, h = kept
         # forward: x_out = x_mid + mlp(m)
         m = ops.layernorm_apply(x_mid, *norm_2, *p.ln_2)
         dm = self._mlp_backward(ops, dx, m, layer, h)
-        # forward: m = norm(x_mid, ln_2), and x_mid goes on beside it
+        # forward: m = norm(x_mid, ln_2), and the residual x_mid
         dx = ops.layernorm_backward(dm, x_mid, *norm_2, p.ln_2.weight, *g.ln_2, residual=dx)
         # forward: x_mid = x + attention(a)
         a = ops.layernorm_apply(x, *norm_1, *p.ln_1)
         da = self._attention_backward(ops, dx, a, layer, attended, first_key)
-        # forward: a = norm(x, ln_1), and x goes on beside it
+        # forward: a = norm(x, ln_1), and the residual x
         return ops.layernorm_backward(da, x, *norm_1, p.ln_1.weight, *g.ln_1, residual=dx)
 
     def _post_norm_backward(
         self, ops: Ops, dx: Floats, layer: int, kept: PostNormCache, first_key: Integers | None
     ) -> Floats:
-        """Return dx of what a layer of GPT read."""
+        """Return dx (B,T,C), the gradient of the input of a layer of GPT."""
         p, g = self._layers[layer], self._layer_grads[layer]
         x, attended, x_mid, norm_1, h, x_end, norm_2 = kept
         # forward: x_out = norm(x_end, ln_2)
@@ -432,7 +432,7 @@ class GPT:
     def _attention_forward(
         self, ops: Ops, a: Floats, x: Floats, layer: int, attend: Attend, training: bool
     ) -> tuple[Floats, Attended]:
-        """Return x + attention(a), and what of it backward needs."""
+        """Return x + attention(a) (B,T,C), and what backward needs of it."""
         p = self._layers[layer]
         qkv = ops.linear_forward(a, *p.c_attn)  # (B,T,3C)
         out, lse = attend(layer, qkv)  # (B,T,C)
@@ -455,7 +455,7 @@ class GPT:
     def _mlp_forward(
         self, ops: Ops, m: Floats, x: Floats, layer: int, training: bool
     ) -> tuple[Floats, Floats]:
-        """Return x + mlp(m), and h for backward: act costs less to compute again than to keep."""
+        """Return x + mlp(m) (B,T,C), and h for backward: act costs less to compute again than to keep."""
         p = self._layers[layer]
         if self.config.activation == "gelu":
             h = ops.linear_forward(m, *p.c_fc)
@@ -505,7 +505,7 @@ class GPT:
     def new_cache(
         self, batch_size: int = 1, length: int | None = None, starts: ArrayLike | None = None
     ) -> KVCache:
-        """Return an empty KVCache with room for `length` positions (default and maximum: block_size).
+        """Return an empty KVCache of `length` positions (default and maximum: block_size).
 
         starts (B,): how many ids of padding stand before the text of each row. The text's positions count
         from there, nothing of it sees the padding, and `length` includes it.
@@ -519,14 +519,14 @@ class GPT:
         return KVCache(self.config, length, starts, self.dtype)
 
     def decode(self, ids: ArrayLike, cache: KVCache) -> Floats:
-        """Return the logits (B,V) of what follows ids (B,t), which follow the cache's; fill the cache."""
+        """Return the logits (B,V) of the token after ids (B,t), and append these ids to the cache."""
         B, t = np.shape(ids) if np.ndim(ids) == 2 else (0, 0)
         ids = self._check_ids("decode", ids)
         if B != len(cache.starts):
             raise ValueError(f"decode: ids must have {len(cache.starts)} rows, got {B}")
-        if cache.length + t > cache.room:
+        if cache.length + t > cache.capacity:
             raise ValueError(
-                f"decode: ids must fit the cache's {cache.room - cache.length} free positions, got {t}"
+                f"decode: ids must fit the cache's {cache.capacity - cache.length} free positions, got {t}"
             )
         ops, config = kernels.ops_for(self.dtype), self.config
         H, C = config.n_head, config.n_embd
@@ -538,14 +538,14 @@ class GPT:
             q, k, v = qkv.reshape(B, t, 3, H, C // H).transpose(2, 0, 3, 1, 4)  # (B,H,t,D)
             keys, values, first_key = cache.keys[layer], cache.values[layer], first_keys[layer % 2]
             keys[:, :, start:end], values[:, :, start:end] = k, v
-            if start == 0:  # there is nothing behind
+            if start == 0:  # the cache is empty
                 return ops.attention_forward(qkv, H, config.scale, first_key)
-            begin = 0 if first_key is None else int(first_key.min())  # a window costs what it holds
-            keys, values, places = keys[:, :, begin:end], values[:, :, begin:end], np.arange(begin, end)
+            begin = 0 if first_key is None else int(first_key.min())  # the keys before a window are left out
+            keys, values, columns = keys[:, :, begin:end], values[:, :, begin:end], np.arange(begin, end)
             scores = q @ keys.transpose(0, 1, 3, 2) * self.dtype.type(config.scale)  # (B,H,t,end-begin)
-            hidden = places > queries[:, None]  # (t,end-begin)
+            hidden = columns > queries[:, None]  # (t,end-begin)
             if first_key is not None:
-                hidden = (hidden | (places < first_key[..., None]))[:, None]  # (B,1,t,end-begin)
+                hidden = (hidden | (columns < first_key[..., None]))[:, None]  # (B,1,t,end-begin)
             if hidden.any():
                 scores = np.where(hidden, -np.inf, scores).astype(self.dtype)
             out = (ops.softmax_forward(scores) @ values).transpose(0, 2, 1, 3).reshape(B, t, C)
@@ -593,15 +593,15 @@ class GPT:
 def _head(
     ops: Ops, x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None
 ) -> tuple[float, Floats | None]:
-    """ops.head_cross_entropy of the tokens that count alone, where less than half of them do."""
+    """Return ops.head_cross_entropy; where less than half of the targets count, compute those alone."""
     counted = targets >= 0
     if 2 * counted.sum() >= counted.size:
         return ops.head_cross_entropy(x, wte, targets, dwte)
-    loss, part = ops.head_cross_entropy(x[counted][None], wte, targets[counted][None], dwte)
-    if part is None:
+    loss, dx_counted = ops.head_cross_entropy(x[counted][None], wte, targets[counted][None], dwte)
+    if dx_counted is None:
         return loss, None
     dx = np.zeros_like(x)
-    dx[counted] = part[0]
+    dx[counted] = dx_counted[0]
     return loss, dx
 
 
@@ -610,7 +610,7 @@ def _first_keys(
 ) -> tuple[Integers | None, Integers | None]:
     """Return the first key that each query sees (B,t), for layers 0, 2, ... and for layers 1, 3, ...
 
-    None stands for 0 everywhere. queries (t,): their columns; starts (B,) or (B,t): where the text of each
+    None stands for 0 everywhere. queries (t,): their columns; starts (B,) or (B,t): where the segment of each
     row, or query, begins. A query before it sees itself alone.
     """
     begin = np.minimum(starts if starts.ndim == 2 else starts[:, None], queries).astype(np.int32)
@@ -621,7 +621,7 @@ def _first_keys(
 
 
 def views_of(flat: Floats, shapes: Shapes) -> Tensors:
-    """{name: view} of a 1-D array, one tensor behind the other."""
+    """Return {name: view} of a 1-D array that holds tensors of these shapes one after the other."""
     views: Tensors = {}
     start = 0
     for name, shape in shapes.items():
@@ -631,7 +631,7 @@ def views_of(flat: Floats, shapes: Shapes) -> Tensors:
 
 
 def _by_layer(tensors: Tensors, config: GPTConfig) -> tuple[list[Layer], Weights | None]:
-    """For each layer its tensors (of params or grads) under the names of the formulas; and those of ln_f."""
+    """Return the tensors of each layer (params or grads) by the formulas' names, and those of ln_f."""
 
     def pair(name: str) -> Weights:
         return Weights(tensors.get(f"{name}.weight", NOTHING), tensors.get(f"{name}.bias"))

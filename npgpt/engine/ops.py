@@ -53,7 +53,7 @@ def layernorm_forward(x: Floats, w: Floats, b: Floats | None, eps: float) -> tup
 
 
 def layernorm_apply(x: Floats, mean: Floats, rstd: Floats, w: Floats, b: Floats | None) -> Floats:
-    """y of layernorm_forward once more, from the mean and rstd (...) that it returned."""
+    """y of layernorm_forward again, from the mean and rstd (...) that it returned."""
     y = (x - mean[..., None]) * rstd[..., None] * w
     return y if b is None else y + b
 
@@ -128,9 +128,9 @@ def linear_gelu_forward(x: Floats, w: Floats, b: Floats | None = None) -> tuple[
 
 
 def gelu_linear_backward(dz: Floats, h: Floats, w: Floats, dw: Floats, db: Floats | None = None) -> Floats:
-    """Of z = gelu(h) @ w + b: dz (...,N), h (...,K) -> dh (...,K); adds to dw (K,N), db (N,).
+    """dz (...,N), h (...,K) of z = gelu(h) @ w + b -> dh (...,K); adds to dw (K,N), db (N,).
 
-    gelu(h) is computed again: it costs less than its memory from the forward to here.
+    gelu(h) is computed again, which costs less than keeping it since the forward pass.
     """
     # forward: z = gelu(h) @ w + b
     return gelu_backward(linear_backward(dz, gelu_forward(h), w, dw, db), h)
@@ -143,7 +143,7 @@ GELU_CUBE = 0.044715
 
 
 def gelu_forward(x: Floats) -> Floats:
-    """y = x/2 (1 + tanh(z)), z = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's form (arXiv:1606.08415)."""
+    """y = x/2 (1 + tanh(z)), z = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's GELU (arXiv:1606.08415)."""
     s, _ = _gelu_gate(x)
     return x * s
 
@@ -279,14 +279,14 @@ def _masked_scores(q: Floats, k: Floats, scale: float, first_key: Integers | Non
 def head_cross_entropy(
     x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None
 ) -> tuple[float, Floats | None]:
-    """Tied head and mean cross-entropy in nats, both ways at once.
+    """Tied head and mean cross-entropy in nats, forward and backward at once.
 
     logits = x @ wte.T, loss = mean(lse - logits[target]).
     x (B,T,C); wte (V,C); targets (B,T), those below 0 do not count
     -> loss (float, 0 if none counts), dx (B,T,C); adds to dwte (V,C). Without dwte, dx is None.
 
     Forward and backward are one op, so that the logits (B*T,V), larger than all else in a small batch of a
-    large vocabulary, need never be there at once: the kernels go through the rows in chunks.
+    large vocabulary, are never all in memory: the kernels go through the rows in chunks.
     """
     C = wte.shape[1]
     targets = targets.reshape(-1)
@@ -317,7 +317,7 @@ Words: TypeAlias = NDArray[np.uint64]  # of 32 bits each
 
 
 def dropout_forward(x: Floats, p: float, key: Key, first_sample: int = 0) -> Floats:
-    """Zeroes each element with probability p, multiplies the others by 1 / (1 - p).
+    """y = x * mask: zero with probability p, else 1 / (1 - p), for each element.
 
     key = (seed, step, layer, place).  The mask of element i of sample b depends on key, first_sample + b
     and i alone, not on threads, ranks or the order of calls.  x (B,...) -> y.
@@ -343,7 +343,7 @@ def _dropout_mask(shape: Shape, p: float, key: Key, first_sample: int) -> Floats
 
 
 def dropout_threshold(p: float) -> int:
-    """A 32-bit word below this drops its element."""
+    """The 32-bit number below which a random word drops its element."""
     return int(p * 2.0**32)
 
 
@@ -445,6 +445,6 @@ def muon_step(
 
 
 def _matrix(flat: Floats, where: slice, rows: int, columns: int, distance: int) -> Floats:
-    """A (rows,columns) view into flat."""
-    part, size = flat[where], flat.itemsize
-    return np.lib.stride_tricks.as_strided(part, (rows, columns), (distance * size, size))
+    """Return a (rows,columns) view into the 1-D array flat."""
+    chunk, size = flat[where], flat.itemsize
+    return np.lib.stride_tricks.as_strided(chunk, (rows, columns), (distance * size, size))

@@ -12,27 +12,27 @@ from npgpt.engine.types import Floats, Integers, Tensors
 
 
 class Trainable(Protocol):
-    """What an optimizer works on: a GPT, or a LoRA in its place."""
+    """The interface of a model to its optimizer: a GPT's, or that of a LoRA, which stands for its model."""
 
     config: GPTConfig
     dtype: np.dtype
     num_params: int
-    n_decay: int  # of the first parameters, that decay
+    n_decay: int  # the first so many parameters decay
     flat_params: Floats
 
     @property
     def flat_grads(self) -> Floats:
-        """1-D, the twin of flat_params."""
+        """The gradients of flat_params, 1-D, in its order."""
 
     def zero_grads(self) -> None:
-        """Give up the gradients gathered so far."""
+        """Discard the gradients gathered so far."""
 
     def touch(self) -> None:
-        """Called once flat_params changed."""
+        """Take note that flat_params have changed."""
 
 
 class Optimizer:
-    """What AdamW and Muon share: settings that are checked, clipping, two moments and their state."""
+    """The base of AdamW and Muon: it checks settings, clips gradients, keeps the moments and their state."""
 
     lr: float
     eps: float
@@ -46,38 +46,38 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: betas must be in [0, 1), got {betas}")
         self.model, self.betas = model, betas
         vars(self).update(settings)
-        self.steps = 0  # updates done
+        self.steps = 0  # the number of updates so far
         self.owned = 0, model.num_params
         self._moments: tuple[Floats, Floats] | None = None
 
     def own(self, start: int, stop: int) -> None:
-        """From now on, before any step, update flat_params[start:stop] alone, and keep their moments alone.
+        """Update flat_params[start:stop] alone, and keep their moments alone; call it before any step.
 
-        No cut may go through a matrix of a layer: Muon wants them whole.
+        No cut may go through a matrix of a layer: Muon needs all of it.
         """
         self.owned, self._moments = (start, stop), None
 
     @property
     def moments(self) -> tuple[Floats, Floats]:
-        """(m, v), 1-D: running means of the gradient, and of its square where Adam needs that."""
+        """The moments (m, v), 1-D: running means of the gradient, and of its square where Adam needs that."""
         if self._moments is None:
             m, v = (kernels.zeros(r.stop - r.start, self.model.dtype) for r in self._ranges().values())
             self._moments = m, v
         return self._moments
 
     def _ranges(self) -> dict[str, slice]:
-        """Where the moments stand in those of the whole model."""
+        """Return the slices that the owned moments are of those of all parameters."""
         return {"m": slice(*self.owned), "v": slice(*map(self._with_v, self.owned))}
 
     def _with_v(self, n: int) -> int:
-        """How many of the first n parameters have a v."""
+        """Return how many of the first n parameters have a v."""
         return n
 
     def _update(self, ops: Ops, p: Floats, g: Floats, m: Floats, v: Floats, grad_scale: float) -> None:
         raise NotImplementedError
 
     def step(self, max_grad_norm: float | None = None) -> float:
-        """Updates the weights, zeroes the gradients -> the gradients' norm before clipping.
+        """Update the weights, zero the gradients, and return the gradients' norm before clipping.
 
         Where the norm exceeds max_grad_norm, the gradients are scaled down to it. A norm that is not finite
         changes nothing but the gradients: they are zeroed, the weights and moments stay as they were.
@@ -98,11 +98,11 @@ class Optimizer:
         return norm
 
     def state(self) -> Tensors:
-        """What a checkpoint keeps beside `steps`: {"m": 1-D, "v": 1-D}, of what is owned."""
+        """Return what a checkpoint keeps beside `steps`: {"m": 1-D, "v": 1-D}, of the owned parameters."""
         return dict(zip(("m", "v"), self.moments, strict=True))
 
     def load_state(self, state: Tensors, steps: int) -> None:
-        """Go on from a whole model's state() after so many steps. ValueError where it is another's."""
+        """Resume from the state() of all parameters after `steps` steps. ValueError for another model's."""
         n = self.model.num_params
         for name, shape in {"m": (n,), "v": (self._with_v(n),)}.items():
             if state[name].shape != shape:
@@ -175,8 +175,8 @@ class Muon(Optimizer):
         decay = self.adamw_ratio * self.weight_decay
         if first < last:
             within, begin = slice(first, last), first - self._first
-            places = self._matrices[:, 0]
-            matrices = self._matrices[(places >= begin) & (places < last - self._first)]
+            starts = self._matrices[:, 0]
+            matrices = self._matrices[(starts >= begin) & (starts < last - self._first)]
             matrices[:, 0] -= begin
             of_these = m[first - start : last - start]
             ops.muon_step(p[within], g[within], of_these, matrices, self.lr, momentum, decay, grad_scale)
@@ -192,14 +192,14 @@ class Muon(Optimizer):
 
 
 def _layer_matrices(config: GPTConfig) -> tuple[int, Integers]:
-    """Where the layers' matrices begin in flat_params, and each for ops.muon_step, counted from there."""
+    """Return where the layers' matrices begin in flat_params; and ops.muon_step's (n,4) from there on."""
     shapes, start, matrices = parameter_shapes(config), 0, []
     first = sum(math.prod(shapes.pop(name)) for name in ("wte.weight", "wpe.weight"))
     for name, shape in shapes.items():
         if len(shape) == 2:
             rows, columns = shape
-            parts = 3 if name.endswith("c_attn.weight") else 1  # queries, keys and values
-            width = columns // parts
-            matrices += [(start + part * width, rows, width, columns) for part in range(parts)]
+            blocks = 3 if name.endswith("c_attn.weight") else 1  # queries, keys and values
+            width = columns // blocks
+            matrices += [(start + block * width, rows, width, columns) for block in range(blocks)]
             start += rows * columns
     return first, np.array(matrices, np.int64)

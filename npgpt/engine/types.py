@@ -1,4 +1,4 @@
-"""Names for what signatures take and give. An array's shape is in the docstring."""
+"""Names of types for signatures. An array's shape is in the docstring."""
 
 import os
 from typing import Any, TypeAlias

@@ -159,7 +159,7 @@ class Context:
     def logits(self) -> Floats:
         """(B,V): of what comes next."""
         length, T = self.ids.shape[1], self.model.config.block_size
-        if self._cache is None or length - self._begin > self._cache.room:
+        if self._cache is None or length - self._begin > self._cache.capacity:
             keep = T if self._cache is None else max(1, T // 2)
             self._begin = self._read = max(0, length - keep)
             starts = np.maximum(self.starts - self._begin, 0)

@@ -480,7 +480,7 @@ def test_decode_is_exact_in_float64(rng, family):
 def test_decode_refuses_what_does_not_fit(rng):
     model = random_model(rng, **TINY)
     cache = model.new_cache(batch_size=2, length=4)
-    assert (cache.length, cache.room) == (0, 4)
+    assert (cache.length, cache.capacity) == (0, 4)
     ids = random_ids(rng, model, 2, 5)
     with pytest.raises(ValueError, match=r"^decode: ids must fit the cache's 4 free positions, got 5$"):
         model.decode(ids, cache)
@@ -492,7 +492,7 @@ def test_decode_refuses_what_does_not_fit(rng):
     with pytest.raises(ValueError, match=r"^decode: ids must have 2 rows, got 1$"):
         model.decode(ids[:1, :1], model.new_cache(2))
     fresh = model.new_cache(batch_size=2)
-    assert fresh.room == TINY["block_size"]
+    assert fresh.capacity == TINY["block_size"]
     np.testing.assert_allclose(model.decode(ids[:, :4], fresh), expected, rtol=1e-4, atol=1e-5)
     for length in (0, -1, 8):
         with pytest.raises(ValueError, match=r"^new_cache: length must be in \[1, 7\], got "):
