@@ -1,4 +1,4 @@
-"""What goes in: bytes to token ids and back (tokenizer), files to training batches (dataset)."""
+"""Bytes to token ids and back (tokenizer), files to training batches (dataset)."""
 
 from npgpt.text import dataset, tokenizer
 

@@ -1,8 +1,10 @@
-"""Byte-level BPE in plain Python: what the compiled Bpe and PieceCounts must do, and what runs without them.
+"""Byte-level BPE in plain Python: the reference of the compiled Bpe and PieceCounts, and their fallback.
 
-A text is split into pieces by GPT-2's pattern; in each piece the two neighbours that were merged first in
-training are merged first, until no merge applies. The pattern needs characters: a byte that is part of no
-valid UTF-8 character counts as one that is neither letter, number nor space, and comes back as it was.
+A text is split into pretokens by GPT-2's pattern; a pretoken, which the kernels call a piece, is a word with
+the blank before it, a number, or a run of signs or blanks. In each pretoken the two neighbours that were
+merged first in training are merged first, until no merge applies. The pattern needs characters: a byte that
+is part of no valid UTF-8 character counts as one that is neither letter, number nor space, and comes back as
+it was.
 """
 
 import heapq
@@ -21,7 +23,7 @@ WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000" 
 
 
 def _ranges(steps: Sequence[int]) -> str:
-    """The inside of a character class from gaps and lengths."""
+    """Return the inside of a regular expression's character class, from gaps and lengths of its ranges."""
     edges = list(accumulate(steps))
     pairs = zip(edges[::2], edges[1::2], strict=True)
     return "".join(f"{re.escape(chr(a))}-{re.escape(chr(b - 1))}" for a, b in pairs)
@@ -34,19 +36,19 @@ PATTERN = re.compile(
 
 
 def split(text: Buffer) -> list[bytes]:
-    """The pieces of text (bytes), which joined are the text again.
+    """Return the pretokens of text (bytes); joined they are the text again.
 
     >>> split(b"o mar, 2 vezes")
     [b'o', b' mar', b',', b' 2', b' vezes']
     """
     characters = bytes(text).decode("utf-8", "surrogateescape")
-    return [piece.encode("utf-8", "surrogateescape") for piece in PATTERN.findall(characters)]
+    return [pretoken.encode("utf-8", "surrogateescape") for pretoken in PATTERN.findall(characters)]
 
 
 def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> list[int]:
-    """`ids` (which it takes over) with all merges done; merges: pair -> (rank, the id that takes its place).
+    """Return `ids` after all merges, and overwrite the list; merges: pair -> (rank, id of the merged pair).
 
-    In time n log n: possible merges wait in a heap by rank, then by place.
+    It takes time n log n: possible merges wait in a heap, by rank and then by position.
     """
     n = len(ids)
     before, after = list(range(-1, n - 1)), list(range(1, n + 1))
@@ -60,23 +62,23 @@ def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> lis
     while heap:
         entry = heapq.heappop(heap)
         _, i, token = entry
-        if ids[i] < 0 or [entry] != candidate(i):  # another merge was there first
+        if ids[i] < 0 or [entry] != candidate(i):  # another merge has changed the pair
             continue
         ids[i], ids[after[i]] = token, -1
         after[i] = after[after[i]]
         if after[i] < n:
             before[after[i]] = i
-        for place in (before[i], i):
-            for new in candidate(place) if place >= 0 else ():
+        for position in (before[i], i):
+            for new in candidate(position) if position >= 0 else ():
                 heapq.heappush(heap, new)
     return [token for token in ids if token >= 0]
 
 
 class ReferenceBpe:
-    """Encodes and decodes.
+    """Encodes text to ids and decodes ids to bytes.
 
-    byte_ids: (256,) the id of each byte; merges: (n, 3) left id, right id, the id that takes their place, the
-    first in the table going first; tokens: the bytes of each id.
+    byte_ids: (256,) the id of each byte; merges: (n, 3) left id, right id, merged id, the highest priority
+    first; tokens: the bytes of each id.
     """
 
     def __init__(self, byte_ids: ArrayLike, merges: ArrayLike, tokens: Sequence[bytes]) -> None:
@@ -85,26 +87,26 @@ class ReferenceBpe:
         self._merges = {(left, right): (rank, token) for rank, (left, right, token) in enumerate(table)}
         self._tokens = list(tokens)
         self._dtype = np.uint16 if len(tokens) <= 65536 else np.uint32
-        self._known: dict[bytes, list[int]] = {}  # piece -> its ids
+        self._known: dict[bytes, list[int]] = {}  # pretoken -> its ids
 
     def encode(self, text: Buffer) -> Integers:
-        """The ids of text (N,), uint16 where they fit."""
+        """Return the ids of text (N,), uint16 where they fit, else uint32."""
         ids: list[int] = []
-        for piece in split(text):
-            if piece not in self._known:
+        for pretoken in split(text):
+            if pretoken not in self._known:
                 if len(self._known) > 100_000:
                     self._known.clear()
-                self._known[piece] = merge([self._byte_ids[byte] for byte in piece], self._merges)
-            ids += self._known[piece]
+                self._known[pretoken] = merge([self._byte_ids[byte] for byte in pretoken], self._merges)
+            ids += self._known[pretoken]
         return np.array(ids, self._dtype)
 
     def decode(self, ids: ArrayLike) -> bytes:
-        """The bytes of ids (N,)."""
+        """Return the bytes of ids (N,)."""
         return b"".join(self._tokens[i] for i in np.asarray(ids).tolist())
 
 
 class ReferenceCounts:
-    """The distinct pieces of a text and how often each occurs: all that training needs of it."""
+    """The distinct pretokens of a text and how often each occurs: all that training needs of it."""
 
     def __init__(self) -> None:
         self._counts: Counter[bytes] = Counter()
@@ -113,31 +115,31 @@ class ReferenceCounts:
         return len(self._counts)
 
     def add(self, text: Buffer) -> None:
-        """Count the pieces of text too."""
+        """Add the pretokens of text to the counts."""
         self._counts.update(split(text))
 
     def table(self) -> tuple[Integers, Integers, Integers]:
-        """The pieces' bytes one behind the other (uint8), their lengths, how often each occurs (uint64)."""
-        lengths = np.array([len(piece) for piece in self._counts], np.uint64)
+        """Return the pretokens' bytes one after the other (uint8), their lengths and counts (uint64)."""
+        lengths = np.array([len(pretoken) for pretoken in self._counts], np.uint64)
         times = np.array(list(self._counts.values()), np.uint64)
         return np.frombuffer(b"".join(self._counts), np.uint8), lengths, times
 
     def add_table(self, text: Integers, lengths: Integers, times: Integers) -> None:
-        """Add what another's table() tells."""
+        """Add the counts that another's table() returned."""
         ends = np.cumsum(lengths).tolist()
         for start, end, n in zip([0, *ends], ends, times.tolist(), strict=False):
             self._counts[bytes(text[start:end])] += n
 
     def train(self, byte_ids: ArrayLike, count: int, min_count: int) -> Integers:
-        """Up to `count` merges (n, 3): always of the most frequent pair, of equals the smallest pair of ids.
+        """Return up to `count` merges (n, 3), each of the most frequent pair, of equals the smallest ids.
 
-        New ids are 256, 257, ... It ends before a pair that occurs less than min_count times.
+        New ids are 256, 257, ... Training ends before a pair that occurs less than min_count times.
         """
         id_of = np.asarray(byte_ids).tolist()
-        words = [[id_of[byte] for byte in piece] for piece in self._counts]
+        words = [[id_of[byte] for byte in pretoken] for pretoken in self._counts]
         times = list(self._counts.values())
         pairs: Counter[tuple[int, int]] = Counter()  # how often
-        where = defaultdict(set)  # in which words, now or formerly
+        where = defaultdict(set)  # the words that have or had the pair
         for w, word in enumerate(words):
             for pair in pairwise(word):
                 pairs[pair] += times[w]
@@ -158,12 +160,12 @@ class ReferenceCounts:
                     pairs[pair] += times[w]
                     where[pair].add(w)
             del pairs[best]
-            pairs = +pairs if token % 256 == 0 else pairs  # forget pairs that are gone
+            pairs = +pairs if token % 256 == 0 else pairs  # drop pairs that no longer occur
         return np.array(merges, np.uint32).reshape(-1, 3)
 
 
 def _merge_pair(word: list[int], pair: tuple[int, int], token: int) -> list[int]:
-    """[1, 2, 3, 1, 2] with (1, 2) -> 4 is [4, 3, 4]; from left to right."""
+    """Return `word` with `pair` merged from left to right: [1, 2, 3, 1, 2] with (1, 2) -> 4 is [4, 3, 4]."""
     merged, i = [], 0
     while i < len(word):
         hit = (word[i], word[i + 1]) == pair if i + 1 < len(word) else False

@@ -1,7 +1,7 @@
-"""Files to clean documents: which files, what they hold, what cleaning leaves of them.
+"""From files to clean documents: finding, reading, hashing and cleaning them.
 
-A text up to IN_MEMORY bytes is held in memory; a larger one is read again, piece by piece, each time it is
-wanted. Pieces end where no cleaning could reach across, so that they clean as the whole would.
+A text up to IN_MEMORY bytes is held in memory; a larger one is read again, chunk by chunk, each time it is
+needed. Chunks end where no cleaning reaches across, so that cleaning them is cleaning the document.
 """
 
 import codecs
@@ -21,60 +21,60 @@ from npgpt.engine.types import PathLike
 
 CLEANINGS = ("none", "light", "full")
 IN_MEMORY = 64 << 20  # bytes
-PIECE = 8 << 20  # bytes
-STDIN = "stdin.txt"  # what a run calls the text that came through a pipe
+CHUNK = 8 << 20  # bytes
+STDIN = "stdin.txt"  # the file of a run that holds the text from stdin
 
-# A piece ends behind a newline or between two letters: nothing composes across these (NFC), no line end, run
-# of blanks or blank lines is cut. Left out behind a newline: what may begin a blank, a control or a mark.
-_SEAM = re.compile(rb"\n(?=[!-~\xc3-\xdf\xe4-\xee\xf0-\xf4])")
-_OTHER_SEAM = re.compile(rb"[!-~](?=[!-~])")
+# A chunk ends after a newline or between two letters: nothing composes across these (NFC), no line end, run
+# of blanks or blank lines is cut. Not before bytes that may begin a blank, a control or a combining mark.
+_CHUNK_END = re.compile(rb"\n(?=[!-~\xc3-\xdf\xe4-\xee\xf0-\xf4])")
+_OTHER_CHUNK_END = re.compile(rb"[!-~](?=[!-~])")
 
 
 @dataclass
 class Document:
-    """One file, or stdin: read, hashed, not yet cleaned."""
+    """One file, or stdin, that has been read and hashed but not cleaned."""
 
     name: str
     n_bytes: int
     sha256: str
     is_utf8: bool
-    content: bytes | None  # None: too large, to be read again
+    content: bytes | None  # None: too large for memory, read again when needed
     spooled: IO[bytes] | None = None  # the temporary file that holds what came from stdin
 
-    def pieces(self, clean: str, changed: Counter[str] | None = None) -> Iterator[bytes]:
-        """Yield the cleaned document, in one piece if it is in memory. ValueError if it is another by now."""
+    def chunks(self, clean: str, changed: Counter[str] | None = None) -> Iterator[bytes]:
+        """Yield the cleaned document, as one chunk if it is in memory. ValueError if the file has changed."""
         if self.content is not None:
             yield self._clean(self.content, clean, changed)
             return
-        whole, left, first = hashlib.sha256(), b"", True
+        digest, left, first = hashlib.sha256(), b"", True
         for block in self.blocks():
-            whole.update(block)
+            digest.update(block)
             left += block
-            end = _seam(left)
+            end = _chunk_end(left)
             if end:
                 yield self._clean(left[:end], clean, changed, first)
                 left, first = left[end:], False
         if left:
             yield self._clean(left, clean, changed, first)
-        if whole.hexdigest() != self.sha256:
+        if digest.hexdigest() != self.sha256:
             raise ValueError(f"{self.name}: must not change while it is read")
 
     def __del__(self) -> None:
         if self.spooled:
             self.spooled.close()
 
-    def _clean(self, piece: bytes, *how: Any) -> bytes:
-        return clean_document(piece, *how) if self.is_utf8 else piece
+    def _clean(self, chunk: bytes, *how: Any) -> bytes:
+        return clean_document(chunk, *how) if self.is_utf8 else chunk
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield its bytes as they are."""
+        """Yield the bytes of the document, uncleaned, block by block."""
         if self.content is not None:
             yield self.content
             return
         again = self.name if self.spooled is None else os.dup(self.spooled.fileno())
         with open(again, "rb") as file:
             file.seek(0)
-            while block := file.read(PIECE):
+            while block := file.read(CHUNK):
                 yield block
 
 
@@ -82,10 +82,10 @@ class Corpus:
     """The documents of some files and folders, and how they are cleaned."""
 
     def __init__(self, paths: PathLike | Iterable[PathLike], clean: str = "light") -> None:
-        """Reads them all once.
+        """Read all files once.
 
         paths: one or several; a folder stands for the .txt files in it and below, by name; "-" is stdin.
-        ValueError for what holds no text, OSError for what cannot be read.
+        ValueError for a file without text, OSError for one that cannot be read.
         """
         if clean not in CLEANINGS:
             raise ValueError(f"clean must be one of {', '.join(CLEANINGS)}, got {clean!r}")
@@ -94,46 +94,46 @@ class Corpus:
         if files.count("-") > 1:
             raise ValueError("-: stdin can be read only once")
         self.clean = clean
-        room = IN_MEMORY
+        free = IN_MEMORY
         self.documents = []
         for file in files:
-            self.documents.append(_read(file, room))
-            room -= self.documents[-1].n_bytes
+            self.documents.append(_read(file, free))
+            free -= self.documents[-1].n_bytes
         self.n_bytes = sum(document.n_bytes for document in self.documents)
-        # once pieces() has gone through: what cleaning did to how many places, and the bytes that it left
+        # set once chunks() has ended: {what cleaning did: how often}, and the number of bytes that it left
         self.changed: Counter[str] = Counter()
         self.n_clean: int | None = None
 
     @property
     def in_memory(self) -> bool:
-        """Whether all of it is."""
+        """True where all documents are held in memory."""
         return all(document.content is not None for document in self.documents)
 
     @property
     def sha256(self) -> str:
-        """Over the documents in their order, uncleaned: tells whether a text changed since a run used it."""
-        whole = hashlib.sha256()
+        """The hash of the uncleaned documents in order: it shows that a text changed after a run used it."""
+        digest = hashlib.sha256()
         for document in self.documents:
-            whole.update(bytes.fromhex(document.sha256))
-        return whole.hexdigest()
+            digest.update(bytes.fromhex(document.sha256))
+        return digest.hexdigest()
 
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (document's number, piece of the cleaned document)."""
+    def chunks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (number of the document, chunk of the cleaned document), in order."""
         n_clean = 0
         changed: Counter[str] = Counter()
         for number, document in enumerate(self.documents):
-            for piece in document.pieces(self.clean, changed):
-                n_clean += len(piece)
-                yield number, piece
+            for chunk in document.chunks(self.clean, changed):
+                n_clean += len(chunk)
+                yield number, chunk
         self.changed, self.n_clean = changed, n_clean
 
     def names(self, run: Path) -> list[str]:
-        """Absolute paths of the files; of stdin what keep_stdin makes in `run`."""
+        """Return the absolute paths of the files; for stdin that of the file that keep_stdin() writes."""
         where = [str(run / STDIN) if d.name == "-" else d.name for d in self.documents]
         return [os.path.abspath(path) for path in where]
 
     def keep_stdin(self, run: Path) -> None:
-        """Write what came from stdin, if anything did, into `run`: nobody could read it again."""
+        """Write the text from stdin, if there is any, into the folder `run`: stdin cannot be read again."""
         for document in self.documents:
             if document.name == "-":
                 with open(run / STDIN, "wb") as file:
@@ -145,12 +145,12 @@ class Corpus:
 def clean_document(
     document: bytes, how: str = "light", changed: Counter[str] | None = None, first: bool = True
 ) -> bytes:
-    r"""`document` without what only looks like text.
+    r"""Return `document` without bytes that only look like text.
 
     light  byte-order mark, line ends, Unicode NFC: changes nothing in text that is clean
     full   also control characters, blanks at line ends, runs of blank lines
-    A document that is not UTF-8 as a whole comes back as it is. What was done is added to `changed`; `first`
-    is False for a piece that is not the document's beginning.
+    A document that is not valid UTF-8 is returned as it is. `changed` counts what was done; `first` is False
+    for a chunk that is not the first of its document.
 
     >>> clean_document(b"a\r\nb")
     b'a\nb'
@@ -194,21 +194,21 @@ def _files(path: str) -> list[str]:
     return found
 
 
-def _read(path: str, room: int) -> Document:
-    """Goes through the file once; its content is kept if it is at most `room` bytes."""
+def _read(path: str, free: int) -> Document:
+    """Read a file once; keep its content if it is at most `free` bytes."""
     kept: list[bytes] | None = []
-    whole, n, blank, is_utf8 = hashlib.sha256(), 0, True, True
+    digest, n, blank, is_utf8 = hashlib.sha256(), 0, True, True
     decoder = codecs.getincrementaldecoder("utf-8")()
     file = sys.stdin.buffer if path == "-" else open(path, "rb")
     spooled = None
     try:
-        while block := file.read(PIECE):
-            whole.update(block)
+        while block := file.read(CHUNK):
+            digest.update(block)
             is_utf8 = is_utf8 and _decodes(decoder, block)
             n, blank = n + len(block), blank and not block.strip()
             if kept is not None:
                 kept.append(block)
-                if n > room:
+                if n > free:
                     if path == "-":
                         spooled = tempfile.TemporaryFile()
                         spooled.writelines(kept)
@@ -216,7 +216,7 @@ def _read(path: str, room: int) -> Document:
             elif spooled:
                 spooled.write(block)
     except OSError as error:
-        error.filename = path  # which a failed read, unlike a failed open, does not tell
+        error.filename = path  # a failed read, unlike a failed open, does not set it
         raise
     finally:
         if path != "-":
@@ -227,7 +227,7 @@ def _read(path: str, room: int) -> Document:
         spooled.flush()
     content = None if kept is None else b"".join(kept)
     is_utf8 = is_utf8 and _decodes(decoder, b"", final=True)
-    return Document(path, n, whole.hexdigest(), is_utf8, content, spooled)
+    return Document(path, n, digest.hexdigest(), is_utf8, content, spooled)
 
 
 def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:
@@ -238,10 +238,10 @@ def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = Fal
     return True
 
 
-def _seam(block: bytes) -> int:
-    """The last place of `block` where a piece may end; 0 where there is none."""
-    for seam in (_SEAM, _OTHER_SEAM):
+def _chunk_end(block: bytes) -> int:
+    """Return the last position of `block` where a chunk may end; 0 where there is none."""
+    for pattern in (_CHUNK_END, _OTHER_CHUNK_END):
         for start in (max(0, len(block) - 65536), 0):
-            if ends := [match.end() for match in seam.finditer(block, start)]:
+            if ends := [match.end() for match in pattern.finditer(block, start)]:
                 return ends[-1]
     return 0

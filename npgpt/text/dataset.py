@@ -1,8 +1,8 @@
-"""Files to training batches: read, clean, split, cut into windows.
+"""From files to training batches: read, clean, split, cut into windows.
 
-A text becomes one row of ids, each document closed by an end of text. The token before a part's first one
-counts as an end of text, so every token is a target once in each epoch, the first one too.
-The batch of a step is a pure function of (text, seed, step): whoever resumes needs the step and nothing else.
+A text becomes one row of ids, each document closed by an end of text. The token before the first one of a
+split counts as an end of text, so every token is a target once in each epoch, the first one too.
+The batch of a step is a pure function of (text, seed, step): a run that resumes needs the step alone.
 
 N = tokens, B = windows in a batch, T = tokens in a window (block_size).
 """
@@ -27,39 +27,39 @@ from npgpt.text.load import make_tokenizer
 from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
-SHARES = 4  # of a text for each rank, at least, so that unequal ones even out
-TAIL = 4096  # bytes at the end of a piece in which its parting is looked for
-_PARTING = re.compile(rb"[!-~](?=[ \n])")
+CHUNKS_PER_RANK = 4  # at least, so that their unequal costs even out
+TAIL = 4096  # bytes at the end of a chunk in which a boundary of words is looked for
+_BOUNDARY = re.compile(rb"[!-~](?=[ \n])")
 Split: TypeAlias = str | Sequence[float]
 Batch: TypeAlias = tuple[Integers, Integers]  # x, y (B,T) int32
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integers:
-    """The ids (N,) of a corpus, each document closed by an end of text: where text becomes tokens.
+    """Return the ids (N,) of a corpus, each document closed by an end of text.
 
-    uint16 where the vocabulary allows it, else uint32. Those of a corpus too large for memory are in a file,
-    memory-mapped, which is found again by the content of text and tokenizer. Each rank of `world` encodes a
-    share, and all get the whole; on each host one writes the file.
+    They are uint16 where the vocabulary allows it, else uint32. The ids of a corpus too large for memory are
+    memory-mapped from a file, which is found again by the content of text and tokenizer. Each rank of `world`
+    encodes a shard, and all get all ids; on each host one rank writes the file.
     """
-    pieces = _encoded(corpus, tokenizer, world)
+    chunks = _encode_chunks(corpus, tokenizer, world)
     if corpus.in_memory:
-        return np.concatenate(list(pieces))
+        return np.concatenate(list(chunks))
     key = f"{corpus.sha256} {corpus.clean} {tokenizer.fingerprint}"  # all that the ids depend on
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ids"
     missing = not path.exists()
     if world.any(missing)[0]:
         if world.local_rank:
-            deque(pieces, maxlen=0)
+            deque(chunks, maxlen=0)
         else:
-            _write(path, pieces)
+            _write(path, chunks)
         world.barrier()
     return np.memmap(path, tokenizer.dtype, "r")
 
 
-def _write(path: Path, pieces: Iterable[Integers]) -> None:
+def _write(path: Path, chunks: Iterable[Integers]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # whatever happens, no half of it stays
-        for ids in pieces:
+    with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # removed after a failure
+        for ids in chunks:
             ids.tofile(file)
         file.flush()
         os.fsync(file.fileno())
@@ -67,66 +67,66 @@ def _write(path: Path, pieces: Iterable[Integers]) -> None:
             os.link(file.name, path)
 
 
-def _encoded(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Iterator[Integers]:
-    """Yield ids, piece by piece: those of each document as a whole."""
+def _encode_chunks(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Iterator[Integers]:
+    """Yield the ids of the corpus chunk by chunk; joined they are those of the documents."""
     end: Integers = np.array([tokenizer.end_of_text], tokenizer.dtype)
 
-    def encode(part: tuple[bytes, bool]) -> Integers:
-        text, ends_document = part
+    def encode(chunk: tuple[bytes, bool]) -> Integers:
+        text, ends_document = chunk
         ids = tokenizer.encode(text).astype(end.dtype, copy=False)
         return np.append(ids, end) if ends_document else ids
 
-    return world.map(encode, _parts(corpus, world))
+    return world.map(encode, _text_chunks(corpus, world))
 
 
-def _parts(corpus: Corpus, world: World) -> Iterator[tuple[bytes, bool]]:
-    """Yield (text, whether it ends its document), in parts whose ids joined are those of the whole."""
+def _text_chunks(corpus: Corpus, world: World) -> Iterator[tuple[bytes, bool]]:
+    """Yield (text, True where it ends its document), in chunks whose ids joined are the document's."""
     before, held = 0, b""
-    for number, piece in corpus.pieces():
+    for number, chunk in corpus.chunks():
         if number != before:
             yield held, True
             held = b""
-        before, piece = number, held + piece
-        # What is behind the last place where any tokenizer's words part waits for the piece that follows.
-        cut = max((m.end() for m in _PARTING.finditer(piece, len(piece) - TAIL)), default=len(piece))
-        for part in _shares(piece[:cut], corpus.n_bytes, world):
-            yield part, False
-        held = piece[cut:]
+        before, chunk = number, held + chunk
+        # The text after the last boundary between any tokenizer's words waits for the next chunk.
+        cut = max((m.end() for m in _BOUNDARY.finditer(chunk, len(chunk) - TAIL)), default=len(chunk))
+        for shard in _cut_for_ranks(chunk[:cut], corpus.n_bytes, world):
+            yield shard, False
+        held = chunk[cut:]
     yield held, True
 
 
-def _shares(piece: bytes, n_bytes: int, world: World) -> Iterator[bytes]:
-    """Yield `piece`, of a text of n_bytes, cut between words so that each rank has some of the text."""
-    size, start = n_bytes // (SHARES * world.size) if world.size > 1 else len(piece), 0
-    while cut := _PARTING.search(piece, start + size):
-        yield piece[start : cut.end()]
+def _cut_for_ranks(chunk: bytes, n_bytes: int, world: World) -> Iterator[bytes]:
+    """Yield `chunk`, of a text of n_bytes, cut between words so that every rank has work."""
+    size, start = n_bytes // (CHUNKS_PER_RANK * world.size) if world.size > 1 else len(chunk), 0
+    while cut := _BOUNDARY.search(chunk, start + size):
+        yield chunk[start : cut.end()]
         start = cut.end()
-    yield piece[start:]
+    yield chunk[start:]
 
 
 def make_corpus_tokenizer(name: str, corpus: Corpus, split: Split, world: World = SINGLE) -> Tokenizer:
-    """What --tokenizer names: bytes; bpe:N, learnt from the training part of the corpus; a path."""
+    """Return the tokenizer of a name: bytes; bpe:N, trained on the corpus's training split; a path."""
     return make_tokenizer(name, _beginning(corpus, parse_split(split)[0], world), world)
 
 
 def _beginning(corpus: Corpus, share: float, world: World) -> Iterator[bytes]:
-    """Yield the documents up to `share` of the bytes."""
+    """Yield the text of the documents up to the fraction `share` of its bytes."""
     left = round(share * corpus.n_bytes)
-    for _, piece in corpus.pieces():
-        yield from _shares(piece[:left], corpus.n_bytes, world)
-        left -= len(piece)
+    for _, chunk in corpus.chunks():
+        yield from _cut_for_ranks(chunk[:left], corpus.n_bytes, world)
+        left -= len(chunk)
         if left <= 0:
             return
 
 
 def cache_folder() -> Path:
-    """NPGPT_CACHE, or npgpt in the user's folder for caches; whatever is in it can be made again."""
+    """Return NPGPT_CACHE, or npgpt in the user's cache folder; its contents can be made again."""
     usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("NPGPT_CACHE") or Path(usual) / "npgpt")
 
 
 def parse_split(text: Split) -> tuple[float, float, float]:
-    """(train, validation, test) shares of '0.8,0.1,0.1', or of the numbers; missing ones are 0.
+    """Return the (train, validation, test) shares that '0.8,0.1,0.1' or numbers give; missing ones are 0.
 
     >>> parse_split("0.9,0.1")
     (0.9, 0.1, 0.0)
@@ -146,7 +146,7 @@ def parse_split(text: Split) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The ids of a text in three contiguous parts, (N,) each; a part may be empty."""
+    """The ids of a text in three contiguous splits, (N,) each; a split may be empty."""
 
     train: Integers
     validation: Integers
@@ -170,10 +170,10 @@ class Dataset:
 
     @classmethod
     def from_ids(cls, ids: Integers, split: Split, tokenizer: Tokenizer) -> "Dataset":
-        """Split ids (N,).
+        """Split ids (N,); ValueError for fewer than 3.
 
-        The parts follow each other in the text, so that validation and test never show a token that was
-        trained on; a cut that falls inside a character moves behind it.
+        The splits follow each other in the text, so that validation and test never show a token that was
+        trained on; a cut that falls inside a character moves to its end.
         """
         split = parse_split(split)
         if len(ids) < 3:  # an end of text is the last
@@ -188,54 +188,54 @@ class Dataset:
 
 
 def _inside_character(text: bytes) -> bool:
-    """Whether `text` begins with a byte that is never a UTF-8 character's first."""
+    """Return True where `text` begins with a byte that never begins a UTF-8 character."""
     return 0x80 <= (text or b"\0")[0] < 0xC0
 
 
 def n_windows(n_tokens: int, block_size: int) -> int:
-    """Windows of block_size targets that n_tokens make, the last one maybe ragged."""
+    """Return how many windows of block_size targets n_tokens make; the last one may be shorter."""
     return -(-n_tokens // block_size)
 
 
 def batches_per_epoch(n_tokens: int, block_size: int, batch_size: int) -> int:
-    """Steps in which each of n_tokens is a target once."""
+    """Return how many steps make each of n_tokens a target once."""
     return -(-n_windows(n_tokens, block_size) // batch_size)
 
 
 def cut_windows(ids: Integers, windows: Integers, block_size: int, end_of_text: int, shift: int = 0) -> Batch:
-    """Windows number `windows` (B,) of ids (N,) -> x, y int32 (B,T): y[b,t] follows x[b,t].
+    """Return x, y int32 (B,T): the windows numbered `windows` (B,) of ids (N,); y[b,t] follows x[b,t].
 
     Window w has the T targets from w*T on; where these pass N, y is -1 (not counted) and x is padding.
-    `shift` turns the text as a ring: its end is followed by its beginning.
+    `shift` rotates the text: its end is followed by its beginning.
 
     >>> x, y = cut_windows(np.array([10, 11, 12]), np.array([0, 1]), block_size=2, end_of_text=256)
     >>> x.tolist(), y.tolist()
     ([[256, 10], [11, 256]], [[10, 11], [12, -1]])
     """
-    place = np.asarray(windows)[:, None] * block_size + np.arange(block_size)  # (B,T)
-    outside = place >= len(ids)
-    place = (place + shift) % len(ids)
-    x = np.where(place == 0, end_of_text, ids[place - 1].astype(np.int32))  # ids are unsigned
-    y = np.where(outside, -1, ids[place].astype(np.int32))
+    position = np.asarray(windows)[:, None] * block_size + np.arange(block_size)  # (B,T)
+    outside = position >= len(ids)
+    position = (position + shift) % len(ids)
+    x = np.where(position == 0, end_of_text, ids[position - 1].astype(np.int32))  # ids are unsigned
+    y = np.where(outside, -1, ids[position].astype(np.int32))
     return x.astype(np.int32), y.astype(np.int32)
 
 
 class Batches:
     """The training batches of ids (N,), in an order that depends on the seed alone.
 
-    An epoch deals the windows of the text in random order, so that every token is a target once. In three
-    epochs of four the text, as a ring, is turned by a random shift before it is cut: so tokens meet all
-    positions of a window as epochs pass, and yet the text's beginning is learnt as a beginning.
+    An epoch has the windows of the text in random order, so that every token is a target once. In three
+    epochs of four the text is rotated by a random shift before it is cut. So over the epochs a token comes at
+    all positions of a window, and yet the model sees the text's beginning as a beginning.
     """
 
     def __init__(self, ids: Integers, block_size: int, batch_size: int, seed: int, end_of_text: int) -> None:
         self.ids, self.block_size, self.batch_size = ids, block_size, batch_size
         self.seed, self.end_of_text = seed, end_of_text
         self.per_epoch = batches_per_epoch(len(ids), block_size, batch_size)
-        self._epoch, self._order, self._shift = -1, np.zeros(0, np.int64), 0  # of the epoch asked for last
+        self._epoch, self._order, self._shift = -1, np.zeros(0, np.int64), 0  # of the last epoch used
 
     def batch(self, step: int) -> Batch:
-        """x, y int32 (B,T) of step 0, 1, ...; the last batch of an epoch may have fewer rows."""
+        """Return x, y int32 (B,T) of step 0, 1, ...; the last batch of an epoch may have fewer rows."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = np.random.default_rng([self.seed, epoch])
@@ -251,7 +251,7 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield x, y over all of ids in non-overlapping windows, in order.
 
-    With max_tokens, only as many windows as hold them, evenly spaced: always the same ones.
+    With max_tokens only as many windows as hold them, evenly spaced: always the same ones.
     """
     count = n_windows(len(ids), block_size)
     keep = count if max_tokens is None else min(count, n_windows(max_tokens, block_size))

@@ -1,8 +1,8 @@
 """Examples of a task, from JSONL to ids: prompts with completions, conversations, texts with labels.
 
-A conversation is written as <|user|>text<|end|><|assistant|>text<|end|>: each turn opened by its role's token
-and closed by the end. A text with a label is a conversation of one question. These tokens are added behind a
-tokenizer's own, whose ids stay; the end of a turn becomes its end of text, so that whatever generates stops
+A conversation is written as <|user|>text<|end|><|assistant|>text<|end|>: each turn begins with its role's
+token and ends with the end. A text with a label is a conversation of one question. These tokens are added
+after a tokenizer's own, whose ids stay; the end of a turn becomes its end of text, so that generation stops
 there. A prompt is followed by its completion as it stands, and that by the end of text.
 """
 
@@ -24,13 +24,13 @@ FORMS = {
     "messages": '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
     "label": '{"text": "...", "label": "..."}',
 }
-Encoded: TypeAlias = tuple[Integers, NDArray[np.bool]]  # ids (n,), which of them are to be learnt (n,)
-Packed: TypeAlias = tuple[Integers, Integers, Integers]  # x, y, first (R,T) int32
+Encoded: TypeAlias = tuple[Integers, NDArray[np.bool]]  # ids (n,), loss mask (n,)
+Packed: TypeAlias = tuple[Integers, Integers, Integers]  # x, y, starts (R,T) int32
 
 
 @dataclass(frozen=True)
 class Example:
-    """One line of a file: turns (role, text); what an assistant says, or a completion, is to be learnt."""
+    """One line of a file, as turns (role, text); the loss counts an assistant's turns, or a completion."""
 
     line: int
     form: str  # of FORMS
@@ -38,7 +38,7 @@ class Example:
 
     @property
     def label(self) -> str | None:
-        """Of a text with a label."""
+        """The label of a text that has one, else None."""
         return self.turns[-1][1] if self.form == "label" else None
 
 
@@ -46,12 +46,15 @@ class Example:
 
 
 def has_roles(tokenizer: Tokenizer) -> bool:
-    """Whether conversations can be written with this tokenizer."""
+    """Return True where this tokenizer has the tokens of a conversation."""
     return all(token in tokenizer.vocabulary.special for token in CHAT_TOKENS)
 
 
 def add_roles(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer with the tokens of a conversation behind its own, which keep their ids."""
+    """Return the tokenizer with the tokens of a conversation after its own, which keep their ids.
+
+    ValueError for GPT-1's.
+    """
     if has_roles(tokenizer):
         return tokenizer
     vocabulary = tokenizer.vocabulary
@@ -65,15 +68,15 @@ def add_roles(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def end_token(tokenizer: Tokenizer) -> int:
-    """The id that closes a turn, and so a reply."""
+    """Return the id that ends a turn, and so a reply."""
     return tokenizer.vocabulary.special.get(END_OF_TURN, tokenizer.end_of_text)
 
 
 def encode_chat(tokenizer: Tokenizer, messages: Iterable[Fields], reply: bool = True) -> list[int]:
-    """The ids of messages [{"role", "content"}], with the assistant's turn opened unless reply is False.
+    """Return the ids of messages [{"role", "content"}], and the assistant's token unless reply is False.
 
-    ValueError for another role than system, user and assistant, or a tokenizer without roles. Nothing that
-    is spelt out in a content becomes a special token.
+    ValueError for another role than system, user and assistant, or a tokenizer without roles. No text of a
+    content becomes a special token.
     """
     if not has_roles(tokenizer):
         raise ValueError(
@@ -98,28 +101,28 @@ def _turn(tokenizer: Tokenizer, role: str, text: str) -> list[int]:
 
 
 def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
-    """ids (n,) int32 of an example, and which of them are to be learnt (n,) bool."""
+    """Return the ids (n,) int32 of an example and their loss mask (n,) bool."""
     if example.form == "prompt":
         (_, prompt), (_, completion) = example.turns
         before = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
-        parts = [(before, 0), ([*tokenizer.encode(completion).tolist(), tokenizer.end_of_text], 1)]
+        segments = [(before, 0), ([*tokenizer.encode(completion).tolist(), tokenizer.end_of_text], 1)]
     else:
-        parts = []
+        segments = []
         for role, text in example.turns:
             role_id, *rest = _turn(tokenizer, role, text)
-            parts += [([role_id], 0), (rest, int(role == "assistant"))]
-    ids = np.concatenate([ids for ids, _ in parts]).astype(np.int32)
-    return ids, np.repeat([learnt for _, learnt in parts], [len(ids) for ids, _ in parts]).astype(bool)
+            segments += [([role_id], 0), (rest, int(role == "assistant"))]
+    ids = np.concatenate([ids for ids, _ in segments]).astype(np.int32)
+    return ids, np.repeat([mask for _, mask in segments], [len(ids) for ids, _ in segments]).astype(bool)
 
 
 # ---------------------------------------------------------------------------- files
 
 
 def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
-    """The examples of a JSONL file, all of one form; with skip_bad, what is wrong with the lines left out.
+    """Return the examples of a JSONL file, all of one form, and with skip_bad an error for each bad line.
 
-    ValueError, with file, line and what was expected, for the first line at fault (without skip_bad), for a
-    file without examples, and for labels that are all the same.
+    ValueError, with file, line and what was expected, for the first bad line (without skip_bad), for a file
+    without examples, and for labels that are all the same.
     """
     examples, bad, form = [], [], None
     for number, line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
@@ -195,7 +198,10 @@ def _keys(line: bytes) -> str:
 
 
 def split_examples(labels: Sequence[str | None], fraction: float, seed: int) -> tuple[Integers, Integers]:
-    """Numbers of the examples for training and for validation, drawn by seed, each label in proportion."""
+    """Return the indices of the examples for training and for validation, drawn by seed.
+
+    Each label is held out in proportion, and keeps at least one example for training.
+    """
     training: list[int] = []
     validation: list[int] = []
     order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
@@ -207,38 +213,40 @@ def split_examples(labels: Sequence[str | None], fraction: float, seed: int) -> 
 
 
 def pack(examples: Sequence[Encoded], block_size: int) -> Packed:
-    """Examples (ids, learnt) side by side in rows, first fit, the longest first -> x, y, first (R,T) int32.
+    """Pack examples (ids, mask) side by side in rows, and return x, y, starts (R,T) int32.
 
-    y is -1 where nothing is to be learnt; first is where the example that a token belongs to begins, so that
-    no token sees another's and positions count from there. T is the longest row, at most block_size.
+    Rows are filled first fit, the longest example first. y is -1 where the mask is False; starts is where the
+    example of each token begins, so that no token sees another example and positions count from there. T is
+    the longest row, at most block_size.
     """
     rows: list[list[Encoded]] = []
     free: list[int] = []
-    for ids, learnt in sorted(examples, key=lambda example: -len(example[0])):
+    for ids, mask in sorted(examples, key=lambda example: -len(example[0])):
         size = len(ids) - 1
-        row = next((r for r, room in enumerate(free) if room >= size), len(rows))
+        row = next((r for r, left in enumerate(free) if left >= size), len(rows))
         if row == len(rows):
             rows.append([])
             free.append(block_size)
-        rows[row].append((ids, learnt))
+        rows[row].append((ids, mask))
         free[row] -= size
     T = block_size - min(free)
     x, y = np.zeros((len(rows), T), np.int32), np.full((len(rows), T), -1, np.int32)
-    first = np.tile(np.arange(T, dtype=np.int32), (len(rows), 1))  # padding sees itself alone
+    starts = np.tile(np.arange(T, dtype=np.int32), (len(rows), 1))  # padding sees itself alone
     for r, packed in enumerate(rows):
         at = 0
-        for ids, learnt in packed:
+        for ids, mask in packed:
             end = at + len(ids) - 1
             x[r, at:end] = ids[:-1]
-            y[r, at:end] = np.where(learnt[1:], ids[1:], -1)
-            first[r, at:end], at = at, end
-    return x, y, first
+            y[r, at:end] = np.where(mask[1:], ids[1:], -1)
+            starts[r, at:end], at = at, end
+    return x, y, starts
 
 
 class ExampleBatches:
     """Batches of `batch_size` examples, packed; the batch of a step is a function of (seed, step).
 
-    An epoch has every example once; with balance each label equally often, the rarer ones again and again.
+    An epoch has every example once. With balanced_by, the examples' labels, each label comes equally often:
+    the examples of the rarer ones are repeated.
     """
 
     def __init__(
@@ -253,12 +261,12 @@ class ExampleBatches:
         self.order = np.arange(len(examples))
         if balanced_by:
             groups = [np.flatnonzero(np.array(balanced_by) == label) for label in dict.fromkeys(balanced_by)]
-            most = max(map(len, groups))
-            self.order = np.concatenate([np.resize(group, most) for group in groups])
+            largest = max(map(len, groups))
+            self.order = np.concatenate([np.resize(group, largest) for group in groups])
         self.per_epoch = -(-len(self.order) // batch_size)
 
     def batch(self, step: int) -> Packed:
-        """x, y, first (R,T) of step 0, 1, ...: see pack."""
+        """Return x, y, starts (R,T) of step 0, 1, ...: see pack()."""
         epoch, position = divmod(step, self.per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.order)
         chosen = order[position * self.batch_size :][: self.batch_size]

@@ -1,7 +1,7 @@
 """GPT-1's tokenizer: lower-cased words without accents, BPE on their characters, a word's end marked </w>.
 
-What transformers' OpenAIGPTTokenizer computes (BERT's cleaning and splitting). It loses case, accents, line
-ends and runs of blanks, and a character that it does not know becomes <unk>: for GPT-1's own weights only.
+It gives the ids of transformers' OpenAIGPTTokenizer (BERT's cleaning and splitting). It loses case, accents,
+line ends and runs of blanks, and an unknown character becomes <unk>: it serves GPT-1's own weights only.
 """
 
 import unicodedata
@@ -14,17 +14,17 @@ from npgpt.text.bpe import merge
 from npgpt.text.tokenizer import StreamDecoder, Tokenizer, merge_table
 from npgpt.text.tokenizer_json import END_OF_WORD, UNKNOWN, Vocabulary
 
-# GPT-1 has no end of text; this token of its, which no text encodes to here, stands for it.
+# GPT-1 has no end of text; this token of its vocabulary, to which no text encodes here, stands for it.
 LINE_END = "\n</w>"
 
 
 class GPT1Tokenizer(Tokenizer):
-    """Of the vocabulary that GPT-1 was published with (Radford et al. 2018)."""
+    """The tokenizer that GPT-1 was published with (Radford et al. 2018)."""
 
     name = "gpt1"
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """ValueError, naming the first fault, for a vocabulary that does not hold together."""
+        """Check the vocabulary. ValueError, naming the first fault, where it is inconsistent."""
         where, tokens = vocabulary.where, vocabulary.tokens
         for token in (UNKNOWN, LINE_END):
             if token not in tokens:
@@ -48,23 +48,23 @@ class GPT1Tokenizer(Tokenizer):
 
     def _encode_word(self, word: str) -> list[int]:
         tokens = self.vocabulary.tokens
-        parts = [*word[:-1], word[-1] + END_OF_WORD]
-        return merge([tokens.get(part, tokens[UNKNOWN]) for part in parts], self._merges)
+        characters = [*word[:-1], word[-1] + END_OF_WORD]
+        return merge([tokens.get(c, tokens[UNKNOWN]) for c in characters], self._merges)
 
     def _decode(self, ids: Integers) -> bytes:
         return "".join(self.words(ids)).removesuffix(" ").encode()
 
     def words(self, ids: ArrayLike) -> list[str]:
-        """The text of each id, a blank behind the end of a word."""
+        """Return the text of each id (N,), with a blank after the end of a word."""
         return [self._names[i].replace(END_OF_WORD, " ") for i in np.asarray(ids).tolist()]
 
     def stream(self) -> StreamDecoder:
-        """A decoder for ids that come one by one."""
+        """Return a decoder for ids that come one by one."""
         return WordStreamDecoder(self)
 
 
 class WordStreamDecoder(StreamDecoder):
-    """Holds a word's blank back until another token comes."""
+    """A decoder that holds a word's blank back until another token comes."""
 
     _tokenizer: GPT1Tokenizer
 
@@ -73,7 +73,7 @@ class WordStreamDecoder(StreamDecoder):
         self._blank = ""
 
     def push(self, *ids: int) -> str:
-        """The text that these ids complete."""
+        """Return the text that these ids complete."""
         special = self._tokenizer.vocabulary.special.values()
         known = [i for i in ids if i < self._tokenizer.vocab_size and i not in special]
         text = self._blank + "".join(self._tokenizer.words(known))
@@ -81,12 +81,12 @@ class WordStreamDecoder(StreamDecoder):
         return text.removesuffix(" ")
 
     def close(self) -> str:
-        """Nothing: a blank at the end is none of the text's."""
+        """Return "": the blank after the last word is not part of the text."""
         return ""
 
 
 def split(text: str) -> list[str]:
-    """The words that GPT-1 sees: BERT's cleaning (no control characters, accents, capitals) and split."""
+    """Return GPT-1's words: BERT's cleaning (no control characters, accents, capitals) and splitting."""
     cleaned = []
     for c in text:
         if c in "\t\n\r":

@@ -1,4 +1,4 @@
-"""A tokenizer from what names it: its files, or --tokenizer's bytes, bpe:N or path."""
+"""A tokenizer from its files, or from a name: bytes, bpe:N or a path."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 
 
 def load_tokenizer(path: PathLike) -> Tokenizer:
-    """The tokenizer of a folder, or of one of its files: ours, GPT-2's, GPT-1's, another byte-level BPE.
+    """Return the tokenizer of a folder, or of one of its files: ours, GPT-2's, GPT-1's, a byte-level BPE.
 
     FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
     """
@@ -23,11 +23,14 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 
 
 def make_tokenizer(name: str, documents: Iterable[bytes], world: World = SINGLE) -> Tokenizer:
-    """What --tokenizer names: bytes; bpe:N, learnt from documents (an iterable of bytes); the path of one."""
+    """Return the tokenizer of a name: bytes; bpe:N, trained on documents (bytes); the path of a tokenizer.
+
+    ValueError for another name. The ranks of `world` count a shard of the documents each.
+    """
     if name == "bytes":
         return ByteTokenizer()
     if name.startswith("bpe:"):
-        size: Any = name.removeprefix("bpe:")  # train refuses what is no number
+        size: Any = name.removeprefix("bpe:")  # train raises for one that is no number
         return BPETokenizer.train(documents, int(size) if size.isdecimal() else size, world)
     if not (name and Path(name).exists()):
         raise ValueError(f"tokenizer must be bytes, bpe:N or the path of one, got {name}")

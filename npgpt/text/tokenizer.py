@@ -1,7 +1,7 @@
-"""Text to token ids and back: bytes, byte-level BPE, and what both have in common.
+"""Text to token ids and back: bytes, byte-level BPE, and their common base.
 
 Any bytes go in and the same bytes come out, so no prompt ever holds an unknown character. A special token
-is one that no text can spell: a literal "<|endoftext|>" is plain bytes unless special tokens are asked for.
+is one that no text spells: a literal "<|endoftext|>" is plain bytes unless special tokens are asked for.
 The files written are Hugging Face's, which give the very same ids there.
 """
 
@@ -25,17 +25,17 @@ from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, END_OF_WORD, Vocabulary
 
 BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
-LEAST = 257  # tokens of a vocabulary: the bytes and the end of text
+MIN_VOCAB_SIZE = 257  # the bytes and the end of text
 Ids: TypeAlias = ArrayLike | Iterable[int]
-MIN_COUNT = 2  # a pair that training finds less often is no rule
+MIN_COUNT = 2  # a pair that occurs less often makes no merge
 
 
 class Tokenizer:
-    """What every tokenizer is to the rest of npgpt.
+    """The base of every tokenizer.
 
     name         "bytes", "bpe:4096", "gpt1"
     vocab_size   V: ids are 0..V-1
-    end_of_text  the id that closes a document; text never encodes to it
+    end_of_text  the id that ends a document; no text encodes to it
     dtype        of the ids: uint16 where they fit, else uint32
     """
 
@@ -44,30 +44,30 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """V: ids are 0..V-1."""
+        """The size V of the vocabulary: ids are 0..V-1."""
         return len(self.vocabulary.tokens)
 
     @property
     def end_of_text(self) -> int:
-        """The id that closes a document."""
+        """The id that ends a document."""
         return self.vocabulary.tokens[self.vocabulary.end_of_text]
 
     @property
     def dtype(self) -> type[np.uint16 | np.uint32]:
-        """Of the ids."""
+        """The type of the ids: uint16 where they fit, else uint32."""
         return np.uint16 if self.vocab_size <= 65536 else np.uint32
 
     @functools.cached_property
     def bytes_of(self) -> dict[int, bytes]:
-        """What each id that a stream has met stands for."""
+        """The bytes of each id that a stream has decoded so far."""
         return {}
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of everything that ids depend on: equal for tokenizers that give equal ids."""
+        """The sha256 of everything that ids depend on: equal for tokenizers that give equal ids."""
         v = self.vocabulary
-        parts = [sorted(v.tokens.items()), v.merges, sorted(v.special.items()), v.end_of_text, v.words]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        fields = [sorted(v.tokens.items()), v.merges, sorted(v.special.items()), v.end_of_text, v.words]
+        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
@@ -76,11 +76,11 @@ class Tokenizer:
         return hash(self.fingerprint)
 
     def encode(self, text: Text, special_tokens: bool = False) -> Integers:
-        """The ids of `text` (str, or bytes of any kind) as dtype (N,); an end of text is never added.
+        """Return the ids of `text` (str, or bytes of any kind) as dtype (N,); an end of text is never added.
 
-        In a str, what Python smuggles in for undecodable bytes of a file name or an argument
-        (surrogateescape) becomes those bytes again. With special_tokens=True a special token that is spelt
-        out in the text becomes its id, as Hugging Face always does; that is not for text that others wrote.
+        In a str, surrogates that Python puts for undecodable bytes of a file name or an argument
+        (surrogateescape) become those bytes again. With special_tokens=True a special token that is spelt
+        out in the text becomes its id, as Hugging Face always does: not safe for text that others wrote.
         """
         if isinstance(text, str):
             text = _utf8(text)
@@ -90,14 +90,17 @@ class Tokenizer:
         if not (special_tokens and special):
             return self._encode(text)
         names = sorted((name.encode() for name in special), key=len, reverse=True)
-        parts = re.split(b"(" + b"|".join(map(re.escape, names)) + b")", bytes(text))
-        arrays = [self._encode(part) for part in parts]
-        for i in range(1, len(parts), 2):
-            arrays[i] = np.array([special[parts[i].decode()]], self.dtype)
+        segments = re.split(b"(" + b"|".join(map(re.escape, names)) + b")", bytes(text))
+        arrays = [self._encode(segment) for segment in segments]
+        for i in range(1, len(segments), 2):
+            arrays[i] = np.array([special[segments[i].decode()]], self.dtype)
         return np.concatenate(arrays)
 
     def decode_bytes(self, ids: Ids, skip_special_tokens: bool = True) -> bytes:
-        """The bytes of `ids` (any iterable of integers); special tokens leave no trace unless told to."""
+        """Return the bytes of `ids` (any iterable of integers), by default without the special tokens.
+
+        TypeError for ids that are no integers, ValueError for ids outside 0..V-1.
+        """
         ids = np.asarray(list(ids) if isinstance(ids, Iterator) else ids)
         ids = ids.ravel() if ids.size else np.zeros(0, np.uint32)
         if not np.issubdtype(ids.dtype, np.integer):
@@ -109,11 +112,11 @@ class Tokenizer:
         return self._decode(ids)
 
     def decode(self, ids: Ids, skip_special_tokens: bool = True) -> str:
-        """The text of `ids`; bytes that are not UTF-8 show as U+FFFD (decode_bytes keeps them)."""
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD (decode_bytes keeps them)."""
         return self.decode_bytes(ids, skip_special_tokens).decode("utf-8", "replace")
 
     def stream(self) -> "StreamDecoder":
-        """A decoder for ids that come one by one."""
+        """Return a decoder for ids that come one by one."""
         return StreamDecoder(self)
 
     def save(self, folder: PathLike, model_max_length: int) -> None:
@@ -128,7 +131,7 @@ class Tokenizer:
 
 
 class ByteTokenizer(Tokenizer):
-    """257 ids: id b is byte b, 256 the end of text. It has no state, so any two are interchangeable.
+    """A tokenizer of 257 ids: id b is byte b, 256 the end of text. Any two of them are equal.
 
     >>> ByteTokenizer().encode("ção").tolist()
     [195, 167, 195, 163, 111]
@@ -158,17 +161,17 @@ class ByteTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE with GPT-2's split, compiled where the kernels are in use."""
+    """Byte-level BPE with GPT-2's pretokens, compiled where the kernels are in use."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """ValueError, naming the first fault, for a vocabulary that does not hold together."""
+        """Check the vocabulary. ValueError, naming the first fault, where it is inconsistent."""
         self.vocabulary, table = _checked(vocabulary)
         self.name = f"bpe:{self.vocab_size}"
         names, special = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__), vocabulary.special
         tokens = [n.encode() if n in special else bytes(map(BYTES.__getitem__, n)) for n in names]
         byte_ids = np.array([vocabulary.tokens[c] for c in BYTE_CHARACTERS], np.uint32)
-        self._parts = byte_ids, table, tokens
-        self._bpe: ReferenceBpe = (kernels.compiled("Bpe") or ReferenceBpe)(*self._parts)
+        self._tables = byte_ids, table, tokens
+        self._bpe: ReferenceBpe = (kernels.compiled("Bpe") or ReferenceBpe)(*self._tables)
 
     def __reduce__(self) -> tuple[type["BPETokenizer"], tuple[Vocabulary]]:  # to another process
         return BPETokenizer, (self.vocabulary,)
@@ -181,20 +184,20 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[bytes], vocab_size: int, world: World = SINGLE) -> "BPETokenizer":
-        """A vocabulary of vocab_size tokens learnt from documents (an iterable of bytes).
+        """Return a tokenizer of vocab_size tokens, trained on documents (an iterable of bytes).
 
-        The ranks of `world` count the documents in turn, and then learn the same.
+        The ranks of `world` count every size-th document each; all train on the sum of the counts.
 
         >>> tokenizer = BPETokenizer.train([b"o mar, o mar, o mar"], 260)
         >>> [tokenizer.decode([i]) for i in tokenizer.encode("o mar")]
         ['o', ' mar']
 
-        Laid out like GPT-2's: 256 bytes in the order of their printable characters, the merges, the end of
-        text. ValueError where the documents have too few pairs that occur twice.
+        The ids are laid out like GPT-2's: 256 bytes in the order of their printable characters, the merges,
+        the end of text. ValueError where the documents have too few pairs that occur twice.
         """
-        whole = isinstance(vocab_size, (int, np.integer)) and not isinstance(vocab_size, bool)
-        if not (whole and vocab_size >= LEAST):
-            what = f"a whole number, at least {LEAST} (the bytes and the end of text)"
+        is_integer = isinstance(vocab_size, (int, np.integer)) and not isinstance(vocab_size, bool)
+        if not (is_integer and vocab_size >= MIN_VOCAB_SIZE):
+            what = f"a whole number, at least {MIN_VOCAB_SIZE} (the bytes and the end of text)"
             raise ValueError(f"bpe: vocab_size must be {what}, got {vocab_size}")
         counts: ReferenceCounts = (kernels.compiled("PieceCounts") or ReferenceCounts)()
         first, every = world.rank, world.size
@@ -208,7 +211,7 @@ class BPETokenizer(Tokenizer):
         order = sorted(BYTE_CHARACTERS)
         byte_ids = np.array([order.index(c) for c in BYTE_CHARACTERS], np.uint32)
         names, merges = list(order), []
-        for left, right, _ in counts.train(byte_ids, int(vocab_size) - LEAST, MIN_COUNT).tolist():
+        for left, right, _ in counts.train(byte_ids, int(vocab_size) - MIN_VOCAB_SIZE, MIN_COUNT).tolist():
             merges.append((names[left], names[right]))
             names.append(names[left] + names[right])
         if len(names) + 1 < vocab_size:
@@ -222,7 +225,7 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_files(cls, vocabulary: PathLike, merges: PathLike) -> "BPETokenizer":
-        """From encoder.json and vocab.bpe, or vocab.json and merges.txt."""
+        """Return the tokenizer of two files: encoder.json and vocab.bpe, or vocab.json and merges.txt."""
         return cls(tokenizer_json.read_pair(vocabulary, merges))
 
 
@@ -234,7 +237,7 @@ def _utf8(text: str) -> bytes:
 
 
 def merge_table(vocabulary: Vocabulary, special: Container[str]) -> list[tuple[int, int, int]]:
-    """The merges as ids; ValueError where ids are not 0..V-1, or the merges do not make all tokens."""
+    """Return the merges as ids; ValueError where ids are not 0..V-1, or merges do not make all tokens."""
     where, tokens = vocabulary.where, vocabulary.tokens
     by_id = dict(zip(tokens.values(), tokens, strict=True))
     if len(by_id) < len(tokens):
@@ -261,7 +264,7 @@ def merge_table(vocabulary: Vocabulary, special: Container[str]) -> list[tuple[i
 
 
 def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
-    """(vocabulary with its end of text settled, merges as ids (n, 3)); ValueError where it is faulty."""
+    """Return the vocabulary with its end of text, and its merges as ids (n, 3); ValueError for a fault."""
     where, tokens, special = vocabulary.where, vocabulary.tokens, vocabulary.special
     table = merge_table(vocabulary, special)
     for token in tokens:
@@ -275,14 +278,14 @@ def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
         end = END_OF_TEXT if END_OF_TEXT in special or len(special) != 1 else next(iter(special))
     if end not in special:
         raise ValueError(f"{where}: {end} must be a special token, to end a text with")
-    settled = Vocabulary(where, tokens, vocabulary.merges, special, end, vocabulary.words)
-    return settled, np.array(table, np.uint32).reshape(-1, 3)
+    complete = Vocabulary(where, tokens, vocabulary.merges, special, end, vocabulary.words)
+    return complete, np.array(table, np.uint32).reshape(-1, 3)
 
 
 class StreamDecoder:
-    """Ids in, text out, piece by piece: the pieces joined are decode() of all the ids.
+    """Decodes ids that come one by one: its texts joined are decode() of all the ids.
 
-    A character comes out once its last byte is in, so a piece never ends inside one.
+    A character comes out once its last byte is in, so a text never ends inside one.
 
     >>> stream = ByteTokenizer().stream()
     >>> stream.push(195), stream.push(167), stream.close()
@@ -294,13 +297,13 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, *ids: int) -> str:
-        """The text that these ids complete, often ''."""
+        """Return the text that these ids complete, often ''."""
         known = self._tokenizer.bytes_of
         for id in ids:
-            if id not in known:  # one that only fills up a model's vocabulary is no text
+            if id not in known:  # an id that only pads a model's vocabulary has no text
                 known[id] = self._tokenizer.decode_bytes([id]) if id < self._tokenizer.vocab_size else b""
         return self._utf8.decode(b"".join(map(known.__getitem__, ids)))
 
     def close(self) -> str:
-        """What is left: U+FFFD for a character that never got its last byte, else ''."""
+        """Return the rest of the text: U+FFFD for a character that never got its last byte, else ''."""
         return self._utf8.decode(b"", final=True)

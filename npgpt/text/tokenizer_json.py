@@ -15,14 +15,14 @@ UNKNOWN = "<unk>"
 ROLES = ("system", "user", "assistant")
 END_OF_TURN = "<|end|>"
 CHAT_TOKENS = (*(f"<|{role}|>" for role in ROLES), END_OF_TURN)
-CHAT_TEMPLATE = (  # text/tasks.py's encode_chat in Jinja
+CHAT_TEMPLATE = (  # encode_chat of examples.py, in Jinja
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
 def _byte_characters() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself where it prints, else the next one from 256 on."""
+    """Return GPT-2's printable character for each byte: itself where it prints, else the next from 256 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)]
@@ -38,18 +38,21 @@ PAIRS_OF_FILES = (  # vocabulary, merges
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the files say, unchecked but for their form."""
+    """A vocabulary as its files hold it: their format is checked, their contents are not."""
 
-    where: str  # to name in errors
+    where: str  # its file, for errors
     tokens: dict[str, int]  # token -> id, special ones too
     merges: list[tuple[str, str]]
     special: dict[str, int]
-    end_of_text: str  # as tokenizer_config.json names it, maybe ""
+    end_of_text: str  # as tokenizer_config.json names it; "" where it does not
     words: bool  # GPT-1's: merges work on words that end in </w>
 
 
 def read_vocabulary(path: PathLike) -> Vocabulary:
-    """From a folder or one of its files. FileNotFoundError where there is none, ValueError for a bad one."""
+    """Return the vocabulary of a folder or of one of its files.
+
+    FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
+    """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (path / "tokenizer.json").exists():
@@ -64,7 +67,7 @@ def read_vocabulary(path: PathLike) -> Vocabulary:
 
 
 def read_pair(vocabulary: PathLike, merges: PathLike) -> Vocabulary:
-    """From a file of token -> id and one of merges, a line each."""
+    """Return the vocabulary of a JSON file of token -> id and a file of merges, one per line."""
     vocabulary, merges = Path(vocabulary), Path(merges)
     tokens = _tokens(read_json(vocabulary), vocabulary)
     try:
@@ -85,12 +88,12 @@ def read_pair(vocabulary: PathLike, merges: PathLike) -> Vocabulary:
 
 
 def _from_tokenizer_json(path: Path) -> Vocabulary:
-    whole = read_json(path)
-    model, added = whole.get("model"), whole.get("added_tokens") or []
+    settings = read_json(path)
+    model, added = settings.get("model"), settings.get("added_tokens") or []
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise ValueError(f"{path}: must hold a BPE model")
     words = model.get("end_of_word_suffix") == END_OF_WORD
-    _refuse_what_we_do_not_do(path, whole, model, words)
+    _check_supported(path, settings, model, words)
     tokens = _tokens(model.get("vocab"), path)
     merges = model.get("merges")
     if not (isinstance(merges, list) and isinstance(added, list)):
@@ -105,15 +108,15 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
             raise ValueError(f"{path}: the added token {token['content']!r} must be special")
         special[token["content"]] = token["id"]
     tokens |= _tokens(special, path)
-    if END_OF_TEXT in tokens:  # special in every vocabulary that has it, told or not
+    if END_OF_TEXT in tokens:  # special in every vocabulary that has it, marked or not
         special |= {END_OF_TEXT: tokens[END_OF_TEXT]}
     return Vocabulary(str(path), tokens, pairs, special, _end_of_text(path.parent), words)
 
 
-def _refuse_what_we_do_not_do(path: Path, whole: Fields, model: Fields, words: bool) -> None:
-    splits = whole.get("pre_tokenizer") or {}
+def _check_supported(path: Path, settings: Fields, model: Fields, words: bool) -> None:
+    splits = settings.get("pre_tokenizer") or {}
     splits = splits if isinstance(splits, dict) else {"type": splits}
-    normalizer = whole.get("normalizer")
+    normalizer = settings.get("normalizer")
     kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
     keys = "dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges", "fuse_unk"
     wrong = {key: model.get(key) for key in keys}
@@ -154,7 +157,7 @@ def _end_of_text(folder: Path) -> str:
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
-    """What tokenizer_config.json adds to vocab.json: Transformers' form without tokenizer.json."""
+    """Return the tokens that tokenizer_config.json adds to vocab.json, where there is no tokenizer.json."""
     path = folder / "tokenizer_config.json"
     added = read_json(path).get("added_tokens_decoder") if path.exists() else None
     try:
@@ -185,14 +188,14 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
 
 
 def _added(vocabulary: Vocabulary) -> list[Fields]:
-    """The special tokens as `tokenizers` describes them, by id."""
+    """Return the special tokens as the `tokenizers` library describes them, by id."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = sorted(vocabulary.special.items(), key=lambda item: item[1])
     return [{"id": i, "content": token, **flags, "special": True} for token, i in special]
 
 
 def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
-    """The form that the `tokenizers` library reads; every key is needed by one of its versions."""
+    """Return tokenizer.json for the `tokenizers` library; each key is needed by one of its versions."""
 
     def byte_level(**options: bool) -> Fields:  # in the order that the library writes
         return {"type": "ByteLevel", **options, "use_regex": True}
@@ -238,7 +241,7 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Fields:
-    """The JSON object that a file holds; ValueError where it is none."""
+    """Return the JSON object that a file holds; ValueError where it holds none."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # bad UTF-8 or bad JSON

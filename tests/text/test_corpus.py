@@ -57,7 +57,7 @@ def pipe(monkeypatch):
 
 def whole(corpus):
     documents = [b""] * len(corpus.documents)
-    for number, piece in corpus.pieces():
+    for number, piece in corpus.chunks():
         documents[number] += piece
     return documents
 
@@ -123,17 +123,17 @@ MESSY = st.text(st.sampled_from("ab \t\r\n\n\x00é\u0301\ufeff\u00a0\u3000語"),
 
 
 @given(MESSY, st.sampled_from(CLEANINGS), st.integers(1, 40))
-def test_pieces_clean_as_the_whole(tmp_path_factory, text, how, size):
+def test_chunks_clean_as_the_whole(tmp_path_factory, text, how, size):
     path = tmp_path_factory.getbasetemp() / "messy.txt"
     path.write_bytes(text.encode() + b"!")
-    pieces = Corpus(path, how).documents[0]
-    pieces.content = None
-    before = corpora.PIECE
-    corpora.PIECE = size
+    chunks = Corpus(path, how).documents[0]
+    chunks.content = None
+    before = corpora.CHUNK
+    corpora.CHUNK = size
     try:
-        found = list(pieces.pieces(how))
+        found = list(chunks.chunks(how))
     finally:
-        corpora.PIECE = before
+        corpora.CHUNK = before
     assert b"".join(found) == clean_document(text.encode() + b"!", how)
 
 
@@ -141,7 +141,7 @@ def test_pieces_clean_as_the_whole(tmp_path_factory, text, how, size):
 def tiny_memory(tmp_path, monkeypatch):
     """Ten bytes are a large text; the cache is a folder of the test's."""
     monkeypatch.setattr(corpora, "IN_MEMORY", 10)
-    monkeypatch.setattr(corpora, "PIECE", 7)
+    monkeypatch.setattr(corpora, "CHUNK", 7)
     monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -190,17 +190,17 @@ def test_a_large_text_that_changes_while_it_is_read_is_refused(tmp_path, tiny_me
     assert not list(tiny_memory.iterdir())
 
 
-def test_pieces_of_a_large_text_have_the_ids_of_the_whole(tmp_path, monkeypatch):
+def test_chunks_of_a_large_text_have_the_ids_of_the_whole(tmp_path, monkeypatch):
     text = ("Um dia \n\nDois dias  \n  três,\n\n\n quatro's dias \n" * 200).encode()
     tokenizer = BPETokenizer.train([text], 280)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(text)
-    monkeypatch.setattr(corpora, "PIECE", 61)
+    monkeypatch.setattr(corpora, "CHUNK", 61)
     monkeypatch.setattr(dataset, "TAIL", 20)
     corpus = Corpus([tmp_path / "a.txt", tmp_path / "b.txt"])
     for document in corpus.documents:
         document.content = None  # as where it is too large to be kept
-    assert len(list(corpus.pieces())) > 100
-    ids = np.concatenate(list(dataset._encoded(corpus, tokenizer)))
+    assert len(list(corpus.chunks())) > 100
+    ids = np.concatenate(list(dataset._encode_chunks(corpus, tokenizer)))
     whole = np.append(tokenizer.encode(text), tokenizer.end_of_text)
     np.testing.assert_array_equal(ids, np.tile(whole, 2))
