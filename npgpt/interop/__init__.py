@@ -1,1 +1,1 @@
-"""Other people's files."""
+"""Readers and writers of other programs' files: Hugging Face, GGUF, PyTorch, TensorFlow."""

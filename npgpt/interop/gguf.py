@@ -1,7 +1,7 @@
-"""GGUF, the one-file form that llama.cpp and libnpgpt read: written and read, F32, F16, Q8_0 and Q4_0.
+"""GGUF, the one-file format that llama.cpp and libnpgpt read: written and read as F32, F16, Q8_0 and Q4_0.
 
-Architecture gpt2 wherever the mathematics is GPT-2's, else npgpt, which libnpgpt alone knows. Matrices are
-(out, in) there, and blocks of 32 numbers of a row share a scale. Format: ggml's docs/gguf.md.
+The architecture is gpt2 wherever the mathematics is GPT-2's, else npgpt, which libnpgpt alone reads. Matrices
+are (out, in) there, and blocks of 32 numbers of a row share a scale. Format: ggml's docs/gguf.md.
 """
 
 import functools
@@ -17,18 +17,18 @@ import numpy as np
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
-from npgpt.interop.layout import Place, Pretrained, Stored, config_of, places, read_weights
+from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
 T = TypeVar("T")
-# ggml's type, general.file_type, numbers and bytes of a block
+# ggml's number of the type, general.file_type, numbers and bytes of a block
 TYPES = {"f32": (0, 0, 1, 4), "f16": (1, 1, 1, 2), "q8_0": (8, 7, 32, 34), "q4_0": (2, 2, 32, 18)}
 TYPE_NAMES = {number: name for name, (number, *_) in TYPES.items()}
 PLAIN = {"f32": "<f4", "f16": "<f2"}
 ALIGNMENT = 32
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
-# struct's letters by the number of a value's type; 8 is a string, 9 an array
+# the number of a value's type -> struct's letter; 8 is a string, 9 an array
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 
 
@@ -36,7 +36,7 @@ SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 
 
 def quantise(x: Floats, type: str) -> Array:
-    """x (rows, n) float32 -> its bytes (rows, ...) as `type`; n a multiple of 32 for q8_0 and q4_0.
+    """Return x (rows, n) float32 as bytes (rows, ...) of `type`; q8_0 and q4_0 need n a multiple of 32.
 
     >>> x = np.arange(32, dtype=np.float32)[None]
     >>> quantise(x, "q8_0").shape
@@ -58,7 +58,7 @@ def quantise(x: Floats, type: str) -> Array:
 
 
 def dequantise(data: Array, type: str, shape: Shape) -> Array:
-    """The float32 array (rows, n) of such bytes."""
+    """Return the float32 array of this shape, (rows, n), from the bytes of quantise()."""
     if type in PLAIN:
         return data.view(PLAIN[type]).astype(np.float32).reshape(shape)
     blocks = data.reshape(-1, TYPES[type][3])
@@ -79,10 +79,10 @@ def _bytes_of(shape: Shape, type: str) -> int:
 def write_gguf(
     path: PathLike, model: GPT, tokenizer: Tokenizer | None = None, type: str = "f32", name: str = "npgpt"
 ) -> None:
-    """Write model and tokenizer to the file `path`, which is whole or not there.
+    """Write model and tokenizer to the file `path`, atomically.
 
-    type: of the matrices, but for the positions, which stay F32 as vectors do. Rows that are no multiple of
-    32 are F16 where blocks are asked for. ValueError for a tokenizer that GGUF has no form for.
+    type: of the matrices, but for the positions, which stay F32 as vectors do. Rows whose length is no
+    multiple of 32 are F16 instead of q8_0 or q4_0. ValueError for a tokenizer that GGUF cannot hold.
     """
     if type not in TYPES:
         raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
@@ -92,43 +92,44 @@ def write_gguf(
     values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
 
     infos, offset = [], 0
-    for theirs, place in places("gguf", config if arch == "npgpt" else replace(config, window=None)).items():
-        of = type if len(place.shape) == 2 and place.name != "wpe.weight" else "f32"
-        of = "f16" if of.startswith("q") and place.shape[-1] % 32 else of
-        infos.append((theirs, place, of, offset))
-        offset += -(-_bytes_of(place.shape, of) // ALIGNMENT) * ALIGNMENT
+    layout_config = config if arch == "npgpt" else replace(config, window=None)
+    for theirs, spec in tensor_specs("gguf", layout_config).items():
+        of = type if len(spec.shape) == 2 and spec.name != "wpe.weight" else "f32"
+        of = "f16" if of.startswith("q") and spec.shape[-1] % 32 else of
+        infos.append((theirs, spec, of, offset))
+        offset += -(-_bytes_of(spec.shape, of) // ALIGNMENT) * ALIGNMENT
 
     head = [b"GGUF", struct.pack("<IQQ", 3, len(infos), len(values))]
     head += [_string(key) + _value(value) for key, value in values.items()]
-    for theirs, place, of, begin in infos:
-        head.append(_string(theirs) + struct.pack("<I", len(place.shape)))
-        head.append(struct.pack(f"<{len(place.shape)}QIQ", *place.shape[::-1], TYPES[of][0], begin))
+    for theirs, spec, of, begin in infos:
+        head.append(_string(theirs) + struct.pack("<I", len(spec.shape)))
+        head.append(struct.pack(f"<{len(spec.shape)}QIQ", *spec.shape[::-1], TYPES[of][0], begin))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(b"".join(head))
-            for _, place, of, _ in infos:
+            for _, spec, of, _ in infos:
                 file.write(bytes(-file.tell() % ALIGNMENT))
-                rows = np.atleast_2d(_tensor(model, place, arch))
-                for first in range(0, len(rows), 4096):  # a large matrix is never copied whole
+                rows = np.atleast_2d(_tensor(model, spec, arch))
+                for first in range(0, len(rows), 4096):  # no copy of a large matrix
                     file.write(quantise(rows[first : first + 4096], of).tobytes())
             file.write(bytes(-file.tell() % ALIGNMENT))
             file.flush()
             os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):  # who maps it next reads it anew, into huge pages
+            if hasattr(os, "posix_fadvise"):  # a later mmap reads it again, into huge pages
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _tensor(model: GPT, place: Place, arch: str) -> Array:
+def _tensor(model: GPT, spec: TensorSpec, arch: str) -> Array:
     config = model.config
-    if place.name not in model.params:  # a bias that the model does not have
-        return np.zeros(place.shape, np.float32)
-    w = place.of(model.params)
+    if spec.name not in model.params:  # a bias of zeros
+        return np.zeros(spec.shape, np.float32)
+    w = spec.view(model.params)
     factor = np.float32(config.scale * sqrt(config.n_embd // config.n_head))
-    if arch == "gpt2" and "c_attn" in place.name and factor != 1:  # the scale that llama.cpp does not apply
+    if arch == "gpt2" and "c_attn" in spec.name and factor != 1:  # the scale that llama.cpp does not apply
         w = w.copy()
         w[: config.n_embd] *= factor
     return w
@@ -165,7 +166,7 @@ def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int)
     tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
     types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
-    # llama.cpp insists on merges: one that does nothing where there are none.
+    # llama.cpp requires merges: without any, write one that does nothing.
     merges = [" ".join(pair) for pair in vocabulary.merges] or [" ".join([vocabulary.end_of_text] * 2)]
     template = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
     return template | {
@@ -240,7 +241,7 @@ def read_gguf(path: PathLike) -> Pretrained:
 
 
 def read_tokenizer(path: PathLike) -> Tokenizer | None:
-    """The tokenizer of a GGUF file alone, None where it has none; errors as of read_gguf."""
+    """Return the tokenizer of a GGUF file, None where it has none; the errors are read_gguf's."""
     where = f"read_tokenizer: {path}"
     return _read_tokenizer(_parse(path, where)[0], where)
 
@@ -264,7 +265,7 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
     special = {name: i for i, name in enumerate(names) if types[i] == CONTROL or i == end}
     tokens = {name: i for i, name in enumerate(names) if types[i] != UNUSED}
     rules = [tuple(rule.split(" ", 1)) for rule in merges]
-    rules = [rule for rule in rules if not all(part in special for part in rule)]
+    rules = [rule for rule in rules if not all(token in special for token in rule)]
     if any(len(rule) != 2 for rule in rules):
         raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs")
     if tokens == ByteTokenizer.vocabulary.tokens and not rules:
@@ -272,7 +273,7 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
     return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
 
 
-def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
+def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, StoredTensor]]:
     """Return {key: value} and {name: tensor}, all within the file; ValueError where anything is not."""
     data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
     file = _Cursor(data, where)
@@ -290,7 +291,7 @@ def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"{where}: general.alignment must be at least 1, got {alignment!r:.60}")
     begin = -(-file.at // alignment) * alignment
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     for name, shape, type, offset in infos:
         start, size = begin + offset, _bytes_of(shape, type)
         if start + size > len(data):
@@ -300,12 +301,12 @@ def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, Stored]]:
         if name in tensors:
             raise ValueError(f"{where}: the tensor {name!r:.60} is there twice")
         chunk = data[start : start + size]
-        tensors[name] = Stored(shape, "F32", functools.partial(dequantise, chunk, type, shape))
+        tensors[name] = StoredTensor(shape, "F32", functools.partial(dequantise, chunk, type, shape))
     return values, tensors
 
 
 class _Cursor:
-    """A place in the bytes of a GGUF file, which moves past what is read and never beyond the end."""
+    """A position in the bytes of a GGUF file, which moves past what is read and never beyond the end."""
 
     def __init__(self, data: Array, where: str) -> None:
         self.data, self.where, self.at = data, where, 0
@@ -343,7 +344,7 @@ class _Cursor:
         if kind == 9:
             return self._array()
         if kind not in SCALARS:
-            raise ValueError(f"{self.where}: the value at byte {self.at} is of type {kind}, which is none")
+            raise ValueError(f"{self.where}: the value at byte {self.at} is of the unknown type {kind}")
         return self.take(SCALARS[kind])[0]
 
     def _array(self) -> list[Any]:

@@ -10,9 +10,9 @@ FORMATS = (".gguf", ".safetensors", ".pt", ".pth", ".txt")
 
 
 def is_name(path: Path) -> bool:
-    """Whether a path that is not there may be a name on the Hub: "gpt2", "openai-community/gpt2".
+    """Return True where a missing path may be a name on the Hub: "gpt2", "openai-community/gpt2".
 
-    Not "runs/x" beside a folder runs, nor "x.gguf": those are slips of the pen, and nobody else's business.
+    "runs/x" beside a folder runs is none, nor is "x.gguf": those are typing errors, which are not sent there.
 
     >>> is_name(Path("openai-community/gpt2")), is_name(Path("x.gguf"))
     (True, False)
@@ -24,7 +24,10 @@ def is_name(path: Path) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """The folder, in huggingface_hub's cache, with what npgpt reads of a model; fetched if need be."""
+    """Return the folder of a model's files in huggingface_hub's cache; download them if need be.
+
+    FileNotFoundError, with the way out, without huggingface_hub or where the Hub does not give the model.
+    """
     put = f"or put its config.json, model.safetensors and the tokenizer's files into ./{name}"
     try:
         from huggingface_hub import snapshot_download
@@ -33,7 +36,7 @@ def fetch(name: str) -> Path:
         raise FileNotFoundError(2, f"No such folder; {how}", name) from None
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except Exception as error:  # of many kinds: no network, no such name, no leave
+    except Exception as error:  # of many kinds: no network, no such name, no access
         reason = str(error).split("\n")[0] or type(error).__name__
         how = f"and the Hugging Face Hub does not give it ({reason}); be online, {put}"
         raise FileNotFoundError(2, f"No such folder, {how}", name) from None

@@ -1,6 +1,6 @@
 """Hugging Face folders, read and written.
 
-Of transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel and GPTNeoForCausalLM: our GPT-2, GPT and GPT-3.
+They hold transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel or GPTNeoForCausalLM: our GPT-2, GPT and GPT-3.
 Names and layouts of the tensors are in layout.py; the head is tied to the embedding in all, and therefore not
 in the file. No pickle is ever read.
 """
@@ -20,25 +20,25 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
-from npgpt.interop.layout import Pretrained, Stored, config_of, read_weights, tensors
+from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.load import load_tokenizer
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.text.tokenizer_json import read_json
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-Key: TypeAlias = tuple[str, object]  # a key of config.json, its default
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+Key: TypeAlias = tuple[str, object]  # a key of config.json, Transformers' default
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one of Transformers' models tells its shape in config.json."""
+    """The keys of config.json that hold the shape of one of Transformers' models."""
 
     architecture: str
     keys: dict[str, Key]  # field of GPTConfig -> (their key, their default)
-    dropouts: tuple[str, ...]  # the keys beside resid's; attention weights themselves are never dropped here
-    inner: str | None  # key of the width of the MLP
-    fixed: Fields  # key -> the one value that our mathematics has
+    dropouts: tuple[str, ...]  # the other keys; npgpt never drops attention weights themselves
+    inner: str | None  # the key of the MLP's width
+    fixed: Fields  # key -> the only value that npgpt computes
 
 
 GPT2_KEYS: dict[str, Key] = {
@@ -64,7 +64,7 @@ FAMILIES = {
         GPT2_KEYS | {"vocab_size": ("vocab_size", 40478), "block_size": ("n_positions", 512)},
         ("embd_pdrop", "attn_pdrop"),
         None,
-        {"afn": "gelu"},  # which is there the tanh form, called gelu_new elsewhere
+        {"afn": "gelu"},  # the tanh form, which the other models call gelu_new
     ),
     "gpt_neo": Family(
         "GPTNeoForCausalLM",
@@ -81,7 +81,7 @@ FAMILIES = {
 
 
 def family_of(config: GPTConfig) -> str:
-    """The model_type that Transformers has for this model."""
+    """Return Transformers' model_type of a config."""
     return "openai-gpt" if config.post_norm else "gpt2" if config.window is None else "gpt_neo"
 
 
@@ -89,13 +89,13 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     """Write model.safetensors, config.json, generation_config.json and the tokenizer's files into `folder`.
 
     The folder is made if need be. A model without biases is written with zeros for them, as Transformers
-    always has them, and with a note in config.json, so that read_pretrained gives back what was saved.
+    always has them, and with a note in config.json, so that read_pretrained returns what was saved.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(family_of(model.config), model), folder / WHOLE, metadata={"format": "pt"})
+    save_file(tensors(family_of(model.config), model), folder / WEIGHTS, metadata={"format": "pt"})
 
-    # Said even where there is none: left out it would mean GPT-2's own 50256.
+    # Written even where there is none: a missing key would mean GPT-2's own 50256.
     end = tokenizer.end_of_text if tokenizer else None
     settings = _config_to_json(model.config, end)
     if tokenizer:
@@ -107,9 +107,9 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
 
 
 def write_adapter(folder: PathLike, adapters: LoRA, base_model: str) -> None:
-    """Write adapter_model.safetensors and adapter_config.json into `folder`, which is made: PEFT's form.
+    """Write PEFT's adapter_model.safetensors and adapter_config.json into `folder`, which is made.
 
-    The rows of wte that were trained beside them are there too, as wte.rows, which PEFT has no name for.
+    The rows of wte that were trained too are there as wte.rows, which PEFT has no name for.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,25 +134,25 @@ def write_adapter(folder: PathLike, adapters: LoRA, base_model: str) -> None:
 
 
 def read_pretrained(folder: PathLike) -> Pretrained:
-    """Read a Hugging Face folder of one of the three, its safetensors in one file or in shards.
+    """Read a Hugging Face folder of one of the three models, its safetensors in one file or in shards.
 
-    The tokenizer is None where the folder has none, or one that we cannot read: the model then takes ids.
-    ValueError for another model's tokenizer, and where the model is not as we compute it, or its tensors are
-    not those of its config; all that is wrong with these is said at once, before memory is taken for them.
+    The tokenizer is None where the folder has none, or one that npgpt cannot read: the model then takes ids.
+    ValueError for another model's tokenizer, for a model that npgpt does not compute, and for tensors that
+    are not those of its config; it names all their faults, before memory is allocated for them.
     """
     folder = Path(folder)
     settings = read_json(folder / "config.json")
     config = _config_from_json(settings, folder)
     tokenizer = read_tokenizer(folder)
-    refuse_another(tokenizer, settings, config, f"read_pretrained: {folder}")
+    check_tokenizer(tokenizer, settings, config, f"read_pretrained: {folder}")
     with ExitStack() as stack:
         stored, path = _open_weights(folder, stack)
-        form = settings.get("model_type", "gpt2")
-        return Pretrained(config, read_weights(form, config, stored, f"read_pretrained: {path}"), tokenizer)
+        format = settings.get("model_type", "gpt2")
+        return Pretrained(config, read_weights(format, config, stored, f"read_pretrained: {path}"), tokenizer)
 
 
 def read_tokenizer(folder: PathLike) -> Tokenizer | None:
-    """The tokenizer that `folder` holds, None without one; a warning tells of one that we cannot read."""
+    """Return a folder's tokenizer; None without one, or, with a warning, for one that npgpt cannot read."""
     try:
         return load_tokenizer(folder)
     except FileNotFoundError:
@@ -162,8 +162,8 @@ def read_tokenizer(folder: PathLike) -> Tokenizer | None:
         return None
 
 
-def refuse_another(tokenizer: Tokenizer | None, settings: Fields, config: GPTConfig, where: str) -> None:
-    """ValueError for a tokenizer that has more tokens than the model, or that is not the one it names."""
+def check_tokenizer(tokenizer: Tokenizer | None, settings: Fields, config: GPTConfig, where: str) -> None:
+    """Raise ValueError for a tokenizer with more tokens than the model, or another than config.json names."""
     if tokenizer is None:
         return
     if tokenizer.vocab_size > config.vocab_size:
@@ -174,30 +174,29 @@ def refuse_another(tokenizer: Tokenizer | None, settings: Fields, config: GPTCon
         raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")
 
 
-def open_safetensors(path: PathLike, stack: ExitStack) -> tuple[dict[str, Stored], dict[str, str]]:
-    """({name: tensor}, metadata) of a safetensors file, which stays open as long as the stack."""
+def open_safetensors(path: PathLike, stack: ExitStack) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Return ({name: tensor}, metadata) of a safetensors file, which stays open as long as the stack."""
     try:
         file = stack.enter_context(safe_open(path, framework="np"))
     except SafetensorError as error:
         raise ValueError(f"{path} must be a safetensors file, got {error}") from None
 
-    def tensor(name: str) -> Stored:
-        part = file.get_slice(name)
-        read = _read_bfloat16 if part.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
-        return Stored(tuple(part.get_shape()), part.get_dtype(), lambda: read(path, name))
+    def tensor(name: str) -> StoredTensor:
+        view = file.get_slice(name)
+        read = _read_bfloat16 if view.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
+        return StoredTensor(tuple(view.get_shape()), view.get_dtype(), lambda: read(path, name))
 
     return {name: tensor(name) for name in file.keys()}, file.metadata() or {}
 
 
-def _open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Stored], Path]:
-    """The tensors of model.safetensors, or of the shards that its index names; and the path of either."""
-    if (folder / WHOLE).exists():
-        return open_safetensors(folder / WHOLE, stack)[0], folder / WHOLE
+def _open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, StoredTensor], Path]:
+    """Return the tensors of model.safetensors, or of its index's shards, and the path of either."""
+    if (folder / WEIGHTS).exists():
+        return open_safetensors(folder / WEIGHTS, stack)[0], folder / WEIGHTS
     path = folder / INDEX
     if not path.exists():
-        raise ValueError(
-            f"read_pretrained: {folder} must hold {WHOLE}, or {INDEX} and its shards (pickles are not opened)"
-        )
+        wanted = f"{WEIGHTS}, or {INDEX} and its shards (pickles are not opened)"
+        raise ValueError(f"read_pretrained: {folder} must hold {wanted}")
     names = read_json(path).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise ValueError(f"read_pretrained: {path}: weight_map must map names of tensors to names of files")
@@ -212,7 +211,7 @@ def _open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Stored], Pa
 
 
 def _read_bfloat16(path: PathLike, name: str) -> Array:
-    """A tensor of the one type that NumPy does not have: the upper half of a float32."""
+    """Return a bfloat16 tensor as float32; NumPy lacks this type, the upper half of a float32."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))[name]  # which safetensors has checked
@@ -274,13 +273,13 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
 
 
 def _has_windows(types: Any, n_layer: int, where: str) -> bool:
-    """Whether GPT-Neo's attention_types has windows in the layers 1, 3, ... or nowhere; no other is ours.
+    """Return True where GPT-Neo's attention_types has windows in layers 1, 3, ..., False for none at all.
 
-    [[["global", "local"], 6]] are twelve layers.
+    [[["global", "local"], 6]] are twelve layers. ValueError for any others.
     """
     try:
         kinds_of = (kind for kinds, times in types for _ in range(times if kinds else 0) for kind in kinds)
-        layers = list(islice(kinds_of, 10_000))  # of a number that may be a lie
+        layers = list(islice(kinds_of, 10_000))  # n_layer may be false
     except (TypeError, ValueError):
         layers = []
     if layers == [("global", "local")[layer % 2] for layer in range(min(n_layer, 10_000))]:

@@ -1,6 +1,6 @@
-"""Where the tensors of other people's checkpoints lie in our parameters, and the check that all are there.
+"""The tensors of other programs' checkpoints: their names, shapes and views in our parameters, and the check.
 
-A form is one program's names and layouts: "gpt2", "openai-gpt" and "gpt_neo" are Transformers' (by their
+A format is one program's names and layouts: "gpt2", "openai-gpt" and "gpt_neo" are Transformers' (by their
 model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2, "gguf" llama.cpp's, which
 may leave out biases.
 """
@@ -18,7 +18,7 @@ from npgpt.engine.model import GPT, views_of
 from npgpt.engine.types import Floats, Shape, Tensors
 from npgpt.text.tokenizer import Tokenizer
 
-# theirs -> safetensors'
+# the format's dtype -> safetensors'
 FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old files, not parameters
 GGUF = {
@@ -35,118 +35,118 @@ GGUF = {
 
 
 class Pretrained(NamedTuple):
-    """A model as somebody's file holds it."""
+    """A model as it was read from a file or folder."""
 
     config: GPTConfig
     weights: Floats  # 1-D, float32: all parameters in the order of parameter_shapes(config)
-    tokenizer: Tokenizer | None  # None where there is none, or one that npgpt does not know
+    tokenizer: Tokenizer | None  # None where there is none, or one that npgpt cannot read
 
     @property
     def tensors(self) -> Tensors:
-        """{name: view of the weights}."""
+        """The parameters, {name: view of the weights}."""
         return views_of(self.weights, parameter_shapes(self.config))
 
 
-class Stored(NamedTuple):
-    """A tensor in somebody's file, which can be looked at before it is read."""
+class StoredTensor(NamedTuple):
+    """A lazy tensor of a file: shape and dtype are known before its numbers are read."""
 
     shape: Shape
-    dtype: str  # as safetensors names them: "F32"
+    dtype: str  # by safetensors' name: "F32"
     read: Callable[[], np.ndarray]
 
 
-class Place(NamedTuple):
-    """What of our parameters a stored tensor is."""
+class TensorSpec(NamedTuple):
+    """The layout of a stored tensor: the parameter, or third of one, that it holds."""
 
     name: str
     shape: Shape  # of the stored tensor
     third: int | None = None  # 0, 1, 2 of c_attn's columns: queries, keys, values
     transposed: bool = False  # (out, in), as torch.nn.Linear has it
 
-    def of(self, params: Tensors) -> Floats:
-        """The view of our parameters that it fills."""
+    def view(self, params: Tensors) -> Floats:
+        """Return the view of our parameters, {name: array}, that the stored tensor fills."""
         w = params[self.name]
         w = w if self.third is None else np.split(w, 3, axis=-1)[self.third]
         return w.T if self.transposed else w
 
 
 def config_of(where: str, /, **fields: Any) -> GPTConfig:
-    """The GPTConfig of fields that stood in a file; ValueError for whatever is wrong with them."""
+    """Return the GPTConfig of fields from a file; `where` begins the ValueError for wrong ones."""
     try:
         return GPTConfig(**fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def places(form: str, config: GPTConfig) -> dict[str, Place]:
-    """{the form's name: its place} for every tensor but the tied head.
+def tensor_specs(format: str, config: GPTConfig) -> dict[str, TensorSpec]:
+    """Return {the format's name: its TensorSpec} for every tensor but the tied head.
 
     Transformers' models have biases even where ours has none.
     """
-    full = config if form == "nanogpt" else replace(config, bias=True)
+    full = config if format == "nanogpt" else replace(config, bias=True)
     found = {}
     for name, shape in parameter_shapes(full).items():
         linear = len(shape) == 2 and name not in ("wte.weight", "wpe.weight")
-        theirs, transposed = f"transformer.{name}", linear and form in ("nanogpt", "gpt_neo", "gguf")
-        if form == "openai-gpt":
+        theirs, transposed = f"transformer.{name}", linear and format in ("nanogpt", "gpt_neo", "gguf")
+        if format == "openai-gpt":
             theirs = theirs.replace(".wte.", ".tokens_embed.").replace(".wpe.", ".positions_embed.")
-        elif form == "gpt_neo":
+        elif format == "gpt_neo":
             theirs = theirs.replace(".attn.", ".attn.attention.").replace("attention.c_p", "attention.out_p")
-        elif form == "tensorflow":
+        elif format == "tensorflow":
             theirs = re.sub(r"^h\.", "h", name).replace(".", "/")
             short = "w" if linear else "g"
             theirs = "model/" + re.sub(r"^(w.e)/weight$", r"\1", theirs)
             theirs = re.sub("/weight$", f"/{short}", re.sub("/bias$", "/b", theirs))
-        elif form == "gguf":
+        elif format == "gguf":
             theirs = re.sub(r"^h\.", "blk.", name)
-            for ours, part in GGUF.items():
-                theirs = theirs.replace(ours, part)
-        if form == "gpt_neo" and name.endswith("c_attn.weight"):
+            for ours, other in GGUF.items():
+                theirs = theirs.replace(ours, other)
+        if format == "gpt_neo" and name.endswith("c_attn.weight"):
             a_third = shape[1] // 3, shape[0]
             for third, letter in enumerate("qkv"):
-                found[theirs.replace("c_attn", f"{letter}_proj")] = Place(name, a_third, third, True)
+                found[theirs.replace("c_attn", f"{letter}_proj")] = TensorSpec(name, a_third, third, True)
         else:
-            found[theirs] = Place(name, shape[::-1] if transposed else shape, None, transposed)
+            found[theirs] = TensorSpec(name, shape[::-1] if transposed else shape, None, transposed)
     return found
 
 
-def tensors(form: str, model: GPT) -> Tensors:
-    """{the form's name: float32 array} of a model's weights, the head not among them."""
+def tensors(format: str, model: GPT) -> Tensors:
+    """Return {the format's name: float32 array} of a model's weights, without the tied head."""
     found: Tensors = {}
-    for theirs, place in places(form, model.config).items():
-        if place.name in model.params:
-            w, factor = place.of(model.params), _factor(form, model.config, place)
+    for theirs, spec in tensor_specs(format, model.config).items():
+        if spec.name in model.params:
+            w, factor = spec.view(model.params), _factor(format, model.config, spec)
             found[theirs] = np.ascontiguousarray(w if factor == 1 else w * np.float32(factor), np.float32)
         else:
-            found[theirs] = np.zeros(place.shape, np.float32)
+            found[theirs] = np.zeros(spec.shape, np.float32)
     return found
 
 
-def read_weights(form: str, config: GPTConfig, stored: dict[str, Stored], where: str) -> Floats:
+def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor], where: str) -> Floats:
     """Return all parameters (num_params,) of these tensors; `where` begins errors: function and file.
 
-    All that is wrong with the tensors is said at once, before any of them is read or memory taken for them.
+    One ValueError names all faults of the tensors, before any is read or memory is allocated for them.
     """
-    if config.n_layer > len(stored):  # a config that lies must not cost time or memory
+    if config.n_layer > len(stored):  # a false config must not cost time or memory
         raise ValueError(f"{where}: {config.n_layer} layers, but only {len(stored)} tensors")
-    wanted = places(form, config)
+    wanted = tensor_specs(format, config)
     given, wrong = {}, []
     for name, tensor in stored.items():
         if MASKS.search(name):
             continue
-        if form != "gguf" and not name.startswith(("transformer.", "model/", "lm_head.")):
-            name = f"transformer.{name}"  # the model alone was saved, without its head
+        if format != "gguf" and not name.startswith(("transformer.", "model/", "lm_head.")):
+            name = f"transformer.{name}"  # saved without the head
         if name in given:
             wrong.append(f"{name} is there twice")
         given[name] = tensor
-    head = given.pop("lm_head.weight", None)  # some repeat the tied head, or have it in the embedding's place
-    wte = next(name for name, place in wanted.items() if place.name == "wte.weight")
+    head = given.pop("lm_head.weight", None)  # some repeat the tied head, or have it instead of the embedding
+    wte = next(name for name, spec in wanted.items() if spec.name == "wte.weight")
     if head and wte not in given:
         given[wte], head = head, None
-    needed = (name for name in wanted if form != "gguf" or not name.endswith(".bias"))
+    needed = (name for name in wanted if format != "gguf" or not name.endswith(".bias"))
     wrong += [f"{name} is missing" for name in needed if name not in given]
     wrong += [f"{name} does not belong" for name in given if name not in wanted]
-    checked = {name: (given[name], place.shape) for name, place in wanted.items() if name in given}
+    checked = {name: (given[name], spec.shape) for name, spec in wanted.items() if name in given}
     if head:
         checked["lm_head.weight"] = head, wanted[wte].shape
     for name, (tensor, shape) in checked.items():
@@ -160,19 +160,19 @@ def read_weights(form: str, config: GPTConfig, stored: dict[str, Stored], where:
     weights = kernels.zeros(count_parameters(config))
     params = views_of(weights, parameter_shapes(config))
     for name, tensor in given.items():
-        array, place = tensor.read(), wanted[name]
-        if place.name in params:
-            w = place.of(params)
+        array, spec = tensor.read(), wanted[name]
+        if spec.name in params:
+            w = spec.view(params)
             w[...] = array
-            if (factor := _factor(form, config, place)) != 1:
+            if (factor := _factor(format, config, spec)) != 1:
                 w /= w.dtype.type(factor)
         elif array.any():
             raise ValueError(f"{where}: {name} must be zero, as bias is false")
-        if head and place.name == "wte.weight" and not np.array_equal(head.read(), array):
+        if head and spec.name == "wte.weight" and not np.array_equal(head.read(), array):
             raise ValueError(f"{where}: lm_head.weight must equal {name} (tied)")
     return weights
 
 
-def _factor(form: str, config: GPTConfig, place: Place) -> float:
-    """What the form has multiplied a weight by: GPT-Neo's queries bring the scale of the scores with them."""
-    return config.scale if form == "gpt_neo" and place.third == 0 else 1.0
+def _factor(format: str, config: GPTConfig, spec: TensorSpec) -> float:
+    """Return the factor of a stored weight: GPT-Neo's queries include the scale of the scores."""
+    return config.scale if format == "gpt_neo" and spec.third == 0 else 1.0

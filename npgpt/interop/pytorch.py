@@ -1,7 +1,7 @@
 """PyTorch's files: a state_dict as safetensors, read and written, and nanoGPT's ckpt.pt, read.
 
 ckpt.pt is a pickle: torch, which must be installed, opens it, and for weights and plain values alone. nanoGPT
-computes GELU exactly; before July 2023 it had the tanh form, which its files do not tell: give activation.
+computes GELU exactly; before July 2023 it had the tanh form, which its files do not name: give activation.
 """
 
 import json
@@ -16,11 +16,11 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, PathLike
 from npgpt.interop.huggingface import family_of, open_safetensors
-from npgpt.interop.layout import FLOATS, Pretrained, Stored, config_of, read_weights, tensors
+from npgpt.interop.layout import FLOATS, Pretrained, StoredTensor, config_of, read_weights, tensors
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 
-COMPILED = "_orig_mod."  # what torch.compile puts before a name
+COMPILED = "_orig_mod."  # torch.compile's prefix of a name
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
@@ -37,20 +37,20 @@ def write_state_dict(path: PathLike, model: GPT) -> None:
 def read_state_dict(path: PathLike, **known: Any) -> Pretrained:
     """Read the model of a state_dict saved as safetensors: of Transformers' three, or of nanoGPT's.
 
-    The tensors tell all sizes but n_head: where npgpt has not written the file it must be among `known`, with
-    whatever else of GPTConfig's fields is not its default. ValueError as for Hugging Face folders.
+    The tensors give all sizes but n_head: unless npgpt has written the file, `known` must hold it, with those
+    of GPTConfig's fields that are not the defaults. ValueError as for Hugging Face folders.
     """
     where = f"read_state_dict: {path}"
     with ExitStack() as stack:
         stored, metadata = open_safetensors(path, stack)
         stored = {name.removeprefix(COMPILED): tensor for name, tensor in stored.items()}
-        form, fields = _recognise(stored, where)
+        format, fields = _recognise(stored, where)
         if "npgpt" in metadata:
             fields = _written_config(metadata["npgpt"], where)
         elif "n_head" not in known:
             raise ValueError(f"{where} does not tell n_head; give it: load(path, n_head=12)")
         config = config_of(where, **fields | known)
-        return Pretrained(config, read_weights(form, config, stored, where), _tokenizer_for(config))
+        return Pretrained(config, read_weights(format, config, stored, where), _tokenizer_for(config))
 
 
 def read_checkpoint(path: PathLike, **known: Any) -> Pretrained:
@@ -66,7 +66,7 @@ def read_checkpoint(path: PathLike, **known: Any) -> Pretrained:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # of whatever kind: the file decides
+    except Exception as error:  # of any kind, which depends on the file
         reason = str(error).split("\n")[0]
         raise ValueError(f"{where} must hold weights and plain values alone, got {reason}") from None
     found = checkpoint if isinstance(checkpoint, dict) else {}
@@ -74,11 +74,11 @@ def read_checkpoint(path: PathLike, **known: Any) -> Pretrained:
     if not isinstance(args, dict) or not isinstance(state, dict) or not all(name in args for name in SIZES):
         raise ValueError(f"{where} must be nanoGPT's, with model and model_args of {', '.join(SIZES)}")
 
-    def tensor(value: object) -> Stored:
+    def tensor(value: object) -> StoredTensor:
         if not isinstance(value, torch.Tensor):
-            return Stored((), type(value).__name__, lambda: np.empty(0))  # which is never read
+            return StoredTensor((), type(value).__name__, lambda: np.empty(0))  # never read
         dtype = str(value.dtype).removeprefix("torch.")
-        return Stored(tuple(value.shape), FLOATS.get(dtype, dtype), lambda: value.float().numpy())
+        return StoredTensor(tuple(value.shape), FLOATS.get(dtype, dtype), lambda: value.float().numpy())
 
     stored = {str(name).removeprefix(COMPILED): tensor(value) for name, value in state.items()}
     fields = {name: args[name] for name in (*SIZES, "bias", "dropout") if name in args}
@@ -86,8 +86,8 @@ def read_checkpoint(path: PathLike, **known: Any) -> Pretrained:
     return Pretrained(config, read_weights("nanogpt", config, stored, where), _tokenizer_for(config))
 
 
-def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Fields]:
-    """(form, fields of GPTConfig) by the names and shapes of the tensors."""
+def _recognise(stored: dict[str, StoredTensor], where: str) -> tuple[str, Fields]:
+    """Return (format, fields of GPTConfig) by the names and shapes of the tensors."""
     shapes = {name.removeprefix("transformer."): tensor.shape for name, tensor in stored.items()}
     gpt = "positions_embed.weight" in shapes
     embeddings = ("tokens_embed.weight", "positions_embed.weight") if gpt else ("wte.weight", "wpe.weight")
@@ -109,7 +109,7 @@ def _recognise(stored: dict[str, Stored], where: str) -> tuple[str, Fields]:
 
 
 def _tokenizer_for(config: GPTConfig) -> Tokenizer | None:
-    """Return bytes for a vocabulary of their size: these files hold no tokenizer."""
+    """Return a ByteTokenizer for a vocabulary of its size, else None: these files hold no tokenizer."""
     return ByteTokenizer() if config.vocab_size == ByteTokenizer.vocab_size else None
 
 

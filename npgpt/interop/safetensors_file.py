@@ -1,4 +1,4 @@
-"""Writing safetensors files without a copy in memory (the library first makes bytes of all arrays).
+"""Writing safetensors files without a copy in memory (the library first copies all arrays to bytes).
 
 The format (github.com/huggingface/safetensors#format): the header's length, 8 bytes little-endian; the
 header, JSON padded with blanks to a multiple of 8; the arrays, one after the other, C order, little-endian.
@@ -12,7 +12,7 @@ from npgpt.engine.types import Fields, PathLike, Tensors
 
 
 def save_file(tensors: Tensors, path: PathLike, metadata: dict[str, str] | None = None) -> None:
-    """Write float32 arrays to `path`. OSError where the disk is full."""
+    """Write float32 arrays to `path`. TypeError for other arrays, OSError where the disk is full."""
     header: Fields = {"__metadata__": metadata} if metadata else {}
     start = 0
     for name, array in tensors.items():

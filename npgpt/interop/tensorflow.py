@@ -1,6 +1,6 @@
-"""OpenAI's release form of GPT-2, read through TensorFlow.
+"""OpenAI's release of GPT-2, read through TensorFlow.
 
-A folder with checkpoint, model.ckpt.*, hparams.json and the tokenizer's encoder.json and vocab.bpe.
+It is a folder with checkpoint, model.ckpt.*, hparams.json and the tokenizer's encoder.json and vocab.bpe.
 """
 
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.engine.types import PathLike, Shape
-from npgpt.interop.huggingface import refuse_another
-from npgpt.interop.layout import FLOATS, Pretrained, Stored, config_of, read_weights
+from npgpt.interop.huggingface import check_tokenizer
+from npgpt.interop.layout import FLOATS, Pretrained, StoredTensor, config_of, read_weights
 from npgpt.text.tokenizer import BPETokenizer
 from npgpt.text.tokenizer_json import read_json
 
@@ -31,7 +31,7 @@ def read_release(folder: PathLike) -> Pretrained:
     if not prefix.with_name(f"{prefix.name}.index").is_file():
         raise ValueError(f"{where} must hold {prefix.name}.index, which its file checkpoint names")
     try:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it tells of the GPU that it does not find
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it logs that it finds no GPU
         import tensorflow
     except ImportError:
         raise ValueError(f"{where} can only be read through TensorFlow: pip install tensorflow-cpu") from None
@@ -46,18 +46,18 @@ def read_release(folder: PathLike) -> Pretrained:
         ) from None
     files = folder / "encoder.json", folder / "vocab.bpe"
     tokenizer = BPETokenizer.from_files(*files) if all(file.exists() for file in files) else None
-    refuse_another(tokenizer, {}, config, where)
+    check_tokenizer(tokenizer, {}, config, where)
     return Pretrained(config, weights, tokenizer)
 
 
-def _tensor(reader: Any, name: str, shape: Shape, dtype: str) -> Stored:
+def _tensor(reader: Any, name: str, shape: Shape, dtype: str) -> StoredTensor:
     # a convolution of width 1 is how a linear layer was written: (1, in, out)
     squeezed = tuple(shape[1:] if name.endswith("/w") and len(shape) == 3 and shape[0] == 1 else shape)
-    return Stored(squeezed, FLOATS.get(dtype, dtype), lambda: reader.get_tensor(name).reshape(squeezed))
+    return StoredTensor(squeezed, FLOATS.get(dtype, dtype), lambda: reader.get_tensor(name).reshape(squeezed))
 
 
 def _name(folder: Path, where: str) -> str:
-    """The checkpoint's name, by the file `checkpoint` or as OpenAI's are."""
+    """Return the checkpoint's name from the file `checkpoint`, or OpenAI's name without that file."""
     try:
         text = (folder / "checkpoint").read_text(encoding="utf-8")
     except FileNotFoundError:

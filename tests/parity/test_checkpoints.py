@@ -13,7 +13,7 @@ import pytest
 
 import npgpt
 from npgpt.engine.config import GPTConfig
-from npgpt.interop.layout import places
+from npgpt.interop.layout import tensor_specs
 from npgpt.interop.pytorch import write_state_dict
 
 torch = pytest.importorskip("torch")
@@ -222,7 +222,7 @@ with v1.Session() as session:
 
 def test_every_tensor_of_the_release_is_named():
     """By the names in OpenAI's own files."""
-    names = places("tensorflow", GPTConfig(**SMALL | {"n_layer": 1}))
+    names = tensor_specs("tensorflow", GPTConfig(**SMALL | {"n_layer": 1}))
     linear = "attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj"
     layer = [f"model/h0/{name}/{kind}" for name in linear for kind in "wb"]
     layer += [f"model/h0/{name}/{kind}" for name in ("ln_1", "ln_2") for kind in "gb"]

@@ -9,7 +9,7 @@ import npgpt
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, count_parameters
 from npgpt.interop.huggingface import family_of
-from npgpt.interop.layout import places
+from npgpt.interop.layout import tensor_specs
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -89,14 +89,14 @@ def test_gradients_are_those_of_autograd(impl, rng, measured, tmp_path, model):
     their.backward()
     assert loss == pytest.approx(their.item(), rel=1e-5)
     form, parameters, seen = family_of(model.config), dict(theirs.named_parameters()), set()
-    for name, place in places(form, model.config).items():
+    for name, spec in tensor_specs(form, model.config).items():
         expected = parameters[name].grad.numpy()
-        if form == "gpt_neo" and place.third == 0:
+        if form == "gpt_neo" and spec.third == 0:
             expected = expected * model.config.scale  # their queries' weights are ours times the scale
-        g = place.of(model.grads)
+        g = spec.view(model.grads)
         error = np.abs(g - expected).max() / np.abs(expected).max()
         measured("gradient of a parameter of the family, relative to autograd's", error, 1e-4)
-        seen.add(place.name)
+        seen.add(spec.name)
     assert seen == model.params.keys()
 
 
