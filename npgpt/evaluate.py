@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("evaluate", as_json=args.json), end_quietly_on_closed_pipe():
         from npgpt.api import load
         from npgpt.console import report
-        from npgpt.training import checkpoint, evaluation, memorising
+        from npgpt.training import checkpoint, evaluation, overfitting
 
         model = load(args.model)
         if model.tokenizer is None:
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.text:
             held_out = b"" if part != TEST else tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4])
             samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
-            text = memorising.training_text(train_ids, tokenizer)
-            result["overlap"] = memorising.overlap(samples, held_out, text)
+            text = overfitting.training_text(train_ids, tokenizer)
+            result["overlap"] = overfitting.overlap(samples, held_out, text)
         if not args.text and checkpoint.is_run(folder := Path(args.model)):
             with errors_as_lines("evaluate", 1, (OSError,), args.json):
                 checkpoint.write_atomically(folder / "test.json", json.dumps(result, indent=2) + "\n")

@@ -12,7 +12,7 @@ from npgpt.console.language import N_, _
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike
     from npgpt.text.corpus import Corpus
-    from npgpt.training.memorising import Verdict
+    from npgpt.training.overfitting import Verdict
 
 ENDINGS = {  # how a run ended -> what "... after 60 steps" begins with
     "done": N_("done"),
@@ -102,7 +102,7 @@ def memorising_in_words(verdict: Verdict, repeated: bytes = b"") -> str:
 
 
 def overlap_in_words(overlap: Fields, translate: Callable[[str], str] = _) -> str:
-    """Return what memorising.overlap() found as a sentence; translate=str keeps it English."""
+    """Return what overfitting.overlap() found as a sentence; translate=str keeps it English."""
     line = translate("Longest stretch of the training text in {n_samples} samples: {bytes} bytes, {text!r}")
     if overlap["held_out_bytes"] is not None:
         line += translate("; in as much text that it never saw: {held_out_bytes} bytes")

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from npgpt.console.language import _
 from npgpt.console.messages import memorising_in_words
 from npgpt.training.listener import Listener, Step
-from npgpt.training.memorising import Verdict
+from npgpt.training.overfitting import Verdict
 
 
 class Progress(Listener):

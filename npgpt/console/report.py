@@ -16,7 +16,7 @@ from npgpt.console import charts
 from npgpt.console.messages import memorising_in_words, overlap_in_words
 from npgpt.engine.types import Fields
 from npgpt.training.checkpoint import write_atomically
-from npgpt.training.memorising import History
+from npgpt.training.overfitting import History
 from npgpt.training.run import read_config
 
 Rows: TypeAlias = list[dict[str, str]]  # of metrics.csv, by the columns' names

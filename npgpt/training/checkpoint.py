@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill or a power cut at any moment.
 
-A run folder holds step-NNNNNN/ folders and the pointers LATEST and BEST, one line each. A checkpoint appears
-whole or not at all: it is written into a temporary folder, every file synced, then renamed; the pointer
-follows by the same means. Reading checks sizes and sha256 against the manifest before anything is believed.
+A run folder holds step-NNNNNN/ folders and the pointers LATEST and BEST, one line each. Writing a
+checkpoint is atomic: it is written into a temporary folder, every file is synced, then the folder is renamed.
+The pointer is replaced in the same way. Reading first checks sizes and sha256 against the manifest.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ MANIFEST, OPTIMIZER, STATE = "manifest.json", "optimizer.safetensors", "trainer.
 
 
 def save(run: Path, step: int, model: GPT, tokenizer: Tokenizer, moments: Tensors, state: Fields) -> Path:
-    """Write run/step-NNNNNN and point LATEST at it; returns the folder.
+    """Write run/step-NNNNNN, point LATEST at it and return the folder.
 
-    `moments` are the optimizer's state(). `state` goes to trainer.json: plain numbers and strings, all that a
-    resume needs beside the arrays.
-    OSError (a full disk, say) leaves every older checkpoint and pointer as it was. A folder of this step that
-    is there already, which a resume passed over, makes way.
+    `moments` is the optimizer's state(). `state` goes to trainer.json: plain numbers and strings, everything
+    that a resume needs beside the arrays.
+    An OSError, for example from a full disk, leaves every older checkpoint and pointer as it was. An existing
+    folder of this step, which a resume skipped as broken, is replaced.
     """
     final = run / f"step-{step:06d}"
     temporary, former = run / f".{final.name}.tmp", run / f".{final.name}.old"
@@ -56,24 +56,24 @@ def save(run: Path, step: int, model: GPT, tokenizer: Tokenizer, moments: Tensor
 
 
 def load(folder: Path) -> tuple[Fields, Tensors]:
-    """(state, the optimizer's arrays) of a checkpoint that was verified."""
+    """Return the state and the optimizer's arrays of a checkpoint that was verified."""
     return json.loads((folder / STATE).read_text(encoding="utf-8")), load_file(folder / OPTIMIZER)
 
 
 def clean_up(run: Path) -> None:
-    """Remove what a killed process left half done."""
+    """Remove the incomplete folders that a killed process left in a run."""
     for pattern in (".step-*.tmp", ".step-*.old"):
         for folder in run.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def point(run: Path, pointer: str, name: str) -> None:
-    """Make run/LATEST or run/BEST name a checkpoint; a reader sees the old name or the new one."""
+    """Make run/LATEST or run/BEST name a checkpoint, atomically: a reader sees the old or the new name."""
     write_atomically(run / pointer, name + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that at any moment it is the old one or the new one."""
+    """Replace a small file atomically: at any moment it holds the old text or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8", errors="replace")
     _sync(temporary)
@@ -90,20 +90,20 @@ def prune(run: Path, keep: int) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first; whether they are whole is verify's affair."""
+    """Return the checkpoint folders of a run, newest first, without verifying them."""
     found = [path for path in run.glob("step-*") if path.name[5:].isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether checkpoints are kept in this folder."""
+    """Return whether the folder is a run: it holds checkpoints or a LATEST pointer."""
     return (folder / "LATEST").exists() or bool(checkpoints(folder))
 
 
 def choose(run: Path, pointers: Sequence[str] = ("BEST", "LATEST")) -> tuple[Path, list[str]]:
-    """The checkpoint to use: the first pointer's that is whole, else the newest that is.
+    """Return the checkpoint of the first pointer whose checkpoint is intact, else the newest intact one.
 
-    Also returns one line for each broken checkpoint passed over. ValueError if none is left.
+    Also return one line for each broken checkpoint that was skipped. ValueError if none is left.
     """
     candidates = [folder for pointer in pointers if (folder := pointed(run, pointer))]
     candidates += checkpoints(run)
@@ -118,12 +118,12 @@ def choose(run: Path, pointers: Sequence[str] = ("BEST", "LATEST")) -> tuple[Pat
 
 
 def last(run: Path) -> tuple[Path, list[str]] | None:
-    """The checkpoint to go on from, as choose() gives it; None where none was saved yet."""
+    """Return the newest intact checkpoint and lines, as choose() does; None before the first one is saved."""
     return choose(run, ()) if is_run(run) else None
 
 
 def verify(folder: Path) -> None:
-    """ValueError, naming the first file at fault, unless `folder` is what its manifest says."""
+    """Raise ValueError, naming the first bad file, unless the files are those that the manifest lists."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {str(name): (int(entry["size"]), entry["sha256"]) for name, entry in files.items()}
@@ -142,7 +142,7 @@ def verify(folder: Path) -> None:
 
 
 def pointed(run: Path, pointer: str) -> Path | None:
-    """The folder that run/LATEST or run/BEST names; None without one, or where it names no checkpoint."""
+    """Return the folder that run/LATEST or run/BEST names; None where it names no checkpoint."""
     try:
         name = (run / pointer).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -161,9 +161,9 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have the system put a file, or a folder's list of names, on the disk now."""
+    """Flush a file, or a folder's list of names, to the disk."""
     windows = os.name == "nt"
-    if windows and path.is_dir():  # it cannot be asked for that there
+    if windows and path.is_dir():  # Windows cannot sync a folder
         return
     descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:

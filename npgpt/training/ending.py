@@ -4,11 +4,11 @@ from enum import StrEnum
 
 
 class Ending(StrEnum):
-    """How a training ended; the values stand in trainer.json and in the JSON of the commands."""
+    """The ways in which a training ends; the values are written to trainer.json and to the commands' JSON."""
 
     DONE = "done"  # all steps
     TARGET = "target reached"  # --target-loss
-    MEMORISED = "memorised"  # a small text, which was to be memorised
+    MEMORISED = "memorised"  # a small text, of a plan that memorises
     PATIENCE = "patience"  # --patience validations without a better one
     INTERRUPTED = "interrupted"  # by Ctrl-C or SIGTERM; such a run goes on
 
@@ -16,7 +16,7 @@ class Ending(StrEnum):
     def read(cls, word: str | None) -> "Ending | None":
         """Return the ending that a trainer.json names, None for a run that has not ended.
 
-        Runs of 0.1.0 that ended by their patience have a sentence there.
+        Runs of npgpt 0.1.0 that ended by their patience hold a sentence instead of a word.
         """
         if word is None:
             return None

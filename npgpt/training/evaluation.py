@@ -1,6 +1,6 @@
-"""How well a model predicts a text, beside what needs no model.
+"""How well a model predicts a text, compared with baselines that need no model.
 
-Everything is measured over all tokens of a part, in non-overlapping windows of block_size.
+Everything is measured over all tokens of a text, in non-overlapping windows of block_size.
 V = vocabulary; B, T = windows, tokens in a window.
 """
 
@@ -18,11 +18,14 @@ from npgpt.text.dataset import evaluation_batches
 from npgpt.text.tokenizer import Tokenizer
 
 Map: TypeAlias = Callable[[Callable[[Any], Floats], Iterable[Any]], Iterable[Floats]]  # as the builtin
-TOKENS_AT_ONCE = 1024  # bounds the memory for logits; no result depends on it but in the last bits
+TOKENS_AT_ONCE = 1024  # limits the memory of the logits; it changes the last bits of the results alone
 
 
 def mean_loss(model: GPT, batches: Iterable[tuple[Integers, ...]], map: Map = map) -> float:
-    """Nats per token that counts in batches of x, y (and first); `map` may divide the work."""
+    """Return the mean loss over batches of x, y (and starts), in nats per token whose target is not -1.
+
+    `map` is the built-in one, or one that divides the batches among ranks.
+    """
 
     def loss_and_tokens(batch: tuple[Integers, ...]) -> Floats:
         n = int((batch[1] >= 0).sum())
@@ -33,7 +36,10 @@ def mean_loss(model: GPT, batches: Iterable[tuple[Integers, ...]], map: Map = ma
 
 
 def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
-    """loss (nats/token), perplexity, bits_per_byte, accuracy@1 and @5; over how many tokens and bytes."""
+    """Return how well the model predicts `ids`, by name.
+
+    loss (nats per token), perplexity, bits_per_byte, accuracy@1, accuracy@5, and the counts tokens and bytes.
+    """
     T, end = model.config.block_size, tokenizer.end_of_text
     total, first, fifth = 0.0, 0, 0
     for x, y in evaluation_batches(ids, T, max(1, TOKENS_AT_ONCE // T), end):
@@ -42,7 +48,7 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
         top = logits.max(axis=1, keepdims=True)
         total += float((np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top - at_target).sum())
         tied = (logits == at_target) & (np.arange(logits.shape[1]) < targets[:, None])  # ties go by id
-        rank = ((logits > at_target) | tied).sum(axis=1)  # (n,): likelier tokens
+        rank = ((logits > at_target) | tied).sum(axis=1)  # (n,): how many tokens are more likely
         first, fifth = first + int((rank < 1).sum()), fifth + int((rank < 5).sum())
     n, n_bytes = len(ids), len(tokenizer.decode_bytes(ids))
     return {
@@ -57,11 +63,11 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
 
 
 def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer) -> Fields:
-    """What the same ids cost without a model: bits per byte, and for unigram the accuracies too.
+    """Return the bits per byte of the same ids without a model; for uniform and unigram the accuracies too.
 
-    uniform     every token equally probable
+    uniform     every token is equally probable
     unigram     token frequencies of the training part, each count plus one
-    gzip, xz    the part compressed by itself, at the strongest setting
+    gzip, xz    the text compressed by itself, at the strongest setting
     """
     V, n = tokenizer.vocab_size, len(ids)
     text = tokenizer.decode_bytes(ids)

@@ -1,4 +1,4 @@
-"""Fine-tuning: the trainer of trainer.py on examples instead of text, all weights or adapters alone."""
+"""Fine-tuning: the trainer of trainer.py on examples instead of text, of all weights or of adapters."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 12
 
 
 class Examples:
-    """What a Dataset is to text, for encoded examples (ids, learnt): a training and a validation part."""
+    """A dataset of encoded examples (ids, loss mask), with a training and a validation part."""
 
     def __init__(
         self,
@@ -33,24 +33,25 @@ class Examples:
         tokenizer: Tokenizer,
         balanced_by: Sequence[str | None] | None = None,
     ) -> None:
-        """balanced_by: the label of each training example, to see each label equally often."""
+        """Take the encoded examples of both parts.
+
+        `balanced_by` holds the label of each training example: each label is then seen equally often.
+        """
         self.training, self.held_out, self.tokenizer = training, validation, tokenizer
         self.balanced_by = balanced_by
         self.train = np.concatenate([ids for ids, _ in training])
-        self.validation = np.concatenate(
-            [np.zeros(0, np.int32), *(ids[learnt] for ids, learnt in validation)]
-        )
+        self.validation = np.concatenate([np.zeros(0, np.int32), *(ids[mask] for ids, mask in validation)])
 
     def __len__(self) -> int:
         return len(self.train) + len(self.validation)
 
     def batches(self, plan: Plan, seed: int) -> ExampleBatches:
-        """The packed batches of training, for a plan."""
+        """Return the packed training batches of a plan."""
         return ExampleBatches(self.training, plan.block_size, plan.windows, seed, self.balanced_by)
 
 
 class AdapterAdamW(AdamW):
-    """AdamW over a LoRA, which is in its state too: the files of a model have the weights merged."""
+    """AdamW over a LoRA. Its state holds the adapters too, as the saved model has them merged."""
 
     def state(self) -> Tensors:
         return super().state() | {"adapters": self.model.flat_params}
@@ -64,7 +65,11 @@ class AdapterAdamW(AdamW):
 def make_task_plan(
     config: GPTConfig, examples: Examples, lora: int | None, epochs: int, **flags: Any
 ) -> Plan:
-    """The plan of fine-tuning a model of this config; flags are fields of Plan, None where nobody says."""
+    """Return the plan of fine-tuning a model of this config on `examples`.
+
+    `lora` is the rank of the adapters, None where all weights are trained. `flags` are fields of Plan; those
+    that are None get the default.
+    """
     flags = {name: value for name, value in flags.items() if value is not None}
     flags = {"batch_size": 16, "dropout": 0.1, "patience": 4, "weight_decay": 0.01} | flags
     rate = LEARNING_RATE[bool(lora)] * min(1.0, 128 / config.n_embd)
@@ -81,7 +86,10 @@ def make_task_plan(
 def memory_needed(
     config: GPTConfig, plan: Plan, examples: Examples, lora: int | None, rows: int, world: World = SINGLE
 ) -> int:
-    """Bytes that fine-tuning holds, at most: with the longest examples in one batch."""
+    """Return the bytes that fine-tuning needs at most: those with the longest examples in one batch.
+
+    `lora` is the rank of the adapters or None; `rows` is the number of tokens added to the vocabulary.
+    """
     longest = sorted(examples.training, key=lambda example: -len(example[0]))[: rows_of(plan, world)]
     batch, time = pack(longest, plan.block_size)[0].shape
     floats = training_floats(config, batch, time)
@@ -91,7 +99,7 @@ def memory_needed(
 
 
 class TaskTrainer(Trainer):
-    """A Trainer whose batches are packed examples, and whose loss is that of what is to be learnt."""
+    """A Trainer whose batches are packed examples; the loss counts the tokens in their loss masks alone."""
 
     def __init__(
         self,
@@ -103,7 +111,11 @@ class TaskTrainer(Trainer):
         rows: int = 0,
         world: World = SINGLE,
     ) -> None:
-        """lora: the rank of adapters, None: all weights are trained; rows: of wte, the tokens added."""
+        """Prepare the training of all weights, or with `lora` of adapters of that rank.
+
+        `rows` is the number of rows at the end of wte that belong to added tokens. ValueError where memory is
+        too small.
+        """
 
         def needed(config: GPTConfig, plan: Plan) -> int:
             return world.local_size * memory_needed(config, plan, examples, lora, rows, world)
@@ -115,25 +127,25 @@ class TaskTrainer(Trainer):
         self.adapters = LoRA(model, lora, rows, seed=seed) if lora else None
         if self.adapters:
             self.optimizer = AdapterAdamW(self.adapters, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.step_seconds()  # before anything is gone on with
+        self.step_seconds()  # measured before a resume loads its state
 
     def _training_batches(self) -> ExampleBatches:
         return self.examples.batches(self.plan, self.seed)
 
     def _validation_batches(self, max_tokens: int | None) -> Iterable[Packed]:
-        """Of the examples held out, or of the first of them: about max_tokens to be learnt."""
+        """Yield packed batches of the examples held out, or of the first with about max_tokens targets."""
         held_out, B = self.examples.held_out, self.rows
         if max_tokens:
-            learnt = np.cumsum([learnt.sum() for _, learnt in held_out])
-            held_out = held_out[: int(np.searchsorted(learnt, max_tokens)) + 1]
+            targets = np.cumsum([mask.sum() for _, mask in held_out])
+            held_out = held_out[: int(np.searchsorted(targets, max_tokens)) + 1]
         for begin in range(0, len(held_out), B):
             yield pack(held_out[begin : begin + B], self.plan.block_size)
 
 
 def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) -> tuple[GPT, int]:
-    """Return the model with rows of wte for all tokens, and how many of them are new.
+    """Return the model with a row of wte for each token of `tokenizer`, and the number of new rows.
 
-    `before` is the tokenizer that it was trained with. A new row is the mean of the others.
+    `before` is the tokenizer that the model was trained with. A new row is the mean of the old ones.
     """
     known = min(before.vocab_size if before else model.config.vocab_size, model.config.vocab_size)
     added = tokenizer.vocab_size - known

@@ -1,7 +1,7 @@
 """Files of a run that grow line by line: metrics.csv, samples.jsonl.
 
-Lines wait in memory until flush(), which writes all of them or, where the disk is full, none: the file is cut
-back and they go on waiting. A resumed run drops the lines past its checkpoint.
+Lines wait in memory until flush(), which writes all of them. Where the disk is full it writes none: the file
+is cut back and the lines go on waiting. A resumed run drops the lines past its checkpoint.
 """
 
 import os
@@ -12,20 +12,20 @@ from npgpt.training.checkpoint import write_atomically
 
 
 class Journal:
-    """A file of lines, each of a step."""
+    """A text file that grows by lines, each of which belongs to a step."""
 
     def __init__(self, path: Path, step_of: Callable[[str], int], header: str = "") -> None:
-        """step_of(line): the step that a line tells of; ValueError for half a line."""
+        """Take the path; step_of(line) returns the step of a line and raises ValueError for half a line."""
         self.path, self._step_of = path, step_of
         self._header = header + "\n" if header else ""
         self._waiting: list[str] = []
 
     def start(self, step: int) -> list[str]:
-        """Cut the file back to the lines up to `step`, which are returned; without one, begin it."""
+        """Cut the file back to the lines up to `step` and return these; begin a file that is missing."""
         try:
             text = self.path.read_text(encoding="utf-8").removeprefix(self._header)
-            lines = text.split("\n")[:-1]  # what has no end is half a line, even where it has a step
-        except (OSError, ValueError):  # not there, or not ours
+            lines = text.split("\n")[:-1]  # a line without its end is half a line, even where it has a step
+        except (OSError, ValueError):  # it is missing, or another program's
             lines = []
         kept = []
         for line in lines:
@@ -39,11 +39,14 @@ class Journal:
         return kept
 
     def add(self, line: str) -> None:
-        """A line for the next flush()."""
+        """Keep a line for the next flush()."""
         self._waiting.append(line + "\n")
 
     def flush(self, sync: bool = False) -> None:
-        """Write what waits; sync: and have it on the disk. OSError: nothing is written, nothing lost."""
+        """Write all lines that wait; with sync=True the disk has them on return.
+
+        After an OSError none is written, and all go on waiting.
+        """
         if not self._waiting:
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)

@@ -1,35 +1,38 @@
-"""What a training tells of itself while it goes on, to whoever wants to show it."""
+"""The events of a training, for a listener that shows them."""
 
 from typing import NamedTuple
 
-from npgpt.training.memorising import Verdict
+from npgpt.training.overfitting import Verdict
 
 
 class Step(NamedTuple):
-    """One step of a training."""
+    """The figures of one training step."""
 
     step: int  # 1, 2, ...
-    steps: int  # in all, as things stand
+    steps: int  # the number of the last step, as planned now
     loss: float  # nats per token
-    val_loss: float | None  # where this step was followed by a validation
+    val_loss: float | None  # None where no validation followed this step
     tokens_per_second: float
-    seconds: float  # of training up to now, those of stopped processes included
+    seconds: float  # of training so far, those of earlier processes included
 
 
 class Listener:
-    """Hears of a training. Its methods do nothing: a subclass has those that it needs."""
+    """Receives the events of a training. These methods do nothing: a subclass overrides those it needs."""
 
     def begin(self, step: int, steps: int) -> None:
-        """Hear that training begins after `step`, for `steps` in all."""
+        """Receive the start of training: `step` steps are done, `steps` is the number of the last one."""
 
     def step(self, step: Step) -> None:
-        """Hear of a step that is done."""
+        """Receive the figures of a step that is done."""
 
     def warn(self, line: str) -> None:
-        """Hear of something that did not go well; training goes on."""
+        """Receive a warning of one line; training goes on."""
 
     def overfitting(self, verdict: Verdict, repeated: bytes) -> None:
-        """Hear, once, that the model memorises; `repeated` is what a sample repeats of the training text."""
+        """Receive, at most once, the warning that the model overfits.
+
+        `repeated` is the longest stretch of the training text that the last sample repeats.
+        """
 
     def end(self) -> None:
-        """Hear that training is over, however it ended."""
+        """Receive the end of training, also where it failed."""

@@ -1,4 +1,4 @@
-"""What this process holds of memory, whether a plan fits into what it may have, and what would."""
+"""The memory of this process: how much is free, whether a plan fits, and which smaller plan would."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,24 +13,24 @@ from npgpt.training.plan import Plan
 def check_memory(
     config: GPTConfig, plan: Plan, needed: Callable[[GPTConfig, Plan], int], tuning: bool = False
 ) -> None:
-    """ValueError, with the settings that would fit, where needed(config, plan) bytes are more than there is.
+    """Raise ValueError, with settings that would fit, where needed(config, plan) bytes are not free.
 
-    tuning: of a model that is there already, a batch a step.
+    tuning=True is for a model that exists already: its size and its batches a step cannot change.
     """
     free, where = available_bytes()
-    if (whole := needed(config, plan)) <= free:
+    if (total := needed(config, plan)) <= free:
         return
 
     def fits(config: GPTConfig, batch: int) -> bool:
         return needed(config, replace(plan, batch_size=batch)) <= free
 
     message = (
-        f"not enough memory: this plan needs {whole / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free ({where})"
+        f"not enough memory: this plan needs {total / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free ({where})"
     )
     advice = ""
     if batch := next((b for b in _halves(plan.batch_size) if fits(config, b)), None):
-        parts = "" if tuning else f" --gradient-accumulation-steps {-(-plan.windows // batch)}"
-        advice = f"--batch-size {batch}{parts}"
+        accumulation = "" if tuning else f" --gradient-accumulation-steps {-(-plan.windows // batch)}"
+        advice = f"--batch-size {batch}{accumulation}"
     elif not tuning:
         narrow = (replace(config, n_embd=c * config.n_head) for c in _halves(config.n_embd // config.n_head))
         if smaller := next((c for c in narrow if fits(c, 1)), None):
@@ -44,7 +44,7 @@ def _halves(n: int) -> Iterator[int]:
 
 
 def available_bytes() -> tuple[float, str]:
-    """(bytes that this process can still take, what sets that limit); infinite where nothing tells."""
+    """Return the bytes that this process can still take, and the name of the limit; infinity if unknown."""
     limits = [(float("inf"), "no limit is known")]
     if (kilobytes := _field("/proc/meminfo", "MemAvailable:")) is not None:
         limits.append((1024 * kilobytes, "this machine"))
@@ -60,12 +60,12 @@ def available_bytes() -> tuple[float, str]:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now (Linux; 0 where that cannot be told)."""
+    """Return the bytes of memory that this process holds now, on Linux; 0 where that is unknown."""
     return 1024 * (_field("/proc/self/status", "VmRSS:") or 0)
 
 
 def _cgroup_bytes() -> Iterator[int]:
-    """Room left in each cgroup (version 2) above this process; files that can be dropped count as room."""
+    """Yield the bytes left in each cgroup (version 2) above this process; inactive file cache is free."""
     try:
         inside = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2]
     except OSError:
@@ -81,7 +81,7 @@ def _cgroup_bytes() -> Iterator[int]:
 
 
 def _field(path: PathLike, name: str) -> int | None:
-    """The number after `name` in a file of lines such as 'MemAvailable: 123 kB'."""
+    """Return the number after `name` in a file of lines such as 'MemAvailable: 123 kB', None if missing."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""The default plan: what to train on a text of this size, unless the flags say otherwise.
+"""The plan of a training run: every setting, by default chosen from the size of the text.
 
-A function of the text's size and the flags alone, never of the clock, the processor or the threads.
+The plan is a function of the text's size and the flags alone, never of the clock, the CPU or the threads.
 """
 
 import math
@@ -13,49 +13,49 @@ from npgpt.engine.config import GPTConfig, engine_config
 from npgpt.engine.types import Fields
 from npgpt.text.dataset import DEFAULT_SPLIT, batches_per_epoch, parse_split
 
-TOO_SMALL = 10_000  # tokens: under this a validation part is a few sentences, and its loss means nothing
-TOKENIZERS = (4_000_000, "bpe:8192"), (1_000_000, "bpe:1024"), (0, "bytes")  # from so many bytes of text on
-MEMORISED = 0.04  # nats per token over an epoch, most of them of first tokens; at 0.05 a long sample slips
+TOO_SMALL = 10_000  # tokens: with fewer the validation part is a few sentences, and its loss means nothing
+TOKENIZERS = (4_000_000, "bpe:8192"), (1_000_000, "bpe:1024"), (0, "bytes")  # from this many bytes of text on
+MEMORISED = 0.04  # nats per token over an epoch, most from first tokens; at 0.05 a long sample has errors
 SCHEDULES = ("linear", "cosine", "constant")
 LEARNING_RATE = {"adamw": 4e-3, "muon": 0.02}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a training run that changes its weights, but for the text and the seed."""
+    """The settings of a training run that change its weights; text and seed are not among them."""
 
-    memorise: bool  # the text is too small to generalise: learn it by heart, all of it
+    memorise: bool  # the text is too small to generalise from: train on all of it until it is memorised
     split: tuple[float, float, float]
     engine: str  # gpt, gpt-2 or gpt-3
-    window: int | None  # of gpt-3: tokens that every other layer sees
+    window: int | None  # gpt-3 only: tokens that every other layer attends to
     n_layer: int
     n_head: int
     n_embd: int
     block_size: int
     dropout: float
-    batch_size: int  # windows in memory at a time
+    batch_size: int  # windows in memory at a time, over all ranks
     gradient_accumulation_steps: int  # batches whose gradients make one step
     steps: int
-    minutes: float | None  # of training, instead of a number of steps: then `steps` is the first guess
+    minutes: float | None  # instead of a number of steps, which is then a first guess
     optimizer: str  # adamw or muon
     schedule: str  # how lr goes down to min_lr
     lr: float
     min_lr: float
     warmup: int  # steps
     weight_decay: float
-    clip: float  # greatest norm of the whole gradient
+    clip: float  # maximum norm of the gradient
     eval_every: int  # steps
-    eval_tokens: int  # of the validation part, while training
+    eval_tokens: int  # tokens of the validation part used while training
     save_every: int  # steps
-    target_loss: float | None  # stop when validation (memorise: training) loss gets there
+    target_loss: float | None  # stop when validation loss (memorise: training loss) reaches it
     patience: int | None  # stop after so many validations without a new best
 
     def settings(self) -> Fields:
-        """The fields that flags can set, by the flags' names."""
+        """Return the fields that flags can set, by the flags' names."""
         return {name: value for name, value in vars(self).items() if name in FLAGS}
 
     def model_config(self, vocab_size: int) -> GPTConfig:
-        """Of the model that it trains, for a vocabulary of this size."""
+        """Return the config of the model that the plan trains, for a vocabulary of this size."""
         names = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "window")
         return engine_config(
             self.engine, vocab_size=vocab_size, **{name: getattr(self, name) for name in names}
@@ -63,23 +63,24 @@ class Plan:
 
     @property
     def windows(self) -> int:
-        """Windows of a step."""
+        """Return the number of windows of a step."""
         return self.batch_size * self.gradient_accumulation_steps
 
 
 def default_tokenizer(n_bytes: int) -> str:
-    """What --tokenizer is for a text of n_bytes when nobody says; benchmarks/vocabulary.py measures it."""
-    return next(name for least, name in TOKENIZERS if n_bytes >= least)
+    """Return the default of --tokenizer for a text of n_bytes, as benchmarks/vocabulary.py measured it."""
+    return next(name for minimum, name in TOKENIZERS if n_bytes >= minimum)
 
 
 FLAGS = ("epochs", *(field.name for field in fields(Plan) if field.name != "memorise"))
 
 
 def make_plan(n_tokens: int, epochs: int | None = None, **flags: Any) -> Plan:
-    """The plan for a text of n_tokens; flags are fields of Plan, those that are None are left to it.
+    """Return the plan for a text of n_tokens.
 
-    From TOO_SMALL tokens to a million, the steps grow with the square root of the text, and the dropout fades
-    as there is more to learn; beyond, the plan stays what it is, about two minutes on two cores.
+    `flags` are fields of Plan; those that are None get the default. ValueError or TypeError for a bad value.
+    From TOO_SMALL tokens to a million, the steps grow with the square root of the text and the dropout falls.
+    Beyond a million the plan stays the same, about two minutes on two cores.
 
     >>> make_plan(10**6).steps, make_plan(10**6, epochs=1).steps, make_plan(700).memorise
     (1600, 782, True)
@@ -95,7 +96,7 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags: Any) -> Plan:
     size = min(1.0, math.sqrt(n_tokens / 1e6))  # 0.1 at TOO_SMALL
     default = {
         "engine": "gpt-2",
-        "n_layer": 2 if memorise else 4,  # two layers learn by heart as well as four, in half the time
+        "n_layer": 2 if memorise else 4,  # two layers memorise as well as four, in half the time
         "n_head": 4,
         "n_embd": 128,
         "block_size": min(128, n_train),
@@ -135,15 +136,15 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags: Any) -> Plan:
 
 
 def _check(name: str, value: Any) -> None:
-    """ValueError or TypeError unless the field `name` can have this value."""
+    """Raise ValueError or TypeError unless the field `name` can have this value."""
     kind = {field.name: field.type for field in fields(Plan)}.get(name, int)
     if kind not in (int, float, int | None, float | None):
         return
-    whole = kind in (int, int | None)
+    integer = kind in (int, int | None)
     if isinstance(value, bool) or not isinstance(
-        value, (int, np.integer) if whole else (int, float, np.number)
+        value, (int, np.integer) if integer else (int, float, np.number)
     ):
-        raise TypeError(f"make_plan: {name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    least = 1 if whole and name != "warmup" else 0
-    if not least <= value < math.inf:
-        raise ValueError(f"make_plan: {name} must be at least {least} and finite, got {value}")
+        raise TypeError(f"make_plan: {name} must be a {'whole ' if integer else ''}number, got {value!r}")
+    minimum = 1 if integer and name != "warmup" else 0
+    if not minimum <= value < math.inf:
+        raise ValueError(f"make_plan: {name} must be at least {minimum} and finite, got {value}")

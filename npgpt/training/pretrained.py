@@ -1,4 +1,4 @@
-"""A model from whatever names it: a run, a checkpoint, other people's folders and files, the Hub."""
+"""Reading a model from a run, a checkpoint, another project's folder or file, or the Hugging Face Hub."""
 
 import warnings
 from pathlib import Path
@@ -13,8 +13,8 @@ from npgpt.training import checkpoint
 def read(path: PathLike, **fields: Any) -> Pretrained:
     """Return configuration, weights and tokenizer of the model that `path` holds or names.
 
-    See npgpt.load for what it may be, and for `fields`. ValueError where there is no such model, OSError
-    where nothing is.
+    npgpt.load describes `path` and `fields`. ValueError where there is no such model, OSError where nothing
+    exists.
     """
     path = Path(path)
     kind = path.suffix if path.is_file() else ""
@@ -35,9 +35,9 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
 
 
 def find_folder(path: PathLike) -> Path:
-    """Return the folder of the files: the best checkpoint of a run, what a name on the Hub gave.
+    """Return the folder of a model's files: a run's best checkpoint, a Hub download, or `path` itself.
 
-    A broken checkpoint is warned of and passed over for the one before.
+    A broken checkpoint is skipped with a warning, and the one before it is used.
     """
     path = Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What a training leaves in its run's folder: metrics, samples, schedule, checkpoints and their pointers."""
+"""The files of a run that training writes: metrics, samples, schedule, checkpoints and their pointers."""
 
 import functools
 import json
@@ -14,18 +14,18 @@ from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import checkpoint
 from npgpt.training.journal import Journal
 from npgpt.training.listener import Listener
-from npgpt.training.memorising import History
+from npgpt.training.overfitting import History
 from npgpt.training.schedule import Knot
 
 P = ParamSpec("P")
 METRICS = "step,epoch,tokens,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds,skipped"
-SCHEDULE = "schedule.json"  # the knots of a run with --minutes, written down as they are set
+SCHEDULE = "schedule.json"  # the knots of a run with --minutes, written as they are set
 
 
 def _rank_0(
     method: Callable[Concatenate["Recorder", P], None],
 ) -> Callable[Concatenate["Recorder", P], None]:
-    """Have rank 0 alone do it, for all."""
+    """Return a method that acts on rank 0 alone."""
 
     @functools.wraps(method)
     def guarded(self: "Recorder", /, *args: P.args, **more: P.kwargs) -> None:
@@ -36,10 +36,10 @@ def _rank_0(
 
 
 class Recorder:
-    """Writes the files of a run. Of several ranks, rank 0 writes and the others do nothing."""
+    """Writes the files of a run. With several ranks, rank 0 writes and the others do nothing."""
 
     def __init__(self, run: Path, keep: int, world: World, listener: Listener) -> None:
-        """Keep the last `keep` checkpoints and the best; the listener hears of what cannot be written."""
+        """Keep the last `keep` checkpoints and the best; the listener is warned of failed writes."""
         self.run, self.keep, self.world, self.listener = run, keep, world, listener
         self.metrics = Journal(run / "metrics.csv", step_of_row, METRICS)
         self.samples = Journal(run / "samples.jsonl", lambda line: int(json.loads(line)["step"]))
@@ -48,27 +48,27 @@ class Recorder:
 
     @_rank_0
     def start(self, step: int) -> None:
-        """Cut the files back to a step, or begin them."""
+        """Cut metrics and samples back to `step`, or begin them."""
         self.history = History(self.metrics.start(step))
         self.samples.start(step)
 
     @_rank_0
     def add_row(self, step: int, loss: float, val_loss: float | None, row: str) -> None:
-        """Add a step's row to metrics.csv, which is on the disk within about a second."""
+        """Add the row of a step to metrics.csv; the file has it within about a second."""
         self.metrics.add(row)
         self.history.add(step, loss, val_loss)
-        if time.perf_counter() - self._flushed_at > 1:  # who looks at the file sees it grow
+        if time.perf_counter() - self._flushed_at > 1:  # so that a reader sees the file grow
             self.attempt(step, self.metrics.flush)
             self._flushed_at = time.perf_counter()
 
     @_rank_0
     def add_sample(self, step: int, text: str) -> None:
-        """Add what the model wrote after a step."""
+        """Add the text that the model wrote after a step to samples.jsonl."""
         self.samples.add(json.dumps({"step": step, "text": text}, ensure_ascii=False))
 
     @_rank_0
     def write_schedule(self, step: int, knots: list[Knot]) -> None:
-        """Write down the knots of a schedule that moved; where that fails, training goes on."""
+        """Write the knots of a schedule that moved; where that fails, warn and go on."""
         self.attempt(step, lambda: self._write_knots(knots))
 
     def save(
@@ -81,7 +81,7 @@ class Recorder:
         best_step: int,
         knots: list[Knot] | None,
     ) -> None:
-        """Write a checkpoint, after all that it rests on; OSError where that fails. For rank 0."""
+        """Write metrics, samples and schedule, then a checkpoint, on rank 0. OSError where that fails."""
         self.metrics.flush(sync=True)  # the rows up to a checkpoint are as safe as the checkpoint
         self.samples.flush(sync=True)
         if knots:  # never older than a checkpoint: a resume believes it
@@ -91,7 +91,7 @@ class Recorder:
         checkpoint.prune(self.run, self.keep)
 
     def attempt(self, step: int, write: Callable[[], None]) -> bool:
-        """Return whether write() did: a failure is no reason to stop, as what matters is written again."""
+        """Call write() and return whether it succeeded; a failure is a warning, as a later write follows."""
         try:
             write()
             return True
@@ -103,16 +103,16 @@ class Recorder:
         checkpoint.write_atomically(self.run / SCHEDULE, json.dumps(knots) + "\n")
 
 
-def take_up(run: Path, folder: Path, best_step: int) -> None:
-    """Mend what a killed process left in a run that goes on from the checkpoint `folder`."""
+def repair(run: Path, folder: Path, best_step: int) -> None:
+    """Repair the pointers and folders of a killed run that is resumed from the checkpoint `folder`."""
     checkpoint.clean_up(run)
-    if checkpoint.pointed(run, "LATEST") != folder:  # killed before it was moved
+    if checkpoint.pointed(run, "LATEST") != folder:  # killed before the pointer was written
         checkpoint.point(run, "LATEST", folder.name)
     point_to_best(run, best_step)
 
 
 def point_to_best(run: Path, step: int) -> None:
-    """Have BEST name the checkpoint of a step, where that was saved."""
+    """Point BEST at the checkpoint of a step, where that was saved."""
     name = f"step-{step:06d}"
     if (run / name).is_dir() and checkpoint.pointed(run, "BEST") != run / name:
         checkpoint.point(run, "BEST", name)
@@ -127,7 +127,7 @@ def step_of_row(line: str) -> int:
 
 
 def read_knots(run: Path) -> list[Knot] | None:
-    """Return what a run with --minutes wrote down of its schedule, None where nothing is."""
+    """Return the schedule's knots that a run with --minutes wrote, None where it has none."""
     try:
         knots: list[Knot] = json.loads((run / SCHEDULE).read_text(encoding="utf-8"))
         return knots

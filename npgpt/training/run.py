@@ -1,4 +1,4 @@
-"""A run's folder and its config.toml: every setting, resolved, so that the run can be told and repeated."""
+"""A run's folder and its config.toml: every setting, resolved, so that the run can be repeated."""
 
 import contextlib
 import errno
@@ -20,14 +20,14 @@ from npgpt.version import __version__
 
 CONFIG = "config.toml"
 TAKEN = "exists already; --resume goes on with a run, a new one needs another --out"
-LEFT = ("lock", f".{CONFIG}.tmp", "stdin.txt")  # by a process that ended before it wrote its settings
+LEFT = ("lock", f".{CONFIG}.tmp", "stdin.txt")  # files of a process that ended before it wrote its settings
 
 
 def find_folder(out: str | None, text: str, resume: bool, suffix: str = "") -> Path:
-    """The folder of a run: `out`, or runs/NAME after the text, with the suffix. Makes nothing.
+    """Return the folder of a run, `out` or runs/NAME, where NAME is the text's stem and `suffix`.
 
-    For a new one NAME gets -2, -3, ... where it is taken; to resume, the last of these is meant.
-    FileExistsError where `out` is there already and is not to be resumed, or is no run.
+    Nothing is created. A new run gets NAME-2, NAME-3, ... where NAME exists; resume=True means the last one.
+    FileExistsError where `out` exists and is not to be resumed, or is no run.
     """
     if out is not None:
         folder = Path(out)
@@ -47,10 +47,10 @@ def find_folder(out: str | None, text: str, resume: bool, suffix: str = "") -> P
 
 @contextlib.contextmanager
 def locked(folder: Path, new: bool = False) -> Iterator[Path]:
-    """The run's folder, made if need be, for this process alone. BlockingIOError while another has it.
+    """Lock a run's folder for this process, and create it where it is missing.
 
-    new: FileExistsError where another process began a run in it since find_folder() looked.
-
+    BlockingIOError while another process holds it. With new=True, FileExistsError where another process began
+    a run in it since find_folder() looked.
     The lock is the system's, on the file "lock": it ends with the process, however that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def _lock(descriptor: int) -> None:
 
 
 def write_config(folder: Path, settings: Fields, about: Fields) -> None:
-    """Write config.toml: the settings as --config takes them; below [about], what is only worth knowing."""
+    """Write config.toml: the settings as --config reads them; below [about], facts that are no settings."""
     about = about | {
         "npgpt": __version__,
         "python": platform.python_version(),
@@ -93,7 +93,7 @@ def write_config(folder: Path, settings: Fields, about: Fields) -> None:
 
 
 def read_config(folder: PathLike) -> Fields:
-    """The table that write_config wrote; ValueError where it is not one, OSError where it is not there."""
+    """Return the table that write_config wrote; ValueError for another table, OSError for no file."""
     path = Path(folder) / CONFIG
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def read_config(folder: PathLike) -> Fields:
 
 
 def to_toml(table: Fields) -> str:
-    """TOML of a table of numbers, strings, lists and tables of these; None values are left out.
+    """Return the TOML text of a table of numbers, strings, lists and such tables; None is left out.
 
     >>> print(to_toml({"lr": 0.01, "text": ["a.txt"], "about": {"threads": 2}}), end="")
     lr = 0.01
@@ -118,7 +118,7 @@ def to_toml(table: Fields) -> str:
 
     def value(v: Any) -> str:  # JSON's strings, numbers and lists are TOML's too
         text = json.dumps(list(v) if isinstance(v, tuple) else v, ensure_ascii=False)
-        return text.replace("\x7f", "\\u007f")  # the one character that only JSON takes as it is
+        return text.replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not
 
     lines = [f"{key} = {value(v)}" for key, v in table.items() if v is not None and not isinstance(v, dict)]
     for key, v in table.items():

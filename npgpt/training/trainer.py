@@ -1,7 +1,7 @@
-"""The training loop: batches in, weights out; a recorder keeps what is left on disk, a listener hears of it.
+"""The training loop: a recorder writes its files, a listener receives its events.
 
-Same text, plan and seed give the same weights, bit for bit, on any number of threads and however often the
-run was stopped: the batch, the dropout masks and the learning rate of a step are functions of its number.
+The same text, plan and seed give the same weights, bit for bit, on any number of threads and however often
+the run was stopped: batch, dropout masks and learning rate of a step are functions of its number.
 """
 
 import math
@@ -19,40 +19,40 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, Floats, Integers
 from npgpt.text.dataset import Dataset, evaluation_batches
-from npgpt.training import checkpoint, memorising
+from npgpt.training import checkpoint, overfitting
 from npgpt.training.cost import memory_needed, steps_in
 from npgpt.training.ending import Ending
 from npgpt.training.evaluation import mean_loss
 from npgpt.training.listener import Listener, Step
 from npgpt.training.memory import check_memory
 from npgpt.training.plan import Plan, make_plan
-from npgpt.training.recorder import Recorder, read_knots, take_up
+from npgpt.training.recorder import Recorder, read_knots, repair
 from npgpt.training.schedule import Budget, Schedule
 from npgpt.training.updater import TrainingData, Updater
 
-MAX_SKIPPED = 3  # bad steps in a row: one odd batch is no reason to end a night's work
-SAVE_SECONDS = 300  # a kill costs no more than this, however far apart the plan's checkpoints are
-# of a Trainer, that a checkpoint keeps as they are
+MAX_SKIPPED = 3  # bad steps in a row: one odd batch must not end a long run
+SAVE_SECONDS = 300  # a kill loses no more than this, however far apart the plan's checkpoints are
+# attributes of a Trainer that a checkpoint stores as they are
 COUNTED = ("step", "tokens", "seconds", "skipped", "bad_in_a_row", "best_step", "since_best")
 
 
 class TrainingFailed(RuntimeError):
-    """The run cannot go on; the message says why and what is kept."""
+    """The error of a run that cannot go on; the message gives the reason and the last checkpoint."""
 
 
 @dataclass
-class Surroundings:
-    """What a training under way has around it: its files, its audience, its clock."""
+class RunContext:
+    """The files, the listener and the clock of a training while it runs."""
 
     recorder: Recorder
     listener: Listener
     should_stop: Callable[[], bool]
     sample: Callable[[], str] | None
-    begun: float  # on the clock of time.perf_counter(), as if it had never been stopped
-    reserved: float  # seconds of the plan's minutes, for what comes after training
+    begun: float  # on the clock of time.perf_counter(), earlier processes' seconds included
+    reserved: float  # seconds of the plan's minutes that are needed after training
     saved_at: float
     validating: float = 0.0  # seconds of the last validation
-    warned: bool = False  # of overfitting
+    warned: bool = False  # of overfitting, once
 
 
 def prepare(
@@ -63,10 +63,10 @@ def prepare(
     spent: float = 0.0,
     world: World = SINGLE,
 ) -> "Trainer":
-    """Return a trainer for `dataset` by the default plan and `flags`; the model is new unless one is given.
+    """Return a trainer for `dataset` by the default plan and `flags`; without `model` a new one is made.
 
-    ValueError, before anything large is allocated, for a plan that does not fit. With minutes and no steps,
-    the first guess at their number is measured; `spent` seconds of the minutes are gone already.
+    ValueError, before anything large is allocated, for a plan that does not fit into memory. With minutes and
+    no steps, their number is first estimated from a measured step; `spent` seconds are already used.
     """
     plan = make_plan(len(dataset), **flags)
     config = model.config if model else plan.model_config(dataset.tokenizer.vocab_size)
@@ -87,9 +87,9 @@ def prepare(
 
 
 class Trainer(Updater):
-    """Trains `model` on `dataset` by `plan`, with the other ranks of `world`: all of them do the same steps.
+    """Trains a model on a dataset by a plan. All ranks of `world` do the same steps.
 
-    Each has its rows of every batch; rank 0 writes.
+    Each rank computes its rows of every batch; rank 0 writes.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Trainer(Updater):
         self.schedule = Schedule(plan)
         self.budget = Budget(60 * plan.minutes) if plan.minutes else None
         self.step = self.tokens = self.skipped = self.bad_in_a_row = 0
-        self.seconds = 0.0  # of training, those of stopped processes included
+        self.seconds = 0.0  # of training, those of earlier processes included
         self.best, self.best_step, self.since_best = math.inf, 0, 0  # validation loss; validations since
-        self.kept, self.kept_step = math.inf, 0  # the best of those that could be saved
+        self.kept, self.kept_step = math.inf, 0  # the best loss whose checkpoint was saved
         epoch = self.batches.per_epoch
         kept = max(10, epoch if plan.memorise else min(epoch, 1000))
         self.recent: deque[float] = deque(maxlen=kept)  # losses
@@ -119,17 +119,17 @@ class Trainer(Updater):
         reserved: float = 0.0,
         listener: Listener | None = None,
     ) -> Fields:
-        """Run the plan to its end or its target, with what a Recorder leaves in `run` -> how it went.
+        """Train to the plan's end or target, write the files of a Recorder into `run`, and return the result.
 
-        The last `keep` checkpoints and the best are kept. should_stop() is asked after each step: True ends
-        the run with a checkpoint. sample() -> text, asked every eval_every steps. Of the plan's minutes
-        `spent` seconds are gone and `reserved` ones are for what comes afterwards.
+        The last `keep` checkpoints and the best are kept. should_stop() is called after each step: True ends
+        the run with a checkpoint. sample() returns a text, every eval_every steps. `spent` seconds of the
+        plan's minutes are already used, and `reserved` seconds are kept for the time after training.
         TrainingFailed where the loss or a gradient stays not finite, OSError where the last checkpoint cannot
-        be written: those before that are left as they are.
+        be written. Both leave earlier checkpoints as they are.
         """
         listener = listener or Listener()
         recorder, now = Recorder(Path(run), keep, self.world, listener), time.perf_counter()
-        around = Surroundings(
+        context = RunContext(
             recorder, listener, should_stop, sample, now - self.seconds - spent, reserved, now
         )
         recorder.start(self.step)
@@ -139,17 +139,17 @@ class Trainer(Updater):
         listener.begin(self.step, self.schedule.steps)
         try:
             while not self.ended and self.step < self.schedule.steps:
-                val_loss = self._one_step(around)
+                val_loss = self._one_step(context)
         finally:
             listener.end()
-        val_loss = self._whole_validation(val_loss, should_stop)
+        val_loss = self._final_validation(val_loss, should_stop)
         return self.result(recorder.run) | {
             "val_loss": val_loss,
-            "seconds": time.perf_counter() - around.begun,
+            "seconds": time.perf_counter() - context.begun,
         }
 
     def result(self, run: Path) -> Fields:
-        """Return how it went, as far as a checkpoint knows."""
+        """Return the result of the training so far, from what a checkpoint stores."""
         return {
             "run": str(run),
             "steps": self.step,
@@ -163,11 +163,11 @@ class Trainer(Updater):
             "seconds": self.seconds,
         }
 
-    def _one_step(self, around: Surroundings) -> float | None:
-        """Do a step and all that follows it -> the validation loss, where this step has one."""
+    def _one_step(self, context: RunContext) -> float | None:
+        """Do a step with its validation, sample and checkpoint; return the validation loss or None."""
         plan, began = self.plan, time.perf_counter()
         self.step += 1
-        loss, grad_norm, n = self._update(self.step, around)
+        loss, grad_norm, n = self._update(self.step, context)
         took = time.perf_counter() - began
         self.tokens += n
         if not self.bad_in_a_row:
@@ -177,42 +177,42 @@ class Trainer(Updater):
             self.ended = Ending.MEMORISED if plan.memorise else Ending.TARGET
         last = bool(self.ended) or self.step == self.schedule.steps
         evaluated = last or self.step % plan.eval_every == 0
-        val_loss = self._timed_validation(around) if evaluated else None
+        val_loss = self._timed_validation(context) if evaluated else None
         if val_loss is not None:
             self._compare(val_loss)
         now = time.perf_counter()
         worth = val_loss is not None and val_loss < self.kept
         stop, overdue, worth = self.world.any(
-            around.should_stop(), now - around.saved_at > SAVE_SECONDS, worth
+            context.should_stop(), now - context.saved_at > SAVE_SECONDS, worth
         )
         if not last and not self.ended and stop:
             self.ended = Ending.INTERRUPTED
 
-        self.seconds = now - around.begun
-        self._write_row(around.recorder, loss, val_loss, grad_norm, n / took)
+        self.seconds = now - context.begun
+        self._write_row(context.recorder, loss, val_loss, grad_norm, n / took)
         step = Step(self.step, self.schedule.steps, loss, val_loss, n / took, self.seconds)
-        around.listener.step(step)
+        context.listener.step(step)
         if evaluated and not self.world.rank:
-            self._sample_and_warn(around)
+            self._sample_and_warn(context)
         final = last or bool(self.ended)
         if final or overdue or ((worth or self.step % plan.save_every == 0) and not self.bad_in_a_row):
-            self._save(around, final, val_loss)
+            self._save(context, final, val_loss)
         if self.budget:
-            whole = time.perf_counter() - began
-            self.budget.saw_step(took if evaluated else whole)
+            total = time.perf_counter() - began
+            self.budget.saw_step(took if evaluated else total)
             if evaluated:
-                self.budget.saw_evaluation(whole - took)
-            self._keep_to_budget(self.budget, around)
+                self.budget.saw_evaluation(total - took)
+            self._keep_to_budget(self.budget, context)
         return val_loss
 
     def _training_target_reached(self) -> bool:
-        """Return whether the mean loss of the last epoch is the target, where no validation has one."""
+        """Return whether the mean training loss of an epoch reached a target that it decides."""
         by_training = self.plan.memorise or not len(self.dataset.validation)
-        whole_epoch = len(self.recent) == self.recent.maxlen
-        return by_training and whole_epoch and _reached(self.plan, sum(self.recent) / len(self.recent))
+        full_epoch = len(self.recent) == self.recent.maxlen
+        return by_training and full_epoch and _reached(self.plan, sum(self.recent) / len(self.recent))
 
     def _compare(self, val_loss: float) -> None:
-        """Compare a validation loss with the best one and the target."""
+        """Update the best validation loss, and end the run at its target or after its patience."""
         plan, better = self.plan, val_loss < self.best
         self.since_best = 0 if better else self.since_best + 1
         if better:
@@ -222,9 +222,9 @@ class Trainer(Updater):
         elif plan.patience and self.since_best >= plan.patience:
             self.ended = self.ended or Ending.PATIENCE
 
-    def _update(self, step: int, around: Surroundings) -> tuple[float, float, int]:
-        """Update the weights once -> loss, gradient norm, tokens. What is not finite changes nothing."""
-        self.model.step = step  # which dropout masks
+    def _update(self, step: int, context: RunContext) -> tuple[float, float, int]:
+        """Update the weights once; return loss, gradient norm and tokens. Not finite, it changes nothing."""
+        self.model.step = step  # selects the dropout masks
         self.optimizer.lr = self.schedule.rate(step)
         loss, n = self._forward_backward(step - 1)
         grad_norm = math.nan
@@ -238,46 +238,46 @@ class Trainer(Updater):
             self.bad_in_a_row += 1
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
             if self.bad_in_a_row > MAX_SKIPPED:
-                raise _failure(self, around.recorder.run, what)
+                raise _failure(self, context.recorder.run, what)
             self.skipped += 1
-            around.listener.warn(f"step {step} is skipped: {what}")
+            context.listener.warn(f"step {step} is skipped: {what}")
         return float(loss), float(grad_norm), n
 
-    def _keep_to_budget(self, budget: Budget, around: Surroundings) -> None:
-        """Move the last step where the minutes would be missed, and write that down."""
+    def _keep_to_budget(self, budget: Budget, context: RunContext) -> None:
+        """Move the last step where the minutes would be missed, and write the new schedule."""
         if self.ended or not self.schedule.knots[-1][0] < self.step < self.schedule.steps:
             return
-        whole = len(self.dataset.validation)
-        closing = around.reserved + around.validating * max(1.0, whole / self.plan.eval_tokens)
-        spent = time.perf_counter() - around.begun
+        n_validation = len(self.dataset.validation)
+        closing = context.reserved + context.validating * max(1.0, n_validation / self.plan.eval_tokens)
+        spent = time.perf_counter() - context.begun
         end = budget.new_end(self.step, self.schedule.steps, self.plan.eval_every, spent, closing)
         if end := int(self.world.broadcast(end or 0)):
             self.schedule.end_at(self.step, end)
-            around.recorder.write_schedule(self.step, self.schedule.knots)
+            context.recorder.write_schedule(self.step, self.schedule.knots)
 
-    # ------------------------------------------------------------------------ what is measured
+    # ------------------------------------------------------------------------ validation and metrics
 
-    def _timed_validation(self, around: Surroundings) -> float | None:
+    def _timed_validation(self, context: RunContext) -> float | None:
         start = time.perf_counter()
         loss = self._validate()
         if loss is not None:
-            around.validating = time.perf_counter() - start
+            context.validating = time.perf_counter() - start
         return loss
 
     def _validate(self) -> float | None:
-        """Return the loss on the fixed subset of the validation part that all steps are compared by."""
+        """Return the loss on the subset of the validation part that is the same at every step."""
         if not len(self.dataset.validation):
             return None
         return mean_loss(self.model, self._validation_batches(self.plan.eval_tokens), self.world.map)
 
-    def _whole_validation(self, val_loss: float | None, should_stop: Callable[[], bool]) -> float | None:
-        """Return the final loss, over the whole validation part; that of the subset where it is stopped."""
+    def _final_validation(self, val_loss: float | None, should_stop: Callable[[], bool]) -> float | None:
+        """Return the loss over the complete validation part; where that is stopped, the subset's loss."""
         seen = len(self.dataset.validation) <= self.plan.eval_tokens
         if val_loss is None or seen or self.ended == Ending.INTERRUPTED:
             return val_loss
 
         def until_stopped(function: Callable[[Any], Floats], batches: Iterable[Any]) -> Iterator[Floats]:
-            for batch in batches:  # of a large text this takes hours; the model is saved by now
+            for batch in batches:  # a large text takes hours; the model is already saved
                 if should_stop():
                     raise KeyboardInterrupt
                 yield function(batch)
@@ -289,7 +289,7 @@ class Trainer(Updater):
             return val_loss
 
     def _validation_batches(self, max_tokens: int | None) -> Iterable[tuple[Integers, ...]]:
-        """Return the validation part, or a fixed subset of about max_tokens, shaped as in training."""
+        """Return the batches of the validation part, or of a fixed subset of about max_tokens."""
         ids, T = self.dataset.validation, self.model.config.block_size
         return evaluation_batches(ids, T, self.rows, self.end_of_text, max_tokens)
 
@@ -301,25 +301,25 @@ class Trainer(Updater):
         row += [self.optimizer.lr, grad_norm, f"{speed:.0f}", f"{self.seconds:.3f}", self.skipped]
         recorder.add_row(self.step, loss, val_loss, ",".join(map(str, row)))
 
-    def _sample_and_warn(self, around: Surroundings) -> None:
-        """Keep a sample; tell once where the model begins to memorise what it should generalise from."""
+    def _sample_and_warn(self, context: RunContext) -> None:
+        """Record a sample, and warn once where the model overfits."""
         try:
-            text = around.sample() if around.sample else ""
+            text = context.sample() if context.sample else ""
         except ValueError as error:  # its logits are not finite
-            raise _failure(self, around.recorder.run, str(error)) from None
-        if around.sample:
-            around.recorder.add_sample(self.step, text)
-        if not self.plan.memorise and (verdict := around.recorder.history.verdict()) and not around.warned:
-            around.warned = True
-            train = memorising.training_text(self.dataset.train, self.dataset.tokenizer)
-            around.listener.overfitting(verdict, memorising.longest_overlap(text.encode(), train))
+            raise _failure(self, context.recorder.run, str(error)) from None
+        if context.sample:
+            context.recorder.add_sample(self.step, text)
+        if not self.plan.memorise and (verdict := context.recorder.history.verdict()) and not context.warned:
+            context.warned = True
+            train = overfitting.training_text(self.dataset.train, self.dataset.tokenizer)
+            context.listener.overfitting(verdict, overfitting.longest_overlap(text.encode(), train))
 
-    # ------------------------------------------------------------------------ stopping and going on
+    # ------------------------------------------------------------------------ saving and resuming
 
-    def _save(self, around: Surroundings, final: bool, val_loss: float | None) -> None:
-        """Save a checkpoint. A failed write is warned of, and an error if it was to be the last one."""
+    def _save(self, context: RunContext, final: bool, val_loss: float | None) -> None:
+        """Save a checkpoint. A failed write is a warning, or an OSError where it is the final one."""
         if not math.isfinite(kernels.ops_for(self.model.dtype).global_norm(self.model.flat_params)):
-            raise _failure(self, around.recorder.run, "the weights are not finite")
+            raise _failure(self, context.recorder.run, "the weights are not finite")
 
         former = self.kept, self.kept_step
         if val_loss is not None and val_loss < self.kept:
@@ -327,25 +327,25 @@ class Trainer(Updater):
         if self.world.size > 1:
             try:
                 self.world.check_equal(weights=zlib.crc32(self.model.flat_params.data))
-            except ValueError as error:  # memory that fails on one of them, say
+            except ValueError as error:  # for example memory that fails on one rank
                 raise TrainingFailed(f"step {self.step}: {error}; nothing was saved") from None
         moments = self.world.gather(self.optimizer.state()) if self.cuts else self.optimizer.state()
         if self.world.rank:
-            around.saved_at = time.perf_counter()
+            context.saved_at = time.perf_counter()
             return
 
         def write() -> None:
             knots = self.schedule.knots if self.plan.minutes else None
             tokenizer, state = self.dataset.tokenizer, self._state()
-            around.recorder.save(self.step, self.model, tokenizer, moments, state, self.kept_step, knots)
+            context.recorder.save(self.step, self.model, tokenizer, moments, state, self.kept_step, knots)
 
         if final:
             write()
-        elif not around.recorder.attempt(self.step, write):
+        elif not context.recorder.attempt(self.step, write):
             self.kept, self.kept_step = former
-            around.saved_at = time.perf_counter() - 0.8 * SAVE_SECONDS  # not again at every step
+            context.saved_at = time.perf_counter() - 0.8 * SAVE_SECONDS  # not tried at every step
             return
-        around.saved_at = time.perf_counter()
+        context.saved_at = time.perf_counter()
 
     def _state(self) -> Fields:
         epoch, position = divmod(self.step, self.batches.per_epoch)
@@ -354,7 +354,7 @@ class Trainer(Updater):
             **{name: getattr(self, name) for name in COUNTED},
             "ended": None if ended == Ending.INTERRUPTED else ended,
             "optimizer_steps": self.optimizer.steps,
-            # All randomness is counted, so these numbers are its whole state.
+            # All random numbers are functions of counters, so these are their complete state.
             "data": {"epoch": epoch, "position": position},
             "rng": {"seed": self.seed, "step": self.step},
             "schedule": self.schedule.knots,
@@ -366,7 +366,7 @@ class Trainer(Updater):
         }
 
     def resume(self, run: Path, folder: Path) -> None:
-        """Go on where the checkpoint `folder` of `run`, which self.model was read from, left off."""
+        """Restore the state of the checkpoint `folder` of `run`, from which self.model was read."""
         state, moments = checkpoint.load(folder)
         self.optimizer.load_state(moments, state["optimizer_steps"])
         for name in COUNTED:
@@ -381,7 +381,7 @@ class Trainer(Updater):
         if self.plan.minutes:
             self.budget = Budget(60 * self.plan.minutes, state["budget"])
         if not self.world.rank:
-            take_up(run, folder, self.kept_step)
+            repair(run, folder, self.kept_step)
 
 
 def _reached(plan: Plan, loss: float) -> bool:

@@ -1,9 +1,9 @@
 """A search for better settings than the default's, by successive halving (arXiv:1603.06560) at equal time.
 
-Candidates are trained for a ninth of the final training time, the better third of them for a third, the best
-two for all of it, each time from the start with a schedule of that length. The default goes along to the end,
-so that the winner has beaten it at the very length that it will be used for, or it is the winner itself.
-Short runs are compared by their seconds, not their steps: a larger model must be worth its time.
+All candidates are trained for a ninth of the final training time, the better third of them for a third of it,
+the best two for all of it. Each training begins anew, with a schedule of its length. The default is trained
+on every rung. So the winner has beaten the default at the final length, or is the default.
+Runs are compared at equal seconds, not equal steps: a larger model must be worth its time.
 """
 
 import random
@@ -20,16 +20,16 @@ from npgpt.training.plan import Plan, make_plan
 from npgpt.training.trainer import Trainer, TrainingFailed, prepare
 
 SHARES = (1 / 9, 1 / 3, 1.0)  # of the final training time, one for each rung
-KEPT = (9, 3, 2)  # candidates in each rung; beside them the default
+KEPT = (9, 3, 2)  # candidates on each rung; the default comes on top
 COST = sum(share * (kept + (i > 0)) for i, (share, kept) in enumerate(zip(SHARES, KEPT, strict=True)))
 TUNED = ("n_layer", "n_head", "n_embd", "batch_size", "lr", "dropout")
-LENGTHS = (1.0, 1.0, 0.5)  # of the time: a text may be learnt, and then learnt by heart, before it is over
-EVAL_TOKENS = 16384  # in the short runs, which would else spend their time on validation
+LENGTHS = (1.0, 1.0, 0.5)  # of the time: a run of full length may already overfit
+EVAL_TOKENS = 16384  # in the short runs, which would spend too much of their time on validation otherwise
 
 
 @dataclass
 class Trial:
-    """One training of a candidate, and how it went."""
+    """One training of a candidate, and its result."""
 
     rung: int
     candidate: int  # 0 is the default
@@ -42,12 +42,12 @@ class Trial:
 
     @property
     def loss(self) -> float:
-        """Best validation loss, nats per token; infinite where there was none."""
+        """Return the best validation loss in nats per token, infinity where there was none."""
         return self.result.get("best_val_loss") or float("inf")
 
 
 def candidates(plan: Plan, count: int, seed: int) -> list[tuple[Fields, float]]:
-    """`count` different settings and lengths around the plan's, the plan's own first."""
+    """Return `count` different settings and lengths around those of the plan; the plan's own come first."""
     rng = random.Random(seed)
     own = {name: getattr(plan, name) for name in TUNED}
     found = [(own, 1.0)]
@@ -68,7 +68,7 @@ def candidates(plan: Plan, count: int, seed: int) -> list[tuple[Fields, float]]:
 
 
 class Search:
-    """Trials on `dataset`, each a run in folder/trials."""
+    """A search for settings: trials on a dataset, each of them a run in folder/trials."""
 
     def __init__(
         self,
@@ -79,7 +79,11 @@ class Search:
         about: Fields,
         seed: int,
     ) -> None:
-        """minutes: of the whole search. settings: those that all runs share, by the flags' names."""
+        """Prepare a search of `minutes` in all.
+
+        `settings` are those that all runs share, by the flags' names; `about` goes below [about] in their
+        config.toml. ValueError where the text is too small for a validation part.
+        """
         if not len(dataset.validation):
             raise ValueError("tune: the text must be long enough to leave something for validation")
         self.dataset, self.folder, self.seed = dataset, folder, seed
@@ -93,9 +97,10 @@ class Search:
         done_with: Callable[[Trial], None],
         listener: Listener | None = None,
     ) -> Trial | None:
-        """Run all rungs -> the best trial of the last; None if it was stopped before.
+        """Run all rungs and return the best trial of the last one, None where it was stopped before.
 
-        done_with(trial) is called after each; the listener hears of each training.
+        done_with(trial) is called after each trial; the listener receives the events of each training.
+        TrainingFailed where no candidate of a rung could be trained.
         """
         plan = make_plan(len(self.dataset), split=self.settings["split"])
         alive = list(enumerate(candidates(plan, KEPT[0], self.seed)))
@@ -142,7 +147,7 @@ class Search:
                 run.write_config(folder, shown, self.about)
                 trial.result = trainer.train(folder, 1, should_stop, listener=listener)
                 trial.epochs = trainer.step / trainer.batches.per_epoch
-            except (TrainingFailed, ValueError) as failure:  # a rate too high, a model too large: it is out
+            except (TrainingFailed, ValueError) as failure:  # for example a rate that is too high
                 trial.result = {"ended": str(failure)}
         trainer = None
         kernels.release_memory()

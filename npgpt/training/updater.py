@@ -15,29 +15,29 @@ from npgpt.training.plan import Plan
 
 
 class TrainingData(Protocol):
-    """What is trained on: a text, or examples."""
+    """The data of a training: a Dataset of text, or Examples."""
 
     @property
     def train(self) -> Integers:
-        """The ids of the training part (N,)."""
+        """Return the ids of the training part (N,)."""
 
     @property
     def validation(self) -> Integers:
-        """The ids of the validation part (N,)."""
+        """Return the ids of the validation part (N,)."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of these ids."""
+        """Return the tokenizer of these ids."""
 
     def __len__(self) -> int: ...
 
 
 class TrainingBatches(Protocol):
-    """The batches of training as a function of the step."""
+    """The training batches, as a function of the step."""
 
     @property
     def per_epoch(self) -> int:
-        """The number of batches of an epoch."""
+        """Return the number of batches of an epoch."""
 
     def batch(self, step: int) -> tuple[Integers, ...]:
         """Return x, y int32 (B,T) of step 0, 1, ..., and `starts` (B,T) where examples are packed."""
@@ -49,7 +49,7 @@ def rows_of(plan: Plan, world: World) -> int:
 
 
 class Updater:
-    """A model with its batches and its optimizer; of several ranks each has its rows of every batch."""
+    """A model with its batches and its optimizer. With several ranks, each has its rows of every batch."""
 
     def __init__(self, model: GPT, dataset: TrainingData, plan: Plan, seed: int, world: World) -> None:
         self.model, self.dataset, self.plan, self.seed = model, dataset, plan, seed
@@ -68,9 +68,9 @@ class Updater:
         return Batches(self.dataset.train, plan.block_size, plan.windows, self.seed, self.end_of_text)
 
     def step_seconds(self) -> float:
-        """Return the seconds of a step, by up to four trials that leave no trace.
+        """Return the seconds of a step, the minimum of up to four trials that change nothing.
 
-        They are measured once, before anything is trained.
+        They are measured at the first call, which must come before training.
         """
         if self._step_seconds is None:
             self.optimizer.lr = 0.0  # so the weights stay
@@ -87,10 +87,10 @@ class Updater:
         return self._step_seconds
 
     def _forward_backward(self, batch: int) -> tuple[float, int]:
-        """Gather the gradients of the mean loss over all windows of a step -> that loss, tokens.
+        """Add up the gradients of a step's mean loss over all its windows; return the loss and the tokens.
 
-        The windows are computed in chunks that fit. A loss that is not finite ends it: no gradient counts
-        then.
+        The windows are computed in chunks of self.rows. A loss that is not finite ends the loop, as the
+        gradients are then discarded.
         """
         starts: list[Integers]  # of examples packed side by side
         x, y, *starts = self.batches.batch(batch)
@@ -98,24 +98,24 @@ class Updater:
         mine, gradients = world.shard(len(x)), GradientAllReduce(world, model)
         total, before = 0.0, 0
         for model.first_sample in range(mine.start, mine.stop, self.rows):
-            part = slice(model.first_sample, min(model.first_sample + self.rows, mine.stop))
-            n = int((y[part] >= 0).sum())
+            chunk = slice(model.first_sample, min(model.first_sample + self.rows, mine.stop))
+            n = int((y[chunk] >= 0).sum())
             if n == 0:
                 continue
             if before and n != before:  # each chunk's gradient is a mean over its own tokens
                 gradients.flat[...] *= before / n
-            loss = model.forward(x[part], y[part], *(rows[part] for rows in starts))
+            loss = model.forward(x[chunk], y[chunk], *(rows[chunk] for rows in starts))
             total, before = total + loss * n, n
             if world.size == 1 and not math.isfinite(loss):
                 break
             gradients.factor = n / all_tokens
-            model.backward(*[gradients.layer_done] if part.stop == mine.stop else [])
+            model.backward(*[gradients.layer_done] if chunk.stop == mine.stop else [])
         gradients.finish()
         model.first_sample = 0
         return sum(loss for (loss,) in world.all_gather(total)) / all_tokens, all_tokens
 
     def _change_weights(self) -> float:
-        """Let the optimizer step, each rank its shard with --zero -> the gradient's norm before clipping."""
+        """Do the optimizer's step, sharded with --zero; return the gradient's norm before clipping."""
         grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
         if self.cuts:
             self.world.all_gather_shards(self.model.flat_params, self.cuts)

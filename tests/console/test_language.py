@@ -18,7 +18,7 @@ import npgpt
 from npgpt.__main__ import COMMANDS
 from npgpt.console import language, messages
 from npgpt.engine import kernels
-from npgpt.training.memorising import Verdict
+from npgpt.training.overfitting import Verdict
 
 PACKAGE = Path(npgpt.__file__).parent
 MAKE = runpy.run_path(str(PACKAGE / "console" / "locale" / "make.py"))

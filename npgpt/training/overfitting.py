@@ -1,4 +1,4 @@
-"""Overfitting: when validation loss rises while training loss falls, and what samples repeat of the text."""
+"""Overfitting: validation loss rises while training loss falls, and samples repeat the training text."""
 
 import math
 from collections.abc import Iterable
@@ -8,24 +8,24 @@ from typing import NamedTuple
 from npgpt.engine.types import Fields, Integers
 from npgpt.text.tokenizer import Tokenizer
 
-LONGEST_TEXT = 32 << 20  # bytes of the training part that samples are looked for in
-RISEN = 1.01  # times its lowest: a validation loss that rose
+LONGEST_TEXT = 32 << 20  # bytes of the training part in which samples are searched
+RISEN = 1.01  # a validation loss has risen from this multiple of its minimum on
 
 
 class Verdict(NamedTuple):
-    """The evidence that a run is overfitting: two steps, and the losses at them."""
+    """The evidence that a run is overfitting: two steps and the losses at them."""
 
     best_step: int
     step: int
-    train: tuple[float, float]  # mean training loss then and now
+    train: tuple[float, float]  # mean training loss at best_step and at step
     val: tuple[float, float]
 
 
 class History:
-    """The validation losses of a run, each with the mean training loss since the one before."""
+    """The validation losses of a run, each with the mean training loss since the previous validation."""
 
     def __init__(self, rows: Iterable[str] = ()) -> None:
-        """`rows`: lines of metrics.csv, of a run that is resumed."""
+        """Begin with the losses in `rows`, the lines of metrics.csv of a run that is resumed."""
         self.points: list[tuple[int, float, float]] = []  # (step, train, val)
         self._total, self._count = 0.0, 0
         for row in rows:
@@ -33,15 +33,18 @@ class History:
             self.add(int(step), float(loss), float(val_loss) if val_loss else None)
 
     def add(self, step: int, loss: float, val_loss: float | None) -> None:
-        """The losses of a step, nats per token; val_loss None where none was measured."""
-        if math.isfinite(loss):  # not that of a skipped step
+        """Add the losses of a step, in nats per token; val_loss is None where none was measured."""
+        if math.isfinite(loss):  # the loss of a skipped step may not be
             self._total, self._count = self._total + loss, self._count + 1
         if val_loss is not None and self._count:
             self.points.append((step, self._total / self._count, val_loss))
             self._total, self._count = 0.0, 0
 
     def verdict(self) -> Verdict | None:
-        """Not None once validation rose twice in a row from its lowest while the training loss fell."""
+        """Return the evidence once validation loss rose twice in a row from its minimum, else None.
+
+        The training loss must have fallen meanwhile.
+        """
         if not self.points:
             return None
         best = min(range(len(self.points)), key=lambda i: self.points[i][2])
@@ -55,16 +58,16 @@ class History:
 
 
 def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:
-    """Return what samples of the model repeat of the training text.
+    """Return how much of the training text the model's samples repeat, by name.
 
-    n_samples, text and bytes (the longest stretch that they repeat, and its size), and held_out_bytes: the
-    longest stretch in as much text that the model never saw, None where there is none.
+    n_samples; text and bytes, the longest stretch that they repeat and its size; held_out_bytes, the longest
+    stretch in as much text that the model never saw, None where there is no such text.
     """
     written = [sample.encode() for sample in samples]
     found = max((longest_overlap(sample, text) for sample in written), key=len)
     ends = accumulate(map(len, written))
-    pieces = [held_out[end - len(s) : end] for s, end in zip(written, ends, strict=True)]
-    usual = max(len(longest_overlap(piece, text)) for piece in pieces)
+    chunks = [held_out[end - len(s) : end] for s, end in zip(written, ends, strict=True)]
+    usual = max(len(longest_overlap(chunk, text)) for chunk in chunks)
     return {
         "n_samples": len(samples),
         "bytes": len(found),
@@ -74,7 +77,7 @@ def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:
 
 
 def longest_overlap(sample: bytes, text: bytes) -> bytes:
-    """The longest stretch of `sample` that stands in `text` as it is.
+    """Return the longest stretch of `sample` that occurs in `text`.
 
     >>> longest_overlap(b"ao mar alto", b"o mar, o vento")
     b'o mar'
@@ -87,5 +90,5 @@ def longest_overlap(sample: bytes, text: bytes) -> bytes:
 
 
 def training_text(ids: Integers, tokenizer: Tokenizer) -> bytes:
-    """The training part as text, as far as it is searched."""
+    """Return the text of the training part's ids, cut to about LONGEST_TEXT."""
     return tokenizer.decode_bytes(ids[:LONGEST_TEXT])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt.console.messages import memorising_in_words
-from npgpt.training.memorising import History, longest_overlap, overlap
+from npgpt.training.overfitting import History, longest_overlap, overlap
 
 
 def history(train, val):
