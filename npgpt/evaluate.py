@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _
-from npgpt.console.messages import log, overlap_in_words, start_command
+from npgpt.console.messages import log, overlap_message, start_command
 from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
 from npgpt.console.settings import make_parser, thread_count
 
@@ -99,7 +99,7 @@ def _print_table(result: Fields) -> None:
         cells += [f"{row[key]:12.1%}" for key in ("accuracy@1", "accuracy@5") if key in row]
         print(f"{_(name):10}{''.join(cells)}")
     if "overlap" in result:
-        print(overlap_in_words(result["overlap"]))
+        print(overlap_message(result["overlap"]))
 
 
 if __name__ == "__main__":

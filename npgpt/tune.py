@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import _
-from npgpt.console.messages import corpus_report, log, log_next, log_saved, start_command, tuning_in_words
+from npgpt.console.messages import corpus_report, log, log_next, log_saved, start_command, tuning_message
 from npgpt.console.process import errors_as_lines, interruptible
 from npgpt.console.settings import (
     Setting,
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if best is None:
         log("interrupted; the trials so far are in {where}", where=where)
         return 130
-    print(tuning_in_words(search.verdict(best)))
+    print(tuning_message(search.verdict(best)))
     log_saved(search.folder)
     log_next(f"python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
     if args.json:

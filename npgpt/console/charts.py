@@ -1,4 +1,4 @@
-"""Line charts as SVG: axes by hand, labels on the curves, colours from the page's style sheet."""
+"""Line charts as SVG, with labels on the curves and colours from the page's style sheet."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ def line_chart(
     right: int = 150,
     marks: Sequence[Mark] = (),
 ) -> str:
-    """The SVG of some curves, with their marks; without points ''. Sizes in units of its viewBox."""
+    """Return the SVG of the curves and marks, or '' where no curve has a point.
+
+    Sizes are in units of its viewBox; `right` is the space for the labels.
+    """
     points = [point for _, _, curve in curves for point in curve]
     if not points:
         return ""
@@ -67,7 +70,7 @@ def line_chart(
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from at most `low` to at least `high`."""
+    """Return `about` evenly spaced round numbers, from at most `low` to at least `high`."""
     raw = (high - low or abs(high) or 1) / about
     power = 10 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
@@ -76,7 +79,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """As few digits as tell a tick.
+    """Return the label of a tick, with as few digits as it needs.
 
     >>> number(1200.0), number(0.5), number(0.00025)
     ('1,200', '0.5', '0.00025')

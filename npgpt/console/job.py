@@ -1,4 +1,4 @@
-"""The one way into a run: functions find its folder, settings and parent; a Job trains and shows."""
+"""The one way into a run: functions find its folder, settings and parent; a Job trains and reports."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, and what is in it where that run goes on."""
+    """The folder of a run, with the config and checkpoint of a run that is resumed."""
 
     path: Path
     config: Fields | None = None  # its config.toml; None for a new run
-    checkpoint: Path | None = None  # which it goes on from; None where it begins
-    broken: tuple[str, ...] = ()  # a line for each checkpoint that was passed over
+    checkpoint: Path | None = None  # the one to resume from; None where training begins
+    broken: tuple[str, ...] = ()  # a line for each broken checkpoint that was skipped
 
 
 def open_folder(
     out: str | None, text: str, resume: bool, world: World, lock: contextlib.ExitStack
 ) -> RunFolder:
-    """Return the folder that --out names, or one after the text. One whose run goes on is locked.
+    """Return the folder that --out names, or one named after the text; lock it where a run is resumed.
 
-    Nothing is made. FileExistsError where the folder is there and is not to be resumed, BlockingIOError while
-    another process trains in it.
+    Nothing is created. FileExistsError where the folder exists and is not to be resumed, BlockingIOError
+    while another process trains in it.
     """
     from npgpt.training import checkpoint
     from npgpt.training import run as runs
@@ -55,7 +55,7 @@ def open_folder(
 
 
 def lock_folder(path: Path, new: bool, world: World, lock: contextlib.ExitStack) -> None:
-    """Have the folder for this process alone until the stack is closed; `new` makes it. Rank 0 does it."""
+    """Lock the folder on rank 0 until the stack is closed; new=True creates it."""
     from npgpt.training import run as runs
 
     if world.rank == 0:
@@ -63,18 +63,18 @@ def lock_folder(path: Path, new: bool, world: World, lock: contextlib.ExitStack)
 
 
 def kept_settings(given: Fields, saved: Fields, may_change: Iterable[str]) -> Fields:
-    """Return the settings of a run that goes on: the saved ones, but for those given that may change."""
+    """Return the settings of a resumed run: the saved ones, with given ones where they may change."""
     return dict.fromkeys(given) | saved | {name: given[name] or saved.get(name) for name in may_change}
 
 
 def set_threads(world: World, wanted: int | None) -> None:
-    """Give each of several ranks its threads; warn where they are more than the CPUs."""
+    """Set the threads of each rank; warn where all together are more than the CPUs."""
     if warning := world.set_threads(wanted):
         log_warnings([warning])
 
 
 def check_ranks(world: World, settings: Fields, **facts: object) -> None:
-    """ValueError, with rank and name, where a rank has other settings, facts or libraries than rank 0."""
+    """Raise ValueError where a rank has other settings, facts or libraries than rank 0, naming both."""
     if world.size > 1:
         from npgpt.distributed.mpi import library_versions
 
@@ -83,7 +83,7 @@ def check_ranks(world: World, settings: Fields, **facts: object) -> None:
 
 
 def read_parent(path: PathLike, what_for: str) -> Pretrained:
-    """Return the model that a run begins with; ValueError where it has no tokenizer, which it must have."""
+    """Return the model that a run begins with; ValueError where it has no tokenizer."""
     from npgpt.training import pretrained
 
     found = pretrained.read(path)
@@ -96,11 +96,11 @@ def read_parent(path: PathLike, what_for: str) -> Pretrained:
 
 
 class Job(ABC):
-    """A run of a command that can begin: what could be refused has been, and the folder is locked."""
+    """A run that is ready to train: its input was checked, and its folder is locked."""
 
     command: str  # train, finetune
     trainer: Trainer
-    closing = 0.0  # seconds of the plan's minutes, for what comes after the last step
+    closing = 0.0  # seconds of the plan's minutes that are needed after the last step
 
     def __init__(self, folder: RunFolder, settings: Fields, trainer: Trainer, world: World) -> None:
         self.folder, self.settings, self.trainer, self.world = folder, settings, trainer, world
@@ -108,26 +108,26 @@ class Job(ABC):
 
     @abstractmethod
     def write_config(self) -> None:
-        """Write what a new run's folder begins with."""
+        """Write the first files of a new run's folder."""
 
     @abstractmethod
     def announce(self) -> None:
-        """Print what will be trained on what, and what it will cost."""
+        """Print the data, the model, and the memory and time that training will need."""
 
     @abstractmethod
     def sample(self) -> str:
-        """Return what the model writes now."""
+        """Return a text that the model writes at this step."""
 
     @abstractmethod
     def finish(self) -> Fields:
-        """Do what is left once training has ended -> what else the JSON has. It may be done again."""
+        """Do the work that follows training, and return its fields for --json; it can be repeated."""
 
     @abstractmethod
     def show(self, result: Fields) -> Fields:
-        """Print how a training ended and what can be done next -> what else the JSON has."""
+        """Print how training ended and what to run next; return further fields for --json."""
 
     def spent(self) -> float:
-        """Return the seconds of the plan's minutes that are gone before training."""
+        """Return the seconds of the plan's minutes that are used before training."""
         return 0.0
 
     def exit_code(self, result: Fields) -> int:
@@ -137,14 +137,14 @@ class Job(ABC):
         return 130 if result["ended"] == Ending.INTERRUPTED else 0
 
     def run(self, as_json: bool) -> int:
-        """Train, or tell that the run has ended -> exit code; 1 where a file or the training fails."""
+        """Train, or print that the run has already ended; return the exit code, 1 for a failure."""
         result = self._already_ended(as_json) if self.trainer.ended else self._train(as_json)
         if as_json:
             print(json.dumps(result))
         return self.exit_code(result)
 
     def _already_ended(self, as_json: bool) -> Fields:
-        """Tell of a run that has ended, and do what a kill behind its last checkpoint left undone."""
+        """Print how a finished run ended; write the report if a kill after the last step prevented it."""
         from npgpt.console import report
 
         result = self.trainer.result(self.folder.path)
@@ -170,7 +170,7 @@ class Job(ABC):
             result = self.trainer.train(
                 path, self.settings["keep"], interrupted, self.sample, self.spent(), self.closing, listener
             )
-            del self.trainer  # its memory is needed to read the best model back
+            del self.trainer  # frees memory to read the best model back
             kernels.release_memory()
             if not self.world.rank:
                 result |= self.show(result)

@@ -14,20 +14,21 @@ CATALOGUES = Path(__file__).parent / "locale"  # LANGUAGE/LC_MESSAGES/npgpt.mo, 
 
 
 def set_language() -> None:
-    """Take the language that LANGUAGE, LC_ALL, LC_MESSAGES or LANG ask for, for argparse too."""
+    """Set the language, argparse's too, from LANGUAGE, LC_ALL, LC_MESSAGES or LANG."""
     locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
-    english = locale in ("C", "POSIX")  # there LANGUAGE counts for nothing, as in GNU's gettext
+    english = locale in ("C", "POSIX")  # these ignore LANGUAGE, as GNU's gettext does
     gettext.bindtextdomain("npgpt", str(CATALOGUES))
     gettext.textdomain("messages" if english else "npgpt")
-    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a character is no reason to die
+    for stream in (sys.stdout, sys.stderr):  # a character that the console lacks must not end the command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _(message: str) -> str:
+    """Return the translation of a message."""
     return gettext.gettext(message)
 
 
 def N_(message: str) -> str:
-    """Return the message as it is: the catalogues must hold it, and `_` translates it where it is shown."""
+    """Return the message as it is, marked for the catalogues; `_` translates it where it is shown."""
     return message

@@ -1,4 +1,4 @@
-"""What commands print: results in the locale's language, warnings in English."""
+"""The messages of the commands: results in the locale's language, warnings in English."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from npgpt.text.corpus import Corpus
     from npgpt.training.overfitting import Verdict
 
-ENDINGS = {  # how a run ended -> what "... after 60 steps" begins with
+ENDINGS = {  # how a run ended -> the beginning of "... after 60 steps"
     "done": N_("done"),
     "memorised": N_("memorised"),
     "target reached": N_("target reached"),
@@ -24,17 +24,17 @@ ENDINGS = {  # how a run ended -> what "... after 60 steps" begins with
 
 
 def log(message: str, to: Any = None, **values: object) -> None:
-    """Print a message of the catalogue with its values, to stdout or another stream."""
+    """Translate a message, fill in its values, and print it to stdout or another stream."""
     print(_(message).format(**values), file=to, flush=True)
 
 
 def log_finished(result: Fields, patience: int | None) -> None:
-    """Print that a run which was to be resumed has ended already."""
+    """Print that a run has already ended, for --resume."""
     log("{run} is finished: {how} after {steps} steps", **result, how=_how(result, patience))
 
 
 def log_result(result: Fields, losses: str, patience: int | None) -> None:
-    """Print how a training ended; `losses` may name fields of the result."""
+    """Print how a training ended; `losses` is a template of the result's fields."""
     how, losses = _how(result, patience), losses.format(**result)
     log("{how} after {steps} steps, {seconds:.1f} s: {losses}", **result, how=how, losses=losses)
 
@@ -45,12 +45,12 @@ def _how(result: Fields, patience: int | None) -> str:
 
 
 def log_saved(folder: PathLike) -> None:
-    """Print where a run is."""
+    """Print the folder of a run and its report."""
     log("saved to {run}, drawn in {run}/report.html", run=folder)
 
 
 def log_next(*commands: str) -> None:
-    """Print what to run next, a command a line."""
+    """Print the commands to run next, one a line."""
     word = _("next:")
     for command in commands:
         print(word, command, flush=True)
@@ -58,22 +58,22 @@ def log_next(*commands: str) -> None:
 
 
 def log_warnings(lines: Iterable[str]) -> None:
-    """Print each line on stderr, as a warning."""
+    """Print each line on stderr as a warning."""
     for line in lines:
         print(f"warning: {line}", file=sys.stderr)
 
 
 def start_command(threads: int | None, out: TextIO | None = None) -> None:
-    """Set the threads and print the first line of every run: the kernels in use, or how to get them."""
+    """Set the threads and print the first line of every command: the kernels in use, or how to build them."""
     from npgpt.engine import kernels
 
     if threads:
         kernels.set_num_threads(threads)
-    log("running on {kernels}", to=out, kernels=_kernels_in_words())
+    log("running on {kernels}", to=out, kernels=_kernels_message())
 
 
-def _kernels_in_words() -> str:
-    """The translation of what kernels.describe() says."""
+def _kernels_message() -> str:
+    """Return the translation of kernels.describe()."""
     from npgpt.engine import kernels
 
     name, threads = kernels.name(), kernels.get_num_threads()
@@ -87,10 +87,10 @@ def _kernels_in_words() -> str:
     )
 
 
-def memorising_in_words(verdict: Verdict, repeated: bytes = b"") -> str:
-    """Return the warning that a run is overfitting; `repeated` is what a sample repeats of its text."""
+def overfitting_message(verdict: Verdict, repeated: bytes = b"") -> str:
+    """Return the warning that a run is overfitting; `repeated` is a stretch of text that a sample repeats."""
     line = (
-        f"it is memorising: from step {verdict.best_step} to {verdict.step} the training loss fell from "
+        f"it is overfitting: from step {verdict.best_step} to {verdict.step} the training loss fell from "
         f"{verdict.train[0]:.3f} to {verdict.train[1]:.3f} while the validation loss rose from "
         f"{verdict.val[0]:.3f} to {verdict.val[1]:.3f}; step {verdict.best_step} is kept as the best. "
         "More text, more --dropout, a smaller model or --patience 3 would help"
@@ -101,16 +101,16 @@ def memorising_in_words(verdict: Verdict, repeated: bytes = b"") -> str:
     return line
 
 
-def overlap_in_words(overlap: Fields, translate: Callable[[str], str] = _) -> str:
-    """Return what overfitting.overlap() found as a sentence; translate=str keeps it English."""
+def overlap_message(overlap: Fields, translate: Callable[[str], str] = _) -> str:
+    """Return the result of overfitting.overlap() as a sentence; translate=str keeps it English."""
     line = translate("Longest stretch of the training text in {n_samples} samples: {bytes} bytes, {text!r}")
     if overlap["held_out_bytes"] is not None:
         line += translate("; in as much text that it never saw: {held_out_bytes} bytes")
     return line.format(**overlap)
 
 
-def tuning_in_words(verdict: Fields, translate: Callable[[str], str] = _) -> str:
-    """Return what a search found as a sentence; translate=str keeps it English."""
+def tuning_message(verdict: Fields, translate: Callable[[str], str] = _) -> str:
+    """Return the result of a search as a sentence; translate=str keeps it English."""
     line = translate(
         "Validation loss {loss:.4f} instead of the default's {default_loss:.4f} in the same {minutes:.1f} "
         "minutes, with {changes}; {epochs:.1f} epochs."
@@ -122,7 +122,7 @@ def tuning_in_words(verdict: Fields, translate: Callable[[str], str] = _) -> str
 
 
 def corpus_report(corpus: Corpus) -> list[str]:
-    """Return lines that say what was read, what cleaning changed and which texts are there twice."""
+    """Return the lines that report the text read, the changes by cleaning, and texts that occur twice."""
     read = (
         _("text: {bytes:,} bytes in {files} files")
         if len(corpus.documents) > 1
@@ -130,7 +130,7 @@ def corpus_report(corpus: Corpus) -> list[str]:
     )
     done = ", ".join(f"{n:,} {_(what)}" for what, n in corpus.changed.items())
     effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
-    if corpus.n_clean is None:  # nobody went through it: its tokens were there
+    if corpus.n_clean is None:  # its tokens were stored, so it was not read again
         effect = _("done before")
     line = f"{read}; {_('cleaning')} ({corpus.clean}) {effect}"
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}

@@ -1,4 +1,4 @@
-"""How a command ends: errors as one line, interrupts with a checkpoint, closed pipes in silence."""
+"""The ends of a command: errors print one line, interrupts save a checkpoint, closed pipes are silent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ BAD_INPUT = (OSError, MemoryError, ValueError, TypeError)
 def errors_as_lines(
     name: str, code: int = 2, kinds: tuple[type[Exception], ...] = BAD_INPUT, as_json: bool = False
 ) -> Iterator[None]:
-    """End the command `name` with one line on stderr and an exit code on errors of these kinds.
+    """Turn errors of these kinds into one line on stderr, and end the command `name` with the exit code.
 
-    Warnings become lines on stderr; bugs stay bugs. `as_json`: see exit_with_error.
+    Warnings become lines on stderr too; other exceptions pass through. exit_with_error describes `as_json`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -42,7 +42,7 @@ def errors_as_lines(
 
 @contextlib.contextmanager
 def end_quietly_on_closed_pipe() -> Iterator[None]:
-    """Where nobody reads stdout any more (`| head`), the command ends in silence, as others do."""
+    """End with exit code 141 and no message where the reader of stdout has gone, as in `| head`."""
     try:
         yield
         sys.stdout.flush()
@@ -53,7 +53,7 @@ def end_quietly_on_closed_pipe() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether Ctrl-C or SIGTERM came; a second one is a KeyboardInterrupt."""
+    """Yield a function that returns whether Ctrl-C or SIGTERM came; a second one is a KeyboardInterrupt."""
     came: list[int] = []
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -72,7 +72,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def exit_with_error(name: str, message: str, code: int, as_json: bool = False) -> NoReturn:
-    """End with one line on stderr and this exit code; `as_json`: with an object on stdout, too."""
+    """Print one line on stderr and exit with the code; as_json=True also prints an object on stdout."""
     line = " ".join(message.split())
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}), flush=True)

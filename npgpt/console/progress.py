@@ -1,4 +1,4 @@
-"""What a run shows while it trains: one live line on a terminal, now and then a plain line in a pipe."""
+"""The progress of a training: one live line on a terminal, some plain lines in a pipe."""
 
 import contextlib
 import sys
@@ -6,13 +6,13 @@ import sys
 from tqdm import tqdm
 
 from npgpt.console.language import _
-from npgpt.console.messages import memorising_in_words
+from npgpt.console.messages import overfitting_message
 from npgpt.training.listener import Listener, Step
 from npgpt.training.overfitting import Verdict
 
 
 class Progress(Listener):
-    """Shows the steps of a training, and its warnings; a quiet one shows the warnings alone."""
+    """Shows the steps of a training and its warnings; with quiet=True the warnings alone."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.val_loss: float | None = None
@@ -26,7 +26,7 @@ class Progress(Listener):
         self.bar = tqdm(total=steps, initial=step, **options)
 
     def step(self, step: Step) -> None:
-        """Show a step: always on a terminal, in a pipe every tenth, or those with a validation."""
+        """Show a step: each on a terminal; in a pipe those with a validation, or ten of all without any."""
         self.val_loss = self.val_loss if step.val_loss is None else step.val_loss
         seen = _("loss {loss:.4f}, {speed:,.0f} tokens/s")
         if self.val_loss is not None:
@@ -36,12 +36,12 @@ class Progress(Listener):
         self.bar.set_postfix_str(seen, refresh=False)
         self.bar.update()
         tenth = max(1, step.steps // 10)
-        now_and_then = self.val_loss is None and step.step % tenth == 0  # where no validation sets the pace
-        due = step.val_loss is not None or now_and_then or step.step == step.steps
+        regular = self.val_loss is None and step.step % tenth == 0  # where there is no validation
+        due = step.val_loss is not None or regular or step.step == step.steps
         if due and not (self.live or self.quiet):
             line = _("step {step}/{total}: {seen}, {left:.0f} s left")
             left = step.seconds / step.step * (step.steps - step.step)
-            with contextlib.suppress(OSError):  # a full disk, a pipe nobody reads: no reason to stop
+            with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the training
                 print(line.format(step=step.step, total=step.steps, seen=seen, left=left), flush=True)
 
     def warn(self, line: str) -> None:
@@ -51,9 +51,9 @@ class Progress(Listener):
             self.bar.write(line, file=sys.stderr) if self.live else print(line, file=sys.stderr, flush=True)
 
     def overfitting(self, verdict: Verdict, repeated: bytes) -> None:
-        """Warn that the model memorises its text."""
-        self.warn(memorising_in_words(verdict, repeated))
+        """Show the warning that the model overfits."""
+        self.warn(overfitting_message(verdict, repeated))
 
     def end(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it on the terminal."""
         self.bar.close()

@@ -1,6 +1,6 @@
-"""report.html: what a run or a search did, as one page that needs nothing else; loss.png with matplotlib.
+"""report.html: the results of a run or a search on one self-contained page; loss.png with matplotlib.
 
-Made from the files of the run's folder alone, so it can be made again at any time.
+The page is made from the files of the run's folder alone, so it can be made again at any time.
 """
 
 import csv
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from npgpt.console import charts
-from npgpt.console.messages import memorising_in_words, overlap_in_words
+from npgpt.console.messages import overfitting_message, overlap_message
 from npgpt.engine.types import Fields
 from npgpt.training.checkpoint import write_atomically
 from npgpt.training.overfitting import History
 from npgpt.training.run import read_config
 
 Rows: TypeAlias = list[dict[str, str]]  # of metrics.csv, by the columns' names
-POINTS = 300  # of the training curve: each is a mean over its share of the steps
+POINTS = 300  # of the training curve; each is a mean over its chunk of the steps
 SHAPE = ("engine", "n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer")
 HIDDEN = ("text", "about", "split", "threads", "keep", "save_every", "eval_tokens")
 
@@ -71,16 +71,16 @@ dt { color: var(--soft); } dd { margin: 0; text-align: right; overflow-wrap: any
 
 
 class Bar(float):
-    """A cell of a table that is drawn: a share of its width."""
+    """A table cell that is drawn as a bar; the value is a share of the cell's width."""
 
 
 def write(run: Path) -> Path:
-    """Make run/report.html, and run/loss.png where matplotlib is installed; returns the page."""
+    """Write run/report.html, and run/loss.png where matplotlib is installed; return the page's path."""
     rows = metrics(run)
     config = read_config(run)
     test = _json(run / "test.json")
     curves, marks = _curves(rows)
-    parts = [
+    sections = [
         _figures(rows, test),
         _warning(rows),
         "<h2>Loss</h2>",
@@ -91,14 +91,14 @@ def write(run: Path) -> Path:
         _rates(rows),
         _settings(config),
     ]
-    write_page(run, _what(config, rows), parts)
+    write_page(run, _description(config, rows), sections)
     if importlib.util.find_spec("matplotlib"):
         _write_png(run, curves)
     return run / "report.html"
 
 
-def write_page(folder: Path, about: str, parts: Iterable[str]) -> None:
-    """Make folder/report.html: what it is about, and those of the parts that are not empty."""
+def write_page(folder: Path, about: str, sections: Iterable[str]) -> None:
+    """Write folder/report.html: a line `about` its content, and the sections that are not empty."""
     name = escape(folder.resolve().name)
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -106,11 +106,11 @@ def write_page(folder: Path, about: str, parts: Iterable[str]) -> None:
         f"<title>{name} · npgpt</title>\n<style>{STYLE}</style>\n<main>\n"
         f'<h1>{name}</h1>\n<p class="soft">{escape(about)}</p>\n'
     )
-    write_atomically(folder / "report.html", page + "\n".join(filter(None, parts)) + "\n</main>\n")
+    write_atomically(folder / "report.html", page + "\n".join(filter(None, sections)) + "\n</main>\n")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], best: int | None = None) -> str:
-    """head: names; rows: lists of texts and Bars; the row number `best` stands out."""
+    """Return an HTML table of rows of texts and Bars under the names in `head`; row `best` is in bold."""
     lines = ["<table><tr>" + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>"]
     for i, row in enumerate(rows):
         kind = ' class="best"' if i == best else ""
@@ -125,7 +125,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], best: int | Non
 
 
 def metrics(run: Path) -> Rows:
-    """The rows of metrics.csv by their columns' names; none without it."""
+    """Return the rows of metrics.csv by their columns' names; an empty list without the file."""
     try:
         with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
             return [row for row in csv.DictReader(file) if row["seconds"]]
@@ -134,7 +134,7 @@ def metrics(run: Path) -> Rows:
 
 
 def points(rows: Rows, name: str, by: str = "step") -> list[tuple[float, float]]:
-    """(by, name) of the rows where `name` is a finite number: a skipped step's is not."""
+    """Return the points (by, name) of the rows in which `name` is a finite number."""
     found = [(float(row[by]), float(row[name])) for row in rows if row[name]]
     return [point for point in found if math.isfinite(point[1])]
 
@@ -147,13 +147,13 @@ def _json(path: Path) -> Any:
 
 
 def _curves(rows: Rows) -> tuple[list[charts.Curve], list[charts.Mark]]:
-    """Curves and marks of the loss chart: training, averaged, and validation, with its best step."""
+    """Return the loss chart's curves, averaged training and validation loss, and its mark, the best step."""
     losses, val = points(rows, "train_loss"), points(rows, "val_loss")
     share = max(1, len(losses) // POINTS)
     train = []
     for i in range(0, len(losses), share):
-        part = losses[i : i + share]
-        train.append((part[-1][0], sum(loss for _, loss in part) / len(part)))
+        chunk = losses[i : i + share]
+        train.append((chunk[-1][0], sum(loss for _, loss in chunk) / len(chunk)))
     curves: list[charts.Curve] = [(f"training {train[-1][1]:.3f}" if train else "", "one", train)]
     marks: list[charts.Mark] = []
     if val:
@@ -163,7 +163,7 @@ def _curves(rows: Rows) -> tuple[list[charts.Curve], list[charts.Mark]]:
     return curves, marks
 
 
-def _what(config: Fields, rows: Rows) -> str:
+def _description(config: Fields, rows: Rows) -> str:
     texts = [Path(text).name for text in config["text"]]
     text = texts[0] if len(texts) == 1 else f"{texts[0]} and {len(texts) - 1} more"
     steps = f"{len(rows):,} steps" + (f", {float(rows[-1]['epoch']):.1f} epochs" if rows else "")
@@ -191,7 +191,7 @@ def _figures(rows: Rows, test: Fields | None) -> str:
 
 def _warning(rows: Rows) -> str:
     verdict = History(",".join(list(row.values())[:5]) for row in rows).verdict()
-    return f'<p class="warning">{escape(memorising_in_words(verdict).capitalize())}.</p>' if verdict else ""
+    return f'<p class="warning">{escape(overfitting_message(verdict).capitalize())}.</p>' if verdict else ""
 
 
 def _test(test: Fields | None) -> str:
@@ -207,16 +207,16 @@ def _test(test: Fields | None) -> str:
         rows.append([name, Bar(m["bits_per_byte"] / longest), f"{m['bits_per_byte']:.3f}", *shares])
     overlap = test.get("overlap")
     where = f"{escape(test['part'])}, {test['tokens']:,} tokens"
-    parts = [
+    lines = [
         "<h2>Test</h2>",
         f'<p class="soft">Bits per byte on {where}; lower is better.</p>',
         table(["", "", "bits per byte", "accuracy@1", "accuracy@5"], rows, best=names.index("npgpt")),
     ]
     if overlap:
-        # runs of npgpt 0.1.0 have the sentence itself; the page is English
-        words = overlap.get("in_words") or overlap_in_words(overlap, str)
-        parts.append(f'<p class="soft" style="margin-top:16px">{escape(words)}</p>')
-    return "\n".join(parts)
+        # runs of npgpt 0.1.0 hold the sentence itself; the page is English
+        message = overlap.get("in_words") or overlap_message(overlap, str)
+        lines.append(f'<p class="soft" style="margin-top:16px">{escape(message)}</p>')
+    return "\n".join(lines)
 
 
 def _samples(run: Path) -> str:
@@ -229,11 +229,11 @@ def _samples(run: Path) -> str:
         return ""
     shown = samples[:: max(1, len(samples) // 6)]
     shown += [] if shown[-1] is samples[-1] else [samples[-1]]
-    parts = [
+    lines = [
         f'<div class="sample"><span>step {s["step"]:,}</span><pre>{escape(s["text"].strip())}</pre></div>'
         for s in shown
     ]
-    return "\n".join(["<h2>What it wrote on the way</h2>", *parts])
+    return "\n".join(["<h2>What it wrote on the way</h2>", *lines])
 
 
 def _rates(rows: Rows) -> str:
@@ -267,7 +267,7 @@ def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    looks = (("#0b62a4", "top"), ("#c2410c", "bottom"))  # the labels must not meet
+    looks = (("#0b62a4", "top"), ("#c2410c", "bottom"))  # so that the labels do not overlap
     for (label, _, curve), (colour, side) in zip(curves, looks, strict=False):
         if curve:
             axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.6)

@@ -1,6 +1,6 @@
-"""A run that goes on by itself: the parent of the training process, or of mpiexec, which starts it again.
+"""Automatic restarts: the parent of the training process, or of mpiexec, starts it again when it fails.
 
-Under mpiexec nobody else could: when one rank ends badly, mpiexec ends them all.
+A rank cannot do that: when one rank fails, mpiexec ends them all.
 """
 
 import signal
@@ -12,20 +12,20 @@ from pathlib import Path
 from npgpt.console.language import _
 from npgpt.training import checkpoint
 
-PAUSE = 2.0  # seconds in which the processes of a job that failed disappear
+PAUSE = 2.0  # seconds for the processes of a failed job to end
 FINAL = (0, 2, 130)  # done, refused, interrupted
 
 
 def supervise(command: list[str], folder: Path, restarts: int) -> int:
-    """Run `command`, again with --resume up to `restarts` times while it fails -> its last exit code.
+    """Run `command`, while it fails again with --resume up to `restarts` times; return its last exit code.
 
-    It is not repeated once the run in `folder` has ended. SIGINT and SIGTERM go to the command, once.
+    It is not repeated once the run in `folder` has ended. SIGINT and SIGTERM are passed on to the command.
     """
     signals: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
         signals.append(number)
-        if sys.platform != "win32":  # there Ctrl-C goes to the whole console by itself
+        if sys.platform != "win32":  # Windows sends Ctrl-C to all processes of the console
             process.send_signal(number)
 
     for attempt in range(restarts + 1):
@@ -39,7 +39,7 @@ def supervise(command: list[str], folder: Path, restarts: int) -> int:
         again = _("npgpt train: ended with {code}; going on by itself, {n} of {restarts} times")
         print(again.format(code=code, n=attempt + 1, restarts=restarts), file=sys.stderr, flush=True)
         time.sleep(PAUSE)
-        if signals:  # which came while there was nobody to pass them on to
+        if signals:  # one that came while no process was there to receive it
             break
     return code
 

@@ -1,6 +1,6 @@
-"""Settings of a command: flags, and where their values come from.
+"""Settings of a command, and the sources of their values.
 
-A setting is a flag that may also come from elsewhere: flag > NPGPT_* variable > --config file.toml > default.
+The first source that has a value counts: flag > NPGPT_* variable > --config file.toml > default.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T", int, float)
-Kind: TypeAlias = Callable[[str], Any]  # converts a text; raises ArgumentTypeError where it cannot
+Kind: TypeAlias = Callable[[str], Any]  # converts a text, or raises ArgumentTypeError
 
 
 class Setting(NamedTuple):
-    """A setting of a door, and what --help says of it."""
+    """A setting of a command, with its type and its --help text."""
 
     name: str  # n_layer: the flag --n-layer, the variable NPGPT_N_LAYER, the key n_layer of a config file
     kind: Kind
@@ -39,27 +39,27 @@ class Parser(argparse.ArgumentParser):
     """argparse with help in the locale's language and errors of one line, in English."""
 
     def add_argument(self, *names: str, help: str | None = None, **more: Any) -> argparse.Action:
-        """As argparse's; the help is said in the locale's language."""
+        """Add an argument as argparse does, with its help translated."""
         return super().add_argument(*names, help=help and _(help), **more)
 
     def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, which takes it that the usage begins with the English "usage: "."""
+        """Parse as argparse does, which expects the usage to begin with the English "usage: "."""
         self.usage = self.format_usage().removeprefix(_("usage: "))
         return super().parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2 and one line."""
+        """Print the message on one line and exit with code 2."""
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
 
 def make_parser(name: str, description: str) -> Parser:
-    """The parser of a door, which speaks the locale's language from here on."""
+    """Set the locale's language and return the parser of a command."""
     set_language()
     return Parser(prog=f"npgpt {name}", description=_(description), allow_abbrev=False)
 
 
 def add_settings(parser: Parser, settings: Iterable[Setting]) -> None:
-    """Each as a flag without a default: resolve() finds its value."""
+    """Add a flag for each setting; a flag has no default, as resolve() finds the value."""
     for setting in settings:
         unit = setting.name.upper()
         parser.add_argument(
@@ -68,12 +68,12 @@ def add_settings(parser: Parser, settings: Iterable[Setting]) -> None:
 
 
 def flag(name: str) -> str:
-    """The flag of a setting: n_layer -> --n-layer."""
+    """Return the flag of a setting, for n_layer: --n-layer."""
     return "--" + name.replace("_", "-")
 
 
 def number(kind: Callable[[str], T], what: str, holds: Callable[[T], bool]) -> Callable[[str], T]:
-    """A type for argparse: text -> kind(text), refused unless it holds().
+    """Return a type for argparse that converts by `kind` and refuses a value for which holds() is false.
 
     >>> count("12")
     12
@@ -98,7 +98,7 @@ share = number(float, "a number in 0..1, 1 excluded", lambda v: 0 <= v < 1)
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """A type for argparse: one of these words."""
+    """Return a type for argparse that accepts one of these words."""
 
     def convert(text: str) -> str:
         if text not in choices:
@@ -109,7 +109,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | None) -> Fields:
-    """name -> value of every setting, None where nobody gave one."""
+    """Return the value of every setting by name, None where no source has one."""
     from_file = config_values(settings, config_file) if config_file else {}
     values = {}
     for name, kind in (setting[:2] for setting in settings):
@@ -123,7 +123,7 @@ def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | Non
 
 
 def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
-    """name -> value of the settings that a TOML file has; tables in it are notes, not settings."""
+    """Return the settings in a TOML file by name; tables in it are notes and are ignored."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

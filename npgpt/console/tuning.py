@@ -1,9 +1,9 @@
-"""What a search for settings shows and leaves: a row for each trial, a page, the best settings."""
+"""The output of a search for settings: a row for each trial, a page, and the best settings."""
 
 from collections.abc import Iterable
 
 from npgpt.console import charts, report
-from npgpt.console.messages import tuning_in_words
+from npgpt.console.messages import tuning_message
 from npgpt.training import run
 from npgpt.training.tuner import SHARES, Search, Trial
 
@@ -13,7 +13,7 @@ WIDTHS = [max(len(name), 6) for name in HEAD]
 
 
 def row(search: Search, trial: Trial) -> list[str]:
-    """Return the cells of a trial under HEAD; the last one compares it with the default of its rung."""
+    """Return a trial's cells for the columns of HEAD; the last compares it with the default of its rung."""
     s, default = trial.settings, search.default_of(trial)
     versus = "" if trial is default else f"{trial.loss - default.loss:+.4f}"
     shape, steps = f"{s['n_layer']} x {s['n_embd']}", str(trial.result.get("steps", ""))
@@ -23,18 +23,18 @@ def row(search: Search, trial: Trial) -> list[str]:
 
 
 def in_columns(cells: Iterable[str]) -> str:
-    """Return the cells of a row, as wide as HEAD's."""
+    """Return the cells of a row as a line, each as wide as its column in HEAD."""
     return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
 
 
 def write(search: Search, best: Trial | None) -> None:
-    """Write report.html, and config.toml of the best trial, into the folder of the search."""
+    """Write report.html and the best trial's config.toml into the folder of the search."""
     shown = sorted(search.trials, key=lambda trial: (-trial.rung, trial.loss))
     if not shown:
         return
     verdict = "The search was stopped before its end."
     if best:
-        verdict = tuning_in_words(search.verdict(best), str)
+        verdict = tuning_message(search.verdict(best), str)
         run.write_config(search.folder, search.best_settings(best), search.about | {"tuned": verdict})
     curves = [_curve(trial, best) for trial in shown]
     curves.sort(key=lambda curve: {"three": 0, "two": 1, "one": 2}[curve[1]])

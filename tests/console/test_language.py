@@ -166,24 +166,24 @@ def test_sentences_of_results_in_portuguese(locale):
     locale(LC_ALL="pt_BR")
     overlap = {"n_samples": 4, "bytes": 3, "text": "céu", "held_out_bytes": None}
     said = "Trecho mais longo do texto de treino em 4 amostras: 3 bytes, 'céu'"
-    assert messages.overlap_in_words(overlap) == said
+    assert messages.overlap_message(overlap) == said
     unseen = "; em igual quantidade de texto que ele nunca viu: 2 bytes"
-    assert messages.overlap_in_words(overlap | {"held_out_bytes": 2}) == said + unseen
+    assert messages.overlap_message(overlap | {"held_out_bytes": 2}) == said + unseen
     found = {"is_default": False, "loss": 2, "default_loss": 3, "minutes": 1, "changed": {}, "epochs": 4}
-    assert "em vez de 3.0000" in messages.tuning_in_words(found)
-    assert "com metade do tempo;" in messages.tuning_in_words(found)
-    assert "com lr 0.01, n_layer 4;" in messages.tuning_in_words(
+    assert "em vez de 3.0000" in messages.tuning_message(found)
+    assert "com metade do tempo;" in messages.tuning_message(found)
+    assert "com lr 0.01, n_layer 4;" in messages.tuning_message(
         found | {"changed": {"lr": 0.01, "n_layer": 4}}
     )
-    assert messages.tuning_in_words(found | {"is_default": True}).startswith("A configuração padrão foi")
-    assert messages.tuning_in_words(found, str).startswith("Validation loss 2.0000 instead of")
+    assert messages.tuning_message(found | {"is_default": True}).startswith("A configuração padrão foi")
+    assert messages.tuning_message(found, str).startswith("Validation loss 2.0000 instead of")
 
 
 def test_warnings_stay_english(locale, capsys):
     locale(LC_ALL="pt_BR")
     messages.log_warnings(["a checkpoint is broken; passed over"])
     assert capsys.readouterr().err == "warning: a checkpoint is broken; passed over\n"
-    assert messages.memorising_in_words(Verdict(4, 8, (2, 0.5), (2, 2.4))).startswith("it is memorising: ")
+    assert messages.overfitting_message(Verdict(4, 8, (2, 0.5), (2, 2.4))).startswith("it is overfitting: ")
 
 
 def command(*args, **variables):

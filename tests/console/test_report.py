@@ -84,7 +84,7 @@ def test_a_page_that_needs_nothing_else(run):
         "<b>.txt",
     ):
         assert words in page.words, words
-    assert "It is memorising: from step 600 to 1000" in page.words
+    assert "It is overfitting: from step 600 to 1000" in page.words
     for svg in re.findall("<svg.*?</svg>", text, re.DOTALL):
         numbers = re.findall(
             r"-?\d+\.?\d*", " ".join(ElementTree.fromstring(svg).find("polyline").attrib["points"].split())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npgpt
-from npgpt.runtime.sampling import Sampling, draw, probabilities, text_pieces
+from npgpt.runtime.sampling import Sampling, draw, probabilities, text_chunks
 from npgpt.text.tokenizer import ByteTokenizer
 
 tokenizer = ByteTokenizer()
@@ -153,9 +153,9 @@ def test_prompts_of_all_kinds(model):
 
 def test_a_stream_is_the_text_in_whole_characters(model):
     settings = {"max_new_tokens": 200, "temperature": 2.0, "seed": 1}
-    pieces = list(model.generate("x", stream=True, **settings))
-    assert "".join(pieces) == model.generate("x", **settings) and len(pieces) > 10
-    assert not any("" == piece for piece in pieces)
+    chunks = list(model.generate("x", stream=True, **settings))
+    assert "".join(chunks) == model.generate("x", **settings) and len(chunks) > 10
+    assert not any("" == piece for piece in chunks)
 
 
 def test_the_end_of_text_ends_it_unless_banned(model):
@@ -181,9 +181,9 @@ def test_the_end_of_text_ends_it_unless_banned(model):
 )
 def test_stop_strings(stop, expected):
     ids = tokenizer.encode("um dois três dois").tolist()
-    pieces = list(text_pieces(iter(ids), tokenizer, stop))
-    assert "".join(pieces) == expected
-    assert stop or len(pieces) == len(expected)  # without stop strings nothing is held back
+    chunks = list(text_chunks(iter(ids), tokenizer, stop))
+    assert "".join(chunks) == expected
+    assert stop or len(chunks) == len(expected)  # without stop strings nothing is held back
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
@@ -191,7 +191,7 @@ def test_stop_strings_end_the_text_where_the_first_one_begins(text, stop):
     found = [text.find(s) for s in stop if s in text]
     # The stream ends as soon as a stop string is complete, so the one that ends first decides.
     ends = [text.find(s) + len(s) for s in stop if s in text]
-    got = "".join(text_pieces(tokenizer.encode(text).tolist(), tokenizer, stop))
+    got = "".join(text_chunks(tokenizer.encode(text).tolist(), tokenizer, stop))
     if not found:
         assert got == text
     else:
@@ -201,7 +201,7 @@ def test_stop_strings_end_the_text_where_the_first_one_begins(text, stop):
 
 def test_nothing_comes_after_a_stop_string(model):
     ids = iter(tokenizer.encode("abcdef").tolist())
-    assert "".join(text_pieces(ids, tokenizer, ["c"])) == "ab"
+    assert "".join(text_chunks(ids, tokenizer, ["c"])) == "ab"
     assert next(ids) == ord("d")  # the rest was never asked for
 
 

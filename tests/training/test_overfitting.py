@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.console.messages import memorising_in_words
+from npgpt.console.messages import overfitting_message
 from npgpt.training.overfitting import History, longest_overlap, overlap
 
 
@@ -36,7 +36,7 @@ def test_alarm():
     verdict = history([3, 2, 1, 0.5], [3, 2, 2.2, 2.4]).verdict()
     assert verdict == (4, 8, (2, 0.5), (2, 2.4))
     repeated = longest_overlap(b"...the rat ate...", b"the cat and the rat ate")
-    line = memorising_in_words(verdict, repeated)
+    line = overfitting_message(verdict, repeated)
     assert "from step 4 to 8 the training loss fell from 2.000 to 0.500" in line
     assert "validation loss rose from 2.000 to 2.400; step 4 is kept as the best" in line
     assert "repeats 11 bytes of the text: 'the rat ate'" in line

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npgpt.console import tuning
-from npgpt.console.messages import tuning_in_words
+from npgpt.console.messages import tuning_message
 from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training import tuner
@@ -57,7 +57,7 @@ def test_it_says_so_where_the_default_was_best(tmp_path, monkeypatch):
     found = search(tmp_path, monkeypatch, lambda candidate: 3 + candidate / 10)
     best = found.run(lambda: False, lambda line: None)
     assert best.candidate == 0
-    assert tuning_in_words(found.verdict(best), str).startswith("The default was best")
+    assert tuning_message(found.verdict(best), str).startswith("The default was best")
 
 
 def test_it_says_why_where_no_candidate_could_be_trained(tmp_path, monkeypatch):

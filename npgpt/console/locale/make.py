@@ -13,7 +13,7 @@ PACKAGE = HERE.parents[1]
 CATALOGUES = sorted(HERE.glob("*/LC_MESSAGES/npgpt.po"))
 # function: which argument of it is a message; so is each `help=`
 MARKS = {"_": 0, "N_": 0, "log": 0, "translate": 0, "make_parser": 1, "Setting": 2}
-# file: messages of it that no mark shows. What computing code counts is translated by its name.
+# file: its messages without a mark. The counts of computing code are translated by their names.
 UNMARKED = {
     "argparse.py": ["usage: ", "options", "positional arguments", "show this help message and exit"],
     "text/corpus.py": [
@@ -47,7 +47,7 @@ def messages() -> dict[str, str]:
 
 
 def _marked(call: ast.Call) -> Iterator[str]:
-    """The messages that a call holds."""
+    """Yield the messages that a call holds."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     if name in MARKS:
         yield from _texts(call.args[MARKS[name]])
@@ -57,7 +57,7 @@ def _marked(call: ast.Call) -> Iterator[str]:
 
 
 def _texts(node: ast.expr) -> Iterator[str]:
-    """The text of an expression, both where it chooses. A variable has none: its text is marked elsewhere."""
+    """Yield the text of an expression, both texts of a choice, none of a variable."""
     if isinstance(node, ast.IfExp):
         yield from _texts(node.body)
         yield from _texts(node.orelse)
@@ -68,7 +68,7 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 
 def main() -> None:
-    """Update and compile all catalogues, and print what each lacks."""
+    """Update and compile all catalogues, and print the messages that each lacks."""
     import polib
 
     for path in CATALOGUES:
