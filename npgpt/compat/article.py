@@ -1,4 +1,4 @@
-"""The names of the article that npgpt began with: ModelEngine and Train."""
+"""The names of the article that npgpt started from: ModelEngine and Train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ModelEngine:
-    """The engines, by the names that the pseudo-API has for them."""
+    """The engines, by the names of the article's pseudo-API."""
 
     gpt, gpt2, gpt3 = ENGINES
 
@@ -30,11 +30,12 @@ def Train(
     seed: int = 0,
     **flags: Any,
 ) -> GPT:
-    """Train a GPT on a Dataset, or on a file -> the model, which generates; its run is kept in runs/train.
+    """Train a GPT on a Dataset or a file, keep the run in runs/train, and return the model.
 
-    engine, or model_engine, is one of ModelEngine's, gpt-2 unless told. `out` is another folder for the run,
-    `flags` are further settings of `python -m npgpt.train` (steps, n_layer, lr ...). What is not given is
-    planned by the size of the text, and a small text is learnt by heart, all of it.
+    `engine` or `model_engine` is one of ModelEngine's (default gpt-2). `out` is another folder for the run;
+    `flags` are further settings of `python -m npgpt.train` (steps, n_layer, lr ...). The size of the text
+    decides every setting that is not given; a small text is memorised completely.
+    ValueError or TypeError for a bad argument.
     """
     from npgpt.text.dataset import Dataset
     from npgpt.training import plan, run

@@ -1,4 +1,4 @@
-"""Transformers' names: GPT2LMHeadModel and GPT2Tokenizer, with its arguments, defaults and results."""
+"""Transformers' names: GPT2LMHeadModel and GPT2Tokenizer, with their arguments, defaults and results."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class GPT2LMHeadModel(GPT):
-    """GPT under the names of Transformers' class; a folder of any of the family will do."""
+    """A GPT under the names of Transformers' class; it reads every model of the family."""
 
     @classmethod
     def from_pretrained(cls, path: PathLike) -> Self:
-        """Return the model of a folder, or of whatever else npgpt.load takes."""
+        """Return the model of a folder, or of anything else that npgpt.load reads."""
         return cls.of(pretrained.read(path))
 
     def generate(  # type: ignore[override]
@@ -47,14 +47,15 @@ class GPT2LMHeadModel(GPT):
         pad_token_id: int | None = None,
         seed: int | None = None,
     ) -> Any:
-        """Return rows of ids (B,n), padded on the left where attention_mask is 0, with what comes after each.
+        """Return the rows of input_ids (B,n) with their continuations.
 
-        Transformers' arguments, defaults and result: (B * num_return_sequences, up to max_length) ids, the
-        prompts at their beginning, cut after the end of text and filled with pad_token_id. Their length is
-        max_length with the prompt, or max_new_tokens without it; 20 in all unless told. do_sample draws, by
-        temperature, top_k, top_p and min_p; num_beams searches. eos_token_id None is the tokenizer's, -1 is
-        none. A context that is full goes on with its newer half. The same seed gives the same ids. Arrays
-        and lists give an array, a tensor a tensor.
+        Arguments, defaults and result are those of Transformers: ids (B * num_return_sequences, up to
+        max_length). Each row is a prompt and its continuation, cut after the end of text and filled with
+        pad_token_id. attention_mask is 0 for padding, on the left. max_length counts the prompt,
+        max_new_tokens does not; the default is 20 ids in all. do_sample draws by temperature, top_k, top_p
+        and min_p; num_beams searches. eos_token_id None is the tokenizer's, -1 is none. A full context goes
+        on with its newer half. The same seed gives the same ids. Arrays and lists give an array, a tensor
+        gives a tensor.
         """
         end = eos_token_id
         if end is None and self.tokenizer:
@@ -79,7 +80,10 @@ class GPT2LMHeadModel(GPT):
 
 
 def _checked(input_ids: Any, end: int | None, vocab_size: int) -> Integers:
-    """Return the ids of a prompt as int64 (B,n); None stands for one row that begins a text."""
+    """Return the ids of a prompt as int64 (B,n); None becomes one row with the end of text.
+
+    ValueError for ids of another shape or type, or outside the vocabulary.
+    """
     if input_ids is None:
         if end in (None, -1):
             raise ValueError("generate: input_ids must be given where there is no end of text to begin with")
@@ -94,7 +98,7 @@ def _checked(input_ids: Any, end: int | None, vocab_size: int) -> Integers:
 
 
 class Encoding(dict[str, Any]):
-    """The input_ids and attention_mask that GPT2Tokenizer makes of texts, as keys and as attributes."""
+    """The input_ids and attention_mask of texts, as keys and as attributes."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:
@@ -103,10 +107,10 @@ class Encoding(dict[str, Any]):
 
 
 class GPT2Tokenizer:
-    """A tokenizer of npgpt under the names of Transformers' class; any that a folder of the family has.
+    """A tokenizer of npgpt under the names of Transformers' class, for every model of the family.
 
-    As there, a special token that is spelt out in a text becomes its id; padding is the end of text, on the
-    left, where generation needs it.
+    As in Transformers, a special token that is spelt out in a text becomes its id. Padding is the end of
+    text, on the left, where generation needs it.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -130,7 +134,7 @@ class GPT2Tokenizer:
     def __call__(
         self, text: str | Iterable[str], padding: bool = False, return_tensors: str | None = None
     ) -> Encoding:
-        """Return the ids of a text, or of a list of texts, and the mask of what is no padding."""
+        """Return the ids of a text or of a list of texts, and the mask that is 0 for padding."""
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(one) for one in texts]
         longest = max(map(len, rows), default=0)

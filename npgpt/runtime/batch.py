@@ -1,8 +1,8 @@
-"""Generation in Hugging Face's terms: rows of ids in, prompt and continuation of each out; sampling, beams.
+"""Generation in Hugging Face's terms: rows of ids are continued by sampling or by beam search.
 
-A row's continuation is what it would be alone: padding is never seen, and each row draws from numbers of its
-own. Rows are sessions of libnpgpt where it generates; beams, which part and end, are on NumPy. B rows, n ids
-each, V = vocabulary.
+A row's continuation does not depend on the other rows: padding is masked, and each row has its own random
+numbers. With libnpgpt the rows are its sessions. Beams, which branch and end, are computed on NumPy.
+B rows of n ids each, V = vocabulary.
 """
 
 from dataclasses import dataclass, replace
@@ -14,21 +14,21 @@ from npgpt.engine.types import Floats, Integers
 from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Context, Draws, Sampling, draw, log_softmax, penalised, probabilities
 
-IMPOSSIBLE = -1e9  # Hugging Face's, for beams that are not there yet
+IMPOSSIBLE = -1e9  # Hugging Face's score of a beam that does not exist yet
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How rows are continued, by Transformers' names."""
+    """The settings of a continuation, by Transformers' names."""
 
-    max_length: int  # of a row, its padding included
+    max_length: int  # ids of a row, its padding included
     do_sample: bool = False
     num_beams: int = 1
     num_return_sequences: int = 1
     length_penalty: float = 1.0  # a beam's score is its log-probability / length ** this
-    early_stopping: bool | str = False  # True: once num_beams are complete; "never": when none can be better
+    early_stopping: bool | str = False  # True: when num_beams are complete; "never": when none can improve
     eos_token_id: int | None = None
-    pad_token_id: int = 0  # what fills a row behind its end
+    pad_token_id: int = 0  # fills a row after its end
 
     def __post_init__(self) -> None:
         for name in ("max_length", "num_beams", "num_return_sequences"):
@@ -54,20 +54,21 @@ def generate_rows(
     sampling: Sampling,
     seed: int | None = None,
 ) -> Integers:
-    """ids, mask (B,n) -> (B * num_return_sequences, at most max_length), the rows of ids at their beginning.
+    """Return the rows of `ids` with their continuations: (B * num_return_sequences, at most max_length).
 
-    mask is 0 for padding, which must be on the left. The end of text is in the result, padding behind it.
+    ids, mask (B,n); mask is 0 for padding, which must be on the left. A row holds its end of text
+    and padding after it. ValueError for a mask of another shape or order.
     """
     starts = _padding(ids, mask)
     rows = np.repeat(np.arange(len(ids)), config.num_return_sequences)
-    room = config.max_length - ids.shape[1]
-    if room <= 0:
+    max_new = config.max_length - ids.shape[1]
+    if max_new <= 0:
         new: list[list[int]] = [[] for _ in rows]
     elif config.num_beams > 1:
         new = []
         for b, (row, begin) in enumerate(zip(ids, starts, strict=True)):
             generator = np.random.default_rng(None if seed is None else [seed, b])
-            new += _beams(model, row[begin:], room, config, sampling, generator)
+            new += _beams(model, row[begin:], max_new, config, sampling, generator)
     else:
         seeds = np.random.SeedSequence(seed).generate_state(len(rows), np.uint64).tolist()
         independent = _sessions if libnpgpt.is_compiled_for(model) else _independent
@@ -86,10 +87,10 @@ def _sessions(
     how: Sampling,
     seeds: list[int],
 ) -> list[list[int]]:
-    """The new ids of each row: greedy, or drawn with the row's seed."""
+    """Return the new ids of each row by libnpgpt, greedy or drawn with the row's seed."""
     runtime = libnpgpt.Model.of(model)
     new: list[list[int]] = [[] for _ in rows]
-    going = []  # (session, how it draws, its new ids) of those that have not ended
+    going = []  # (session, its sampling, its new ids) of the rows that have not ended
     for row, seed, tokens in zip(rows, seeds, new, strict=True):
         going.append((libnpgpt.Session(runtime), libnpgpt.sampling_struct(how, seed=seed), tokens))
         going[-1][0].feed(ids[row, starts[row] :])
@@ -112,7 +113,7 @@ def _independent(
     how: Sampling,
     seeds: list[int],
 ) -> list[list[int]]:
-    """The same on NumPy."""
+    """Return the new ids of each row by NumPy, greedy or drawn with the row's seed."""
     generators = [Draws(seed) for seed in seeds]
     context = Context(model, ids, config.max_length, starts)
     logits = context.logits()[rows]  # (B,V): a prompt is read once, however many continuations it gets
@@ -121,7 +122,7 @@ def _independent(
     for b, (row, begin) in enumerate(zip(context.ids, context.starts, strict=True)):
         seen[b, row[begin:]] = True
     new: list[list[int]] = [[] for _ in rows]
-    going = np.arange(len(rows))  # those that have not ended
+    going = np.arange(len(rows))  # the rows that have not ended
     while True:
         tokens = []
         for b, z in zip(going.tolist(), logits, strict=True):
@@ -139,19 +140,19 @@ def _independent(
 def _beams(
     model: GPT,
     prompt: Integers,
-    room: int,
+    max_new: int,
     config: GenerationConfig,
     how: Sampling,
     generator: np.random.Generator,
 ) -> list[list[int]]:
-    """The num_return_sequences best continuations by `room` ids that num_beams beams find, best first."""
+    """Return the num_return_sequences best continuations by at most `max_new` ids, best first."""
     n, V = config.num_beams, model.config.vocab_size
-    context = Context(model, prompt[None], len(prompt) + room)
+    context = Context(model, prompt[None], len(prompt) + max_new)
     logits = np.repeat(context.logits(), n, axis=0)  # (n,V)
     context.reorder(np.zeros(n, int))
     scores = np.array([0.0] + [IMPOSSIBLE] * (n - 1))  # sums of log-probabilities
     finished = []  # (score, ids), best first
-    for generated in range(1, room + 1):
+    for generated in range(1, max_new + 1):
         log_p = _log_probabilities(logits, context.ids, config.do_sample, how)
         total = (log_p + scores[:, None]).reshape(-1)  # (n V)
         # the 2 n best, or as many drawn without replacement: the largest with Gumbel noise
@@ -159,7 +160,7 @@ def _beams(
         best = np.argsort(-drawn, kind="stable")[: 2 * n]
         best = best[np.argsort(-total[best], kind="stable")]
         beams, tokens = np.divmod(best, V)
-        ends = (tokens == config.eos_token_id) | (generated == room)
+        ends = (tokens == config.eos_token_id) | (generated == max_new)
         for i in np.flatnonzero(ends[:n]):
             ids = [*context.ids[beams[i], len(prompt) :].tolist(), int(tokens[i])]
             finished.append((total[best[i]] / generated**config.length_penalty, ids))
@@ -169,8 +170,8 @@ def _beams(
             break
         scores = total[best[going]]
         if len(finished) == n:
-            # the length at which the best of those that go on could still be better
-            longest = room if config.early_stopping == "never" and config.length_penalty > 0 else generated
+            # the length at which the best unfinished beam could still improve
+            longest = max_new if config.early_stopping == "never" and config.length_penalty > 0 else generated
             if config.early_stopping is True or scores[0] / longest**config.length_penalty <= finished[-1][0]:
                 break
         context.reorder(beams[going])
@@ -180,20 +181,23 @@ def _beams(
 
 
 def _log_probabilities(logits: Floats, ids: Integers, do_sample: bool, sampling: Sampling) -> Floats:
-    """logits (n,V), ids (n,t) -> float64 (n,V): what beams add up; the penalty and the filters act on it."""
+    """Return the log-probabilities that beams add up, float64 (n,V), with penalty and filters applied.
+
+    logits (n,V), ids (n,t).
+    """
     log_p = log_softmax(logits)
     for row, past in zip(log_p, ids, strict=True):
         seen = np.zeros(len(row), bool)
         seen[past] = True
         row[...] = penalised(row, sampling.repetition_penalty, seen)
         if do_sample:
-            possible = probabilities(row, replace(sampling, repetition_penalty=1.0), least=2) > 0
+            possible = probabilities(row, replace(sampling, repetition_penalty=1.0), min_tokens_to_keep=2) > 0
             row[...] = np.where(possible, row / sampling.temperature, -np.inf)
     return log_p
 
 
 def _padding(ids: Integers, mask: Integers) -> Integers:
-    """(B,): how many ids of padding each row begins with."""
+    """Return the number of ids of padding at the beginning of each row (B,)."""
     if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
         raise ValueError(
             f"generate: attention_mask must be of 0 and 1, of shape {ids.shape}, got {mask.shape}"

@@ -1,4 +1,4 @@
-"""Text from a model: a prompt goes in, what the model writes after it comes out."""
+"""Generation of text: a model continues a prompt."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,14 +26,14 @@ def generate(
     return_ids: bool = False,
     speculate: bool = False,
 ) -> Any:
-    """Return what the model writes after `prompt` (text, bytes or ids), the prompt left out.
+    """Return the model's continuation of `prompt` (text, bytes or ids), without the prompt.
 
     It ends at max_new_tokens, at the end of text (which ignore_eos bans) or before the first of the `stop`
     strings. The same seed gives the same text.
     Returns str; with stream=True an iterator of chunks of it, none of which breaks a character; with
     return_ids=True the list of new ids, those of a stop string included. speculate=True gives the same,
-    sooner where a large model repeats what is in its text already. ValueError or TypeError, before anything
-    is computed, for an argument that cannot be.
+    sooner where a large model repeats its earlier text. ValueError or TypeError, before anything is
+    computed, for a bad argument.
     """
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)):
         raise TypeError(f"generate: max_new_tokens must be a whole number, got {max_new_tokens!r}")
@@ -56,8 +56,8 @@ def generate(
             drawn.append(token)
             yield token
 
-    pieces = sampling.text_pieces(recorded(), tokenizer, stop)
+    chunks = sampling.text_chunks(recorded(), tokenizer, stop)
     if stream and not return_ids:
-        return pieces
-    text = "".join(pieces)
+        return chunks
+    text = "".join(chunks)
     return drawn if return_ids else text

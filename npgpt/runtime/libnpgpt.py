@@ -1,8 +1,8 @@
 """Generation by libnpgpt, the compiled runtime, through the C ABI of csrc/runtime/npgpt.h.
 
-The same code as for C programs, in the library of the engine's kernels, so that training and generation share
-one pool of threads. Weights are used where the model has them. Where NumPy runs instead (no kernels,
-NPGPT_KERNELS=numpy, a float64 model) sampling.py generates: the same draws from the same logits.
+This is the code that C programs use, in the library of the engine's kernels, so that training and generation
+share one pool of threads. The model's weights are used in place. Where NumPy runs instead (no kernels,
+NPGPT_KERNELS=numpy, a float64 model) sampling.py generates, with the same draws from the same logits.
 """
 
 import functools
@@ -24,10 +24,10 @@ from npgpt.engine.types import Floats, Integers, PathLike
 from npgpt.runtime import sampling as numpy_path
 from npgpt.runtime.sampling import Sampling
 
-# engine's model -> the version of its weights, and what libnpgpt made of them
+# engine's model -> the version of its weights, and the libnpgpt model of that version
 _MODELS: "weakref.WeakKeyDictionary[GPT, tuple[int, Model]]" = weakref.WeakKeyDictionary()
 HEADER = Path(__file__).parents[1] / "include" / "npgpt.h"
-NO_MEMORY, NOT_FINITE = 5, 7  # of npgpt.h; all others are a ValueError as they are
+NO_MEMORY, NOT_FINITE = 5, 7  # statuses of npgpt.h; all others become a ValueError
 
 
 def generate_ids(
@@ -40,7 +40,11 @@ def generate_ids(
     seed: int | None = None,
     speculate: bool = False,
 ) -> Iterator[int]:
-    """As sampling.generate_ids, compiled where the kernels are in use; speculate: as a Session does."""
+    """Yield the ids that follow `prompt`, at most max_new_tokens, up to the end of text (not yielded).
+
+    The compiled runtime computes them where the kernels are in use, else sampling.generate_ids.
+    speculate=True is that of Session.
+    """
     if not (isinstance(model, Model) or is_compiled_for(model)):
         yield from numpy_path.generate_ids(
             model, prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
@@ -59,12 +63,12 @@ def generate_ids(
 
 
 def is_compiled_for(model: "GPT | Model") -> bool:
-    """Whether libnpgpt generates for this model now."""
+    """Return whether libnpgpt generates for this model now."""
     return kernels.library() is not None and (isinstance(model, Model) or model.dtype == np.float32)
 
 
 def sampling_struct(sampling: Sampling, banned: int | None = None, seed: int | None = None) -> Any:
-    """npgpt_sampling of a Sampling; without a seed, another one each time."""
+    """Return the npgpt_sampling struct of a Sampling; without a seed it gets a random one."""
     ffi, _ = library()
     return ffi.new(
         "npgpt_sampling *",
@@ -84,7 +88,7 @@ def sampling_struct(sampling: Sampling, banned: int | None = None, seed: int | N
 
 @functools.cache
 def library() -> tuple[Any, Any]:
-    """(ffi, lib): the functions of npgpt.h."""
+    """Return (ffi, lib), which hold the functions of npgpt.h."""
     from cffi import FFI
 
     ffi = FFI()
@@ -93,7 +97,7 @@ def library() -> tuple[Any, Any]:
 
 
 def declarations(header: str) -> str:
-    """What of a C header cffi reads: no preprocessor, no linkage."""
+    """Return a C header as cffi reads it: without preprocessor lines and linkage."""
     header = re.sub(r"#ifdef __cplusplus\n.*?#endif\n", "", header, flags=re.S)
     return re.sub(r"^#.*$", "", header, flags=re.M).replace("NPGPT_API", "")
 
@@ -107,7 +111,7 @@ def _check(status: int, error: Any) -> None:
 
 
 class Model:
-    """npgpt_model: over an engine model's own weights, or a GGUF file."""
+    """An npgpt_model, over the weights of an engine model or a GGUF file."""
 
     def __init__(self, make: Callable[[Any, Any, Any, Any], int], keeps: object = None) -> None:
         ffi, lib = library()
@@ -121,15 +125,18 @@ class Model:
 
     @classmethod
     def open(cls, path: PathLike, keeps: object = None) -> "Model":
-        """A GGUF file, mapped; `keeps`: the weights read from it. ValueError for one that is malformed."""
+        """Return the model of a GGUF file, which is mapped; ValueError for a malformed file.
+
+        `keeps` is an object, such as arrays read from the file, that lives as long as the model.
+        """
         return cls(lambda ffi, lib, made, error: lib.npgpt_open(os.fsencode(path), made, error), keeps)
 
     @classmethod
     def of(cls, model: GPT) -> "Model":
-        """The engine's model, float32; what its weights are at the time of each token counts.
+        """Return the libnpgpt model of a float32 engine model; its weights count as they are at each token.
 
-        Where it is not being trained, its matrices are copied into the order in which they are read fastest:
-        it is what it was until touch(). So is one loaded from a GGUF file: that file, quantised as it is.
+        Unless it is being trained, its matrices are copied into the order in which they are read fastest, and
+        stay as they are until touch(). A model loaded from a GGUF file is that file, quantised as it is.
         """
         version, made = _MODELS.get(model, (-1, None))
         if made is None or version != model.version or (model.is_training and made.packed):
@@ -141,24 +148,24 @@ class Model:
         return made
 
     def attach_to(self, model: GPT) -> None:
-        """Generate for the engine's model, whose weights are those of this one, until they change."""
+        """Generate for the engine's model, which has the same weights, until its weights change."""
         _MODELS[model] = model.version, self
 
     def pack(self) -> None:
-        """As npgpt_pack: a copy of (in,out) matrices, of the numbers that are there now. MemoryError."""
+        """Copy the present (in,out) matrices into the fastest order, as npgpt_pack does, or MemoryError."""
         ffi, lib = library()
         error = ffi.new("npgpt_error *")
         _check(lib.npgpt_pack(self.handle, error), error)
         self.packed = True
 
     def use_kernels(self, name: str) -> None:
-        """Those of this name, as kernels.use() has them."""
+        """Use the kernels of this name, one of those of kernels.use()."""
         ffi, lib = library()
         error = ffi.new("npgpt_error *")
         _check(lib.npgpt_use_kernels(self.handle, name.encode(), error), error)
 
     def encode(self, data: bytes) -> list[int]:
-        """The ids of data, by the tokenizer of a GGUF file."""
+        """Return the ids of `data` by the tokenizer of the GGUF file."""
         ffi, lib = library()
         error, count = ffi.new("npgpt_error *"), ffi.new("size_t *")
         ids = ffi.new("int32_t[]", len(data) or 1)
@@ -166,7 +173,7 @@ class Model:
         return list(ids[0 : count[0]])
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes of an id, by the same."""
+        """Return the bytes of an id by the tokenizer of the GGUF file."""
         ffi, lib = library()
         length = ffi.new("size_t *")
         data: bytes = ffi.buffer(lib.npgpt_token_bytes(self.handle, id, length), length[0])[:]
@@ -189,7 +196,10 @@ def _from_tensors(model: GPT, ffi: Any, lib: Any, made: Any, error: Any) -> int:
 
 
 class Session:
-    """npgpt_session: a text that grows. speculate: reads guesses of what comes, for the same text sooner."""
+    """An npgpt_session: a text that grows.
+
+    With speculate=True it computes guesses of the next tokens together: the same text, sooner.
+    """
 
     def __init__(self, model: Model, context: int = 0, slide: bool = True, speculate: bool = False) -> None:
         ffi, lib = library()
@@ -205,7 +215,7 @@ class Session:
         return int(library()[1].npgpt_session_length(self.handle))
 
     def feed(self, ids: Sequence[int] | Integers, every: bool = False) -> Floats:
-        """Append ids; with every=True returns the logits behind each of them, (n, V), else NOTHING."""
+        """Append ids; with every=True return the logits after each of them (n,V), else NOTHING."""
         ffi, lib = library()
         if len(ids) == 1 and not every:
             self._id[0] = ids[0]
@@ -214,7 +224,7 @@ class Session:
         return self._feed(lib.npgpt_feed, ids, self.model.vocab_size if every else 0)
 
     def feed_hidden(self, ids: ArrayLike) -> Floats:
-        """Append ids; returns the state behind each of them that the head reads, (n, C)."""
+        """Append ids and return the hidden state after each of them, the input of the head, (n,C)."""
         return self._feed(library()[1].npgpt_feed_hidden, ids, self.model.n_embd)
 
     def _feed(self, function: Any, ids: ArrayLike, width: int) -> Floats:
@@ -227,27 +237,27 @@ class Session:
         return found
 
     def logits(self) -> Floats:
-        """(V,) what comes next; a copy."""
+        """Return a copy of the logits of the next token (V,)."""
         ffi, lib = library()
         data = ffi.buffer(lib.npgpt_logits(self.handle), 4 * self.model.vocab_size)
         return np.frombuffer(data, np.float32).copy()
 
     def sample(self, how: Any) -> int:
-        """An id drawn as sampling_struct() says; it is not fed."""
+        """Return an id drawn by `how`, which sampling_struct() makes; it is not appended."""
         _check(library()[1].npgpt_sample(self.handle, how, self._id, self._error), self._error)
         return int(self._id[0])
 
     def forget(self) -> None:
-        """Empties the cache to read a text anew, of one that goes on."""
+        """Empty the cache to read the text again; the ids seen and drawn still count for the penalties."""
         library()[1].npgpt_session_forget(self.handle)
 
     def reset(self) -> None:
-        """Forget the text: what is fed next stands at its beginning."""
+        """Begin an empty text: the next ids stand at its beginning."""
         library()[1].npgpt_session_reset(self.handle)
 
 
 def feed_many(sessions: Sequence[Session], ids: ArrayLike) -> None:
-    """One id to each of several sessions of one model, computed together."""
+    """Append one id to each of several sessions of one model, computed together."""
     ffi, lib = library()
     error, ids = ffi.new("npgpt_error *"), np.ascontiguousarray(ids, np.int32)
     handles = ffi.new("npgpt_session *[]", [session.handle for session in sessions])

@@ -1,8 +1,8 @@
 """Generation on the engine's forward pass, with a KV cache: logits to a token, tokens to a stream of text.
 
-Order of what is done to the logits: end of text banned (ignore_eos), penalties, temperature, top-k,
-top-p, min-p: the same candidates and probabilities as Hugging Face's logits processors give. No setting that
-is accepted can make a NaN or leave no token to draw. B rows, V = vocabulary.
+The logits pass through these steps in order: penalties, ban of the end of text (ignore_eos), temperature,
+top-k, top-p, min-p. Candidates and probabilities are those of Hugging Face's logits processors. No accepted
+setting can produce a NaN or leave no token to draw. B rows, V = vocabulary.
 """
 
 import math
@@ -22,7 +22,7 @@ from npgpt.text.tokenizer import StreamDecoder, Tokenizer
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn. Every default but the temperature means: off."""
+    """The settings by which a token is drawn. Each default but that of temperature means off."""
 
     temperature: float = 0.8  # 0: always the most probable token
     top_k: int | None = None  # only the k most probable tokens
@@ -30,7 +30,7 @@ class Sampling:
     min_p: float = 0.0  # only tokens at least min_p times as probable as the most probable
     repetition_penalty: float = 1.0  # above 1: tokens seen before become less probable
     presence_penalty: float = 0.0  # taken from the logits of tokens drawn before
-    frequency_penalty: float = 0.0  # the same, as many times as each was drawn
+    frequency_penalty: float = 0.0  # the same, times the number of draws of the token
 
     def __post_init__(self) -> None:
         _require("temperature", self.temperature, "at least 0 and finite", lambda v: v >= 0)
@@ -51,7 +51,10 @@ def _require(name: str, value: object, what: str, holds: Callable[[Any], bool]) 
 
 
 def penalised(logits: Floats, penalty: float, seen: NDArray[np.bool]) -> Floats:
-    """Logits, or log-probabilities, of the tokens seen (bool (V,)) divided or multiplied by the penalty."""
+    """Return logits or log-probabilities (V,) in which those of the tokens seen are lowered by the penalty.
+
+    A positive one is divided by the penalty, another multiplied by it. seen: bool (V,).
+    """
     if penalty == 1:
         return logits
     with np.errstate(over="ignore"):  # a tiny or huge penalty
@@ -64,14 +67,14 @@ def probabilities(
     sampling: Sampling,
     seen: NDArray[np.bool] | None = None,
     banned: int | None = None,
-    least: int = 1,
+    min_tokens_to_keep: int = 1,
     drawn: Integers | None = None,
 ) -> Floats:
-    """The distribution that a token is drawn from: logits (V,) -> float64 (V,), sum 1.
+    """Return the distribution that a token is drawn from, for logits (V,): float64 (V,) of sum 1.
 
-    seen: bool (V,), the tokens that the repetition penalty is for; banned: a token that may not come;
-    least: so many of the most probable stay whatever top_p and min_p say; drawn (V,): how often each token
-    came, for the other penalties.
+    seen: bool (V,), the tokens of the repetition penalty; banned: a token of probability 0;
+    min_tokens_to_keep: so many of the most probable tokens stay whatever top_p and min_p are; drawn (V,):
+    how often each token was drawn, for the other penalties. ValueError for logits that are not finite.
 
     >>> probabilities(np.log([1, 2, 5.0]), Sampling(temperature=1, top_k=2)).round(3).tolist()
     [0.0, 0.286, 0.714]
@@ -92,27 +95,28 @@ def probabilities(
         p: Floats = (np.arange(len(z)) == best).astype(np.float64)
         return p
 
-    z = z - z[best]  # <= 0: so no temperature overflows
+    z = z - z[best]  # <= 0, so that no temperature overflows
     with np.errstate(over="ignore"):
         p = np.exp(z / sampling.temperature)
     if sampling.top_k is not None and sampling.top_k < len(z):
-        k = max(int(sampling.top_k), least)
-        p[z < np.partition(z, -k)[-k]] = 0  # those equal to the last stay
+        k = max(int(sampling.top_k), min_tokens_to_keep)
+        p[z < np.partition(z, -k)[-k]] = 0  # tokens equal to the last one stay
     p /= p.sum()
     if sampling.top_p < 1 or sampling.min_p > 0:
         order = np.argsort(-p, kind="stable")  # most probable first, ties by id
-        ahead = np.cumsum(p[order]) - p[order]  # probability of all tokens ahead of this one
-        stays = (ahead < sampling.top_p) & (p[order] >= sampling.min_p * p[best])
-        stays[:least] = True
+        before = np.cumsum(p[order]) - p[order]  # probability of all tokens before this one
+        stays = (before < sampling.top_p) & (p[order] >= sampling.min_p * p[best])
+        stays[:min_tokens_to_keep] = True
         p[order[~stays]] = 0
         p /= p.sum()
     return p
 
 
 class Draws:
-    """Numbers in [0, 1): the n-th is a function of seed and n alone, here as in csrc/runtime/sampler.cpp.
+    """A sequence of random numbers in [0, 1): the n-th is a function of seed and n alone.
 
-    53 bits of Philox 4x32-10 (ops.py) each. Without a seed, other ones each time.
+    Each is 53 bits of Philox 4x32-10 (ops.py), as in csrc/runtime/sampler.cpp. Without a seed the sequence is
+    another one each time.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -120,7 +124,7 @@ class Draws:
         self._key, self._count = (seed % 2**32, seed >> 32), 0
 
     def random(self) -> float:
-        """The next of them."""
+        """Return the next number of the sequence."""
         n = self._count
         self._count += 1
         a, b, *_ = map(int, philox4x32((n, n >> 32, 0, 0), self._key))
@@ -128,14 +132,14 @@ class Draws:
 
 
 def draw(p: Floats, generator: Draws | np.random.Generator) -> int:
-    """An id drawn from the distribution p (V,), with one number of the generator."""
+    """Return an id drawn from the distribution p (V,) with one number of the generator."""
     total = np.cumsum(p)
     index = int(np.searchsorted(total, generator.random() * total[-1], side="right"))
-    return min(index, int(np.flatnonzero(p)[-1]))  # rounding must not land behind the last possible token
+    return min(index, int(np.flatnonzero(p)[-1]))  # rounding must not pass the last possible id
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """logits (...,V) -> float64 (...,V): the logarithms of their probabilities."""
+    """Return the logarithms of the probabilities of logits (...,V): float64 (...,V)."""
     z: Floats = logits.astype(np.float64)
     z -= z.max(axis=-1, keepdims=True)
     z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
@@ -143,13 +147,13 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 class Context:
-    """Rows of ids of one length that grow by a token each, and what the model has read of them.
+    """Rows of ids of one length that grow by a token each, with the model's KV cache of them.
 
-    When the model's context is full the older half is forgotten and the rest read again from position 0.
+    When the model's context is full, the older half is dropped and the rest is read again from position 0.
     """
 
     def __init__(self, model: GPT, ids: ArrayLike, length: int, starts: Integers | None = None) -> None:
-        """ids (B,n), n >= 1, that may grow to `length`; starts (B,): the padding on the left of each row."""
+        """Begin with ids (B,n), n >= 1, which may grow to `length`; starts (B,) counts each row's padding."""
         self.model, self.ids = model, np.asarray(ids, np.int32)
         self.starts = np.zeros(len(self.ids), np.int32) if starts is None else starts
         self._room = min(length, model.config.block_size)
@@ -157,7 +161,7 @@ class Context:
         self._begin = self._read = 0
 
     def logits(self) -> Floats:
-        """(B,V): of what comes next."""
+        """Return the logits of the next token of each row (B,V)."""
         length, T = self.ids.shape[1], self.model.config.block_size
         if self._cache is None or length - self._begin > self._cache.capacity:
             keep = T if self._cache is None else max(1, T // 2)
@@ -169,11 +173,11 @@ class Context:
         return logits
 
     def extend(self, tokens: ArrayLike) -> None:
-        """A token more to each row."""
+        """Append a token to each row."""
         self.ids = np.concatenate([self.ids, np.asarray(tokens, np.int32)[:, None]], axis=1)
 
     def reorder(self, rows: Integers) -> None:
-        """Row b becomes what row rows[b] was; there may be more or fewer of them."""
+        """Replace row b by row rows[b], for each b; their number may change."""
         self.ids, self.starts = self.ids[rows], self.starts[rows]
         if self._cache:
             self._cache.reorder(rows)
@@ -188,7 +192,7 @@ def generate_ids(
     ignore_eos: bool = False,
     seed: int | None = None,
 ) -> Iterator[int]:
-    """Yield the ids that follow prompt (N >= 1), up to max_new_tokens or the end of text (not yielded)."""
+    """Yield at most max_new_tokens ids that follow `prompt` (N >= 1), without the end of text."""
     generator = Draws(seed)
     context = Context(model, [prompt], len(prompt) + max_new_tokens)
     seen = np.zeros(model.config.vocab_size, bool)
@@ -207,7 +211,10 @@ def generate_ids(
 
 
 def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
-    """The ids of a prompt given as text (str, bytes) or as ids; an empty one becomes one end of text."""
+    """Return the ids of a prompt, text (str, bytes) or ids; an empty one becomes one end of text.
+
+    ValueError or TypeError for a prompt that is neither, or ids outside the vocabulary.
+    """
     ids: Integers
     if isinstance(prompt, (str, bytes)):
         if tokenizer is None:
@@ -228,49 +235,49 @@ def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size
     return list(map(int, ids))
 
 
-def text_pieces(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
-    """Ids to text as it comes, ending before the first stop string; no piece breaks a character.
+def text_chunks(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the text of ids as they come, up to the first stop string; no chunk breaks a character.
 
-    Text that may be the beginning of a stop string is held back until that is decided.
+    Text that may begin a stop string is held back until that is decided.
     """
     stream = TextStream(tokenizer.stream(), stop)
     for token in ids:
-        if piece := stream.push(token):
-            yield piece
+        if chunk := stream.push(token):
+            yield chunk
         if stream.stopped:
             return
-    if piece := stream.close():
-        yield piece
+    if chunk := stream.close():
+        yield chunk
 
 
 class TextStream:
-    """The same, pushed: one id in, the text that is decided out, often ''."""
+    """A stream from ids to text that ends before the first stop string; no result breaks a character."""
 
     def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = ()) -> None:
         self._decoder, self._stop, self._held = decoder, stop, ""
-        self.stopped = False  # at a stop string: nothing comes any more
+        self.stopped = False  # True after a stop string: no more text comes
 
     def push(self, token: int) -> str:
-        """The text that is decided once this id is in."""
+        """Add an id and return the text that is now decided, often ''."""
         return self._take(self._decoder.push(token), end=False)
 
     def close(self) -> str:
-        """What was held back, where no stop string came."""
+        """End the stream and return the text held back, '' after a stop string."""
         return self._take(self._decoder.close(), end=True)
 
     def _take(self, text: str, end: bool) -> str:
         if not self._stop or self.stopped:
             return "" if self.stopped else text
         held = self._held + text
-        place = min((at for s in self._stop if (at := held.find(s)) >= 0), default=-1)
-        self.stopped = place >= 0
-        ready = place if self.stopped else len(held) - (0 if end else _undecided(held, self._stop))
+        stop_at = min((at for s in self._stop if (at := held.find(s)) >= 0), default=-1)
+        self.stopped = stop_at >= 0
+        ready = stop_at if self.stopped else len(held) - (0 if end else _undecided(held, self._stop))
         self._held = held[ready:]
         return held[:ready]
 
 
 def _undecided(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of text that a stop string begins with."""
+    """Return the length of the longest end of `text` with which a stop string begins."""
     longest = max((len(s) - 1 for s in stop), default=0)
     sizes = range(min(longest, len(text)), 0, -1)
     return next((n for n in sizes if any(s.startswith(text[-n:]) for s in stop)), 0)

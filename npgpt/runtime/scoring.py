@@ -1,4 +1,4 @@
-"""What a model makes of text that is there: probabilities of continuations, of labels, embeddings.
+"""Scores of given text: probabilities of continuations and of labels, and embeddings.
 
 B rows, t tokens of a row, C = n_embd, V = vocab_size.
 """
@@ -15,17 +15,17 @@ from npgpt.runtime.sampling import log_softmax, prompt_ids
 from npgpt.text import examples
 from npgpt.text.tokenizer import Tokenizer
 
-ROWS = 32  # that are computed together
+ROWS = 32  # windows that are computed together
 Texts: TypeAlias = str | bytes | Iterable[str | bytes]  # one, or several
-Part: TypeAlias = tuple[int, list[int], list[int]]  # number of the text, ids to read, ids to score after them
+Window: TypeAlias = tuple[int, list[int], list[int]]  # number of the text, ids to read, last ids to score
 
 
 def score(model: GPT, tokenizer: Tokenizer | None, prompt: Text | ArrayLike, completions: Any = None) -> Any:
     """Return the natural logarithm of the probability that a completion follows the prompt.
 
-    Both are text, bytes or ids. One completion gives a float, a list of them a list; None: that of
-    `prompt` itself, from the beginning of a document. Divided by the number of tokens and negated it is
-    the loss. Each token is predicted from at most block_size tokens before it; longer text is read in
+    Both are text, bytes or ids. One completion gives a float, a list of them a list. With None, `prompt`
+    itself is scored from the beginning of a document. Negated and divided by the number of tokens, it is the
+    loss. Each token is predicted from at most block_size tokens before it; longer text is read in
     halves that overlap.
     """
 
@@ -42,26 +42,26 @@ def score(model: GPT, tokenizer: Tokenizer | None, prompt: Text | ArrayLike, com
 
 def log_probabilities(model: GPT, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     """Return, for each pair of ids (before, after), the log-probability that `after` follows `before`."""
-    T, parts = model.config.block_size, []
+    T, windows = model.config.block_size, []
     for n, (before, after) in enumerate(pairs):
         ids, at = list(before) + list(after), len(before)
         while at < len(ids):  # ids[at:] are not scored yet
             begin = 0 if len(ids) <= T + 1 else max(0, min(at - 1, at - T // 2))
             window = ids[begin : begin + T + 1]
-            parts.append((n, window[:-1], ids[at : begin + len(window)]))
+            windows.append((n, window[:-1], ids[at : begin + len(window)]))
             at = begin + len(window)
     totals = [0.0] * len(pairs)
-    for n, h, scored in _hidden(model, parts):
+    for n, h, scored in _hidden(model, windows):
         log_p = log_softmax(h[-len(scored) :] @ model.params["wte.weight"].T)  # (scored,V)
         totals[n] += float(log_p[np.arange(len(scored)), scored].sum())
     return totals
 
 
 def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Iterable[str | bytes]) -> Any:
-    """Return {label: probability}, the most probable first: how the model would answer `text`.
+    """Return {label: probability} of the labels as the model's answer to `text`, the most probable first.
 
     A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
-    conversation; another one finds the label after the text and a line end.
+    conversation; of another one the label is scored after the text and a line end.
     """
     names = [] if isinstance(labels, (str, bytes)) else list(labels)
     if len(names) < 2:
@@ -70,7 +70,7 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
         raise ValueError("classify: the model must have a tokenizer")
     end = [examples.end_token(tokenizer)]
     after = [[*tokenizer.encode(label).tolist(), *end] for label in names]
-    room = max(1, model.config.block_size + 1 - max(map(len, after)))
+    max_prompt = max(1, model.config.block_size + 1 - max(map(len, after)))
     pairs = []
     for one in [text] if isinstance(text, (str, bytes)) else text:
         if examples.has_roles(tokenizer):
@@ -78,7 +78,7 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
         else:
             line = one + "\n" if isinstance(one, str) else one + b"\n"
             before = tokenizer.encode(line).tolist()
-        pairs += [(before[-room:], label) for label in after]
+        pairs += [(before[-max_prompt:], label) for label in after]
     scores = np.array(log_probabilities(model, pairs)).reshape(-1, len(names))
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
@@ -88,28 +88,28 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
 
 
 def embed(model: GPT, tokenizer: Tokenizer | None, text: Texts) -> Floats:
-    """Return the mean hidden state of `text`, made of length 1: (C,), or (n,C) for a list of n.
+    """Return the mean hidden state of `text`, scaled to length 1: (C,), or (n,C) for a list of n.
 
-    A text beyond the context is read in windows of it.
+    A text longer than the context is read in windows of the context's size.
     """
     T = model.config.block_size
-    parts: list[Part] = []
+    windows: list[Window] = []
     texts = [text] if isinstance(text, (str, bytes)) else list(text)
     for n, one in enumerate(texts):
         ids = prompt_ids(one, tokenizer, model.config.vocab_size)
-        parts += [(n, ids[begin : begin + T], []) for begin in range(0, len(ids), T)]
+        windows += [(n, ids[begin : begin + T], []) for begin in range(0, len(ids), T)]
     sums: Floats = np.zeros((len(texts), model.config.n_embd), np.float32)
-    for n, h, _ in _hidden(model, parts):
+    for n, h, _ in _hidden(model, windows):
         sums[n] += h.sum(axis=0)
     sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
     return sums[0] if isinstance(text, (str, bytes)) else sums
 
 
-def _hidden(model: GPT, parts: list[Part]) -> Iterator[tuple[int, Floats, list[int]]]:
-    """Yield each part's number, the hidden state of each of its ids (t,C), and the ids to score."""
-    parts.sort(key=lambda part: len(part[1]))  # rows of like length go together
-    for begin in range(0, len(parts), ROWS):
-        rows = parts[begin : begin + ROWS]
+def _hidden(model: GPT, windows: list[Window]) -> Iterator[tuple[int, Floats, list[int]]]:
+    """Yield for each window the number of its text, the hidden states of its ids (t,C), the ids to score."""
+    windows.sort(key=lambda window: len(window[1]))  # rows of similar length are computed together
+    for begin in range(0, len(windows), ROWS):
+        rows = windows[begin : begin + ROWS]
         padded = np.zeros((len(rows), len(rows[-1][1])), np.int32)  # (B,t), zeros after the ids
         for row, (_, ids, _) in zip(padded, rows, strict=True):
             row[: len(ids)] = ids
