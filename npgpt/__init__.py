@@ -1,6 +1,6 @@
 """npgpt: GPTs on ordinary CPUs, with NumPy and C++ kernels of its own.
 
-`import npgpt` costs next to nothing: a name is looked up, and its room opened, when it is first used.
+`import npgpt` is fast: the module of a public name is imported when the name is first used.
 
 >>> import numpy as np, npgpt
 >>> tokenizer = npgpt.text.tokenizer.ByteTokenizer()
@@ -52,6 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    """Import and return a public name at its first use."""
     if name == "text":
         return import_module("npgpt.text")
     if name not in _HOME:
@@ -60,4 +61,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """Return the public names, those not imported yet included."""
     return __all__

@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that is named, or list the commands -> exit code; 2 for an unknown name."""
+    """Run the named command, or list the commands; return the exit code, 2 for an unknown name."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return int(import_module(f"npgpt.{argv[0]}").main(argv[1:]))
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_("npgpt NAME ..., where NAME is one of"))
     for name, what in COMMANDS.items():
         print(f"  {name:10}{_(what)}")
-    print(_("npgpt NAME --help tells more."))
+    print(_("npgpt NAME --help shows more."))
     return 0
 
 

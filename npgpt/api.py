@@ -1,4 +1,4 @@
-"""The public API: the engine's model with a tokenizer, that generates, scores and saves; load, to get one."""
+"""The public API: GPT, the engine's model with a tokenizer, and load, which reads one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class GPT(engine.GPT):
-    """The engine's GPT that also knows its tokenizer.
+    """The engine's GPT with its tokenizer; it generates, scores, classifies, embeds and saves.
 
-    A model over 257 ids has the byte tokenizer unless told otherwise; one without a tokenizer takes ids only.
+    A model over 257 ids has the byte tokenizer unless another is given; without a tokenizer it takes ids.
     """
 
     tokenizer: Tokenizer | None
@@ -34,7 +34,7 @@ class GPT(engine.GPT):
         dtype: DTypeLike = np.float32,
         tokenizer: Tokenizer | None = None,
     ) -> None:
-        """Draw the weights from `seed`; None leaves them zero."""
+        """Draw the weights from `seed`; None leaves them at zero."""
         from npgpt.text.tokenizer import ByteTokenizer
 
         super().__init__(config, seed, dtype)
@@ -44,7 +44,7 @@ class GPT(engine.GPT):
 
     @classmethod
     def of(cls, pretrained: Pretrained) -> Self:
-        """Return the model of what a reader gave: its weights as they are, without a copy."""
+        """Return the model of a reader's result; it uses the weights in place, without a copy."""
         model = cls.__new__(cls)
         engine.GPT.__init__(model, pretrained.config, weights=pretrained.weights)
         model.tokenizer = pretrained.tokenizer
@@ -66,13 +66,13 @@ class GPT(engine.GPT):
         return_ids: bool = False,
         speculate: bool = False,
     ) -> Any:
-        """Return what the model writes after `prompt` (text, bytes or ids); the prompt is not repeated.
+        """Return the model's continuation of `prompt` (text, bytes or ids), without the prompt.
 
         It ends at max_new_tokens, at the end of text (which ignore_eos bans) or before the first of the
         `stop` strings. temperature 0 is greedy. The same seed gives the same text.
         Returns str; with stream=True an iterator of chunks of it, none of which breaks a character; with
         return_ids=True the list of new ids, those of a stop string included. speculate=True gives the same,
-        sooner where a large model repeats what is in its text already.
+        sooner where a large model repeats its earlier text.
         """
         from npgpt.runtime.generation import generate
         from npgpt.runtime.sampling import Sampling
@@ -84,36 +84,36 @@ class GPT(engine.GPT):
     def score(self, prompt: Text | ArrayLike, completions: Any = None) -> Any:
         """Return the natural logarithm of the probability that a completion follows the prompt.
 
-        Both are text, bytes or ids. One completion gives a float, a list of them a list; None: that of
-        `prompt` itself, from the beginning of a document. Divided by the number of tokens and negated it is
-        the loss. Each token is predicted from at most block_size tokens before it; longer text is read in
-        halves that overlap.
+        Both are text, bytes or ids. One completion gives a float, a list of them a list. With None,
+        `prompt` itself is scored from the beginning of a document. Negated and divided by the number of
+        tokens, it is the loss. Each token is predicted from at most block_size tokens before it; longer text
+        is read in halves that overlap.
         """
         from npgpt.runtime.scoring import score
 
         return score(self, self.tokenizer, prompt, completions)
 
     def classify(self, text: Texts, labels: Iterable[str | bytes]) -> Any:
-        """Return {label: probability}, the most probable first: how the model would answer `text`.
+        """Return {label: probability} of the labels as answers to `text`, the most probable first.
 
         A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
-        conversation; another one finds the label after the text and a line end.
+        conversation; of another one the label is scored after the text and a line end.
         """
         from npgpt.runtime.scoring import classify
 
         return classify(self, self.tokenizer, text, labels)
 
     def embed(self, text: Texts) -> Floats:
-        """Return the mean hidden state of `text`, made of length 1: (C,), or (n,C) for a list of n.
+        """Return the mean hidden state of `text`, scaled to length 1: (C,), or (n,C) for a list of n.
 
-        A text beyond the context is read in windows of it.
+        A text longer than the context is read in windows of the context's size.
         """
         from npgpt.runtime.scoring import embed
 
         return embed(self, self.tokenizer, text)
 
     def save_pretrained(self, folder: PathLike) -> None:
-        """Write the Hugging Face form of this model, tokenizer included, into `folder`."""
+        """Write this model and its tokenizer as a Hugging Face folder."""
         from npgpt.interop.huggingface import write_pretrained
 
         write_pretrained(folder, self, self.tokenizer)
@@ -122,12 +122,13 @@ class GPT(engine.GPT):
 def load(path: PathLike, **fields: Any) -> GPT:
     """Return the model that `path` holds or names.
 
-    A run folder, a checkpoint folder, a Hugging Face folder of the family, OpenAI's release of GPT-2 for
-    TensorFlow; a .gguf file; a state_dict in a .safetensors file, nanoGPT's ckpt.pt; or, where nothing is
-    there, a name on the Hugging Face Hub. `fields` of GPTConfig are what a state_dict (n_head) or an old
-    ckpt.pt (activation="gelu_new") does not tell.
-    A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is warned of
-    and passed over for the one before. ValueError where there is no such model, OSError where nothing is.
+    `path` is a run folder, a checkpoint folder, a Hugging Face folder of the family, OpenAI's release of
+    GPT-2 for TensorFlow, a .gguf file, a state_dict in a .safetensors file, or nanoGPT's ckpt.pt. Where no
+    such path exists it is a name on the Hugging Face Hub. `fields` of GPTConfig are those that a
+    state_dict (n_head) or an old ckpt.pt (activation="gelu_new") does not hold.
+    A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is skipped
+    with a warning, and the one before it is used. ValueError where there is no such model, OSError where
+    nothing exists.
     """
     from npgpt.runtime import libnpgpt
     from npgpt.training import pretrained

@@ -1,4 +1,4 @@
-"""`python -m npgpt.bench`: how fast npgpt is here, beside the machine's own limits; under a minute."""
+"""`python -m npgpt.bench`: measure in a minute how fast npgpt is here, beside this machine's limits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tell GFLOP/s, milliseconds and tokens/s -> exit code 0."""
+    """Print GFLOP/s, milliseconds and tokens/s, and return exit code 0."""
     parser = make_parser("bench", "Measure matrix products and training steps, beside this machine's limits.")
-    parser.add_argument("--threads", type=thread_count, help="default: the CPUs this process may use")
+    parser.add_argument(
+        "--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)"
+    )
     parser.add_argument(
         "--json", action="store_true", help="end with one JSON object on the last line of stdout"
     )
     parser.add_argument(
-        "--presets", action="store_true", help="tell what the published sizes would cost here instead"
+        "--presets",
+        action="store_true",
+        help="estimate the cost of the published sizes on this machine instead",
     )
     args = parser.parse_args(argv)
     start_command(args.threads)
@@ -54,21 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         log("limits: not measured, as NumPy alone cannot reach them")
     for M, N, K in MATMULS:
         name = f"{M} x {N} x {K}"
-        results["matmul"][name] = _tell(f"matmul {name}", 2 * M * N * K, _matmul(M, N, K))
+        results["matmul"][name] = _measure(f"matmul {name}", 2 * M * N * K, _matmul(M, N, K))
     for name, shape in STEPS.items():
         flops, step = _step(*shape)
-        results["step"][name] = _tell(f"{_('step:')} {name}", flops, step, tokens=shape[4] * shape[5])
+        results["step"][name] = _measure(f"{_('step:')} {name}", flops, step, tokens=shape[4] * shape[5])
     if args.json:
         print(json.dumps(results))
     return 0
 
 
 def _presets(as_json: bool) -> int:
-    """What the published sizes would cost here: a table, and with as_json one JSON object."""
+    """Print a table of what the published sizes would cost here, with as_json also one JSON object."""
     from npgpt.engine import kernels
     from npgpt.engine.config import PRESETS, SHARE, cost, preset
 
-    peak = kernels.peak_gflops(0.3)  # not a number without kernels
+    peak = kernels.peak_gflops(0.3)  # NaN without kernels
     log(
         "a step: forward, backward and update with one text as long as the context,\n"
         "at {share:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text",
@@ -98,7 +102,7 @@ def _matmul(M: int, N: int, K: int) -> Callable[[], object]:
 def _step(
     n_layer: int, n_head: int, n_embd: int, vocab_size: int, batch: int, time: int
 ) -> tuple[float, Callable[[], None]]:
-    """-> flops of a training step, and a function that does one."""
+    """Return the floating-point operations of a training step, and a function that does one."""
     from npgpt.engine.config import GPTConfig, flops_per_token
     from npgpt.engine.model import GPT
     from npgpt.engine.optim import AdamW
@@ -115,8 +119,8 @@ def _step(
     return flops_per_token(model.config, time) * batch * time, step
 
 
-def _tell(name: str, flops: float, run: Callable[[], object], tokens: int = 0) -> Fields:
-    """Times run() for about 2 s, the machine's peak in between; prints and returns the medians."""
+def _measure(name: str, flops: float, run: Callable[[], object], tokens: int = 0) -> Fields:
+    """Time run() for about 2 s, and the machine's peak in between; print and return the medians."""
     from npgpt.engine import kernels
 
     run(), run()  # memory and caches
@@ -133,7 +137,7 @@ def _tell(name: str, flops: float, run: Callable[[], object], tokens: int = 0) -
     gflops = flops / took / 1e9
     result: Fields = {"ms": took * 1e3, "gflops": gflops, "share_of_peak": None}
     line = f"{name:40}{took * 1e3:9.2f} ms{gflops:7.0f} GFLOP/s"
-    if peak == peak:  # a number, where there are kernels
+    if peak == peak:  # not NaN: there are kernels
         result["share_of_peak"] = gflops / peak
         line += _("{share:7.0%} of peak").format(share=gflops / peak)
     if tokens:

@@ -1,4 +1,4 @@
-"""`python -m npgpt.chat RUN`: a conversation in the terminal with a GPT that was taught to reply."""
+"""`python -m npgpt.chat RUN`: talk in the terminal with a GPT that was taught to reply."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ if TYPE_CHECKING:
 
     from npgpt.api import GPT
 
-COMMANDS = N_("""\
-/system TEXT   begin anew, with TEXT as what the model is told first (without TEXT: nothing)
+HELP = N_("""\
+/system TEXT   begin a new conversation with the system message TEXT (without TEXT: none)
 /reset         forget the conversation
-/save FILE     add it to a JSONL file, in the form that npgpt.finetune reads
+/save FILE     append it to a JSONL file that npgpt.finetune reads
 /quit          end, as Ctrl-D does; Ctrl-C ends a reply""")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Talk until the end of the input -> exit code 0; 2 for a model without roles."""
+    """Talk until the end of the input and return exit code 0; exit with 2 for a model without roles."""
     parser = make_parser("chat", "Talk with a GPT that was taught to reply.")
-    parser.description = f"{parser.description}\n{_(COMMANDS)}"
+    parser.description = f"{parser.description}\n{_(HELP)}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
-    add("--system", default="", metavar="TEXT", help="what the model is told before the conversation")
-    add("--max-new-tokens", type=count, default=100, help="longest reply, in tokens (default 100)")
-    add("--temperature", type=not_negative, default=0.7, help="0: the likeliest token (default 0.7)")
-    add("--top-k", type=count, help="only the K likeliest tokens (default: all)")
+    add("--system", default="", metavar="TEXT", help="system message of the conversation (default: none)")
+    add("--max-new-tokens", type=count, default=100, help="maximum number of tokens of a reply (default 100)")
+    add("--temperature", type=not_negative, default=0.7, help="0: always the most likely token (default 0.7)")
+    add("--top-k", type=count, help="only the K most likely tokens (default: all)")
     add(
-        "--top-p", type=float, default=0.95, help="only the likeliest that reach probability P (default 0.95)"
+        "--top-p",
+        type=float,
+        default=0.95,
+        help="only the most likely that reach probability P (default 0.95)",
     )
     add("--repetition-penalty", type=positive, default=1.0, help="above 1: less repetition (default 1)")
     add("--seed", type=count_or_zero, help="same seed, same replies (default: others each time)")
-    add("--threads", type=thread_count, help="default: the CPUs this process may use")
+    add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     args = parser.parse_args(argv)
 
     with errors_as_lines("chat"):
@@ -55,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.model}: has no roles, so it cannot chat; {how} gives it some")
         if args.max_new_tokens >= model.config.block_size:
             raise ValueError(f"--max-new-tokens must be below the context, {model.config.block_size} tokens")
-        model.generate("", 0, *_how(args))  # refuses what cannot be
+        model.generate("", 0, *_how(args))  # raises for a bad setting
     start_command(args.threads, out=sys.stderr)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  input() then has history and editing
     talk = Conversation(model, args)
     if sys.stdin.isatty():
-        log("/help tells the commands", to=sys.stderr)
+        log("/help lists the commands", to=sys.stderr)
     while (line := _line()) is not None:
         if line in ("/quit", "/exit"):
             break
@@ -73,25 +76,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Conversation:
-    """The messages so far, and what of them the model sees: always whole turns, the latest ones."""
+    """A conversation with a model, which sees the latest complete turns that fit its context."""
 
     def __init__(self, model: GPT, args: Namespace) -> None:
-        assert model.tokenizer  # with roles: main() has seen to it
+        assert model.tokenizer  # main() refuses a model without roles
         self.model, self.tokenizer, self.args, self.replies = model, model.tokenizer, args, 0
         self.begin(args.system)
 
     def begin(self, system: str) -> None:
-        """Forget everything; `system` is what the model is told first."""
+        """Begin a new conversation with the system message `system`, '' for none."""
         self.system = [{"role": "system", "content": system}] if system else []
         self.turns: list[dict[str, str]] = []
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """Those so far, {"role", "content"} each, the system's first."""
+        """Return the messages so far as {"role", "content"}, the system message first."""
         return self.system + self.turns
 
     def prompt(self) -> list[int]:
-        """The ids of what fits the context beside a reply, the oldest exchanges left out.
+        """Return the ids of the latest messages that fit the context beside a reply.
 
         ValueError where not even the last message fits.
         """
@@ -105,8 +108,8 @@ class Conversation:
         raise ValueError(f"this message must fit {room} tokens beside a reply, got {len(ids)}")
 
     def reply(self, text: str) -> Generator[str]:
-        """Yield the reply to `text` as it comes; what has come by then is kept where it is broken off."""
-        args, said = self.args, []
+        """Yield the reply to `text` in chunks; a reply that is interrupted stays as far as it came."""
+        args, chunks = self.args, []
         self.turns.append({"role": "user", "content": text})
         try:
             ids = self.prompt()
@@ -115,11 +118,11 @@ class Conversation:
             raise
         seed = None if args.seed is None else args.seed + self.replies
         try:
-            for piece in self.model.generate(ids, args.max_new_tokens, *_how(args), seed=seed, stream=True):
-                said.append(piece)
-                yield piece
+            for chunk in self.model.generate(ids, args.max_new_tokens, *_how(args), seed=seed, stream=True):
+                chunks.append(chunk)
+                yield chunk
         finally:
-            self.turns.append({"role": "assistant", "content": "".join(said)})
+            self.turns.append({"role": "assistant", "content": "".join(chunks)})
             self.replies += 1
 
 
@@ -128,7 +131,7 @@ def _how(args: Namespace) -> tuple[float, int | None, float, float, float]:
 
 
 def _line() -> str | None:
-    """What is typed next, None at the end of the input."""
+    """Return the next line of input, None at its end."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except (EOFError, KeyboardInterrupt):
@@ -138,9 +141,9 @@ def _line() -> str | None:
 
 def _reply(talk: Conversation, text: str) -> None:
     try:
-        with contextlib.closing(talk.reply(text)) as pieces:
-            for piece in pieces:
-                print(piece, end="", flush=True)
+        with contextlib.closing(talk.reply(text)) as chunks:
+            for chunk in chunks:
+                print(chunk, end="", flush=True)
     except ValueError as error:
         print(f"npgpt chat: {error}", file=sys.stderr)
         return
@@ -167,7 +170,7 @@ def _command(talk: Conversation, line: str) -> None:
         lacking = "/save must have a FILE" if talk.turns else "/save must have something to save"
         print(f"npgpt chat: {lacking}", file=sys.stderr)
     else:
-        print(_(COMMANDS), file=sys.stderr)
+        print(_(HELP), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m npgpt.embed --cflags --libs`: what a C compiler needs to build against libnpgpt."""
+"""`python -m npgpt.embed --cflags --libs`: print the flags with which C programs build against libnpgpt."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the flags -> exit code 0; 1 where libnpgpt was not built, 2 where none are asked for."""
+    """Print the flags and return exit code 0; exit with 1 where libnpgpt was not built, 2 for bad flags."""
     parser = make_parser("embed", "Print what a C compiler needs to build against libnpgpt (npgpt.h).")
     add = parser.add_argument
     add("--cflags", action="store_true", help="flags to compile with")
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_with_error("embed", f"libnpgpt was not built: there is no {library / 'libnpgpt.a'}", 1)
     flags = [f"-I{HERE / 'include'}"] if args.cflags else []
     if args.libs and args.static:
-        # in a C program's link the C++ library is named, so that it can be the static one
+        # a C program's link names the C++ library, so that it can be the static one
         flags += [str(library / "libnpgpt.a"), "-Wl,--gc-sections", "-static-libgcc"]
         flags += ["-Wl,-Bstatic", "-lstdc++", "-Wl,-Bdynamic", "-pthread", "-lm"]
     elif args.libs:

@@ -1,4 +1,4 @@
-"""`python -m npgpt.evaluate RUN [TEXT...]`: measure a trained GPT on text, beside what needs no model."""
+"""`python -m npgpt.evaluate RUN [TEXT...]`: measure a trained GPT on text, beside simple baselines."""
 
 from __future__ import annotations
 
@@ -18,21 +18,29 @@ if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Integers
     from npgpt.text.tokenizer import Tokenizer
 
-# what a model is measured on, as test.json has it
+# the text that a model is measured on, as test.json names it
 TEST = N_("the test part of its text")
 GIVEN = N_("the text given")
 TRAINED = N_("the text that it was trained on (there is no test part)")
 MEMORISED = N_("the text that it was trained on, which was to be memorised (there is no test part)")
-SAMPLES, SAMPLE_TOKENS = 4, 300  # that are searched for stretches of the training text
+SAMPLES, SAMPLE_TOKENS = 4, 300  # to search for stretches of the training text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and keep test.json in the run -> exit code 0; 2 refused, 1 not written."""
+    """Measure, print, write test.json into the run, and return exit code 0.
+
+    Exit with 2 for bad input, 1 where a file cannot be written.
+    """
     parser = make_parser("evaluate", "Measure a trained GPT: on the test part of its run's text, or on TEXT.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
-    add("text", nargs="*", metavar="TEXT", help="other text to measure it on")
-    add("--threads", type=thread_count, help="default: the CPUs this process may use")
+    add(
+        "text",
+        nargs="*",
+        metavar="TEXT",
+        help="text to measure on instead of the test part of the run's text",
+    )
+    add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_intermixed_args(argv)
 
@@ -45,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         tokenizer = model.tokenizer
-        part, ids, train_ids = _parts(args, tokenizer)
+        part, ids, train_ids = _select(args, tokenizer)
         start_command(args.threads)
         log("measured on {part}: {tokens:,} tokens", part=_(part), tokens=len(ids))
         measured = evaluation.evaluate(model, ids, tokenizer)
@@ -65,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integers]:
-    """(what it is, ids to measure on, ids of the training part)."""
+def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integers]:
+    """Return the name of the text to measure on, its ids, and the ids of the training part."""
     import numpy as np
 
     from npgpt.text.corpus import Corpus
@@ -74,8 +82,8 @@ def _parts(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Intege
     from npgpt.training import run as runs
 
     if args.text:
-        whole = encode(Corpus(args.text), tokenizer)
-        return GIVEN, whole, whole
+        given = encode(Corpus(args.text), tokenizer)
+        return GIVEN, given, given
     if not (Path(args.model) / runs.CONFIG).exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
     config = runs.read_config(args.model)

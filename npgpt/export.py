@@ -1,4 +1,4 @@
-"""`python -m npgpt.export RUN --to gguf|hf -o OUT`: a trained GPT for other programs."""
+"""`python -m npgpt.export RUN --to gguf|hf -o OUT`: write a trained GPT for other programs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from npgpt.console.settings import make_parser, one_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the file or folder -> exit code 0; 2 where it is there already or cannot be."""
+    """Write the file or folder and return exit code 0; exit with 2 where it exists or cannot be written."""
     parser = make_parser("export", "Write a trained GPT as other programs read it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
@@ -21,10 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--type",
         type=one_of("f32", "f16", "q8_0", "q4_0"),
-        help="of the weights in a gguf file (default f32)",
+        help="number format of the weights in a gguf file (default f32)",
     )
     add(
-        "-o", "--out", required=True, metavar="OUT", help="the file or folder to write; must not be there yet"
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="the file or folder to write, which must not exist yet",
     )
     args = parser.parse_args(argv)
     if args.to == "hf" and args.type:

@@ -53,18 +53,22 @@ if TYPE_CHECKING:
     from npgpt.training.finetuning import Examples, TaskTrainer
 
 SETTINGS = [
-    Setting("epochs", count, "how often each example is seen, at most (default 3)"),
+    Setting("epochs", count, "maximum number of passes over the examples (default 3)"),
     Setting("batch_size", count, "examples of a step, packed side by side (default 16)"),
     Setting("lr", positive, "highest learning rate (default 0.001, LoRA 0.004, less over 128 channels)"),
-    Setting("lora", count, "train adapters of this rank alone, 8 for one (default: all weights)"),
+    Setting("lora", count, "train only LoRA adapters of this rank, for example 8 (default: all weights)"),
     Setting("val_fraction", share, "share of the examples held out for validation (default 0.1)"),
     Setting("dropout", share, "share of activations dropped while training (default 0.1)"),
-    Setting("weight_decay", not_negative, "of weights, not of biases and gains (default 0.01)"),
-    Setting("eval_every", count, "steps between validations (default: half an epoch, a 20th of all)"),
+    Setting("weight_decay", not_negative, "weight decay, which leaves out biases and gains (default 0.01)"),
+    Setting(
+        "eval_every",
+        count,
+        "steps between validations (default: half an epoch or a 20th of all steps, the larger)",
+    ),
     Setting("patience", count, "stop after so many validations without a better one (default 4)"),
     Setting("keep", count, "checkpoints to keep, beside the best (default 2)"),
-    Setting("seed", count_or_zero, "of the split, the batches and dropout (default 0)"),
-    Setting("threads", thread_count, "default: the CPUs this process may use"),
+    Setting("seed", count_or_zero, "random seed of the split, the batches and dropout (default 0)"),
+    Setting("threads", thread_count, "number of threads (default: the CPUs this process may use)"),
 ]
 DEFAULTS = {"epochs": 3, "val_fraction": 0.1, "keep": 2, "seed": 0}
 PLANNED = ("batch_size", "lr", "dropout", "weight_decay", "eval_every", "patience")
@@ -72,12 +76,19 @@ MAY_CHANGE = ("threads", "keep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train on the examples -> exit code 0; 1 failed, 2 refused, 130 interrupted, with a checkpoint."""
+    """Train on the examples and return the exit code.
+
+    0: done; 1: failed; 2: bad input; 130: interrupted, with a checkpoint saved.
+    """
     from npgpt.distributed.mpi import init_world
 
     parser = make_parser("finetune", "Teach a trained GPT a task from examples, a JSON object a line.")
     add = parser.add_argument
-    add("model", metavar="RUN", help="what to begin with: a run, a checkpoint or a Hugging Face GPT-2 folder")
+    add(
+        "model",
+        metavar="RUN",
+        help="the model to begin with: a run, a checkpoint or a Hugging Face GPT-2 folder",
+    )
     add(
         "data",
         metavar="DATA.jsonl",
@@ -85,15 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("-o", "--out", metavar="NEW", help="the new run's folder (default: runs/ and the data's name)")
     add_settings(parser, SETTINGS)
-    add("--skip-bad", action="store_true", help="leave out the lines that are at fault, and tell how many")
+    add("--skip-bad", action="store_true", help="leave out lines that are at fault, and print their number")
     add("--balance", action="store_true", help="show each label equally often, the rarer ones repeatedly")
-    add("--resume", action="store_true", help="go on with NEW, to the same bits as if it had never stopped")
+    add("--resume", action="store_true", help="go on with NEW, to the same bits as a run that never stopped")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     with errors_as_lines("finetune"):
         world = init_world()
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
-        # whatever can be refused is, before anything is written
+        # all input is checked before anything is written
         with errors_as_lines("finetune", as_json=args.json):
             job = _job(args, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
@@ -101,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _job(args: Namespace, lock: contextlib.ExitStack, world: World) -> ExampleJob:
-    """Return the run that the command asks for; whatever can be refused is, and nothing is written."""
+    """Return the run that the arguments describe, checked but with nothing written yet."""
     from npgpt.engine.model import GPT
     from npgpt.training.finetuning import TaskTrainer, make_task_plan, with_vocabulary
 
@@ -123,7 +134,7 @@ def _job(args: Namespace, lock: contextlib.ExitStack, world: World) -> ExampleJo
     examples = _split(data, settings, args.balance)
     lora, flags = settings["lora"], {name: settings[name] for name in PLANNED}
     plan = make_task_plan(model.config, examples, lora, settings["epochs"], **flags)
-    if folder.checkpoint and not lora:  # adapters begin at the parent, and are read after it
+    if folder.checkpoint and not lora:  # adapters begin at the parent, and resume() loads them
         saved = read_parent(folder.checkpoint, "taught with text")
         model = GPT(saved.config, weights=saved.weights)
     trainer = TaskTrainer(model, examples, plan, settings["seed"], lora, rows, world)
@@ -138,25 +149,25 @@ def _job(args: Namespace, lock: contextlib.ExitStack, world: World) -> ExampleJo
 
 
 class Data(NamedTuple):
-    """The examples of a file that fit the context, and how they are encoded."""
+    """The examples of a file that fit the context, with their encoding."""
 
     path: Path
-    form: str  # of npgpt.text.examples.FORMS
+    form: str  # a key of npgpt.text.examples.FORMS
     examples: list[Example]
     encoded: list[Encoded]
-    tokenizer: Tokenizer  # the parent's, with the tokens of roles where the form needs them
-    n_bad: int  # lines that are left out
+    tokenizer: Tokenizer  # the parent's, plus the tokens of roles where the form needs them
+    n_bad: int  # number of lines left out
 
 
 class Base(NamedTuple):
-    """The model that is taught."""
+    """The model that fine-tuning begins with."""
 
     name: str  # a path, or a name on the Hub
-    rows: int  # of its embedding, that were added
+    rows: int  # number of rows added to its embedding
 
 
 def _read_data(args: Namespace, parent: Pretrained) -> Data:
-    """Read and encode the examples; one that does not fit the context is at fault like a bad line."""
+    """Return the examples, read and encoded; one longer than the context is at fault as a bad line is."""
     from npgpt.text import examples
 
     read, bad = examples.read_examples(args.data, args.skip_bad)
@@ -182,7 +193,7 @@ def _read_data(args: Namespace, parent: Pretrained) -> Data:
 
 
 def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:
-    """Return every setting of the run; ValueError where a run that goes on would become another."""
+    """Return every setting of the run; ValueError where those of a resumed run would change."""
     if not folder.config:
         return given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
     config = folder.config
@@ -196,7 +207,7 @@ def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:
 
 
 def _split(data: Data, settings: Fields, balance: bool) -> Examples:
-    """Return the examples for training and those held out."""
+    """Return the examples, split into those for training and those held out."""
     from npgpt.text.examples import split_examples
     from npgpt.training.finetuning import Examples
 
@@ -207,7 +218,7 @@ def _split(data: Data, settings: Fields, balance: bool) -> Examples:
 
 
 class ExampleJob(Job):
-    """A model that is taught a task from examples."""
+    """A run of npgpt finetune: a model learns a task from examples."""
 
     command = "finetune"
 
@@ -229,7 +240,7 @@ class ExampleJob(Job):
         self.labels = list(dict.fromkeys(filter(None, (example.label for example in data.examples))))
 
     def write_config(self) -> None:
-        """Write config.toml."""
+        """Write the run's config.toml."""
         from npgpt.training import run as runs
 
         shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
@@ -239,17 +250,17 @@ class ExampleJob(Job):
         runs.write_config(self.folder.path, settings | {"clean": "none"}, about)
 
     def announce(self) -> None:
-        """Print examples, parameters, steps, memory and time."""
+        """Print the number of examples, parameters and steps, and the memory and time to expect."""
         from npgpt.training import memory
         from npgpt.training.cost import seconds_needed
         from npgpt.training.finetuning import memory_needed
 
         trainer, examples, plan, lora = self.trainer, self.examples, self.plan, self.lora
         log(
-            "{training:,} examples for training, {held_out:,} for validation, {learnt:,} tokens to learn",
+            "{training:,} examples for training, {held_out:,} for validation, {targets:,} target tokens",
             training=len(examples.training),
             held_out=len(examples.held_out),
-            learnt=int(sum(mask.sum() for ids, mask in examples.training)),
+            targets=int(sum(mask.sum() for ids, mask in examples.training)),
         )
         if self.data.n_bad:
             log("{n} lines were at fault and are left out", n=self.data.n_bad)
@@ -275,7 +286,7 @@ class ExampleJob(Job):
         )
 
     def sample(self) -> str:
-        """Return the first example that is held out, with the model's answer to it."""
+        """Return the prompt of the first example held out, with the model's answer."""
         from npgpt.runtime.generation import generate
         from npgpt.runtime.sampling import Sampling
 
@@ -285,7 +296,7 @@ class ExampleJob(Job):
         return text + str(generate(self.trainer.model, tokenizer, prompt, 60, Sampling(temperature=0)))
 
     def finish(self) -> Fields:
-        """Keep the best checkpoint's adapters apart, and measure its accuracy where there are labels."""
+        """Write the best checkpoint's adapters, and return its accuracy where there are labels."""
         from npgpt.interop.huggingface import write_adapter
         from npgpt.training import checkpoint
 
@@ -319,15 +330,15 @@ class ExampleJob(Job):
         return float(right / len(truth))
 
     def show(self, result: Fields) -> Fields:
-        """Print losses, accuracy, where the run is and how it goes on."""
+        """Print the losses, the accuracy, the run's folder and the next command; return fields for --json."""
         from npgpt.console import report
 
         more = {"skipped_lines": self.data.n_bad, "base": self.base.name}
-        losses = _("training loss {train_loss:.4f} nats per token learnt")
+        losses = _("training loss {train_loss:.4f} nats per target token")
         if result["best_val_loss"] is not None:
             losses = _(
                 "training loss {train_loss:.4f}, best validation loss {best_val_loss:.4f} "
-                "(step {best_step}) nats per token learnt"
+                "(step {best_step}) nats per target token"
             )
         log_result(result, losses, self.plan.patience)
         path = self.folder.path

@@ -8,29 +8,31 @@ from npgpt.console.messages import start_command
 from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
 
-HOW = (  # the flags that are arguments of the model's generate
+HOW = (  # the flags that are arguments of the model's generate()
     "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "ignore_eos",
 )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the texts -> exit code 0; 2 for what the model refuses."""
+    """Print the texts and return exit code 0; exit with 2 for bad input."""
     parser = make_parser("generate", "Let a trained GPT write.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
-    add("prompt", nargs="?", default="", help="text to go on from (default: the beginning of a document)")
-    add("--max-new-tokens", type=count_or_zero, default=200, help="at most so many tokens (default 200)")
-    add("--temperature", type=not_negative, default=0.8, help="0: the likeliest token (default 0.8)")
-    add("--top-k", type=count, help="only the K likeliest tokens (default: all)")
-    add("--top-p", type=float, default=1.0, help="only the likeliest that reach probability P (default 1)")
-    add("--min-p", type=float, default=0.0, help="only those at least P times the likeliest (default 0)")
+    add("prompt", nargs="?", default="", help="text to continue (default: the beginning of a document)")
+    add(
+        "--max-new-tokens", type=count_or_zero, default=200, help="maximum number of new tokens (default 200)"
+    )
+    add("--temperature", type=not_negative, default=0.8, help="0: always the most likely token (default 0.8)")
+    add("--top-k", type=count, help="only the K most likely tokens (default: all)")
+    add("--top-p", type=float, default=1.0, help="only the most likely that reach probability P (default 1)")
+    add("--min-p", type=float, default=0.0, help="minimum probability, relative to the maximum (default 0)")
     add("--repetition-penalty", type=positive, default=1.0, help="above 1: less repetition (default 1)")
     add("--stop", action="append", default=[], metavar="S", help="end before this text; may be repeated")
-    add("--ignore-eos", action="store_true", help="never end the text by itself")
+    add("--ignore-eos", action="store_true", help="never draw the end of text, which ends the text early")
     add("--num-samples", type=count, default=1, help="texts to write, seeds S, S + 1, ... (default 1)")
     add("--seed", type=count_or_zero, help="same seed, same text (default: another each time)")
     add("--stream", action="store_true", help="show the text as it is written")
-    add("--threads", type=thread_count, help="default: the CPUs this process may use")
+    add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     add("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_intermixed_args(argv)
 
@@ -40,20 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load(args.model)
         how = {name: getattr(args, name) for name in HOW}
         seeds = [None if args.seed is None else args.seed + number for number in range(args.num_samples)]
-        # which draw nothing yet
+        # iterators, which draw no token yet
         samples = [model.generate(args.prompt, seed=seed, stream=True, **how) for seed in seeds]
         start_command(args.threads, out=sys.stderr)  # stdout is for the text alone
         if args.json:
-            texts = ["".join(pieces) for pieces in samples]
+            texts = ["".join(chunks) for chunks in samples]
             more = {"texts": texts} if len(texts) > 1 else {}
             print(json.dumps({"model": args.model, "prompt": args.prompt, "text": texts[0], **more}))
             return 0
-        for number, pieces in enumerate(samples):
+        for number, chunks in enumerate(samples):
             if number:
                 print("-" * 70)
             print(args.prompt, end="", flush=True)
-            for piece in pieces if args.stream else ["".join(pieces)]:
-                print(piece, end="", flush=True)
+            for chunk in chunks if args.stream else ["".join(chunks)]:
+                print(chunk, end="", flush=True)
             print()
     return 0
 

@@ -1,4 +1,4 @@
-"""`python -m npgpt.serve RUN`: a trained GPT behind OpenAI's HTTP API, and a page to try it."""
+"""`python -m npgpt.serve RUN`: serve a trained GPT as OpenAI's HTTP API, with a page to try it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal and return exit code 0; exit with 2 for a model or an address not to be had."""
+    """Serve until a signal and return exit code 0; exit with 2 for a bad model or address."""
     parser = make_parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
-    add("--host", default="127.0.0.1", help="another than this machine needs a key (default 127.0.0.1)")
-    add("--port", type=count_or_zero, default=8000, help="0: any that is free (default 8000)")
-    add("--api-key", default=os.environ.get("NPGPT_API_KEY"), help="clients must know it (NPGPT_API_KEY)")
+    add(
+        "--host", default="127.0.0.1", help="address; a key is needed beyond this machine (default 127.0.0.1)"
+    )
+    add("--port", type=count_or_zero, default=8000, help="port to serve at; 0: any free port (default 8000)")
+    add("--api-key", default=os.environ.get("NPGPT_API_KEY"), help="key of the clients (or NPGPT_API_KEY)")
     add("--sessions", type=count, default=64, help="texts computed at once (default 64)")
-    add("--queue", type=count, default=256, help="texts that may wait; then 429 (default 256)")
-    add("--max-tokens", type=count, default=4096, help="tokens of an answer at most (default 4096)")
-    add("--grace", type=not_negative, default=30.0, help="seconds for streams after SIGTERM (default 30)")
-    add("--threads", type=thread_count, help="default: the CPUs this process may use")
+    add("--queue", type=count, default=256, help="texts that may wait; more get status 429 (default 256)")
+    add("--max-tokens", type=count, default=4096, help="maximum number of tokens of a reply (default 4096)")
+    add("--grace", type=not_negative, default=30.0, help="seconds left to streams after SIGTERM (default 30)")
+    add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     args = parser.parse_args(argv)
 
     if args.host not in LOOPBACK and not args.api_key:
@@ -103,7 +105,7 @@ def open_model(path: PathLike) -> tuple[libnpgpt.Model, Tokenizer]:
 async def start_finetune(arguments: FinetuneArguments) -> Process:
     """Start `python -m npgpt.finetune` for a job of the server; stdout and stderr are pipes.
 
-    It runs in the folder of the examples, so that its errors name the file alone and not where it lies.
+    It runs in the folder of the examples, so that its errors name the file without its path.
     """
     from asyncio.subprocess import PIPE, create_subprocess_exec
 

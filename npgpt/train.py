@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 def _tokenizer_name(text: str) -> str:
-    """For argparse: bytes, bpe:N, or the full path of what is there."""
+    """Return bytes, bpe:N, or the full path of a vocabulary; it is a type for argparse."""
     if text == "bytes" or re.fullmatch(r"bpe:\d+", text):
         return text
     if not Path(text).exists():
@@ -71,27 +71,33 @@ def _tokenizer_name(text: str) -> str:
 
 SETTINGS = [
     Setting("out", str, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
-    Setting("init_from", str, "go on from this model's weights, with its tokenizer: a run or a GPT-2 folder"),
+    Setting("init_from", str, "begin with the weights and tokenizer of this model: a run or a GPT-2 folder"),
     Setting(
         "engine",
         one_of("gpt", "gpt-2", "gpt-3"),
-        "gpt (layernorms behind the branches), gpt-2 (default) or gpt-3 (a window in every other layer)",
+        "gpt (layernorms after the branches), gpt-2 (default) or gpt-3 (a window in every other layer)",
     ),
-    Setting("window", count, "tokens that a window of gpt-3 holds (default: half the context, at most 256)"),
-    Setting("epochs", count, "train for so many epochs; in one, each training token is a target once"),
-    Setting("steps", count, "train for so many steps"),
-    Setting("minutes", positive, "train for so many minutes, from the command to its end"),
-    Setting("batch_size", count, "windows in memory at a time"),
+    Setting(
+        "window", count, "tokens in an attention window of gpt-3 (default: half the context, at most 256)"
+    ),
+    Setting("epochs", count, "number of epochs; in one, each training token is a target once"),
+    Setting("steps", count, "number of steps (default: by the size of the text)"),
+    Setting("minutes", positive, "minutes from the beginning of the command to its end"),
+    Setting("batch_size", count, "windows in memory at a time, over all ranks (default 8; a small text: 6)"),
     Setting("gradient_accumulation_steps", count, "batches whose gradients make one step (default 1)"),
-    Setting("block_size", count, "tokens in a window: the model's context"),
-    Setting("n_layer", count, "layers"),
-    Setting("n_head", count, "attention heads, which must divide n_embd"),
-    Setting("n_embd", count, "channels"),
-    Setting("dropout", share, "share of activations dropped while training"),
+    Setting("block_size", count, "tokens in a window, the model's context (default: 128)"),
+    Setting("n_layer", count, "layers (default 4; a small text: 2)"),
+    Setting("n_head", count, "attention heads, which must divide n_embd (default 4)"),
+    Setting("n_embd", count, "channels (default 128)"),
+    Setting(
+        "dropout",
+        share,
+        "share of activations dropped while training (default: 0 to 0.2, by the size of the text)",
+    ),
     Setting(
         "tokenizer",
         _tokenizer_name,
-        "bytes (257 tokens), bpe:N (N tokens, learnt from the training part), or the path of a vocabulary "
+        "bytes (257 tokens), bpe:N (N tokens, trained on the training part), or the path of a vocabulary "
         "(default: bytes for small texts, else bpe)",
     ),
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
@@ -103,63 +109,82 @@ SETTINGS = [
     ),
     Setting("lr", positive, "highest learning rate (default: 0.02 for muon, 0.004 for adamw)"),
     Setting("min_lr", not_negative, "learning rate at the end (default: lr / 50)"),
-    Setting("warmup", count_or_zero, "steps until the learning rate is at its highest"),
+    Setting(
+        "warmup",
+        count_or_zero,
+        "steps until the learning rate is at its highest (default: a tenth of all, at most 50)",
+    ),
     Setting(
         "schedule",
         one_of("linear", "cosine", "constant"),
-        "how it then goes down: linear (default), cosine or constant",
+        "shape of the learning rate after the warm-up: linear (default), cosine or constant",
     ),
-    Setting("weight_decay", not_negative, "of weights, not of biases and gains (default 0.1)"),
-    Setting("clip", positive, "greatest norm of the gradient (default 1)"),
+    Setting("weight_decay", not_negative, "weight decay, which leaves out biases and gains (default 0.1)"),
+    Setting("clip", positive, "maximum norm of the gradient (default 1)"),
     Setting("eval_every", count, "steps between validations (default: a tenth of all, at most 1000)"),
     Setting("eval_tokens", count, "validation tokens used while training (default 65536; at the end all)"),
-    Setting("save_every", count, "steps between checkpoints (default: eval_every), 5 minutes at most"),
+    Setting("save_every", count, "steps between checkpoints, at most 5 minutes (default: eval_every)"),
     Setting("keep", count, "checkpoints to keep, beside the best (default 2)"),
     Setting("patience", count, "stop after so many validations without a better one (default: never)"),
-    Setting("target_loss", positive, "stop at this validation loss (without validation: training loss)"),
-    Setting("seed", count_or_zero, "of weights, batches and dropout (default 0)"),
-    Setting("threads", thread_count, "default: the CPUs this process may use, shared by the ranks of a host"),
+    Setting(
+        "target_loss",
+        positive,
+        "stop at this validation loss, nats per token (without validation: training loss)",
+    ),
+    Setting("seed", count_or_zero, "random seed of weights, batches and dropout (default 0)"),
+    Setting(
+        "threads",
+        thread_count,
+        "number of threads (default: the CPUs this process may use, shared by a host's ranks)",
+    ),
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
-MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume: what no weight depends on
+MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume, as no weight depends on them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train -> 0; 1 failed or --target-loss missed, 2 refused, 130 interrupted with a checkpoint."""
+    """Train on the text and return the exit code.
+
+    0: done; 1: failed, or --target-loss was missed; 2: bad input; 130: interrupted, with a checkpoint saved.
+    """
     from npgpt.distributed.mpi import init_world
 
     started = time.perf_counter()
-    parser = make_parser("train", "Train a GPT on text. What is not given depends on the text's size alone.")
+    parser = make_parser(
+        "train", "Train a GPT on text. Settings that are not given depend on the text's size alone."
+    )
     add = parser.add_argument
     add(
         "text",
         nargs="*",
         metavar="TEXT",
-        help="files, folders of .txt files, or - for stdin; any bytes will do",
+        help="files, folders of .txt files, or - for stdin; any bytes are accepted",
     )
     add_settings(parser, SETTINGS)
     add(
         "--resume",
         action="store_true",
-        help="go on with the run, to the same bits as if it had never stopped",
+        help="go on with the run, to the same bits as a run that never stopped",
     )
     add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     add(
-        "--zero", action="store_true", help="under mpiexec: each rank keeps a part of the optimizer's moments"
+        "--zero",
+        action="store_true",
+        help="under mpiexec: shard the optimizer's moments, each rank keeps one shard",
     )
     add(
         "--restarts",
         metavar="K",
         type=count,
-        help="start the training again when it fails, from its last checkpoint, at most K times; of several "
-        "ranks, this command stands before mpiexec, which it starts: --restarts 3 --launch 'mpiexec -n 4'",
+        help="start a failed training again from its last checkpoint, at most K times; for several ranks "
+        "this command must start mpiexec itself: --restarts 3 --launch 'mpiexec -n 4'",
     )
     add(
         "--launch",
         metavar="COMMAND",
-        help="with --restarts: what starts the ranks, as 'mpiexec -n 4' (default: one process)",
+        help="with --restarts: the command that starts the ranks, as 'mpiexec -n 4' (default: one process)",
     )
     with errors_as_lines("train"):
         world = init_world()
@@ -202,7 +227,7 @@ def _supervise(args: Namespace, argv: list[str], world: World) -> int:
 
 
 def _job(args: Namespace, started: float, lock: contextlib.ExitStack, world: World) -> TextJob:
-    """Return the run that the command asks for; whatever can be refused is, and nothing is written."""
+    """Return the run that the arguments describe, checked but with nothing written yet."""
     from npgpt.engine.model import GPT
     from npgpt.text.corpus import Corpus
     from npgpt.text.dataset import Dataset, encode
@@ -250,7 +275,7 @@ def _job(args: Namespace, started: float, lock: contextlib.ExitStack, world: Wor
 
 
 def _one_length(settings: Fields, args: Namespace) -> Fields:
-    """Return the settings with at most one of epochs, steps and minutes; flags replace any from elsewhere."""
+    """Return the settings with at most one of epochs, steps and minutes; a flag replaces any other."""
     flags = {name: getattr(args, name) for name in LENGTHS}
     if any(flags.values()):
         settings = settings | flags
@@ -260,11 +285,11 @@ def _one_length(settings: Fields, args: Namespace) -> Fields:
 
 
 def _settings(given: Fields, folder: RunFolder, args: Namespace) -> Fields:
-    """Return every setting of the run: those given and the defaults, or those of the run that goes on."""
+    """Return every setting of the run: those given and the defaults, or those of a resumed run."""
     from npgpt.training.run import CONFIG
 
     if folder.config:
-        # its checkpoints hold their vocabulary, so that the one it began with may be gone
+        # a checkpoint holds its vocabulary, so the original file may be missing
         kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
         return kept_settings(given, config_values(kinds, folder.path / CONFIG), MAY_CHANGE)
     if args.resume and not args.text:
@@ -273,7 +298,7 @@ def _settings(given: Fields, folder: RunFolder, args: Namespace) -> Fields:
 
 
 def _new_tokenizer(settings: Fields, corpus: Corpus, world: World) -> Tokenizer:
-    """Return the tokenizer of a new model; its name becomes a setting."""
+    """Return the tokenizer of a new model, and write its name into the settings."""
     from npgpt.text.dataset import DEFAULT_SPLIT, make_corpus_tokenizer
     from npgpt.training.plan import default_tokenizer
 
@@ -282,7 +307,7 @@ def _new_tokenizer(settings: Fields, corpus: Corpus, world: World) -> Tokenizer:
 
 
 def _parent_settings(path: str, parent: Pretrained, given: Fields) -> Fields:
-    """Return the settings that the model of --init-from decides; ValueError where others are given."""
+    """Return the settings that the model of --init-from fixes; ValueError where others are given."""
     from dataclasses import asdict
 
     from npgpt.engine.config import engine_of
@@ -301,7 +326,7 @@ def _parent_settings(path: str, parent: Pretrained, given: Fields) -> Fields:
 
 
 def _refuse_changes(config: Fields, corpus: Corpus, given: Fields, settings: Fields, n_tokens: int) -> None:
-    """ValueError where a run that goes on is given another text, or settings that would make it another."""
+    """Raise ValueError where a resumed run is given another text, or settings that would change it."""
     from npgpt.training.plan import FLAGS, make_plan
 
     if config["about"].get("text_sha256") != corpus.sha256:
@@ -322,10 +347,10 @@ def _refuse_changes(config: Fields, corpus: Corpus, given: Fields, settings: Fie
 
 
 class TextJob(Job):
-    """A GPT that is trained on text."""
+    """A run of npgpt train: a GPT is trained on text."""
 
     command = "train"
-    closing = 2.0  # the report and a sample
+    closing = 2.0  # for the report and a sample
 
     def __init__(
         self,
@@ -337,20 +362,24 @@ class TextJob(Job):
         resident: int,
         started: float,
     ) -> None:
-        """resident: bytes that the process held before the model; started: when the command began."""
+        """Prepare the run.
+
+        `resident` is the bytes that the process held before the model was made; `started` is the time at
+        which the command began.
+        """
         super().__init__(folder, settings, trainer, world)
         self.corpus, self.resident, self.started = corpus, resident, started
         dataset = trainer.dataset
         self.beginning = dataset.tokenizer.decode_bytes(dataset.train[:1000])
 
     def write_config(self) -> None:
-        """Write config.toml, and the text where it came through a pipe."""
+        """Write config.toml, and the text where it came from stdin."""
         from npgpt.training import run as runs
 
         plan, path = self.plan, self.folder.path
         text, target = self.corpus.names(path), self.settings["target_loss"]
         settings = self.settings | {"text": text, **plan.settings(), "target_loss": target}
-        settings |= {"out": None, "epochs": None}  # a run from these settings has its own
+        settings |= {"out": None, "epochs": None}  # a new run from these settings has its own
         if plan.minutes:
             settings["steps"] = None
         self.corpus.keep_stdin(path)
@@ -358,7 +387,7 @@ class TextJob(Job):
         runs.write_config(path, settings, about)
 
     def announce(self) -> None:
-        """Print text, tokenizer, parts, model, steps, memory and time."""
+        """Print the text, tokenizer, split, model and steps, and the memory and time to expect."""
         print("\n".join(corpus_report(self.corpus)))
         dataset, plan = self.trainer.dataset, self.plan
         log(
@@ -379,7 +408,7 @@ class TextJob(Job):
         _log_cost(self.trainer, self.resident)
 
     def sample(self) -> str:
-        """Return 160 tokens from the beginning of a text, always drawn with the same numbers."""
+        """Return 160 tokens of a new text, always drawn with the same random numbers."""
         from npgpt.runtime.generation import generate
         from npgpt.runtime.sampling import Sampling
 
@@ -392,11 +421,11 @@ class TextJob(Job):
         return time.perf_counter() - self.started
 
     def finish(self) -> Fields:
-        """Nothing is left to do."""
+        """Return no fields: nothing follows the training."""
         return {}
 
     def show(self, result: Fields) -> Fields:
-        """Print losses, where the run is and what it writes, or how it goes on."""
+        """Print the losses, the run's folder and a sample, or how to resume; return no further fields."""
         from npgpt.console import report
 
         path = self.folder.path
@@ -418,7 +447,7 @@ class TextJob(Job):
 
 
 def _log_cost(trainer: Trainer, resident: int) -> None:
-    """Print what the run will take, before it takes it; `resident`: bytes that were held before the model."""
+    """Print model, steps, memory and time before training; `resident` is the bytes held before the model."""
     from npgpt.training.cost import memory_needed, seconds_needed
 
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
@@ -467,7 +496,7 @@ def _log_losses(result: Fields, plan: Plan) -> None:
 
 
 def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> None:
-    """Print what the saved model writes: a memorised text from its beginning, else something of its own."""
+    """Print a text of the saved model, a memorised text from its beginning, and the commands to run next."""
     from npgpt.engine.model import GPT
     from npgpt.runtime.generation import generate
     from npgpt.runtime.sampling import Sampling

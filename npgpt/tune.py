@@ -37,13 +37,16 @@ SETTINGS = [
         str,
         "bytes, bpe:N, or the path of a vocabulary (default: bytes for small texts, else bpe)",
     ),
-    Setting("seed", count_or_zero, "of candidates, weights, batches and dropout (default 0)"),
-    Setting("threads", thread_count, "default: the CPUs this process may use"),
+    Setting("seed", count_or_zero, "random seed of candidates, weights, batches and dropout (default 0)"),
+    Setting("threads", thread_count, "number of threads (default: the CPUs this process may use)"),
 ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Search -> exit code 0; 1 failed, 2 refused, 130 interrupted with the trials so far."""
+    """Search for settings and return the exit code.
+
+    0: done; 1: failed; 2: bad input; 130: interrupted, with the trials so far kept.
+    """
     parser = make_parser(
         "tune", "Find settings that train better than the default's: size, batch, rate, dropout."
     )
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--minutes",
         type=positive,
         required=True,
-        help="of the whole search; the training that it is for will take a fifth of them",
+        help="minutes of the complete search; a training with its result takes about a fifth of them",
     )
     add_settings(parser, SETTINGS)
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
@@ -95,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
-    """Return the search that the command asks for, and its text; nothing is written."""
+    """Return the search that the arguments describe and its text; nothing is written yet."""
     from npgpt.text.corpus import Corpus
     from npgpt.text.dataset import DEFAULT_SPLIT, Dataset, encode, make_corpus_tokenizer, parse_split
     from npgpt.training import run as runs
@@ -116,7 +119,7 @@ def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
 
 
 def _run(search: Search) -> Trial | None:
-    """Run the search with a line and a page for each trial -> the best one, None where it was interrupted."""
+    """Run the search, print a line for each trial, and return the best one, None if interrupted."""
     from npgpt.console import report, tuning
     from npgpt.console.progress import Progress
 
