@@ -11,7 +11,7 @@ from npgpt.engine import kernels
 
 for name in ("LANGUAGE", "LC_MESSAGES"):
     os.environ.pop(name, None)
-os.environ["LC_ALL"] = "C.UTF-8"  # what the doors say is checked in English
+os.environ["LC_ALL"] = "C.UTF-8"  # what commands print is checked in English
 
 # The same examples on every run: a test fails because of a change, not because of the day.
 # Choosing the kernels once per test, not once per example, is what the fixtures below intend.
@@ -68,7 +68,7 @@ MEASURED = {}  # what -> (worst error, allowed)
 
 @pytest.fixture
 def measured():
-    """measured(what, error, allowed): the error is at most that; the worst of each is told at the end."""
+    """measured(what, error, allowed): the error is at most that; the worst of each is printed at the end."""
 
     def measure(what, error, allowed):
         assert error <= allowed, f"{what}: {error:.2e}, allowed {allowed:.0e}"

@@ -1,9 +1,11 @@
-"""`python tests/structure.py [TREE]`: circles, upward imports, long functions and classes, size of README.
+"""`python tests/structure.py [TREE]`: circles, imports upward, long functions, docstrings, size of README.
 
 It reads the source alone, so it can count any tree. tests/test_layers.py holds this one to the figures.
+Before and after: `git worktree add ../before b7b067b`, then this on `../before` and on this tree.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,31 @@ from typing import Any, NamedTuple
 
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 LONG_FUNCTION, LONG_CLASS = 60, 300  # lines
+FRAGMENT = re.compile(r"(Of|As|What|Whether)\b")  # how a docstring begins that leans on the signature
+
+COMMANDS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "serve", "finetune", "chat"}
+LAYERS = [  # from the lowest up
+    {"version"},
+    {"engine"},
+    {"distributed"},
+    {"text"},
+    {"interop", "runtime"},
+    {"training", "server"},
+    {"console"},
+    {"api"},
+    {"compat"},
+    {"__init__", "__main__", *COMMANDS},
+]
+FORMER_LAYERS = [  # of version 0.1.0, as its own test has them
+    {"engine"},
+    {"language"},
+    {"text"},
+    {"interop", "runtime"},
+    {"training"},
+    {"server"},
+    {"api", "cli"},
+    {"__init__", "__main__", "locale", *COMMANDS},
+]
 
 
 class Import(NamedTuple):
@@ -97,19 +124,39 @@ def pairs(tree: Path) -> list[tuple[str, str]]:
     return sorted((a, b) for a in edges for b in edges[a] if a < b and a in edges[b])
 
 
-def upward(tree: Path, layers: list[set[str]]) -> list[tuple[str, str]]:
-    """(module, what it imports) of every import of a layer above; layers: sets of packages, lowest first."""
-    height = {name: n for n, layer in enumerate(layers) for name in layer}
+def layer(module: str) -> str:
+    """npgpt.text.dataset -> text"""
+    return module.split(".")[1] if "." in module else "__init__"
 
-    def layer(module: str) -> str:
-        return module.split(".")[1] if "." in module else "__init__"
 
+def upward(tree: Path) -> list[tuple[str, str]]:
+    """(module, what it imports) of every import of a layer above."""
+    layers = LAYERS if (package(tree) / "console").exists() else FORMER_LAYERS
+    height = {name: n for n, names in enumerate(layers) for name in names}
     return sorted(
         (module, other)
         for module, others in graph(tree).items()
         for other in others
         if height[layer(other)] > height[layer(module)]
     )
+
+
+def docstrings(tree: Path) -> Iterator[str]:
+    """The docstrings of all modules, classes and functions."""
+    for path in files(tree):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | FUNCTIONS) and (text := ast.get_docstring(node)):
+                yield text
+
+
+def sentences(page: str) -> list[str]:
+    """The sentences of a Markdown page: no code, tables, headings or comments."""
+    page = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    page = re.sub(r"^(\||#|\s*<!--).*$", "", page, flags=re.MULTILINE)
+    page = re.sub(r"\]\([^)]*\)", "]", page)
+    paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:- |\d+\. ))", page)
+    found = [s for p in paragraphs for s in re.split(r"(?<=[.!?])\s+", " ".join(p.split()))]
+    return [s for s in found if re.search(r"\w{2}", s)]
 
 
 def long_functions(tree: Path) -> list[tuple[str, str, int]]:
@@ -134,9 +181,12 @@ def _long(tree: Path, kinds: Any, limit: int) -> list[tuple[str, str, int]]:
 def main() -> None:
     tree = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
     readme = (tree / "README.md").read_text(encoding="utf-8")
+    imports_up = upward(tree)
     rows = {
         "circles": circles(tree),
         "pairs that import each other": pairs(tree),
+        "imports of a layer above": imports_up,
+        "arrows up between layers": sorted({(layer(a), layer(b)) for a, b in imports_up}),
         f"functions over {LONG_FUNCTION} lines": long_functions(tree),
         f"classes over {LONG_CLASS} lines": long_classes(tree),
     }
@@ -144,7 +194,12 @@ def main() -> None:
         print(f"{what}: {len(found)}")
         for one in found:
             print("   ", *one)
+    texts = list(docstrings(tree))
+    fragments = sum(bool(FRAGMENT.match(text)) for text in texts)
+    print(f"docstrings: {len(texts)}, of which {fragments} begin with Of, As, What or Whether")
     print(f"README.md: {len(readme.splitlines())} lines, {len(readme.split())} words")
+    lengths = [len(sentence.split()) for sentence in sentences(readme)]
+    print(f"its prose: {sum(lengths) / len(lengths):.1f} words a sentence")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ The tile of matmul is 6 rows by 16 columns (avx2) or 8 (baseline); K is cut into
 import math
 from types import SimpleNamespace
 
-import calls
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from npgpt.engine import kernels, ops
+from tests.engine import calls
+from tests.tolerances import assert_close
 
 MATMUL_M = (1, 2, 5, 6, 7, 11, 12, 13, 47, 53)
 MATMUL_N = (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65)

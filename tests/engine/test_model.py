@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from gradcheck import assert_gradient
 
 from npgpt.engine import kernels, ops
 from npgpt.engine.config import (
@@ -18,6 +17,7 @@ from npgpt.engine.config import (
 )
 from npgpt.engine.model import GPT, _head
 from npgpt.engine.optim import AdamW
+from tests.gradcheck import assert_gradient
 
 TINY = {"n_layer": 2, "n_head": 3, "n_embd": 15, "block_size": 7, "vocab_size": 11}
 FAMILY = {  # window: shorter than the texts below, longer than 1

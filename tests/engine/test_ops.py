@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 import pytest
-from gradcheck import assert_gradient
 
 from npgpt.engine import ops
+from tests.gradcheck import assert_gradient
 
 B, T, C, V, N = 2, 3, 5, 7, 4
 EPS = 1e-5

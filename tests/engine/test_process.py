@@ -203,9 +203,9 @@ print((peak() - before) / (4 * training_floats(config, *ids.shape)))
     [(6, 256, 128, 257, 16), (2, 512, 256, 257, 4), (2, 128, 64, 8000, 32), (8, 384, 16, 300, 1)],
     ids=["activations", "wide", "vocabulary", "weights"],
 )
-def test_memory_is_what_was_told(isa, n_layer, n_embd, time, vocab_size, batch):
-    """The peak over three training steps is within 25 % of training_floats (DESIGN.md, promise 8)."""
+def test_memory_is_what_was_announced(isa, n_layer, n_embd, time, vocab_size, batch):
+    """The peak over three training steps is within 25 % of training_floats."""
     settings = dict(n_layer=n_layer, n_embd=n_embd, time=time, vocab_size=vocab_size, batch=batch)
     code, out, err = python(MEMORY.format(**settings), NPGPT_KERNELS=isa)
     assert code == 0, err
-    assert 0.8 <= float(out) <= 1.25, f"the peak was {float(out):.2f} times the memory told"
+    assert 0.8 <= float(out) <= 1.25, f"the peak was {float(out):.2f} times the memory announced"

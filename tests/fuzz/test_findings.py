@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))
-import targets
+from tests.fuzz import targets
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*-*"))
 

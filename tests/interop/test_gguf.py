@@ -12,7 +12,7 @@ from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
 from npgpt.text.tokenizer import BPETokenizer
 from tests.conftest import COMPILED
-from tests.runtime.test_libnpgpt import FAMILY, random_model, steps
+from tests.models import FAMILY, random_model, steps
 
 
 @pytest.fixture(scope="module")

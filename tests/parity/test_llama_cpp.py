@@ -10,7 +10,7 @@ import npgpt
 from npgpt.interop.gguf import TYPES, quantise, write_gguf
 from npgpt.runtime import libnpgpt
 from npgpt.text.tokenizer import BPETokenizer
-from tests.runtime.test_libnpgpt import random_model
+from tests.models import random_model
 
 xllamacpp = pytest.importorskip("xllamacpp")
 gguf = pytest.importorskip("gguf")
@@ -58,7 +58,7 @@ class Llama:
             return json.load(answer)
 
     def log_probabilities(self, ids, n) -> dict[int, float]:
-        """{id: log p} of the n likeliest after ids."""
+        """{id: log p} of the n most likely after ids."""
         # A token that ends no character is not told of; the bias acts on the choice, not on what is told.
         bias = [[i, False] for i in range(128, 257)]
         asked = {"n_predict": 1, "n_probs": n, "temperature": 0, "cache_prompt": False, "logit_bias": bias}

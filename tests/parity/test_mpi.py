@@ -303,9 +303,9 @@ def test_ranks_finetune_as_one_process(tmp_path, measured, lora):
     npgpt.GPT(config, seed=3).save_pretrained(tmp_path / "base")
     (data := tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, TALKS)))
     flags = [tmp_path / "base", data, "--batch-size", 5, "--epochs", 4, "--val-fraction", 0.3, *lora]
-    door = ["-m", "npgpt.finetune"]
+    program = ["-m", "npgpt.finetune"]
     for ranks in (1, 3):
-        run(ranks, *flags, "-o", tmp_path / f"{ranks}", program=door)
+        run(ranks, *flags, "-o", tmp_path / f"{ranks}", program=program)
     for name in ("train_loss", "val_loss"):
         one, many = (metrics(tmp_path / ranks, name) for ranks in "13")
         worst = max(abs(a - b) for a, b in zip(one, many, strict=True) if a == a or b == b)
@@ -313,7 +313,7 @@ def test_ranks_finetune_as_one_process(tmp_path, measured, lora):
     folders = [sorted(p.name for p in (tmp_path / ranks).rglob("*")) for ranks in "13"]
     assert folders[0] == folders[1] and len(one) == 8
     flags += ["-o", tmp_path / "new"]
-    err = run(2, *flags, program=door, then=[*flags, "--seed", 1], expect=2)
+    err = run(2, *flags, program=program, then=[*flags, "--seed", 1], expect=2)
     assert ", --seed: 1 there, default here" in err and not (tmp_path / "new").exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 import npgpt
 from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.runtime.test_libnpgpt import random_model
+from tests.models import random_model
 from tests.server.process import Process
 
 openai = pytest.importorskip("openai")

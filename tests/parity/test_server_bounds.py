@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.runtime.test_libnpgpt import random_model
+from tests.models import random_model
 from tests.server.process import ROOT, Process
 from tests.training.test_portable import WINDOWS
 

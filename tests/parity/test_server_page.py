@@ -14,7 +14,7 @@ import pytest
 from npgpt import train
 from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.runtime.test_libnpgpt import random_model
+from tests.models import random_model
 from tests.server.process import ROOT, Process
 
 pytest.importorskip("uvicorn")

@@ -12,43 +12,9 @@ from npgpt.interop.gguf import write_gguf
 from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
 from tests.conftest import COMPILED
+from tests.models import FAMILY, random_model, steps
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
-
-FAMILY = {
-    "gpt-2": {},
-    "gpt": {"post_norm": True},
-    "gelu": {"activation": "gelu"},
-    "gpt-3": {"window": 5},
-    "no bias": {"bias": False},
-    "unscaled": {"scale_attn_weights": False},
-    "odd": {"n_embd": 60, "n_head": 3},
-    "one head": {"n_embd": 28, "n_head": 1, "vocab_size": 31},
-    "wide": {"n_embd": 384, "n_head": 3, "n_layer": 1, "vocab_size": 300},
-}
-
-
-def random_model(seed=3, **fields):
-    """Far from its beginning: every parameter matters."""
-    shape = {"n_layer": 3, "n_head": 2, "n_embd": 64, "block_size": 48, "vocab_size": 257}
-    model = npgpt.GPT(npgpt.GPTConfig(**(shape | fields)), seed=seed)
-    rng = np.random.default_rng(seed)
-    for name, w in model.params.items():
-        if w.ndim == 2:
-            w *= 5
-        else:
-            w[...] = (not name.endswith("bias")) + rng.normal(0, 0.2, w.shape)
-    model.touch()
-    return model
-
-
-def steps(session, ids):
-    """The logits behind each of ids, fed one by one."""
-    logits = []
-    for i in ids:
-        session.feed([i])
-        logits.append(session.logits())
-    return np.array(logits)
 
 
 @pytest.mark.parametrize("kind", FAMILY)

@@ -10,7 +10,7 @@ import pytest
 import npgpt
 from npgpt.interop.gguf import write_gguf
 from tests.conftest import COMPILED
-from tests.runtime.test_libnpgpt import random_model
+from tests.models import random_model
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(npgpt.__file__).parent / "lib" / "libnpgpt.a"

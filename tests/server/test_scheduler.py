@@ -14,7 +14,7 @@ from npgpt.server import scheduler as scheduler_module
 from npgpt.server.scheduler import PREFILL, Busy, Scheduler
 from npgpt.server.sequence import EmbeddingRequest, RunningText, Sequence, TextRequest
 from tests.conftest import COMPILED
-from tests.runtime.test_libnpgpt import random_model
+from tests.models import random_model
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 END = 256

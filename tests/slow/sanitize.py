@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from npgpt.interop.gguf import write_gguf  # noqa: E402
-from tests.runtime.test_libnpgpt import random_model  # noqa: E402
+from tests.models import random_model  # noqa: E402
 
 SANITIZERS = {
     "address and undefined behaviour": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],

@@ -85,7 +85,7 @@ def test_transformers_reads_the_same_tokens(plain, tmp_path):
         (tmp_path / "tokenizer.json").unlink(missing_ok=True)
 
 
-def test_only_replies_are_learnt(plain):
+def test_the_loss_mask_holds_replies_alone(plain):
     tokenizer = examples.add_roles(plain)
     turns = tuple((m["role"], m["content"]) for m in TALK[:3])
     ids, learnt = examples.encode_example(tokenizer, examples.Example(1, "messages", turns))

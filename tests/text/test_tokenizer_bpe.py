@@ -1,4 +1,4 @@
-"""Byte-level BPE: compiled and in Python the same ids; training, files, and what bad files are told."""
+"""Byte-level BPE: compiled and in Python the same ids; training, files, and how bad files are refused."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there; a broken one is named and passed over."""
+"""A checkpoint is written atomically; a broken one is named and passed over."""
 
 import json
 import os

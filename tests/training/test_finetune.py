@@ -1,4 +1,4 @@
-"""The doors finetune and chat: what is refused, what is learnt, resume to the same bits, adapters apart."""
+"""The commands finetune and chat: what they refuse and learn, resume to the same bits, adapters apart."""
 
 import json
 

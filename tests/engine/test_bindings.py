@@ -3,11 +3,11 @@ in the words `{function}: {argument} must be {what}, got {value}`: TypeError for
 Nothing is ever copied or converted on the way in: a copy would cost time, or lose what was to be written.
 """
 
-import calls
 import numpy as np
 import pytest
 
 from npgpt.engine import kernels
+from tests.engine import calls
 
 ARRAYS = [
     (op, name)

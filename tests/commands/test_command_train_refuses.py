@@ -1,0 +1,162 @@
+"""`npgpt train` refuses bad input before it writes anything; a plan needs the memory that it announces."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands.helpers import ROOT, nothing_written, python, refused
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "must hold text, got an empty file"),
+        (b" \n", "only whitespace"),
+        (b"a", "at least 2 tokens, got 1"),
+    ],
+)
+def test_text_with_too_little_in_it(command, content, message):
+    Path("t").write_bytes(content)
+    refused(command("train", "t"), message)
+    assert nothing_written("t")
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("missing.txt", "missing.txt: No such file or directory"),
+        (".", "must be a file or a folder with .txt files in it"),
+        (
+            "/proc/self/mem",
+            "/proc/self/mem: Input/output error",
+        ),  # opens, but cannot be read, not even by root
+    ],
+)
+def test_text_that_cannot_be_read(command, path, message):
+    refused(command("train", path), message)
+    assert nothing_written()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--n-embd 130 --n-head 4", "n_embd must be a multiple of n_head (4), got 130"),
+        ("--n-embd 0", "--n-embd: must be a whole number, at least 1, got 0"),
+        ("--n-layer -1", "--n-layer: must be"),
+        ("--n-head 0", "--n-head: must be"),
+        ("--block-size 0", "--block-size: must be"),
+        ("--batch-size -4", "--batch-size: must be"),
+        ("--batch-size 1.5", "got 1.5"),
+        ("--steps 0", "--steps: must be"),
+        ("--epochs -1", "--epochs: must be"),
+        ("--lr 0", "--lr: must be a number above 0, got 0"),
+        ("--lr nan", "--lr: must be"),
+        ("--lr inf", "--lr: must be"),
+        ("--dropout 1", "--dropout: must be"),
+        ("--weight-decay -1", "--weight-decay: must be"),
+        ("--eval-every 0", "--eval-every: must be"),
+        ("--keep 0", "--keep: must be"),
+        ("--threads 0", "--threads: must be"),
+        ("--seed -1", "--seed: must be"),
+        ("--split 0.5,0.6", "split must be"),
+        ("--clean hard", "must be none or light or full, got hard"),
+        ("--optimizer sgd", "must be adamw or muon, got sgd"),
+        ("--tokenizer bpe:100", "bpe: vocab_size must be a whole number, at least 257"),
+        ("--tokenizer bpe:4096", "bpe:4096: the text has pairs for at most"),
+        ("--tokenizer text.txt", "text.txt: holds no tokenizer"),
+        ("--tokenizer words", "must be bytes, bpe:N or the path of a vocabulary, got words"),
+        ("--epochs 1 --steps 1", "--epochs and --steps cannot both be given"),
+        ("--minutes 1 --steps 1", "--steps and --minutes cannot both be given"),
+        ("--minutes 0", "--minutes: must be a number above 0, got 0"),
+        ("--patience 0", "--patience: must be"),
+        ("--gradient-accumulation-steps 0", "--gradient-accumulation-steps: must be"),
+        ("--schedule steps", "must be linear or cosine or constant, got steps"),
+        ("--init-from no/such/run", "no/such/run: No such file or directory"),
+        ("--resume --out text.txt", "Not a directory"),
+        ("--config none.toml", "none.toml: No such file or directory"),
+        ("--no-such-flag", "unrecognized arguments: --no-such-flag"),
+        ("--n-embd 40000000", "not enough memory"),
+        ("--out /proc/run", "/proc/run"),
+        ("--out text.txt/run", "Not a directory"),
+        ("--out text.txt", "exists already"),
+        ("--out .", "exists already"),
+    ],
+)
+def test_bad_flags(command, text, flags, message):
+    refused(command("train", text, *flags.split()), message)
+    assert nothing_written("text.txt")
+
+
+@pytest.mark.parametrize(
+    "toml, message",
+    [
+        ("n_embd = 0", "bad.toml: n_embd must be a whole number, at least 1, got 0"),
+        ("n_embed = 64", "n_embed is not a setting; did you mean n_embd?"),
+        ("n_embd = ", "bad.toml: must be TOML"),
+    ],
+)
+def test_bad_config_files(command, text, toml, message):
+    Path("bad.toml").write_text(toml)
+    refused(command("train", text, "--config", "bad.toml"), message)
+    assert nothing_written("text.txt", "bad.toml")
+
+
+def test_bad_variables(command, text, monkeypatch):
+    monkeypatch.setenv("NPGPT_BATCH_SIZE", "many")
+    refused(command("train", text), "NPGPT_BATCH_SIZE must be a whole number, at least 1, got many")
+
+
+def test_a_run_that_exists_is_not_touched(command, run):
+    before = sorted(path.stat().st_mtime_ns for path in run.rglob("*"))
+    refused(command("train", "text.txt", "--out", run), "run: exists already")
+    assert sorted(path.stat().st_mtime_ns for path in run.rglob("*")) == before
+
+
+def limited(bytes_of_addresses):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (bytes_of_addresses, bytes_of_addresses))
+
+    return limit
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_one_that_would():
+    text = Path("text.txt")
+    text.write_bytes(b"abc abd abe " * 20000)
+    flags = "--n-layer 2 --n-embd 64 --block-size 256 --batch-size 512 --steps 1 --out r".split()
+    process = python("npgpt.train", text, *flags, preexec_fn=limited(900 << 20))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and out == "" and err.count("\n") == 1, err
+    assert "not enough memory: this plan needs " in err and "(ulimit -v)" in err
+    advice = re.search(r"; (--batch-size \d+ --gradient-accumulation-steps \d+) would fit", err)[1].split()
+    assert int(advice[1]) * int(advice[3]) == 512
+    assert nothing_written("text.txt")
+    process = python("npgpt.train", text, *flags, *advice, preexec_fn=limited(900 << 20))
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--n-layer 4 --n-embd 256 --block-size 256 --batch-size 8 --gradient-accumulation-steps 2"]
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_memory_is_what_was_announced(flags, optimizer):
+    """The peak over the whole process is within 25 % of the announcement."""
+    announced = (
+        "import re, sys; from npgpt import train; code = train.main(sys.argv[1:])\n"
+        "peak = re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1]\n"
+        "print('peak', 1024 * int(peak)); sys.exit(code)"
+    )
+    Path("text.txt").write_bytes(b"abc abd abe " * 2000)
+    flags = [*flags.split(), "--steps", "3", "--optimizer", optimizer]
+    command = [sys.executable, "-c", announced, "text.txt", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = 1e6 * float(re.search(r"expected: ([\d,]+) MB", done.stdout)[1])
+    peak = int(done.stdout.splitlines()[-1].split()[1])
+    assert 0.8 <= peak / expected <= 1.25, f"the peak was {peak / expected:.2f} times the memory announced"
