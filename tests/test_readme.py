@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import structure
 from tests.test_layers import COMMANDS, MAY_IMPORT
 
 ROOT = Path(__file__).parent.parent
@@ -259,18 +260,9 @@ def test_the_python_of_the_guide_runs(workplace, block):
 WORDS_AT_MOST = 20  # in a sentence, on average
 
 
-def sentences(page: str) -> list[str]:
-    """The prose: no code blocks, generated blocks, tables, headings or directives."""
-    text = re.sub(r"^(\||#|:::|\s*<!--).*$", "", FENCED.sub("", GENERATED.sub("", page)), flags=re.MULTILINE)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
-    paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:- |\d+\. ))", text)
-    found = [s for p in paragraphs for s in re.split(r"(?<=[.!?])\s+", " ".join(p.split()))]
-    return [s for s in found if re.search(r"\w{2}", s)]
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_sentences_are_short(page):
-    lengths = [len(sentence.split()) for sentence in sentences(PAGES[page])]
+    lengths = [len(sentence.split()) for sentence in structure.sentences(GENERATED.sub("", PAGES[page]))]
     assert not lengths or sum(lengths) / len(lengths) < WORDS_AT_MOST, (
         f"{page}: {sum(lengths) / len(lengths):.1f} words"
     )
