@@ -19,18 +19,18 @@ ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
 class GPTConfig:
     """The shape of a model. The defaults are GPT-2's smallest (124M parameters)."""
 
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    block_size: int = 1024  # the longest context, in tokens
-    vocab_size: int = 50257
-    dropout: float = 0.0  # probability, after the embedding and after each of a layer's two branches
-    bias: bool = True  # in the linear layers and the layernorms
-    layer_norm_epsilon: float = 1e-5
-    post_norm: bool = False  # GPT: layernorms after the sums, and none at the end
-    window: int | None = None  # GPT-3: layers 1, 3, ... see this many tokens, the present one included
-    scale_attn_weights: bool = True  # False: scores are not scaled, as in GPT-Neo
-    activation: str = "gelu_new"  # GELU's tanh form; "gelu": the exact one, as in nanoGPT
+    n_layer: int = 12  #: layers
+    n_head: int = 12  #: attention heads, which must divide n_embd
+    n_embd: int = 768  #: channels
+    block_size: int = 1024  #: the longest context, in tokens
+    vocab_size: int = 50257  #: tokens that the model knows: ids are 0..vocab_size-1
+    dropout: float = 0.0  #: probability, after the embedding and after each of a layer's two branches
+    bias: bool = True  #: in the linear layers and the layernorms
+    layer_norm_epsilon: float = 1e-5  #: what layernorms add to the variance
+    post_norm: bool = False  #: GPT: layernorms after the sums, and none at the end
+    window: int | None = None  #: GPT-3: layers 1, 3, ... see this many tokens, the present one included
+    scale_attn_weights: bool = True  #: False: scores are not scaled, as in GPT-Neo
+    activation: str = "gelu_new"  #: GELU's tanh form; "gelu": the exact one, as in nanoGPT
 
     def __post_init__(self) -> None:
         sizes = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")

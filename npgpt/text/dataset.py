@@ -148,10 +148,10 @@ def parse_split(text: Split) -> tuple[float, float, float]:
 class Dataset:
     """The ids of a text in three contiguous splits, (N,) each; a split may be empty."""
 
-    train: Integers
-    validation: Integers
-    test: Integers
-    tokenizer: Tokenizer
+    train: Integers  #: ids (N,) to train on
+    validation: Integers  #: ids (N,) that follow those of train
+    test: Integers  #: ids (N,) that follow those of validation
+    tokenizer: Tokenizer  #: the tokenizer of these ids
 
     def __len__(self) -> int:
         return len(self.train) + len(self.validation) + len(self.test)

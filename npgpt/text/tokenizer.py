@@ -31,16 +31,10 @@ MIN_COUNT = 2  # a pair that occurs less often makes no merge
 
 
 class Tokenizer:
-    """The base of every tokenizer.
+    """The base of every tokenizer: text to ids and back."""
 
-    name         "bytes", "bpe:4096", "gpt1"
-    vocab_size   V: ids are 0..V-1
-    end_of_text  the id that ends a document; no text encodes to it
-    dtype        of the ids: uint16 where they fit, else uint32
-    """
-
-    name: str
-    vocabulary: Vocabulary  # tokens, merges and special tokens, as the files have them
+    name: str  #: "bytes", "bpe:4096", "gpt1"
+    vocabulary: Vocabulary  #: tokens, merges and special tokens, as the files have them
 
     @property
     def vocab_size(self) -> int:
