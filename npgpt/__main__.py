@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from npgpt.console.language import N_, _, set_language
+from npgpt.console.process import end_quietly_on_closed_pipe
 
 COMMANDS = {
     "train": N_("train a GPT on text"),
@@ -29,10 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] not in ("-h", "--help"):
         print(f"npgpt: NAME must be one of {', '.join(COMMANDS)}, got {argv[0]}", file=sys.stderr)
         return 2
-    print(_("npgpt NAME ..., where NAME is one of"))
-    for name, what in COMMANDS.items():
-        print(f"  {name:10}{_(what)}")
-    print(_("npgpt NAME --help shows more."))
+    with end_quietly_on_closed_pipe():
+        print(_("npgpt NAME ..., where NAME is one of"))
+        for name, what in COMMANDS.items():
+            print(f"  {name:10}{_(what)}")
+        print(_("npgpt NAME --help shows more."))
     return 0
 
 

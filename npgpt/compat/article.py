@@ -34,9 +34,10 @@ def Train(
 
     `engine` or `model_engine` is one of ModelEngine's (default gpt-2). `out` is another folder for the run;
     `flags` are further settings of `python -m npgpt.train` (steps, n_layer, lr ...). The size of the text
-    decides every setting that is not given; a small text is memorised completely.
+    decides every setting that is not given; a small text is memorised completely. The progress is shown.
     ValueError or TypeError for a bad argument.
     """
+    from npgpt.console.progress import Progress
     from npgpt.text.dataset import Dataset
     from npgpt.training import plan, run
     from npgpt.training.trainer import prepare
@@ -57,5 +58,5 @@ def Train(
     with run.locked(folder):
         about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
         run.write_config(folder, {**trainer.plan.settings(), "seed": seed}, about)
-        trainer.train(folder)
+        trainer.train(folder, listener=Progress())
     return load(folder)

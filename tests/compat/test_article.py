@@ -21,9 +21,10 @@ def text(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("um dois três quatro cinco seis sete oito nove dez. " * 4)
 
 
-def test_the_article_runs():
+def test_the_article_runs(capsys):
     names = {}
     exec(ARTICLE, names)
+    assert "loss " in capsys.readouterr().out, "the progress is shown"
     assert isinstance(names["text"], str) and names["text"]
     text = names["model"].generate(prompt="um dois", temperature=0)
     assert text.startswith(" três quatro cinco"), "a hundred epochs are enough for this one"
