@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ROOMS = ("kernels", "threads", "text", "runtime")
+FOLDERS = ("kernels", "threads", "text", "runtime")
 TARGETS = {"avx2": "avx2,fma,f16c", "avx512vnni": "avx2,fma,f16c,avx512vl,avx512vnni"}
 HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT licence.
 #define NPGPT_INFERENCE
@@ -62,7 +62,9 @@ def unit(path: Path, once: set) -> str:
 
 
 def main(out: str) -> None:
-    sources = [p for room in ROOMS for p in sorted((HERE / room).glob("*.cpp")) if p.name != "train.cpp"]
+    sources = [
+        p for folder in FOLDERS for p in sorted((HERE / folder).glob("*.cpp")) if p.name != "train.cpp"
+    ]
     once = set()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

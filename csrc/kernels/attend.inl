@@ -62,18 +62,18 @@ static void attend_block(float* out, Index out_stride, float* scratch, const flo
     float* top = acc + QUERIES * columns;      // (QUERIES): the largest score so far
     float* total = top + QUERIES;              // (QUERIES): the sum of exponentials so far
     for (Index query = 0; query < queries; query += QUERIES) {
-        const Index n = least(QUERIES, queries - query), end = past + query + n;
+        const Index n = minimum(QUERIES, queries - query), end = past + query + n;
         for (Index i = 0; i < n; i++) top[i] = -__builtin_inff(), total[i] = 0;
         for (Index i = 0; i < n * columns; i++) acc[i] = 0;
-        for (Index key = most(0, past + query - window + 1) / KEYS * KEYS; key < end; key += KEYS) {
-            const Index kn = least(KEYS, end - key), offset = past + query - key;
+        for (Index key = maximum(0, past + query - window + 1) / KEYS * KEYS; key < end; key += KEYS) {
+            const Index kn = minimum(KEYS, end - key), offset = past + query - key;
             pack_transposed(k_panels, k + key * D, kn, D, D);
             pack_rows(v_panels, v + key * D, kn, D, D);
             lower_scores(p, q + query * stride, stride, k_panels, n, kn, D, offset);
             for (Index i = 0; i < n; i++) {
                 float* p_i = p + i * KEYS;
-                const Index last = most(0, least(kn, i + offset + 1));
-                const Index begin = least(last, most(0, i + offset + 1 - window));
+                const Index last = maximum(0, minimum(kn, i + offset + 1));
+                const Index begin = minimum(last, maximum(0, i + offset + 1 - window));
                 if (last > begin) {
                     const float scaled_top = row_max(p_i + begin, last - begin) * scale;
                     if (scaled_top > top[i]) {  // what was summed so far belongs to a lower top

@@ -11,8 +11,8 @@ constexpr Index QUERIES = 96;  // a block of queries: multiple of MR and of NR
 constexpr Index KEYS = 96;     // a block of keys: likewise
 static_assert(QUERIES == KEYS, "a block is packed once, as queries and as keys");
 
-NPGPT_INLINE Index least(Index a, Index b) { return a < b ? a : b; }
-NPGPT_INLINE Index most(Index a, Index b) { return a > b ? a : b; }
+NPGPT_INLINE Index minimum(Index a, Index b) { return a < b ? a : b; }
+NPGPT_INLINE Index maximum(Index a, Index b) { return a > b ? a : b; }
 
 static Index attention_scratch(Index T, Index D) {
     Index rows = round_up(T, NR), columns = round_up(D, NR);
@@ -25,7 +25,7 @@ struct Span {
 };
 NPGPT_INLINE Span keys_of(const int32_t* first_key, Index query, Index queries) {
     Index begin = query;
-    for (Index i = 0; i < queries; i++) begin = least(begin, first_key ? first_key[query + i] : 0);
+    for (Index i = 0; i < queries; i++) begin = minimum(begin, first_key ? first_key[query + i] : 0);
     return {begin, query + queries};
 }
 
@@ -34,7 +34,7 @@ NPGPT_INLINE Span keys_of(const int32_t* first_key, Index query, Index queries) 
 NPGPT_INLINE void lower_scores(float* scores, const float* q, Index stride, const float* k_panels, Index queries,
                                Index keys, Index D, Index offset) {
     for (Index j = 0; j < keys; j += NR) {
-        Index first = most(0, j - offset) / MR * MR;  // rows before it see none of these keys
+        Index first = maximum(0, j - offset) / MR * MR;  // rows before it see none of these keys
         for (Index i = first; i < queries; i += MR) {
             float* at = scores + i * KEYS + j;
             const float* b = k_panels + j * D;
@@ -51,10 +51,10 @@ NPGPT_INLINE void lower_scores(float* scores, const float* q, Index stride, cons
 NPGPT_INLINE void add_lower_product(float* c, Index ldc, const float* p, const float* v_panels, Index panel_stride,
                                     Index queries, Index keys, Index D, Index offset) {
     for (Index j = 0; j < D; j += NR) {
-        Index columns = least(NR, D - j);
+        Index columns = minimum(NR, D - j);
         for (Index i = 0; i < queries; i += MR) {
-            Index rows = least(MR, queries - i);
-            Index K = least(keys, i + rows + offset);
+            Index rows = minimum(MR, queries - i);
+            Index K = minimum(keys, i + rows + offset);
             const float* b = v_panels + j / NR * panel_stride;
             if (rows == MR)
                 tile<MR>(c + i * ldc + j, ldc, p + i * KEYS, KEYS, 1, b, NR, K, columns, true, nullptr, 0, 0);
@@ -69,10 +69,10 @@ NPGPT_INLINE void add_lower_product(float* c, Index ldc, const float* p, const f
 NPGPT_INLINE void add_transposed_product(float* c, Index ldc, const float* p, const float* x_panels, Index panel_stride,
                                          Index queries, Index keys, Index D, Index offset) {
     for (Index j = 0; j < D; j += NR) {
-        Index columns = least(NR, D - j);
+        Index columns = minimum(NR, D - j);
         for (Index i = 0; i < keys; i += MR) {
-            Index rows = least(MR, keys - i);
-            Index first = least(queries, most(0, i - offset));
+            Index rows = minimum(MR, keys - i);
+            Index first = minimum(queries, maximum(0, i - offset));
             const float* a = p + first * KEYS + i;
             const float* b = x_panels + j / NR * panel_stride + first * NR;
             if (rows == MR)
@@ -102,7 +102,7 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
     float* total = top + QUERIES;                 // (QUERIES): the sum of exponentials so far
 
     for (Index query = 0; query < T; query += QUERIES) {
-        const Index queries = least(QUERIES, T - query);
+        const Index queries = minimum(QUERIES, T - query);
         pack_transposed(k_panels + query * D, k + query * stride, queries, D, stride);
         pack_rows(v_panels + query * columns, v + query * stride, queries, D, stride);
         const Span seen = keys_of(first_key, query, queries);
@@ -112,14 +112,14 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
             for (Index d = 0; d < columns; d++) acc[i * columns + d] = 0;
         }
         for (Index key = seen.begin / KEYS * KEYS; key < seen.end; key += KEYS) {
-            const Index keys = least(KEYS, seen.end - key);
+            const Index keys = minimum(KEYS, seen.end - key);
             const Index offset = query - key;
             lower_scores(p, q + query * stride, stride, k_panels + key * D, queries, keys, D, offset);
             for (Index i = 0; i < queries; i++) {
                 // p becomes e^(scale * score - top) for the keys seen, 0 for the rest of the row
                 float* p_i = p + i * KEYS;
-                Index last = least(keys, i + offset + 1);
-                Index first = first_key ? least(most(0, first_key[query + i] - key), most(last, 0)) : 0;
+                Index last = minimum(keys, i + offset + 1);
+                Index first = first_key ? minimum(maximum(0, first_key[query + i] - key), maximum(last, 0)) : 0;
                 if (last <= first) {
                     for (Index s = 0; s < keys; s++) p_i[s] = 0;
                     continue;
@@ -171,7 +171,7 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
     float* delta = dp + QUERIES * KEYS;            // (QUERIES): sum over channels of dout * out
 
     for (Index query = 0; query < T; query += QUERIES) {
-        const Index queries = least(QUERIES, T - query);
+        const Index queries = minimum(QUERIES, T - query);
         pack_transposed(k_columns + query * D, k + query * stride, queries, D, stride);
         pack_transposed(v_columns + query * D, v + query * stride, queries, D, stride);
         pack_rows(k_rows + query * columns, k + query * stride, queries, D, stride);
@@ -190,7 +190,7 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
         }
         const Span seen = keys_of(first_key, query, queries);
         for (Index key = seen.begin / KEYS * KEYS; key < seen.end; key += KEYS) {
-            const Index keys = least(KEYS, seen.end - key);
+            const Index keys = minimum(KEYS, seen.end - key);
             const Index offset = query - key;
             // forward: scores = scale * q k^T, p = e^(scores - lse)
             lower_scores(p, q + query * stride, stride, k_columns + key * D, queries, keys, D, offset);
@@ -198,8 +198,8 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
             lower_scores(dp, dout + query * out_stride, out_stride, v_columns + key * D, queries, keys, D, offset);
             for (Index i = 0; i < queries; i++) {
                 float *p_i = p + i * KEYS, *dp_i = dp + i * KEYS;
-                Index last = most(0, least(keys, i + offset + 1));
-                Index first = first_key ? least(most(0, first_key[query + i] - key), last) : 0;
+                Index last = maximum(0, minimum(keys, i + offset + 1));
+                Index first = first_key ? minimum(maximum(0, first_key[query + i] - key), last) : 0;
                 Vec shift = set1(-lse[query + i]), factor = set1(scale), delta_i = set1(delta[i]);
                 Index padded = round_up(last, VLEN);
                 for (Index s = 0; s < padded; s += VLEN) {

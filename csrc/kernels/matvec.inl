@@ -131,7 +131,7 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
         for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
             for (int m = 0; m < RX; m++)
-                acc[r][m] += last_products<W>(x + m * ldx, w + r * row_bytes, least(VLEN, K - k));
+                acc[r][m] += last_products<W>(x + m * ldx, w + r * row_bytes, minimum(VLEN, K - k));
     if constexpr (RW == 4 && RX == 1) return reduce_add4(y, acc[0]);
 #pragma GCC unroll 8
     for (int r = 0; r < RW; r++)
@@ -234,7 +234,7 @@ static void columns_of_strip(float* y, Index ldy, const float* x, Index ldx, con
         return;
     }
     if (M == 1)
-        for (Index n; (n = least(WIDE, count - j) / VLEN * VLEN) > 0; j += n) {
+        for (Index n; (n = minimum(WIDE, count - j) / VLEN * VLEN) > 0; j += n) {
             for (Index c = 0; c < n; c++) part[c] = 0;
             Index k = 0;
             for (; k + 8 <= K; k += 8) add_rows<8>(part, x + k, columns + k * stride + j, stride, n);
@@ -242,9 +242,9 @@ static void columns_of_strip(float* y, Index ldy, const float* x, Index ldx, con
             put(y + j, part, n, add, bias ? bias + j : nullptr);
         }
     for (; j < count; j += NR) {
-        const Index n = least(NR, count - j);
+        const Index n = minimum(NR, count - j);
         for (Index m = 0; m < M; m += MR) {
-            const Index rows = least(MR, M - m);
+            const Index rows = minimum(MR, M - m);
             if (j + NR <= room)
                 tiles[rows](part, NR, x + m * ldx, ldx, 1, columns + j, stride, K, NR, false, nullptr, 0, 0);
             else  // the last columns: what lies behind a row's end is the next row, and behind the last one nothing
@@ -265,7 +265,7 @@ static void matvec_columns(float* y, Index ldy, const float* x, Index ldx, const
                            Index M, bool add, const float* bias) {
     for (Index j = 0, n; j < count; j += n) {
         const Index room = w.strip - (first + j) % w.strip;
-        n = least(room, count - j);
+        n = minimum(room, count - j);
         columns_of_strip(y + j, ldy, x, ldx, column(w, 0, first + j), w.strip, room, w.K, n, M, add,
                          bias ? bias + j : nullptr);
     }
@@ -292,7 +292,7 @@ static void unpack(float* y, const uint8_t* w, Index n) {
         for (int v = 0; v < VECTORS; v++) store(y + k + v * VLEN, block.at(v) * scale);
     }
     for (; k < n; k += VLEN, w += W::BYTES / VECTORS) {
-        const Index rest = least(VLEN, n - k);
+        const Index rest = minimum(VLEN, n - k);
         float one[VLEN];
         for (float& x : one) x = 1;
         store_part(y + k, last_products<W>(one, w, rest), rest);

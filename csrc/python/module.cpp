@@ -1,4 +1,4 @@
-// The room that knows Python: check the arguments, release the GIL, call, return.
+// The one folder that knows Python: check the arguments, release the GIL, call, return.
 //
 // Each op has the signature of its reference in npgpt/engine/ops.py and returns new arrays from the block store. Every
 // argument must be a C-contiguous float32 (ids: int32) ndarray of the right shape; anything else is refused by name, and

@@ -153,9 +153,9 @@ NPGPT_API const float *npgpt_logits(const npgpt_session *session);
 /* ---- sampling */
 
 typedef struct npgpt_sampling {
-    double temperature;        /* 0: the likeliest token */
-    double top_p;              /* only the likeliest that together reach this probability; 1: all */
-    double min_p;              /* only those at least so many times as likely as the likeliest; 0: all */
+    double temperature;        /* 0: the most likely token */
+    double top_p;              /* only the most likely that together reach this probability; 1: all */
+    double min_p;              /* only those at least so many times as likely as the most likely; 0: all */
     double repetition_penalty; /* above 1: tokens of the session become less likely; 1: no */
     uint64_t seed;             /* the same seed and text give the same draws, on any number of threads */
     int32_t top_k;             /* only so many; 0: all */

@@ -84,7 +84,7 @@ int32_t Sampler::sample(const Kernels& kernels, const float* logits, size_t V, c
     if (how.temperature == 0) return int32_t(best);
     if (banned < V) z[banned] = -INFINITY;
 
-    // The candidates, likeliest first, equals by id: only as many as the settings can keep are put in order.
+    // The candidates, most likely first, equals by id: only as many as the settings can keep are put in order.
     const auto before = [&](int32_t a, int32_t b) {
         return z[size_t(a)] > z[size_t(b)] || (z[size_t(a)] == z[size_t(b)] && a < b);
     };

@@ -1,1 +1,1 @@
-"""What speaks to people: settings, the locale's language, progress, messages, report pages."""
+"""All that speaks to people: settings, the locale's language, progress, messages, report pages."""

@@ -1,4 +1,4 @@
-"""What the server says of itself: the page, its health, its description, its figures."""
+"""The server about itself: the page, its health, its description, its figures."""
 
 import contextlib
 import csv

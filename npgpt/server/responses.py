@@ -17,7 +17,7 @@ from npgpt.server.tokens import Token, TokenNames
 
 
 class Change(NamedTuple):
-    """What is new of one text of a request."""
+    """The new output of one text of a request."""
 
     choice: int  # index of the text
     text: str

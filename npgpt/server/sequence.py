@@ -23,7 +23,7 @@ Finish: TypeAlias = str | Exception | None  # "stop", "length", "cancelled", wha
 
 
 class Output(NamedTuple):
-    """What a sequence adds to its result at once."""
+    """The output that a sequence adds to its result at once."""
 
     text: str
     tokens: list[Token]

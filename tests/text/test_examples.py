@@ -88,13 +88,13 @@ def test_transformers_reads_the_same_tokens(plain, tmp_path):
 def test_the_loss_mask_holds_replies_alone(plain):
     tokenizer = examples.add_roles(plain)
     turns = tuple((m["role"], m["content"]) for m in TALK[:3])
-    ids, learnt = examples.encode_example(tokenizer, examples.Example(1, "messages", turns))
+    ids, mask = examples.encode_example(tokenizer, examples.Example(1, "messages", turns))
     assert ids.tolist() == examples.encode_chat(tokenizer, TALK[:3], reply=False)
-    assert ids[learnt].tolist() == [*tokenizer.encode("olá"), tokenizer.end_of_text]
+    assert ids[mask].tolist() == [*tokenizer.encode("olá"), tokenizer.end_of_text]
     example = examples.Example(1, "prompt", (("prompt", "um "), ("completion", "dois")))
-    ids, learnt = examples.encode_example(plain, example)
+    ids, mask = examples.encode_example(plain, example)
     assert ids.tolist() == [*plain.encode("um "), *plain.encode("dois"), plain.end_of_text]
-    assert ids[learnt].tolist() == [*plain.encode("dois"), plain.end_of_text]
+    assert ids[mask].tolist() == [*plain.encode("dois"), plain.end_of_text]
 
 
 @pytest.mark.parametrize("form", GOOD)
