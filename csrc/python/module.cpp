@@ -16,12 +16,13 @@
 #include "../memory/blocks.h"
 #include "../parallel/ops.h"
 #include "../threads/pool.h"
-#include "text.h"
 
 namespace py = pybind11;
 using namespace npgpt;
 using namespace py::literals;
 using Optional = std::optional<py::array>;
+
+#include "text.inl"
 
 namespace {
 

@@ -1,14 +1,7 @@
-#include "text.h"
-
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-
+// The tokenizer's classes. Part of module.cpp, which includes pybind11: that takes longer to compile than all of this.
 #include <memory>
 
 #include "../parallel/encode.h"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace npgpt {
 namespace {

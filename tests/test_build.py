@@ -1,0 +1,139 @@
+"""setup.py, with a compiler that only notes what it is asked to do: what is compiled, how, and when."""
+
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("polib")
+pytest.importorskip("pybind11")
+pytest.importorskip("setuptools", minversion="77")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are built on Linux alone")
+
+ROOT = Path(__file__).parents[1]
+COMPILER = """#!/bin/sh
+echo "$@" >> {log}
+case "$*" in *{fails}*) echo "error: no room" >&2; exit 1;; esac
+for argument; do [ "$last" = -o ] && echo "$argument" > "$argument"; last=$argument; done
+exit 0
+"""
+
+
+class Clone:
+    """A copy of what setup.py reads, and the commands that its compiler saw since the last build began."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log, self.compiler = folder / "clone", folder / "log", folder / "c++"
+        self.folder.mkdir()
+        shutil.copytree(ROOT / "csrc", self.folder / "csrc")
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "npgpt/version.py"):
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, self.folder / name)
+        self.compiler_fails_on("nothing at all")
+
+    def compiler_fails_on(self, text: str) -> None:
+        self.compiler.write_text(COMPILER.format(log=self.log, fails=text.replace(" ", "\\ ")))
+        self.compiler.chmod(self.compiler.stat().st_mode | stat.S_IXUSR)
+
+    def build(self, **variables: str) -> tuple[list[list[str]], subprocess.CompletedProcess[str]]:
+        """Return the commands that compile, as lists of arguments, and the finished process."""
+        self.log.write_text("")
+        kept = {
+            name: value for name, value in os.environ.items() if name not in ("CFLAGS", "CXXFLAGS", "LDFLAGS")
+        }
+        environment = (
+            kept | {"CXX": str(self.compiler), "NPGPT_REQUIRE_KERNELS": "1", "NPGPT_PURE": "0"} | variables
+        )
+        done = subprocess.run(
+            [sys.executable, "setup.py", "build_ext"],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        commands = [line.split() for line in self.log.read_text().splitlines()]
+        return [command for command in commands if "-c" in command], done
+
+    def change(self, name: str) -> None:
+        """Make a file newer than all that was built."""
+        os.utime(self.folder / name, (2**31, 2**31))
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Clone(tmp_path)
+
+
+def sources(commands: list[list[str]]) -> list[str]:
+    return sorted(argument for command in commands for argument in command if argument.endswith(".cpp"))
+
+
+def test_each_file_is_compiled_once_and_the_kernels_once_for_each_library(clone):
+    commands, done = clone.build(NPGPT_BUILD_JOBS="3")
+    assert done.returncode == 0, done.stderr
+    compiled = sources(commands)
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*/*.cpp")}
+    x86 = platform.machine() == "x86_64"
+    assert set(compiled) == {name for name in there if x86 or "isa_avx" not in name}
+    assert {name for name in compiled if compiled.count(name) == 2} == {n for n in compiled if "/isa_" in n}
+    assert max(map(compiled.count, compiled)) == 2
+    told = [line for line in done.stdout.splitlines() if line.startswith("compiling ")]
+    assert [line.split()[1] for line in told] == [f"{i + 1}/{len(compiled)}" for i in range(len(compiled))]
+    (package,) = clone.folder.glob("build/lib.*/npgpt")
+    assert (package / "lib/libnpgpt.a").exists() and (package / "lib/libnpgpt.so").exists()
+
+
+def test_flags_that_bits_depend_on(clone):
+    for command in clone.build()[0]:
+        (source,) = sources([command])
+        assert "-ffp-contract=off" in command and not {"-march=native", "-ffast-math", "-Ofast"} & {*command}
+        assert ("-mavx2" in command) == ("avx" in source)
+        assert "-DNPGPT_INFERENCE" not in command or "/isa_" in source
+
+
+def test_only_what_changed_is_compiled_again(clone):
+    everything = sources(clone.build()[0])
+    assert clone.build()[0] == []
+    clone.change("csrc/text/bpe.cpp")
+    assert sources(clone.build()[0]) == ["csrc/text/bpe.cpp"]
+    clone.change("csrc/kernels/matmul.inl")
+    assert sources(clone.build()[0]) == everything
+    commands, _ = clone.build(CXX=f"{clone.compiler} -m32")  # another compiler
+    assert sources(commands) == everything
+
+
+def test_the_file_that_failed_is_compiled_again(clone):
+    clone.compiler_fails_on("csrc/text/bpe.cpp")
+    _, done = clone.build()
+    assert done.returncode != 0 and "csrc/text/bpe.cpp" in done.stderr and "no room" in done.stdout
+    clone.compiler_fails_on("nothing at all")
+    assert "csrc/text/bpe.cpp" in sources(clone.build()[0])
+
+
+def test_a_failure_is_one_warning_and_leaves_no_kernels(clone):
+    clone.build()
+    clone.compiler_fails_on("csrc/text/bpe.cpp")
+    clone.change("csrc/text/bpe.cpp")
+    _, done = clone.build(NPGPT_REQUIRE_KERNELS="0")
+    assert done.returncode == 0
+    assert (done.stdout + done.stderr).count("WARNING") == 1 and "on NumPy alone" in done.stderr
+    assert not [
+        *clone.folder.glob("build/lib.*/npgpt/_kernels*"),
+        *clone.folder.glob("build/lib.*/npgpt/lib/*"),
+    ]
+
+
+def test_no_compiler_is_one_warning(clone):
+    _, done = clone.build(NPGPT_REQUIRE_KERNELS="0", CXX="/nowhere/c++")
+    assert done.returncode == 0
+    assert (done.stdout + done.stderr).count("WARNING") == 1 and "/nowhere/c++" in done.stderr
+
+
+def test_a_number_of_jobs_that_is_none_is_named(clone):
+    _, done = clone.build(NPGPT_BUILD_JOBS="many")
+    assert done.returncode != 0 and "NPGPT_BUILD_JOBS must be" in done.stderr
