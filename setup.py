@@ -130,11 +130,13 @@ class BuildKernels(build_ext):
                 print(f"compiling {len(begun)}/{len(stale)} {source}{which}", flush=True)
             os.makedirs(os.path.dirname(object), exist_ok=True)
             python = includes if "/python/" in source else []
-            command = [*compiler, *python, *flags, source, "-o", object]
+            command = [*compiler, *python, *flags, source, "-o", f"{object}.tmp"]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             with lock:
                 if done.returncode:
                     failed.append(f"{command[0]} failed with exit code {done.returncode} on {source}")
+                else:
+                    os.replace(f"{object}.tmp", object)  # a compiler that was killed leaves no object
                 if done.stdout:
                     print(done.stdout, flush=True)
 
