@@ -1,6 +1,7 @@
 """Optimizers over a model's flat arrays: clip, update and zero the gradients in one pass."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +32,7 @@ class Trainable(Protocol):
         """Take note that flat_params have changed."""
 
 
-class Optimizer:
+class Optimizer(ABC):
     """The base of AdamW and Muon: it checks settings, clips gradients, keeps the moments and their state."""
 
     lr: float
@@ -73,8 +74,9 @@ class Optimizer:
         """Return how many of the first n parameters have a v."""
         return n
 
+    @abstractmethod
     def _update(self, ops: Ops, p: Floats, g: Floats, m: Floats, v: Floats, grad_scale: float) -> None:
-        raise NotImplementedError
+        """Update the parameters p from the gradients g, which are multiplied by grad_scale and zeroed."""
 
     def step(self, max_grad_norm: float | None = None) -> float:
         """Update the weights, zero the gradients, and return the gradients' norm before clipping.

@@ -6,6 +6,7 @@ scheduler's thread alone, from the first step to the last. V = vocabulary, C = c
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ class Sequence:
         return whole
 
 
-class Running:
+class Running(ABC):
     """A sequence that is being computed: the session of the model and the ids that it has yet to read."""
 
     def __init__(self, sequence: Sequence, model: libnpgpt.Model) -> None:
@@ -106,13 +107,12 @@ class Running:
         """True if one id is to be fed and one drawn, which is done for many sequences at once."""
         return False
 
+    @abstractmethod
     def read(self, most: int) -> int:
         """Read at most so many of the unread ids; return how many."""
-        raise NotImplementedError
 
     def draw(self) -> None:
-        """Draw the next id, once all ids have been read."""
-        raise NotImplementedError
+        """Draw the next id, once all ids have been read; an embedding has none to draw."""
 
     def end(self, finish: Finish) -> None:
         """Put the last output: `finish` is "stop", "length", "cancelled" or an exception."""

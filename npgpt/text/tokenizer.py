@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias
@@ -30,7 +31,7 @@ Ids: TypeAlias = ArrayLike | Iterable[int]
 MIN_COUNT = 2  # a pair that occurs less often makes no merge
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """The base of every tokenizer: text to ids and back."""
 
     name: str  #: "bytes", "bpe:4096", "gpt1"
@@ -117,11 +118,13 @@ class Tokenizer:
         """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
         tokenizer_json.write_vocabulary(folder, self.vocabulary, model_max_length)
 
+    @abstractmethod
     def _encode(self, data: Buffer) -> Integers:
-        raise NotImplementedError
+        """Return the ids of bytes, none of them special."""
 
+    @abstractmethod
     def _decode(self, ids: Integers) -> bytes:
-        raise NotImplementedError
+        """Return the bytes of ids."""
 
 
 class ByteTokenizer(Tokenizer):
