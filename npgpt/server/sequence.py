@@ -113,6 +113,7 @@ class Running(ABC):
 
     def draw(self) -> None:
         """Draw the next id, once all ids have been read; an embedding has none to draw."""
+        return
 
     def end(self, finish: Finish) -> None:
         """Put the last output: `finish` is "stop", "length", "cancelled" or an exception."""
