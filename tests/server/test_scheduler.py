@@ -169,9 +169,9 @@ def test_the_queue_is_bounded_and_a_client_that_goes_frees_its_place(scheduler, 
     scheduler.submit(held)
     with pytest.raises(Busy):
         scheduler.submit([Sequence(ask([65]))])
-    while scheduler.running < 2:
+    while scheduler.running < 2 or len(opened) < 2:  # they leave the queue first
         pass
-    assert scheduler.waiting == 2 and opened
+    assert scheduler.waiting == 2
     scheduler.cancel(held[1:])
     ((text, _, _),) = finished(scheduler, [ask([65], 5)])
     assert text
