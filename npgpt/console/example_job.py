@@ -72,7 +72,6 @@ MAY_CHANGE = ("threads", "keep")
 
 def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> ExampleJob:
     """Return the run that the arguments describe, checked but with nothing written yet."""
-    from npgpt.engine.model import GPT
     from npgpt.training.finetuning import TaskTrainer, make_task_plan, with_vocabulary
 
     given = resolve(SETTINGS, args, None)
@@ -80,8 +79,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     folder = open_folder(args.out, args.data, args.resume, world, lock)
     parent = read_parent(args.model, "taught with text")
     data = _read_data(args, parent)
-    base = GPT(parent.config, weights=parent.weights)
-    model, rows = with_vocabulary(base, parent.tokenizer, data.tokenizer)
+    model, rows = with_vocabulary(parent.model(), parent.tokenizer, data.tokenizer)
     about = {
         "data_sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
         "parent_sha256": hashlib.sha256(model.flat_params.data).hexdigest(),
@@ -94,8 +92,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     lora, flags = settings["lora"], {name: settings[name] for name in PLANNED}
     plan = make_task_plan(model.config, examples, lora, settings["epochs"], **flags)
     if folder.checkpoint and not lora:  # adapters begin at the parent, and resume() loads them
-        saved = read_parent(folder.checkpoint, "taught with text")
-        model = GPT(saved.config, weights=saved.weights)
+        model = read_parent(folder.checkpoint, "taught with text").model()
     trainer = TaskTrainer(model, examples, plan, settings["seed"], lora, rows, world)
     log_warnings(folder.broken)
     if folder.checkpoint:
@@ -273,7 +270,6 @@ class ExampleJob(Job):
         """Return the share of the examples held out whose label is the most probable one."""
         import numpy as np
 
-        from npgpt.engine.model import GPT
         from npgpt.runtime.scoring import classify
         from npgpt.training import pretrained
 
@@ -283,8 +279,7 @@ class ExampleJob(Job):
             begin = int(np.flatnonzero(mask)[0])
             texts.append(tokenizer.decode_bytes(ids[: begin - 1]))
             truth.append(tokenizer.decode(ids[begin:]))
-        model = GPT(saved.config, weights=saved.weights)
-        found = classify(model, saved.tokenizer, texts, self.labels)
+        found = classify(saved.model(), saved.tokenizer, texts, self.labels)
         right = sum(next(iter(one)) == label for one, label in zip(found, truth, strict=True))
         return float(right / len(truth))
 

@@ -140,7 +140,9 @@ MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume, as no weig
 
 def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world: World) -> TextJob:
     """Return the run that the arguments describe, checked but with nothing written yet."""
-    from npgpt.training import memory
+    from npgpt.console import progress, report  # noqa: F401  in memory before that is measured
+    from npgpt.runtime import generation  # noqa: F401
+    from npgpt.training import memory, pretrained  # noqa: F401
 
     given = _one_length(resolve(SETTINGS, args, args.config), args)
     set_threads(world, given["threads"])
@@ -150,9 +152,11 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
     settings = _settings(given, folder, args)
     corpus = _corpus(args, folder, settings, world)
     parent = _parent(folder, settings, given)
-    dataset = _dataset(corpus, parent, folder, settings, given, world)
+    flags = _flags(folder, settings)
+    dataset = _dataset(corpus, parent, folder, settings, given, flags, world)
     resident = memory.resident_bytes()
-    trainer = _trainer(dataset, parent, folder, settings, time.perf_counter() - started, world)
+    spent = time.perf_counter() - started
+    trainer = _trainer(dataset, parent, folder, flags, settings["seed"], spent, world)
     if not folder.config:
         lock_folder(folder.path, True, world, lock)
     return TextJob(folder, settings, trainer, world, corpus, resident, started)
@@ -187,6 +191,7 @@ def _dataset(
     folder: RunFolder,
     settings: Fields,
     given: Fields,
+    flags: Fields,
     world: World,
 ) -> Dataset:
     """Return the ids of the text in their parts; ValueError where a resumed run would become another."""
@@ -198,7 +203,7 @@ def _dataset(
     ids = encode(corpus, tokenizer, world)
     if folder.config:
         _refuse_changes(folder.config, corpus, given, settings, len(ids))
-    return Dataset.from_ids(ids, make_plan(len(ids), **_flags(folder, settings)).split, tokenizer)
+    return Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
 
 
 def _flags(folder: RunFolder, settings: Fields) -> Fields:
@@ -216,16 +221,16 @@ def _trainer(
     dataset: Dataset,
     parent: Pretrained | None,
     folder: RunFolder,
-    settings: Fields,
+    flags: Fields,
+    seed: int,
     spent: float,
     world: World,
 ) -> Trainer:
     """Return the trainer, at the checkpoint's step where a run is resumed."""
-    from npgpt.engine.model import GPT
     from npgpt.training.trainer import prepare
 
-    model = GPT(parent.config, weights=parent.weights) if parent else None
-    trainer = prepare(dataset, _flags(folder, settings), settings["seed"], model, spent, world)
+    model = parent.model() if parent else None
+    trainer = prepare(dataset, flags, seed, model, spent, world)
     log_warnings(folder.broken)
     if folder.checkpoint:
         trainer.resume(folder.path, folder.checkpoint)
@@ -455,15 +460,13 @@ def _log_losses(result: Fields, plan: Plan) -> None:
 
 def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> None:
     """Print a text of the saved model, a memorised text from its beginning, and the commands to run next."""
-    from npgpt.engine.model import GPT
     from npgpt.runtime.generation import generate
     from npgpt.runtime.sampling import Sampling
     from npgpt.training import pretrained
 
     saved = pretrained.read(folder)
-    model = GPT(saved.config, weights=saved.weights)
     temperature, length = (0.0, len(beginning)) if plan.memorise else (0.8, 400)
-    text = generate(model, saved.tokenizer, "", length, Sampling(temperature), seed=seed)
+    text = generate(saved.model(), saved.tokenizer, "", length, Sampling(temperature), seed=seed)
     rule = "-" * 70
     log("it writes:")
     print(rule, text.rstrip(), rule, sep="\n")

@@ -46,6 +46,10 @@ class Pretrained(NamedTuple):
         """The parameters, {name: view of the weights}."""
         return views_of(self.weights, parameter_shapes(self.config))
 
+    def model(self) -> GPT:
+        """Return the engine's model of these weights, which are not copied."""
+        return GPT(self.config, weights=self.weights)
+
 
 class StoredTensor(NamedTuple):
     """A lazy tensor of a file: shape and dtype are known before its numbers are read."""

@@ -44,8 +44,7 @@ def resumed(run, **flags):
     if not checkpoint.is_run(run):
         return trainer(**flags)
     folder, _ = checkpoint.choose(run, ())
-    saved = read_pretrained(folder)
-    again = trainer(GPT(saved.config, weights=saved.weights), **flags)
+    again = trainer(read_pretrained(folder).model(), **flags)
     again.resume(run, folder)
     return again
 
