@@ -27,8 +27,15 @@ from npgpt.engine.ops import linear_forward as linear_forward
 from npgpt.engine.ops import linear_gelu_forward as linear_gelu_forward
 from npgpt.engine.ops import matmul as matmul
 from npgpt.engine.ops import muon_step as muon_step
+from npgpt.engine.ops import rmsnorm_apply as rmsnorm_apply
+from npgpt.engine.ops import rmsnorm_backward as rmsnorm_backward
+from npgpt.engine.ops import rmsnorm_forward as rmsnorm_forward
+from npgpt.engine.ops import rope_backward as rope_backward
+from npgpt.engine.ops import rope_forward as rope_forward
 from npgpt.engine.ops import softmax_backward as softmax_backward
 from npgpt.engine.ops import softmax_forward as softmax_forward
+from npgpt.engine.ops import swiglu_backward as swiglu_backward
+from npgpt.engine.ops import swiglu_forward as swiglu_forward
 from npgpt.engine.types import Buffer, Floats, Integers, Shape
 
 __version__: str

@@ -20,6 +20,14 @@ TOLERANCES = {
     "matmul": (2 * EPS, 0, "per sqrt(K): K products and K additions, scale |a| @ |b| (+ |out|)"),
     "linear": (2 * EPS, 0, "per sqrt(K): a matmul, then two additions of bias and residual"),
     "layernorm": (4 * EPS, 0, "some eight roundings of values of the size of the row's largest term"),
+    "rmsnorm": (4 * EPS, 0, "some six roundings of values of the size of the row's largest term"),
+    "swiglu": (
+        6 * EPS,
+        TINY,
+        "an exponential (2 ulp), a sum, a division and four products; scale |u v|, or for the gradients "
+        "(1 + |u|) |v dy| and |u dy|",
+    ),
+    "rope": (2 * EPS, 0, "two products and a sum; scale |x1| + |x2|"),
     "gelu": (2 * EPS, TINY, "x * sigmoid: an exponential (2 ulp), a sum, a division, a product; scale |x|"),
     "erf_gelu": (
         4 * EPS,

@@ -158,8 +158,8 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
 
 static void attention_backward(float* dq, float* dk, float* dv, float* scratch, const float* dout, const float* q,
                                const float* k, const float* v, const float* out, const float* lse,
-                               const int32_t* first_key, Index T, Index D, Index stride, Index out_stride,
-                               float scale) {
+                               const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale,
+                               bool add) {
     const Index rows = round_up(T, NR), columns = round_up(D, NR);
     float* k_columns = scratch;                    // (T/NR, D, NR): for q k^T
     float* v_columns = k_columns + rows * D;       // (T/NR, D, NR): for dout v^T
@@ -186,7 +186,8 @@ static void attention_backward(float* dq, float* dk, float* dv, float* scratch, 
             float rest = 0;
             for (; d < D; d++) rest += dout_i[d] * out_i[d];
             delta[i] = reduce_add(sum) + rest;
-            for (d = 0; d < D; d++) dq[at + d] = dk[at + d] = dv[at + d] = 0;
+            for (d = 0; d < D; d++) dq[at + d] = 0;
+            for (d = 0; d < D && !add; d++) dk[at + d] = dv[at + d] = 0;
         }
         const Span seen = keys_of(first_key, query, queries);
         for (Index key = seen.begin / KEYS * KEYS; key < seen.end; key += KEYS) {

@@ -1,4 +1,4 @@
-// Operations on elements: GELU, sums, dropout, AdamW.
+// Operations on elements: GELU, SwiGLU, rotary positions, sums, dropout, AdamW.
 
 namespace npgpt {
 namespace NPGPT_ISA {
@@ -28,6 +28,61 @@ static void erf_gelu_backward(float* dx, const float* dy, const float* x, Index 
     Index i = 0;
     for (; i + VLEN <= n; i += VLEN) store(dx + i, load(dy + i) * erf_gelu_slope(load(x + i), &y));
     if (i < n) store_part(dx + i, load_part(dy + i, n - i) * erf_gelu_slope(load_part(x + i, n - i), &y), n - i);
+}
+
+NPGPT_INLINE Vec vsigmoid(Vec u) { return set1(1) / (set1(1) + vexp(-u)); }
+
+static void swiglu_forward(float* y, const float* h, Index rows, Index F) {
+    for (Index i = 0; i < rows; i++, y += F, h += 2 * F) {
+        const float* v = h + F;
+        Index j = 0;
+        for (; j + VLEN <= F; j += VLEN) store(y + j, load(h + j) * vsigmoid(load(h + j)) * load(v + j));
+        if (j < F) {
+            const Vec u = load_part(h + j, F - j);
+            store_part(y + j, u * vsigmoid(u) * load_part(v + j, F - j), F - j);
+        }
+    }
+}
+
+NPGPT_INLINE void swiglu_slopes(Vec dy, Vec u, Vec v, Vec* du, Vec* dv) {
+    const Vec s = vsigmoid(u), one = set1(1);
+    *du = dy * v * s * (one + u * (one - s));
+    *dv = dy * u * s;
+}
+
+static void swiglu_backward(float* dh, const float* dy, const float* h, Index rows, Index F) {
+    for (Index i = 0; i < rows; i++, dy += F, h += 2 * F, dh += 2 * F) {
+        Vec du, dv;
+        Index j = 0;
+        for (; j + VLEN <= F; j += VLEN) {
+            swiglu_slopes(load(dy + j), load(h + j), load(h + F + j), &du, &dv);
+            store(dh + j, du);
+            store(dh + F + j, dv);
+        }
+        if (j < F) {
+            swiglu_slopes(load_part(dy + j, F - j), load_part(h + j, F - j), load_part(h + F + j, F - j), &du, &dv);
+            store_part(dh + j, du, F - j);
+            store_part(dh + F + j, dv, F - j);
+        }
+    }
+}
+
+static void rotate(float* x, Index heads, Index half, const float* cosine, const float* sine, float direction) {
+    const Vec vd = set1(direction);
+    for (Index head = 0; head < heads; head++, x += 2 * half) {
+        float* second = x + half;
+        Index j = 0;
+        for (; j + VLEN <= half; j += VLEN) {
+            const Vec x1 = load(x + j), x2 = load(second + j), c = load(cosine + j), s = load(sine + j) * vd;
+            store(x + j, x1 * c - x2 * s);
+            store(second + j, x2 * c + x1 * s);
+        }
+        for (; j < half; j++) {
+            const float x1 = x[j], x2 = second[j], c = cosine[j], s = sine[j] * direction;
+            x[j] = x1 * c - x2 * s;
+            second[j] = x2 * c + x1 * s;
+        }
+    }
 }
 
 static void add(float* y, const float* x, Index n) {

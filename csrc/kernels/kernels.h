@@ -82,9 +82,11 @@ struct Kernels {
     // out (T,D) with stride out_stride; lse (T); first_key (T) or null
     void (*attention_forward)(float* out, float* lse, float* scratch, const float* q, const float* k, const float* v,
                               const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale);
+    // dk and dv are overwritten, or, with `add`, added to: by the further heads of queries that share them
     void (*attention_backward)(float* dq, float* dk, float* dv, float* scratch, const float* dout, const float* q,
                                const float* k, const float* v, const float* out, const float* lse,
-                               const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale);
+                               const int32_t* first_key, Index T, Index D, Index stride, Index out_stride, float scale,
+                               bool add);
 
     // ---- decoding: few rows of x meet every weight once, so that memory is what limits
     // F32, F16, COLUMNS: y (M,count) with stride ldy = or += x (M,K) with stride ldx, times outputs [first, first + count) of
@@ -115,6 +117,11 @@ struct Kernels {
     // dw, db (C) are overwritten with the sums over these rows (db may be null); residual may be null; dx may be residual
     void (*layernorm_backward)(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
                                const float* rstd, const float* w, const float* residual, Index rows, Index C);
+    void (*rmsnorm_forward)(float* y, float* rstd, const float* x, const float* w, Index rows, Index C, float eps);
+    void (*rmsnorm_apply)(float* y, const float* x, const float* rstd, const float* w, Index rows, Index C);
+    // dw (C) is overwritten with the sum over these rows; residual may be null; dx may be residual
+    void (*rmsnorm_backward)(float* dx, float* dw, const float* dy, const float* x, const float* rstd, const float* w,
+                             const float* residual, Index rows, Index C);
     void (*softmax_forward)(float* y, const float* x, Index rows, Index N);
     void (*softmax_backward)(float* dx, const float* dy, const float* y, Index rows, Index N);
     // logits (rows,V) become dlogits = (softmax - one-hot) * grad_scale, rows with a target below 0 become 0;
@@ -126,6 +133,12 @@ struct Kernels {
     void (*gelu_backward)(float* dx, const float* dy, const float* x, Index n);
     void (*erf_gelu_forward)(float* y, const float* x, Index n);
     void (*erf_gelu_backward)(float* dx, const float* dy, const float* x, Index n);
+    // y (rows,F) = u sigmoid(u) v, where a row of h (rows,2F) is u, then v
+    void (*swiglu_forward)(float* y, const float* h, Index rows, Index F);
+    void (*swiglu_backward)(float* dh, const float* dy, const float* h, Index rows, Index F);
+    // x (heads,2*half): the halves of a head turned by angles of which cosine and sine (half) are given; back if
+    // direction is -1, not 1
+    void (*rotate)(float* x, Index heads, Index half, const float* cosine, const float* sine, float direction);
     void (*add)(float* y, const float* x, Index n);                       // y += x
     void (*sum)(float* y, const float* a, const float* b, Index n);       // y = a + b
     // db (n) += the sum over rows of dy (rows,n) with stride ld: in blocks of 64 rows, in order

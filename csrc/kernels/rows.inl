@@ -1,4 +1,4 @@
-// Operations on rows (rows,C): layernorm, softmax, cross-entropy. A row is read from cache two or three times; each sum
+// Operations on rows (rows,C): layernorm, RMSNorm, softmax, cross-entropy. A row is read from cache two or three times; each sum
 // over a row runs in one fixed order, so a row's result never depends on its neighbours.
 
 namespace npgpt {
@@ -78,6 +78,64 @@ static void layernorm_backward(float* dx, float* dw, float* db, const float* dy,
         for (; c < C; c++) {
             float norm = (x[c] - m) * r;
             float g = (dy[c] * w[c] - mean_dnorm - norm * mean_dot) * r;
+            dx[c] = residual ? residual[c] + g : g;
+        }
+        if (residual) residual += C;
+    }
+}
+
+NPGPT_INLINE void scale_row(float* y, const float* x, float rstd, const float* w, Index C) {
+    const Vec vr = set1(rstd);
+    Index c = 0;
+    for (; c + VLEN <= C; c += VLEN) store(y + c, load(x + c) * vr * load(w + c));
+    for (; c < C; c++) y[c] = x[c] * rstd * w[c];
+}
+
+static void rmsnorm_apply(float* y, const float* x, const float* rstd, const float* w, Index rows, Index C) {
+    for (Index i = 0; i < rows; i++) scale_row(y + i * C, x + i * C, rstd[i], w, C);
+}
+
+static void rmsnorm_forward(float* y, float* rstd, const float* x, const float* w, Index rows, Index C, float eps) {
+    for (Index i = 0; i < rows; i++, x += C, y += C) {
+        Vec squares = Vec{};
+        Index c = 0;
+        for (; c + VLEN <= C; c += VLEN) squares = fma(load(x + c), load(x + c), squares);
+        float rest = 0;
+        for (; c < C; c++) rest += x[c] * x[c];
+        rstd[i] = 1 / __builtin_sqrtf((reduce_add(squares) + rest) / C + eps);
+        scale_row(y, x, rstd[i], w, C);
+    }
+}
+
+static void rmsnorm_backward(float* dx, float* dw, const float* dy, const float* x, const float* rstd, const float* w,
+                             const float* residual, Index rows, Index C) {
+    for (Index c = 0; c < C; c++) dw[c] = 0;
+    for (Index i = 0; i < rows; i++, x += C, dy += C, dx += C) {
+        const float r = rstd[i];
+        const Vec vr = set1(r);
+        // forward: y = norm * w; the row sum and the parameter sum in one pass
+        Vec dot = Vec{};
+        Index c = 0;
+        for (; c + VLEN <= C; c += VLEN) {
+            Vec d = load(dy + c), norm = load(x + c) * vr;
+            dot = fma(d * load(w + c), norm, dot);
+            store(dw + c, fma(d, norm, load(dw + c)));
+        }
+        float rest = 0;
+        for (; c < C; c++) {
+            const float norm = x[c] * r;
+            rest += dy[c] * w[c] * norm;
+            dw[c] += dy[c] * norm;
+        }
+        const float mean_dot = (reduce_add(dot) + rest) / C;
+        // forward: norm = x * rstd
+        const Vec vd = set1(mean_dot);
+        for (c = 0; c + VLEN <= C; c += VLEN) {
+            Vec g = (load(dy + c) * load(w + c) - load(x + c) * vr * vd) * vr;
+            store(dx + c, residual ? load(residual + c) + g : g);
+        }
+        for (; c < C; c++) {
+            const float g = (dy[c] * w[c] - x[c] * r * mean_dot) * r;
             dx[c] = residual ? residual[c] + g : g;
         }
         if (residual) residual += C;

@@ -37,8 +37,13 @@ void set_active_kernels(const Kernels* kernels) { active = kernels; }
 void embedding_forward(float* x, const int32_t* ids, const int32_t* positions, const float* wte, const float* wpe,
                        Index rows, Index C) {
     in_pieces(rows, rows_per_piece(C), [&](Index begin, Index end) {
-        for (Index i = begin; i < end; i++)
-            active->sum(x + i * C, wte + Index(ids[i]) * C, wpe + Index(positions[i]) * C, C);
+        for (Index i = begin; i < end; i++) {
+            const float* row = wte + Index(ids[i]) * C;
+            if (wpe)
+                active->sum(x + i * C, row, wpe + Index(positions[i]) * C, C);
+            else
+                std::copy(row, row + C, x + i * C);
+        }
     });
 }
 
@@ -48,7 +53,7 @@ void embedding_backward(float* dwte, float* dwpe, const float* dx, const int32_t
     in_pieces(C, 32, [&](Index begin, Index end) {
         for (Index i = 0; i < rows; i++) {
             active->add(dwte + Index(ids[i]) * C + begin, dx + i * C + begin, end - begin);
-            active->add(dwpe + Index(positions[i]) * C + begin, dx + i * C + begin, end - begin);
+            if (dwpe) active->add(dwpe + Index(positions[i]) * C + begin, dx + i * C + begin, end - begin);
         }
     });
 }
@@ -83,6 +88,29 @@ void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const 
     }
 }
 
+void rmsnorm_forward(float* y, float* rstd, const float* x, const float* w, Index rows, Index C, float eps) {
+    in_pieces(rows, rows_per_piece(C), [&](Index begin, Index end) {
+        active->rmsnorm_forward(y + begin * C, rstd + begin, x + begin * C, w, end - begin, C, eps);
+    });
+}
+
+void rmsnorm_apply(float* y, const float* x, const float* rstd, const float* w, Index rows, Index C) {
+    in_pieces(rows, rows_per_piece(C), [&](Index begin, Index end) {
+        active->rmsnorm_apply(y + begin * C, x + begin * C, rstd + begin, w, end - begin, C);
+    });
+}
+
+void rmsnorm_backward(float* dx, float* dw, const float* dy, const float* x, const float* rstd, const float* w,
+                      const float* residual, Index rows, Index C) {
+    const Index blocks = (rows + SUM_ROWS - 1) / SUM_ROWS;
+    Block partial(blocks * C);  // dw of each block of rows
+    in_pieces(rows, SUM_ROWS, [&](Index begin, Index end) {
+        active->rmsnorm_backward(dx + begin * C, partial.data + begin / SUM_ROWS * C, dy + begin * C, x + begin * C,
+                                 rstd + begin, w, residual ? residual + begin * C : nullptr, end - begin, C);
+    });
+    for (Index block = 0; block < blocks; block++) active->add(dw, partial.data + block * C, C);
+}
+
 void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, Index M, Index N,
                      Index K) {
     // forward: y = x w + b
@@ -103,36 +131,43 @@ void gelu_linear_backward(float* dh, float* dw, float* db, const float* dz, cons
     if (db) sum_rows(db, dz, M, N);
 }
 
-void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,
-                       Index H, float scale) {
-    const Index D = C / H, space = active->attention_scratch(T, D);
+void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Heads heads, float scale) {
+    const auto [B, T, H, K, D] = heads;
+    const Index stride = heads.stride(), C = H * D, space = active->attention_scratch(T, D);
     const int workers = num_threads();
     Block scratch(workers * space);
     parallel_for(
         B * H,
         [&](Index item, int worker) {
-            const Index b = item / H, h = item % H;
-            const float* q = qkv + b * T * 3 * C + h * D;
-            active->attention_forward(out + b * T * C + h * D, lse + item * T, scratch.data + worker * space, q, q + C,
-                                      q + 2 * C, first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
+            const Index b = item / H, h = item % H, shared = H / K;
+            const float* row = qkv + b * T * stride;
+            const float *k = row + C + h / shared * D, *v = k + K * D;
+            active->attention_forward(out + b * T * C + h * D, lse + item * T, scratch.data + worker * space,
+                                      row + h * D, k, v, first_key ? first_key + b * T : nullptr, T, D, stride, C,
+                                      scale);
         },
         workers);
 }
 
 void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                        const int32_t* first_key, Index B, Index T, Index C, Index H, float scale) {
-    const Index D = C / H, space = active->attention_scratch(T, D);
+                        const int32_t* first_key, Heads heads, float scale) {
+    const auto [B, T, H, K, D] = heads;
+    const Index stride = heads.stride(), C = H * D, space = active->attention_scratch(T, D);
     const int workers = num_threads();
     Block scratch(workers * space);
+    // A head of keys is one thread's: the heads of queries that share it add to dk and dv in their order
     parallel_for(
-        B * H,
+        B * K,
         [&](Index item, int worker) {
-            const Index b = item / H, h = item % H, at = b * T * 3 * C + h * D;
-            const float* q = qkv + at;
-            float* dq = dqkv + at;
-            active->attention_backward(dq, dq + C, dq + 2 * C, scratch.data + worker * space, dout + b * T * C + h * D,
-                                       q, q + C, q + 2 * C, out + b * T * C + h * D, lse + item * T,
-                                       first_key ? first_key + b * T : nullptr, T, D, 3 * C, C, scale);
+            const Index b = item / K, kv = item % K, shared = H / K, at_k = b * T * stride + C + kv * D;
+            for (Index h = kv * shared; h < (kv + 1) * shared; h++) {
+                const Index at_q = b * T * stride + h * D, at_out = b * T * C + h * D;
+                active->attention_backward(dqkv + at_q, dqkv + at_k, dqkv + at_k + K * D,
+                                           scratch.data + worker * space, dout + at_out, qkv + at_q, qkv + at_k,
+                                           qkv + at_k + K * D, out + at_out, lse + (b * H + h) * T,
+                                           first_key ? first_key + b * T : nullptr, T, D, stride, C, scale,
+                                           h > kv * shared);
+            }
         },
         workers);
 }
@@ -186,6 +221,28 @@ void gelu_backward(float* dx, const float* dy, const float* x, Index n) {
 void erf_gelu_forward(float* y, const float* x, Index n) { elements(active->erf_gelu_forward, y, n, x); }
 void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n) {
     elements(active->erf_gelu_backward, dx, n, dy, x);
+}
+
+void swiglu_forward(float* y, const float* h, Index rows, Index F) {
+    in_pieces(rows, rows_per_piece(F), [&](Index begin, Index end) {
+        active->swiglu_forward(y + begin * F, h + begin * 2 * F, end - begin, F);
+    });
+}
+
+void swiglu_backward(float* dh, const float* dy, const float* h, Index rows, Index F) {
+    in_pieces(rows, rows_per_piece(F), [&](Index begin, Index end) {
+        active->swiglu_backward(dh + begin * 2 * F, dy + begin * F, h + begin * 2 * F, end - begin, F);
+    });
+}
+
+void rope(float* x, const int32_t* positions, const float* cosine, const float* sine, Index rows, Index N, Index rotated,
+          Index half, float direction) {
+    in_pieces(rows, rows_per_piece(N), [&](Index begin, Index end) {
+        for (Index i = begin; i < end; i++) {
+            const Index angles = Index(positions[i]) * half;
+            active->rotate(x + i * N, rotated, half, cosine + angles, sine + angles, direction);
+        }
+    });
 }
 
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size) {

@@ -40,14 +40,22 @@ void layernorm_apply(float* y, const float* x, const float* mean, const float* r
                      Index rows, Index C);
 void layernorm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* mean,
                         const float* rstd, const float* w, const float* residual, Index rows, Index C);
+void rmsnorm_forward(float* y, float* rstd, const float* x, const float* w, Index rows, Index C, float eps);
+void rmsnorm_apply(float* y, const float* x, const float* rstd, const float* w, Index rows, Index C);
+void rmsnorm_backward(float* dx, float* dw, const float* dy, const float* x, const float* rstd, const float* w,
+                      const float* residual, Index rows, Index C);
 void linear_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, Index M, Index N,
                      Index K);
 void gelu_linear_backward(float* dh, float* dw, float* db, const float* dz, const float* h, const float* w, Index M,
                           Index N, Index K);
-void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Index B, Index T, Index C,
-                       Index H, float scale);
+// The sizes of attention: H heads of queries, K of keys and of values, of D numbers each.
+struct Heads {
+    Index B, T, H, K, D;
+    Index stride() const { return (H + 2 * K) * D; }  // of qkv
+};
+void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Heads heads, float scale);
 void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                        const int32_t* first_key, Index B, Index T, Index C, Index H, float scale);
+                        const int32_t* first_key, Heads heads, float scale);
 void softmax_forward(float* y, const float* x, Index rows, Index N);
 void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N);
 // Returns the mean loss; with dx (rows,C), it and dwte (V,C) get the gradients
@@ -58,6 +66,11 @@ void gelu_forward(float* y, const float* x, Index n);
 void gelu_backward(float* dx, const float* dy, const float* x, Index n);
 void erf_gelu_forward(float* y, const float* x, Index n);
 void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n);
+void swiglu_forward(float* y, const float* h, Index rows, Index F);
+void swiglu_backward(float* dh, const float* dy, const float* h, Index rows, Index F);
+// x (rows,N), of which the first `rotated` heads of 2*half numbers turn, in place: cosine, sine (P,half), positions (rows)
+void rope(float* x, const int32_t* positions, const float* cosine, const float* sine, Index rows, Index N, Index rotated,
+          Index half, float direction);
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size);
 double global_norm(const float* g, Index n);
 void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, const AdamW& settings);

@@ -145,31 +145,33 @@ auto without_gil(Call&& call) {
 // ---- ops, in the order of npgpt/engine/ops.py, which documents them
 
 py::array py_embedding_forward(const py::array& ids, const py::array& positions, const py::array& wte,
-                               const py::array& wpe) {
+                               const Optional& wpe) {
     const char* f = "embedding_forward";
-    check_ndim({f, "wte"}, wte, 2), check_ndim({f, "wpe"}, wpe, 2);
-    const Index C = wte.shape(1);
+    check_ndim({f, "wte"}, wte, 2);
+    if (wpe) check_ndim({f, "wpe"}, *wpe, 2);
+    const Index C = wte.shape(1), P = wpe ? wpe->shape(0) : INT32_MAX;
     std::vector<Index> shape = shape_of(ids), x_shape = shape;
     x_shape.push_back(C);
-    const float *w = input({f, "wte"}, wte, {wte.shape(0), C}), *p = input({f, "wpe"}, wpe, {wpe.shape(0), C});
+    const float *w = input({f, "wte"}, wte, {wte.shape(0), C}), *p = input({f, "wpe"}, wpe, {P, C});
     const int32_t* i = ids_input({f, "ids"}, ids, shape, 0, wte.shape(0));
-    const int32_t* t = ids_input({f, "positions"}, positions, shape, 0, wpe.shape(0));
+    const int32_t* t = ids_input({f, "positions"}, positions, shape, 0, P);
     New x(x_shape);
     without_gil([&] { embedding_forward(x.data, i, t, w, p, rows_of(x_shape), C); });
     return x.array;
 }
 
 void py_embedding_backward(const py::array& dx, const py::array& ids, const py::array& positions, py::array dwte,
-                           py::array dwpe) {
+                           Optional dwpe) {
     const char* f = "embedding_backward";
-    check_ndim({f, "dwte"}, dwte, 2), check_ndim({f, "dwpe"}, dwpe, 2);
-    const Index C = dwte.shape(1);
+    check_ndim({f, "dwte"}, dwte, 2);
+    if (dwpe) check_ndim({f, "dwpe"}, *dwpe, 2);
+    const Index C = dwte.shape(1), P = dwpe ? dwpe->shape(0) : INT32_MAX;
     std::vector<Index> shape = shape_of(ids), x_shape = shape;
     x_shape.push_back(C);
     const float* d = input({f, "dx"}, dx, x_shape);
     const int32_t* i = ids_input({f, "ids"}, ids, shape, 0, dwte.shape(0));
-    const int32_t* t = ids_input({f, "positions"}, positions, shape, 0, dwpe.shape(0));
-    float *w = output({f, "dwte"}, dwte, {dwte.shape(0), C}), *p = output({f, "dwpe"}, dwpe, {dwpe.shape(0), C});
+    const int32_t* t = ids_input({f, "positions"}, positions, shape, 0, P);
+    float *w = output({f, "dwte"}, dwte, {dwte.shape(0), C}), *p = output({f, "dwpe"}, dwpe, {P, C});
     without_gil([&] { embedding_backward(w, p, d, i, t, rows_of(x_shape), C); });
 }
 
@@ -206,6 +208,41 @@ py::array py_layernorm_backward(const py::array& dy, const py::array& x, const p
     float *pdw = output({f, "dw"}, dw, {C}), *pdb = output({f, "db"}, db, {C});
     New dx(shape);
     without_gil([&] { layernorm_backward(dx.data, pdw, pdb, pdy, px, pm, pr, pw, pres, rows_of(shape), C); });
+    return dx.array;
+}
+
+py::tuple py_rmsnorm_forward(const py::array& x, const py::array& w, float eps) {
+    const char* f = "rmsnorm_forward";
+    const auto shape = rows_shape({f, "x"}, x);
+    const Index C = shape.back();
+    const float *px = input({f, "x"}, x, shape), *pw = input({f, "w"}, w, {C});
+    New y(shape), rstd(without_last(shape));
+    without_gil([&] { rmsnorm_forward(y.data, rstd.data, px, pw, rows_of(shape), C, eps); });
+    return py::make_tuple(y.array, rstd.array);
+}
+
+py::array py_rmsnorm_apply(const py::array& x, const py::array& rstd, const py::array& w) {
+    const char* f = "rmsnorm_apply";
+    const auto shape = rows_shape({f, "x"}, x);
+    const Index C = shape.back();
+    const float *px = input({f, "x"}, x, shape), *pr = input({f, "rstd"}, rstd, without_last(shape)),
+                *pw = input({f, "w"}, w, {C});
+    New y(shape);
+    without_gil([&] { rmsnorm_apply(y.data, px, pr, pw, rows_of(shape), C); });
+    return y.array;
+}
+
+py::array py_rmsnorm_backward(const py::array& dy, const py::array& x, const py::array& rstd, const py::array& w,
+                              py::array dw, const Optional& residual) {
+    const char* f = "rmsnorm_backward";
+    const auto shape = rows_shape({f, "x"}, x);
+    const Index C = shape.back();
+    const float *pdy = input({f, "dy"}, dy, shape), *px = input({f, "x"}, x, shape),
+                *pr = input({f, "rstd"}, rstd, without_last(shape)), *pw = input({f, "w"}, w, {C}),
+                *pres = input({f, "residual"}, residual, shape);
+    float* pdw = output({f, "dw"}, dw, {C});
+    New dx(shape);
+    without_gil([&] { rmsnorm_backward(dx.data, pdw, pdy, px, pr, pw, pres, rows_of(shape), C); });
     return dx.array;
 }
 
@@ -311,6 +348,50 @@ py::array py_erf_gelu_backward(const py::array& dy, const py::array& x) {
     return py_elements_backward<erf_gelu_backward>("erf_gelu_backward", dy, x);
 }
 
+std::vector<Index> halved(Argument arg, const std::vector<Index>& shape) {
+    if (shape.back() % 2) arg.wrong_value("of shape (..., 2F)", shape_text(shape));
+    return with_last(shape, shape.back() / 2);
+}
+
+py::array py_swiglu_forward(const py::array& h) {
+    const char* f = "swiglu_forward";
+    const auto shape = rows_shape({f, "h"}, h), y_shape = halved({f, "h"}, shape);
+    const float* ph = input({f, "h"}, h, shape);
+    New y(y_shape);
+    without_gil([&] { swiglu_forward(y.data, ph, rows_of(shape), y_shape.back()); });
+    return y.array;
+}
+
+py::array py_swiglu_backward(const py::array& dy, const py::array& h) {
+    const char* f = "swiglu_backward";
+    const auto shape = rows_shape({f, "h"}, h), y_shape = halved({f, "h"}, shape);
+    const float *pdy = input({f, "dy"}, dy, y_shape), *ph = input({f, "h"}, h, shape);
+    New dh(shape);
+    without_gil([&] { swiglu_backward(dh.data, pdy, ph, rows_of(shape), y_shape.back()); });
+    return dh.array;
+}
+
+void turn(const char* f, const char* name, py::array& x, const py::array& positions, const py::array& cosine,
+          const py::array& sine, Index n_rotated, float direction) {
+    check_ndim({f, name}, x, 3), check_ndim({f, "cos"}, cosine, 2);
+    const Index B = x.shape(0), T = x.shape(1), N = x.shape(2), P = cosine.shape(0), half = cosine.shape(1);
+    float* px = output({f, name}, x, {B, T, N});
+    const float *pc = input({f, "cos"}, cosine, {P, half}), *ps = input({f, "sin"}, sine, {P, half});
+    const int32_t* pp = ids_input({f, "positions"}, positions, {B, T}, 0, P);
+    if (n_rotated < 0 || (half && n_rotated > N / (2 * half)))
+        Argument{f, "n_rotated"}.wrong_value("at most the heads of a row", std::to_string(n_rotated));
+    without_gil([&] { rope(px, pp, pc, ps, B * T, N, n_rotated, half, direction); });
+}
+
+void py_rope_forward(py::array qkv, const py::array& positions, const py::array& cosine, const py::array& sine,
+                     Index n_rotated) {
+    turn("rope_forward", "qkv", qkv, positions, cosine, sine, n_rotated, 1);
+}
+void py_rope_backward(py::array dqkv, const py::array& positions, const py::array& cosine, const py::array& sine,
+                      Index n_rotated) {
+    turn("rope_backward", "dqkv", dqkv, positions, cosine, sine, n_rotated, -1);
+}
+
 py::array py_softmax_forward(const py::array& x) {
     const char* f = "softmax_forward";
     const auto shape = rows_shape({f, "x"}, x);
@@ -329,17 +410,21 @@ py::array py_softmax_backward(const py::array& dy, const py::array& y) {
     return dx.array;
 }
 
-struct Attention {  // qkv (B,T,3C) and what goes with it, checked
-    Attention(const char* f, const py::array& qkv, Index n_head, float scale, const Optional& first_key) {
+struct Attention : Heads {  // qkv (B,T,(H+2K)D) and what goes with it, checked
+    Attention(const char* f, const py::array& qkv, Index n_head, float scale, const Optional& first_key,
+              const std::optional<Index>& n_kv_head) {
         check_ndim({f, "qkv"}, qkv, 3);
-        B = qkv.shape(0), T = qkv.shape(1), H = n_head;
-        const Index C3 = qkv.shape(2);
-        if (C3 % 3) Argument{f, "qkv"}.wrong_value("of shape (B, T, 3C)", shape_text(shape_of(qkv)));
-        C = C3 / 3;
-        if (H < 1 || C % H)
-            Argument{f, "n_head"}.wrong_value("a divisor of " + std::to_string(C) + " channels", std::to_string(H));
+        B = qkv.shape(0), T = qkv.shape(1), H = n_head, K = n_kv_head.value_or(n_head);
+        if (H < 1) Argument{f, "n_head"}.wrong_value("at least 1", std::to_string(H));
+        if (K < 1 || H % K)
+            Argument{f, "n_kv_head"}.wrong_value("a divisor of " + std::to_string(H), std::to_string(K));
+        const Index N = qkv.shape(2);
+        D = N / (H + 2 * K);
+        if (N != stride())
+            Argument{f, "qkv"}.wrong_value("of " + std::to_string(H + 2 * K) + " heads of one size",
+                                           shape_text(shape_of(qkv)));
         if (!(scale > 0)) Argument{f, "scale"}.wrong_value("positive", std::to_string(scale));
-        data = input({f, "qkv"}, qkv, {B, T, C3});
+        data = input({f, "qkv"}, qkv, {B, T, N});
         if (!first_key) return;
         keys = ids_input({f, "first_key"}, *first_key, {B, T}, 0, T);
         for (Index i = 0; i < B * T; i++)
@@ -347,26 +432,28 @@ struct Attention {  // qkv (B,T,3C) and what goes with it, checked
                 Argument{f, "first_key"}.wrong_value("at most its own time " + std::to_string(i % T),
                                                      std::to_string(keys[i]));
     }
-    Index B, T, C, H;
     const float* data;
     const int32_t* keys = nullptr;
 };
 
-py::tuple py_attention_forward(const py::array& qkv, Index n_head, float scale, const Optional& first_key) {
-    const Attention a("attention_forward", qkv, n_head, scale, first_key);
-    New out({a.B, a.T, a.C}), lse({a.B, a.H, a.T});
-    without_gil([&] { attention_forward(out.data, lse.data, a.data, a.keys, a.B, a.T, a.C, a.H, scale); });
+py::tuple py_attention_forward(const py::array& qkv, Index n_head, float scale, const Optional& first_key,
+                               const std::optional<Index>& n_kv_head) {
+    const Attention a("attention_forward", qkv, n_head, scale, first_key, n_kv_head);
+    New out({a.B, a.T, a.H * a.D}), lse({a.B, a.H, a.T});
+    without_gil([&] { attention_forward(out.data, lse.data, a.data, a.keys, a, scale); });
     return py::make_tuple(out.array, lse.array);
 }
 
 py::array py_attention_backward(const py::array& dout, const py::array& qkv, const py::array& out, const py::array& lse,
-                                Index n_head, float scale, const Optional& first_key) {
+                                Index n_head, float scale, const Optional& first_key,
+                                const std::optional<Index>& n_kv_head) {
     const char* f = "attention_backward";
-    const Attention a(f, qkv, n_head, scale, first_key);
-    const float *pd = input({f, "dout"}, dout, {a.B, a.T, a.C}), *po = input({f, "out"}, out, {a.B, a.T, a.C}),
+    const Attention a(f, qkv, n_head, scale, first_key, n_kv_head);
+    const std::vector<Index> shape = {a.B, a.T, a.H * a.D};
+    const float *pd = input({f, "dout"}, dout, shape), *po = input({f, "out"}, out, shape),
                 *pl = input({f, "lse"}, lse, {a.B, a.H, a.T});
-    New dqkv({a.B, a.T, 3 * a.C});
-    without_gil([&] { attention_backward(dqkv.data, pd, a.data, po, pl, a.keys, a.B, a.T, a.C, a.H, scale); });
+    New dqkv({a.B, a.T, a.stride()});
+    without_gil([&] { attention_backward(dqkv.data, pd, a.data, po, pl, a.keys, a, scale); });
     return dqkv.array;
 }
 
@@ -501,6 +588,9 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("layernorm_apply", py_layernorm_apply, "x"_a, "mean"_a, "rstd"_a, "w"_a, "b"_a);
     m.def("layernorm_backward", py_layernorm_backward, "dy"_a, "x"_a, "mean"_a, "rstd"_a, "w"_a, "dw"_a, "db"_a = none,
           "residual"_a = none);
+    m.def("rmsnorm_forward", py_rmsnorm_forward, "x"_a, "w"_a, "eps"_a);
+    m.def("rmsnorm_apply", py_rmsnorm_apply, "x"_a, "rstd"_a, "w"_a);
+    m.def("rmsnorm_backward", py_rmsnorm_backward, "dy"_a, "x"_a, "rstd"_a, "w"_a, "dw"_a, "residual"_a = none);
     m.def("matmul", py_matmul, "a"_a, "b"_a, "out"_a = none, "trans_a"_a = false, "trans_b"_a = false,
           "accumulate"_a = false);
     m.def("linear_forward", py_linear_forward, "x"_a, "w"_a, "b"_a = none, "residual"_a = none);
@@ -511,11 +601,16 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("gelu_backward", py_gelu_backward, "dy"_a, "x"_a);
     m.def("erf_gelu_forward", py_erf_gelu_forward, "x"_a);
     m.def("erf_gelu_backward", py_erf_gelu_backward, "dy"_a, "x"_a);
+    m.def("swiglu_forward", py_swiglu_forward, "h"_a);
+    m.def("swiglu_backward", py_swiglu_backward, "dy"_a, "h"_a);
+    m.def("rope_forward", py_rope_forward, "qkv"_a, "positions"_a, "cos"_a, "sin"_a, "n_rotated"_a);
+    m.def("rope_backward", py_rope_backward, "dqkv"_a, "positions"_a, "cos"_a, "sin"_a, "n_rotated"_a);
     m.def("softmax_forward", py_softmax_forward, "x"_a);
     m.def("softmax_backward", py_softmax_backward, "dy"_a, "y"_a);
-    m.def("attention_forward", py_attention_forward, "qkv"_a, "n_head"_a, "scale"_a, "first_key"_a = none);
+    m.def("attention_forward", py_attention_forward, "qkv"_a, "n_head"_a, "scale"_a, "first_key"_a = none,
+          "n_kv_head"_a = none);
     m.def("attention_backward", py_attention_backward, "dout"_a, "qkv"_a, "out"_a, "lse"_a, "n_head"_a, "scale"_a,
-          "first_key"_a = none);
+          "first_key"_a = none, "n_kv_head"_a = none);
     m.def("head_cross_entropy", py_head_cross_entropy, "x"_a, "wte"_a, "targets"_a, "dwte"_a = none);
     m.def("dropout_forward", py_dropout_forward, "x"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("dropout_backward", py_dropout_backward, "dy"_a, "p"_a, "key"_a, "first_sample"_a = 0);

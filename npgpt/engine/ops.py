@@ -3,7 +3,8 @@
 This file is the specification of the compiled kernels (csrc/), their fallback and their oracle.
 It works in float32 and float64; it is written to be read, not to be fast.
 
-Dimensions: B batch, T time, C channels, V vocabulary, H heads, D = C // H, P positions; M N K in matmul only.
+Dimensions: B batch, T time, C channels, V vocabulary, H heads, K heads of keys and values, D head size,
+            F width of an MLP, P positions; M N K in matmul.
 Rules:      y is the forward result and dy the gradient of the loss with respect to it.
             Gradients of parameters (dw, db, dwte ...) are added to; gradients of activations are returned.
             What a backward needs from its forward is returned by the forward under its own name.
@@ -21,16 +22,19 @@ from npgpt.engine.types import Floats, Integers, Shape
 # ---------------------------------------------------------------------------- embedding
 
 
-def embedding_forward(ids: Integers, positions: Integers, wte: Floats, wpe: Floats) -> Floats:
-    """x = wte[ids] + wpe[positions].  ids, positions (B,T); wte (V,C); wpe (P,C) -> x (B,T,C)."""
-    return wte[ids] + wpe[positions]
+def embedding_forward(ids: Integers, positions: Integers, wte: Floats, wpe: Floats | None) -> Floats:
+    """x = wte[ids] + wpe[positions].  ids, positions (B,T); wte (V,C); wpe (P,C) or None -> x (B,T,C)."""
+    return wte[ids] if wpe is None else wte[ids] + wpe[positions]
 
 
-def embedding_backward(dx: Floats, ids: Integers, positions: Integers, dwte: Floats, dwpe: Floats) -> None:
+def embedding_backward(
+    dx: Floats, ids: Integers, positions: Integers, dwte: Floats, dwpe: Floats | None
+) -> None:
     """dx (B,T,C) -> adds to dwte (V,C), dwpe (P,C)."""
     # forward: x = wte[ids] + wpe[positions]; a row used twice receives both gradients
     np.add.at(dwte, ids, dx)
-    np.add.at(dwpe, positions, dx)
+    if dwpe is not None:
+        np.add.at(dwpe, positions, dx)
 
 
 # ---------------------------------------------------------------------------- layernorm
@@ -77,6 +81,43 @@ def layernorm_backward(
     dx: Floats = dnorm - dnorm.mean(axis=-1, keepdims=True)
     dx -= norm * np.mean(dnorm * norm, axis=-1, keepdims=True)
     dx *= rstd[..., None]
+    return dx if residual is None else dx + residual
+
+
+# ---------------------------------------------------------------------------- rmsnorm
+
+
+def rmsnorm_forward(x: Floats, w: Floats, eps: float) -> tuple[Floats, Floats]:
+    """y = x * rstd * w over the last axis (Zhang, Sennrich 2019, arXiv:1910.07467).
+
+    x (...,C); w (C,) -> y (...,C), rstd = 1 / sqrt(mean(x^2) + eps) (...,).
+
+    >>> y, rstd = rmsnorm_forward(np.array([[3.0, 3.0]]), np.ones(2), eps=0)
+    >>> y.round(6).tolist(), rstd.round(6).tolist()
+    ([[1.0, 1.0]], [0.333333])
+    """
+    rstd = 1 / np.sqrt(np.mean(x * x, axis=-1) + x.dtype.type(eps))
+    return rmsnorm_apply(x, rstd, w), rstd
+
+
+def rmsnorm_apply(x: Floats, rstd: Floats, w: Floats) -> Floats:
+    """y of rmsnorm_forward again, from the rstd (...) that it returned."""
+    return x * rstd[..., None] * w
+
+
+def rmsnorm_backward(
+    dy: Floats, x: Floats, rstd: Floats, w: Floats, dw: Floats, residual: Floats | None = None
+) -> Floats:
+    """dy, x (...,C); rstd (...,) -> dx (...,C); adds to dw (C,).
+
+    residual (...,C): the gradient that reaches x past the norm; it is added to dx.
+    """
+    norm = x * rstd[..., None]
+    # forward: y = norm * w
+    dw += np.sum(dy * norm, axis=tuple(range(x.ndim - 1)))
+    dnorm = dy * w
+    # forward: norm = x * rstd, where rstd depends on x
+    dx: Floats = (dnorm - norm * np.mean(dnorm * norm, axis=-1, keepdims=True)) * rstd[..., None]
     return dx if residual is None else dx + residual
 
 
@@ -187,6 +228,60 @@ def _normal_distribution(x: Floats) -> Floats:
     return 0.5 * (1 + erf)
 
 
+# ---------------------------------------------------------------------------- swiglu
+
+
+def swiglu_forward(h: Floats) -> Floats:
+    """y = u * sigmoid(u) * v, with h = [u, v] side by side (Shazeer 2020, arXiv:2002.05202).
+
+    h (...,2F) -> y (...,F).
+    """
+    u, v = np.split(h, 2, axis=-1)
+    return u * _sigmoid(u) * v
+
+
+def swiglu_backward(dy: Floats, h: Floats) -> Floats:
+    """dy (...,F), h (...,2F) -> dh (...,2F)."""
+    u, v = np.split(h, 2, axis=-1)
+    s = _sigmoid(u)
+    # forward: y = u * s * v, and ds/du = s (1 - s)
+    return np.concatenate([dy * v * s * (1 + u * (1 - s)), dy * u * s], axis=-1)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        y: Floats = 1 / (1 + np.exp(-x))
+    return y
+
+
+# ---------------------------------------------------------------------------- rope
+
+
+def rope_forward(qkv: Floats, positions: Integers, cos: Floats, sin: Floats, n_rotated: int) -> None:
+    """Rotate queries and keys by their positions, in place (Su et al. 2021, arXiv:2104.09864).
+
+    qkv (B,T,N) begins with n_rotated heads of D numbers each: its queries and its keys. positions (B,T) are
+    rows of cos and sin (P, D/2): y1 = x1 cos - x2 sin, y2 = x2 cos + x1 sin, where x1 and x2 are the halves
+    of a head.
+    """
+    _rotate(qkv, positions, cos, sin, n_rotated)
+
+
+def rope_backward(dqkv: Floats, positions: Integers, cos: Floats, sin: Floats, n_rotated: int) -> None:
+    """Rotate the gradients of queries and keys back, in place."""
+    # forward: a rotation, whose transpose turns the other way
+    _rotate(dqkv, positions, cos, -sin, n_rotated)
+
+
+def _rotate(x: Floats, positions: Integers, cos: Floats, sin: Floats, n_rotated: int) -> None:
+    B, T, half = *x.shape[:2], cos.shape[1]
+    heads = x[..., : n_rotated * 2 * half].reshape(B, T, n_rotated, 2 * half)
+    c, s = cos[positions][:, :, None], sin[positions][:, :, None]  # (B,T,1,D/2)
+    x1, x2 = heads[..., :half], heads[..., half:]
+    rotated = np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s], axis=-1)
+    x[..., : n_rotated * 2 * half] = rotated.reshape(B, T, -1)
+
+
 # ---------------------------------------------------------------------------- softmax
 
 
@@ -211,38 +306,42 @@ def softmax_backward(dy: Floats, y: Floats) -> Floats:
 
 
 def attention_forward(
-    qkv: Floats, n_head: int, scale: float, first_key: Integers | None = None
+    qkv: Floats, n_head: int, scale: float, first_key: Integers | None = None, n_kv_head: int | None = None
 ) -> tuple[Floats, Floats]:
     """Causal self-attention of all heads (Vaswani et al. 2017, arXiv:1706.03762).
 
-    qkv (B,T,3C): queries, keys and values side by side; first_key (B,T) integers, None = 0:
-    query t sees the keys first_key[b,t] .. t.  scale multiplies the scores: 1/sqrt(D) in GPT-2.
-    -> out (B,T,C), lse (B,H,T): log of each softmax's denominator, all that the backward keeps.
+    qkv (B,T,(H+2K)D): the heads of queries, keys and values side by side, K = n_kv_head or else H.
+    H / K query heads in a row share a head of keys and values (Ainslie et al. 2023, arXiv:2305.13245).
+    first_key (B,T) integers, None = 0: query t sees the keys first_key[b,t] .. t.
+    scale multiplies the scores: 1/sqrt(D) in GPT-2.
+    -> out (B,T,HD), lse (B,H,T): log of each softmax's denominator, all that the backward keeps.
     """
-    B, T, C3 = qkv.shape
-    q, k, v = _split_heads(qkv, n_head)  # (B,H,T,D) each
+    B, T, _ = qkv.shape
+    q, k, v = _split_heads(qkv, n_head, n_kv_head)  # (B,H,T,D), then (B,K,T,D) twice
+    k, v = _for_each_query_head(n_head, k, v)
     scores = _masked_scores(q, k, scale, first_key)  # (B,H,T,T)
     top = scores.max(axis=-1)
     exps = np.exp(scores - top[..., None])
     total = exps.sum(axis=-1)  # (B,H,T)
     lse = top + np.log(total)
     att = exps / total[..., None]
-    out = (att @ v).transpose(0, 2, 1, 3).reshape(B, T, C3 // 3)
+    out = (att @ v).transpose(0, 2, 1, 3).reshape(B, T, -1)
     return out, lse
 
 
 def attention_backward(
     dout: Floats, qkv: Floats, out: Floats, lse: Floats,
-    n_head: int, scale: float, first_key: Integers | None = None,
+    n_head: int, scale: float, first_key: Integers | None = None, n_kv_head: int | None = None,
 ) -> Floats:  # fmt: skip
-    """dout, out (B,T,C), qkv (B,T,3C), lse (B,H,T) -> dqkv (B,T,3C).
+    """dout, out (B,T,HD), qkv (B,T,(H+2K)D), lse (B,H,T) -> dqkv (B,T,(H+2K)D).
 
     The attention matrix is recomputed from lse, so that no forward has to store (B,H,T,T)
     (Dao et al. 2022, arXiv:2205.14135).
     """
-    B, T, C3 = qkv.shape
-    D = C3 // 3 // n_head
-    q, k, v = _split_heads(qkv, n_head)
+    B, T, _ = qkv.shape
+    q, k, v = _split_heads(qkv, n_head, n_kv_head)
+    K, D = k.shape[1], k.shape[3]
+    k, v = _for_each_query_head(n_head, k, v)
     dout_h = dout.reshape(B, T, n_head, D).transpose(0, 2, 1, 3)  # (B,H,T,D)
     out_h = out.reshape(B, T, n_head, D).transpose(0, 2, 1, 3)
     att = np.exp(_masked_scores(q, k, scale, first_key) - lse[..., None])  # (B,H,T,T)
@@ -254,13 +353,22 @@ def attention_backward(
     # forward: scores = scale * q @ k.T
     dq = scale * (dscores @ k)
     dk = scale * (dscores.transpose(0, 1, 3, 2) @ q)
-    dqkv = np.stack([dq, dk, dv])  # (3,B,H,T,D)
-    return np.ascontiguousarray(dqkv.transpose(1, 3, 0, 2, 4).reshape(B, T, C3))
+    # forward: a head of keys and values served H / K heads of queries
+    dk, dv = (d.reshape(B, K, n_head // K, T, D).sum(axis=2) for d in (dk, dv))
+    dqkv = np.concatenate([dq, dk, dv], axis=1)  # (B,H+2K,T,D)
+    return np.ascontiguousarray(dqkv.transpose(0, 2, 1, 3).reshape(qkv.shape))
 
 
-def _split_heads(qkv: Floats, n_head: int) -> Floats:
-    B, T, C3 = qkv.shape
-    return qkv.reshape(B, T, 3, n_head, C3 // 3 // n_head).transpose(2, 0, 3, 1, 4)  # (3,B,H,T,D)
+def _split_heads(qkv: Floats, n_head: int, n_kv_head: int | None) -> tuple[Floats, Floats, Floats]:
+    B, T, N = qkv.shape
+    H, K = n_head, n_kv_head or n_head
+    heads = qkv.reshape(B, T, H + 2 * K, N // (H + 2 * K)).transpose(0, 2, 1, 3)  # (B,H+2K,T,D)
+    return heads[:, :H], heads[:, H : H + K], heads[:, H + K :]
+
+
+def _for_each_query_head(n_head: int, *arrays: Floats) -> list[Floats]:
+    """Repeat heads of keys or values (B,K,T,D) until there is one for each head of queries (B,H,T,D)."""
+    return [a if a.shape[1] == n_head else np.repeat(a, n_head // a.shape[1], axis=1) for a in arrays]
 
 
 def _masked_scores(q: Floats, k: Floats, scale: float, first_key: Integers | None) -> Floats:

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 
 # Odd, and smaller than any vector or tile.
-SMALL = SimpleNamespace(B=2, T=3, C=6, H=2, V=7, N=5)
+SMALL = SimpleNamespace(B=2, T=3, C=6, H=2, K=1, V=7, N=5)
 # Work for three threads in every op: more elements, rows and blocks of rows than one of them takes at a time,
 # a K beyond one block, and nothing a multiple of a tile.
-LARGE = SimpleNamespace(B=5, T=67, C=99, H=3, V=331, N=397)
+LARGE = SimpleNamespace(B=5, T=67, C=99, H=3, K=1, V=331, N=397)
 
 IN_PLACE = {"dw", "db", "dwte", "dwpe"}  # parameter gradients: added to by every backward
 
@@ -66,6 +66,21 @@ def layernorm_backward(rng, s):
     }
 
 
+def rmsnorm_forward(rng, s):
+    return {"x": _normal(rng, s.B, s.T, s.C), "w": _normal(rng, s.C), "eps": 1e-5}
+
+
+def rmsnorm_apply(rng, s):
+    x = _normal(rng, s.B, s.T, s.C)
+    return {"x": x, "rstd": np.mean(x * x, axis=-1) ** -0.5, "w": _normal(rng, s.C)}
+
+
+def rmsnorm_backward(rng, s):
+    dy = _normal(rng, s.B, s.T, s.C)
+    dw, residual = _normal(rng, s.C), _normal(rng, s.B, s.T, s.C)
+    return {"dy": dy} | rmsnorm_apply(rng, s) | {"dw": dw, "residual": residual}
+
+
 def matmul(rng, s):
     a, b, out = _normal(rng, s.B * s.T, s.N), _normal(rng, s.N, s.V), _normal(rng, s.B * s.T, s.V)
     return {"a": a, "b": b, "out": out, "trans_a": False, "trans_b": False, "accumulate": True}
@@ -115,6 +130,35 @@ def erf_gelu_backward(rng, s):
     return gelu_backward(rng, s)
 
 
+def swiglu_forward(rng, s):
+    return {"h": _normal(rng, s.B, s.T, 2 * s.N)}
+
+
+def swiglu_backward(rng, s):
+    return {"dy": _normal(rng, s.B, s.T, s.N), "h": _normal(rng, s.B, s.T, 2 * s.N)}
+
+
+def _rope(rng, s, name):
+    D = 2 * (s.C // s.H)
+    angles = _normal(rng, s.T + 2, D // 2)
+    x, positions = _normal(rng, s.B, s.T, (s.H + 2 * s.K) * D), _ids(rng, s.T + 2, s.B, s.T)
+    return {
+        name: x,
+        "positions": positions,
+        "cos": np.cos(angles),
+        "sin": np.sin(angles),
+        "n_rotated": s.H + s.K,
+    }
+
+
+def rope_forward(rng, s):
+    return _rope(rng, s, "qkv")
+
+
+def rope_backward(rng, s):
+    return _rope(rng, s, "dqkv")
+
+
 def softmax_forward(rng, s):
     return {"x": _normal(rng, s.B, s.T, s.N)}
 
@@ -125,8 +169,8 @@ def softmax_backward(rng, s):
 
 
 def attention_forward(rng, s):
-    qkv, first_key = _normal(rng, s.B, s.T, 3 * s.C), _first_key(rng, s.B, s.T)
-    return {"qkv": qkv, "n_head": s.H, "scale": 0.3, "first_key": first_key}
+    qkv, first_key = _normal(rng, s.B, s.T, (s.H + 2 * s.K) * s.C // s.H), _first_key(rng, s.B, s.T)
+    return {"qkv": qkv, "n_head": s.H, "scale": 0.3, "first_key": first_key, "n_kv_head": s.K}
 
 
 def attention_backward(rng, s):
@@ -185,11 +229,12 @@ def muon_step(rng, s):
 OPS = {
     f.__name__: f
     for f in (
-        embedding_forward, embedding_backward, layernorm_forward, layernorm_apply, layernorm_backward, matmul,
-        linear_forward, linear_gelu_forward, linear_backward, gelu_linear_backward, gelu_forward,
-        gelu_backward, erf_gelu_forward, erf_gelu_backward,
-        softmax_forward, softmax_backward, attention_forward, attention_backward, head_cross_entropy,
-        dropout_forward, dropout_backward, global_norm, adamw_step, muon_step,
+        embedding_forward, embedding_backward, layernorm_forward, layernorm_apply, layernorm_backward,
+        rmsnorm_forward, rmsnorm_apply, rmsnorm_backward, matmul, linear_forward, linear_gelu_forward,
+        linear_backward, gelu_linear_backward, gelu_forward, gelu_backward, erf_gelu_forward,
+        erf_gelu_backward, swiglu_forward, swiglu_backward, rope_forward, rope_backward, softmax_forward,
+        softmax_backward, attention_forward, attention_backward, head_cross_entropy, dropout_forward,
+        dropout_backward, global_norm, adamw_step, muon_step,
     )
 }  # fmt: skip
 
@@ -201,7 +246,7 @@ def arguments(op, rng, sizes):
 def may_write(op, argument):
     """Whether the op's contract lets it write this argument."""
     return argument in IN_PLACE or (op, argument) in (
-        {("matmul", "out")}
+        {("matmul", "out"), ("rope_forward", "qkv"), ("rope_backward", "dqkv")}
         | {("adamw_step", name) for name in "pgmv"}
         | {("muon_step", name) for name in "pgm"}
     )

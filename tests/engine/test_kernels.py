@@ -250,6 +250,59 @@ def test_gelu(isa, rng, op, slope):
         assert_close(slope, f"{isa} n={n}, slope", dx(dy, x), dx64(*wide(dy, x)), np.abs(dy))
 
 
+def test_rmsnorm(isa, rng):
+    for C in ROW_LENGTHS:
+        for rows in (1, 3, 65, 131):  # the sums over rows go in blocks of 64
+            x, w, dw = normal(rng, rows, C) * 2 + 0.5, normal(rng, C), normal(rng, C)
+            where = f"{isa} rows={rows} C={C}"
+            y, rstd = compiled().rmsnorm_forward(x, w, 1e-5)
+            y64, rstd64 = ops.rmsnorm_forward(*wide(x, w), 1e-5)
+            assert_close("rmsnorm", f"{where}, rstd", rstd, rstd64)
+            assert_close("rmsnorm", where, y, y64)
+            np.testing.assert_array_equal(compiled().rmsnorm_apply(x, rstd, w), y)
+            dy, residual, dw64 = normal(rng, rows, C), normal(rng, rows, C), wide(dw)[0]
+            norm, dnorm = np.abs(x * rstd[:, None]), np.abs(dy * w)
+            dw_scale = np.abs(dw64) + (np.abs(dy) * norm).sum(axis=0)
+            dx = compiled().rmsnorm_backward(dy, x, rstd, w, dw, residual)
+            dx64 = ops.rmsnorm_backward(*wide(dy, x, rstd, w), dw64, *wide(residual))
+            terms = dnorm + norm * np.mean(dnorm * norm, axis=-1, keepdims=True)
+            scale = np.abs(residual) + rstd[:, None] * terms
+            assert_close("rmsnorm", f"{where}, dx", dx, dx64, scale)
+            assert_close("rmsnorm", f"{where}, dw", dw, dw64, dw_scale)
+            without = compiled().rmsnorm_backward(dy, x, rstd, w, np.zeros_like(w))
+            assert_close("rmsnorm", f"{where}, without residual", without + residual, dx64, scale)
+
+
+def test_swiglu(isa, rng):
+    for F in ROW_LENGTHS:
+        for rows in (1, 3, 70):
+            h = (rng.standard_normal((rows, 2 * F)) * rng.choice([0.01, 1, 4, 40], (rows, 2 * F))).astype(
+                np.float32
+            )
+            dy, where = normal(rng, rows, F), f"{isa} rows={rows} F={F}"
+            u, v = np.abs(wide(h)[0][:, :F]), np.abs(wide(h)[0][:, F:])
+            assert_close("swiglu", where, compiled().swiglu_forward(h), ops.swiglu_forward(*wide(h)), u * v)
+            dh, dh64 = compiled().swiglu_backward(dy, h), ops.swiglu_backward(*wide(dy, h))
+            scale = np.concatenate([(1 + u) * v * np.abs(dy), u * np.abs(dy)], axis=-1)
+            assert_close("swiglu", f"{where}, dh", dh, dh64, scale)
+
+
+@pytest.mark.parametrize("D", [2, 4, 6, 16, 18, 32, 34, 64, 66])
+def test_rope(isa, rng, D):
+    """Forward, and backward, which undoes it."""
+    for B, T, heads, n_rotated in ((1, 1, 3, 2), (2, 7, 5, 4), (3, 70, 4, 0)):
+        x, angles = normal(rng, B, T, heads * D), 100 * normal(rng, 71, D // 2)
+        rotation = rng.integers(0, 71, (B, T)).astype(np.int32), np.cos(angles), np.sin(angles)
+        pairs = np.abs(x).reshape(B, T, heads, 2, D // 2).sum(axis=3, keepdims=True)
+        scale = np.broadcast_to(pairs, (B, T, heads, 2, D // 2)).reshape(x.shape)
+        for op in ("rope_forward", "rope_backward"):
+            y, y64 = x.copy(), wide(x)[0]
+            getattr(compiled(), op)(y, *rotation, n_rotated)
+            getattr(ops, op)(y64, *wide(*rotation), n_rotated)
+            assert_close("rope", f"{isa} {op} B={B} T={T} D={D}", y, y64, scale)
+            np.testing.assert_array_equal(y[..., n_rotated * D :], x[..., n_rotated * D :])
+
+
 def test_softmax(isa, rng):
     for N in ROW_LENGTHS:
         for rows in (1, 3, 70):
@@ -338,35 +391,39 @@ def test_adamw_step(isa, rng):
 # ---------------------------------------------------------------------------- attention
 
 
-def check_attention(isa, rng, B, H, T, D, first_key):
-    C, scale = H * D, 1 / math.sqrt(D)
-    qkv, dout = normal(rng, B, T, 3 * C), normal(rng, B, T, C)
-    where = f"{isa} B={B} H={H} T={T} D={D} first_key={'random' if first_key is not None else None}"
-    out, lse = compiled().attention_forward(qkv, H, scale, first_key)
-    out64, lse64 = ops.attention_forward(*wide(qkv), H, scale, first_key)
+def check_attention(isa, rng, B, H, T, D, first_key, K=None):
+    """K heads of keys and values, by default as many as of queries."""
+    K, scale = K or H, 1 / math.sqrt(D)
+    qkv, dout = normal(rng, B, T, (H + 2 * K) * D), normal(rng, B, T, H * D)
+    where = f"{isa} B={B} H={H} K={K} T={T} D={D} first_key={'random' if first_key is not None else None}"
+    out, lse = compiled().attention_forward(qkv, H, scale, first_key, K)
+    out64, lse64 = ops.attention_forward(*wide(qkv), H, scale, first_key, K)
     # the magnitudes that the sums add up: of scores, of values, and the same for the gradients
-    q, k, v = np.float64(qkv).reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)  # (B,H,T,D)
+    heads = np.float64(qkv).reshape(B, T, H + 2 * K, D).transpose(0, 2, 1, 3)
+    q, k, v = heads[:, :H], heads[:, H : H + K], heads[:, H + K :]
+    k, v = np.repeat(k, H // K, axis=1), np.repeat(v, H // K, axis=1)  # (B,H,T,D)
     t, first = np.arange(T), 0 if first_key is None else first_key[:, None, :, None]
     seen = (t <= t[:, None]) & (t >= first)
     att = seen * np.exp(np.where(seen, scale * (q @ k.transpose(0, 1, 3, 2)), 0) - lse64[..., None])
     q, k, v = np.abs(q), np.abs(k), np.abs(v)
     score = 2 + scale * (q @ k.transpose(0, 1, 3, 2)).max()
 
-    def merge(x):  # (B,H,T,D) -> (B,T,C)
-        return x.transpose(0, 2, 1, 3).reshape(B, T, C)
+    def merge(x):  # (B,H,T,D) -> (B,T,HD)
+        return x.transpose(0, 2, 1, 3).reshape(B, T, -1)
 
     assert_close("attention", f"{where}, lse", lse, lse64, score + np.abs(lse64), terms=D + T)
     assert_close("attention", where, out, out64, score * merge(att @ v), terms=D + T)
 
     # the compiled backward starts from the compiled forward's out and lse
-    dqkv = compiled().attention_backward(dout, qkv, out, lse, H, scale, first_key)
-    dqkv64 = ops.attention_backward(*wide(dout, qkv), out64, lse64, H, scale, first_key)
+    dqkv = compiled().attention_backward(dout, qkv, out, lse, H, scale, first_key, K)
+    dqkv64 = ops.attention_backward(*wide(dout, qkv), out64, lse64, H, scale, first_key, K)
     d = np.abs(wide(dout)[0]).reshape(B, T, H, D).transpose(0, 2, 1, 3)
     datt = d @ v.transpose(0, 1, 3, 2)
     dscores = att * (datt + np.sum(att * datt, axis=-1, keepdims=True))
     dq, dk, dv = dscores @ k, dscores.transpose(0, 1, 3, 2) @ q, att.transpose(0, 1, 3, 2) @ d
+    dk, dv = (d.reshape(B, K, H // K, T, D).sum(axis=2) for d in (dk, dv))
     magnitude = score * np.concatenate([scale * merge(dq), scale * merge(dk), merge(dv)], axis=-1)
-    assert_close("attention", f"{where}, dqkv", dqkv, dqkv64, magnitude, terms=D + T)
+    assert_close("attention", f"{where}, dqkv", dqkv, dqkv64, magnitude, terms=D + T * H // K)
 
 
 def random_first_key(rng, B, T):
@@ -379,6 +436,14 @@ def test_attention_at_the_edges_of_its_tiles(isa, rng, D):
         H = 2 if T < 70 else 1
         check_attention(isa, rng, 1, H, T, D, None)
         check_attention(isa, rng, 1, H, T, D, random_first_key(rng, 1, T))
+
+
+@pytest.mark.parametrize("H, K", [(2, 1), (6, 2), (9, 3)])
+def test_attention_with_fewer_heads_of_keys(isa, rng, H, K):
+    for T in (1, 7, 97):
+        for D in (3, 16, 64):
+            check_attention(isa, rng, 2, H, T, D, None, K)
+            check_attention(isa, rng, 2, H, T, D, random_first_key(rng, 2, T), K)
 
 
 @pytest.mark.parametrize("kind", ["band", "packed", "left padding", "itself"])

@@ -48,18 +48,19 @@ def normal(rng, *shape):
 # ---------------------------------------------------------------------------- one case per backward
 
 
-@case("embedding_backward")
-def _embedding(rng):
+@case("embedding_backward", learned_positions=(True,), no_positions=(False,))
+def _embedding(rng, has_positions):
     ids = np.array([[1, 6, 1], [0, 1, 3]], np.int32)  # id 1 three times: its gradients add up
     positions = np.array([[0, 1, 2], [2, 3, 3]], np.int32)
-    wte, wpe, dx = normal(rng, V, C), normal(rng, 6, C), normal(rng, B, T, C)
-    dwte, dwpe = Sum(rng, V, C), Sum(rng, 6, C)
-    ops.embedding_backward(dx, ids, positions, dwte.array, dwpe.array)
+    wte, dx, dwte, dwpe = normal(rng, V, C), normal(rng, B, T, C), Sum(rng, V, C), Sum(rng, 6, C)
+    wpe = normal(rng, 6, C) if has_positions else None
+    ops.embedding_backward(dx, ids, positions, dwte.array, dwpe.array if has_positions else None)
 
     def loss():
         return np.sum(ops.embedding_forward(ids, positions, wte, wpe) * dx)
 
-    return loss, {"wte": (wte, dwte.added), "wpe": (wpe, dwpe.added)}
+    gradients = {"wte": (wte, dwte.added)}
+    return loss, gradients | ({"wpe": (wpe, dwpe.added)} if has_positions else {})
 
 
 @case("layernorm_backward", plain=(True, False), no_bias=(False, False),
@@ -79,6 +80,20 @@ def _layernorm(rng, has_bias, has_residual):
 
     gradients = {"x": (x, dx), "w": (w, dw.added)}
     return loss, gradients | ({"b": (b, db.added)} if has_bias else {})
+
+
+@case("rmsnorm_backward", plain=(False,), residual=(True,))
+def _rmsnorm(rng, has_residual):
+    x, w, dy, dw = normal(rng, B, T, C) * 2 + 1, normal(rng, C), normal(rng, B, T, C), Sum(rng, C)
+    residual = normal(rng, B, T, C) if has_residual else None
+    _, rstd = ops.rmsnorm_forward(x, w, EPS)
+    dx = ops.rmsnorm_backward(dy, x, rstd, w, dw.array, residual)
+
+    def loss():
+        past_the_norm = np.sum(x * residual) if has_residual else 0
+        return np.sum(ops.rmsnorm_forward(x, w, EPS)[0] * dy) + past_the_norm
+
+    return loss, {"x": (x, dx), "w": (w, dw.added)}
 
 
 @case("linear_backward", plain=(False, False), bias=(True, False),
@@ -135,6 +150,30 @@ def _erf_gelu(rng):
     return lambda: np.sum(ops.erf_gelu_forward(x) * dy), {"x": (x, dx)}
 
 
+@case("swiglu_backward")
+def _swiglu(rng):
+    h, dy = 3 * normal(rng, B, T, 2 * C), normal(rng, B, T, C)
+    dh = ops.swiglu_backward(dy, h)
+    return lambda: np.sum(ops.swiglu_forward(h) * dy), {"h": (h, dh)}
+
+
+@case("rope_backward", whole=(6, 4), some_heads=(6, 2), one_pair=(2, 3))
+def _rope(rng, D, n_rotated):
+    """A row has four heads, of which the last are not turned."""
+    x, dy, angles = normal(rng, B, T, 4 * D), normal(rng, B, T, 4 * D), normal(rng, 5, D // 2)
+    positions = np.array([[0, 1, 2], [4, 0, 4]], np.int32)
+    rotation = positions, np.cos(angles), np.sin(angles), n_rotated
+    dx = dy.copy()
+    ops.rope_backward(dx, *rotation)
+
+    def loss():
+        y = x.copy()
+        ops.rope_forward(y, *rotation)
+        return np.sum(y * dy)
+
+    return loss, {"x": (x, dx)}
+
+
 @case("softmax_backward")
 def _softmax(rng):
     x, dy = normal(rng, B, T, C) * 2, normal(rng, B, T, C)
@@ -142,18 +181,19 @@ def _softmax(rng):
     return lambda: np.sum(ops.softmax_forward(x) * dy), {"x": (x, dx)}
 
 
-@case("attention_backward", one_head=(1, 5, 3, False), three_heads=(3, 5, 3, False),
-      longer=(2, 3, 7, False), head_size_1=(5, 1, 4, False), first_key=(3, 5, 3, True),
-      longer_first_key=(2, 3, 7, True))  # fmt: skip
-def _attention(rng, H, D, T, has_first_key):
-    qkv, dout = normal(rng, B, T, 3 * H * D), normal(rng, B, T, H * D)
+@case("attention_backward", one_head=(1, None, 5, 3, False), three_heads=(3, None, 5, 3, False),
+      longer=(2, None, 3, 7, False), head_size_1=(5, None, 1, 4, False), first_key=(3, None, 5, 3, True),
+      longer_first_key=(2, None, 3, 7, True), one_key_head=(3, 1, 5, 3, False),
+      two_key_heads=(6, 2, 3, 4, False), key_heads_first_key=(4, 2, 5, 3, True))  # fmt: skip
+def _attention(rng, H, K, D, T, has_first_key):
+    qkv, dout = normal(rng, B, T, (H + 2 * (K or H)) * D), normal(rng, B, T, H * D)
     first_key = rng.integers(0, np.arange(T) + 1, (B, T)).astype(np.int32) if has_first_key else None
     scale = 1 / math.sqrt(D)
-    out, lse = ops.attention_forward(qkv, H, scale, first_key)
-    dqkv = ops.attention_backward(dout, qkv, out, lse, H, scale, first_key)
+    out, lse = ops.attention_forward(qkv, H, scale, first_key, K)
+    dqkv = ops.attention_backward(dout, qkv, out, lse, H, scale, first_key, K)
 
     def loss():
-        return np.sum(ops.attention_forward(qkv, H, scale, first_key)[0] * dout)
+        return np.sum(ops.attention_forward(qkv, H, scale, first_key, K)[0] * dout)
 
     return loss, {"qkv": (qkv, dqkv)}
 
@@ -221,6 +261,8 @@ def test_embedding_forward(rng):
     assert x.shape == (2, 2, C)
     np.testing.assert_array_equal(x[0, 1], wte[0] + wpe[1])
     np.testing.assert_array_equal(x[1, 0], wte[6] + wpe[4])
+    x = ops.embedding_forward(np.array([[1, 0]]), np.array([[0, 1]]), wte, None)
+    np.testing.assert_array_equal(x[0], wte[[1, 0]])
 
 
 def test_layernorm_forward(rng):
@@ -235,6 +277,40 @@ def test_layernorm_forward(rng):
     y, _, rstd = ops.layernorm_forward(np.full((1, C), 4.0), w, b, EPS)
     np.testing.assert_array_equal(y[0], b)
     np.testing.assert_allclose(rstd, 1 / math.sqrt(EPS))
+
+
+def test_rmsnorm_forward(rng):
+    x, w = normal(rng, B, T, C) * 3 + 7, normal(rng, C)
+    y, rstd = ops.rmsnorm_forward(x, w, 0.0)
+    for b, t in np.ndindex(B, T):
+        size = math.sqrt(sum(e * e for e in x[b, t]) / C)
+        assert rstd[b, t] == pytest.approx(1 / size, rel=1e-12)
+        np.testing.assert_allclose(y[b, t], x[b, t] / size * w, rtol=1e-12)
+    np.testing.assert_array_equal(ops.rmsnorm_apply(x, rstd, w), y)
+    # eps is inside the root, beside the mean: a row of zeros gives zeros, not NaN
+    y, rstd = ops.rmsnorm_forward(np.zeros((1, C)), w, EPS)
+    np.testing.assert_array_equal(y, 0)
+    np.testing.assert_allclose(rstd, 1 / math.sqrt(EPS))
+
+
+def test_swiglu_forward():
+    for u in (-800.0, -9.0, -0.1, 0.0, 1.0, 9.0, 800.0):
+        expected = u / (1 + math.exp(-u)) * 3 if u > -700 else 0
+        assert ops.swiglu_forward(np.array([u, 3.0]))[0] == pytest.approx(expected, rel=1e-12, abs=1e-300)
+
+
+def test_rope_forward(rng):
+    """Each pair of a head turns by its angle, as complex numbers do; the values behind the keys stay."""
+    D, angles = 6, normal(rng, 4, 3)
+    positions = np.array([[0, 1, 3]], np.int32)
+    x = normal(rng, 1, 3, 4 * D)
+    y = x.copy()
+    assert ops.rope_forward(y, positions, np.cos(angles), np.sin(angles), 3) is None
+    for t, head, i in np.ndindex(3, 3, 3):
+        a, b = head * D + i, head * D + i + D // 2
+        turned = complex(x[0, t, a], x[0, t, b]) * np.exp(1j * angles[positions[0, t], i])
+        assert (y[0, t, a], y[0, t, b]) == pytest.approx((turned.real, turned.imag), rel=1e-12)
+    np.testing.assert_array_equal(y[..., 3 * D :], x[..., 3 * D :])
 
 
 def test_linear_forward(rng):
@@ -276,16 +352,18 @@ def test_softmax_forward(rng):
     np.testing.assert_allclose(ops.softmax_forward(x + 1000), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("H, K", [(3, 3), (4, 2), (3, 1)])
 @pytest.mark.parametrize("has_first_key", [False, True])
-def test_attention_forward(rng, has_first_key):
-    """Against the definition, one query at a time."""
-    H, D, T = 3, 2, 5
-    qkv, scale = normal(rng, B, T, 3 * H * D), 0.7
+def test_attention_forward(rng, has_first_key, H, K):
+    """Against the definition, one query at a time. Heads of queries in a row share a head of keys."""
+    D, T = 2, 5
+    qkv, scale = normal(rng, B, T, (H + 2 * K) * D), 0.7
     first_key = rng.integers(0, np.arange(T) + 1, (B, T)).astype(np.int32)
-    out, lse = ops.attention_forward(qkv, H, scale, first_key if has_first_key else None)
+    out, lse = ops.attention_forward(qkv, H, scale, first_key if has_first_key else None, K)
     assert out.shape == (B, T, H * D) and lse.shape == (B, H, T)
     for b, h, t in np.ndindex(B, H, T):
-        q, k, v = (qkv[b, :, i * H * D + h * D :][:, :D] for i in range(3))
+        heads = h, H + h // (H // K), H + K + h // (H // K)
+        q, k, v = (qkv[b, :, head * D :][:, :D] for head in heads)
         seen = slice(first_key[b, t] if has_first_key else 0, t + 1)
         weights = np.exp(scale * (k[seen] @ q[t]))
         assert lse[b, h, t] == pytest.approx(math.log(weights.sum()), rel=1e-12)
@@ -401,6 +479,8 @@ def test_large_inputs_stay_finite(rng, dtype):
     y = ops.softmax_forward(x)
     np.testing.assert_allclose(y.sum(axis=-1), 1, rtol=1e-6)
     assert np.isfinite(ops.softmax_backward(dy, y)).all()
+    assert np.isfinite(ops.swiglu_forward(x[..., :8])).all()
+    assert np.isfinite(ops.swiglu_backward(dy[..., :4], x[..., :8])).all()
     np.testing.assert_allclose(ops.gelu_forward(x), np.maximum(x, 0), atol=1e-6)
     np.testing.assert_allclose(ops.gelu_backward(dy, x), (x > 0) + 0.5 * (x == 0), atol=1e-6)
     out, lse = ops.attention_forward(x, 3, 0.5)
@@ -414,6 +494,9 @@ def test_results_keep_the_dtype(rng, dtype):
     b = normal(rng, 6).astype(dtype)
     results = [
         *ops.layernorm_forward(x, b, b, EPS),
+        *ops.rmsnorm_forward(x, b, EPS),
+        ops.swiglu_forward(x),
+        ops.swiglu_backward(x[..., :3], x),
         ops.linear_forward(x, w),
         *ops.linear_gelu_forward(x, w),
         ops.gelu_backward(x, x),
