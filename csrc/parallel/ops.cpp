@@ -162,11 +162,10 @@ void attention_backward(float* dqkv, const float* dout, const float* qkv, const 
             const Index b = item / K, kv = item % K, shared = H / K, at_k = b * T * stride + C + kv * D;
             for (Index h = kv * shared; h < (kv + 1) * shared; h++) {
                 const Index at_q = b * T * stride + h * D, at_out = b * T * C + h * D;
-                active->attention_backward(dqkv + at_q, dqkv + at_k, dqkv + at_k + K * D,
-                                           scratch.data + worker * space, dout + at_out, qkv + at_q, qkv + at_k,
-                                           qkv + at_k + K * D, out + at_out, lse + (b * H + h) * T,
-                                           first_key ? first_key + b * T : nullptr, T, D, stride, C, scale,
-                                           h > kv * shared);
+                active->attention_backward(dqkv + at_q, dqkv + at_k, dqkv + at_k + K * D, scratch.data + worker * space,
+                                           dout + at_out, qkv + at_q, qkv + at_k, qkv + at_k + K * D, out + at_out,
+                                           lse + (b * H + h) * T, first_key ? first_key + b * T : nullptr, T, D, stride,
+                                           C, scale, h > kv * shared);
             }
         },
         workers);
@@ -235,8 +234,8 @@ void swiglu_backward(float* dh, const float* dy, const float* h, Index rows, Ind
     });
 }
 
-void rope(float* x, const int32_t* positions, const float* cosine, const float* sine, Index rows, Index N, Index rotated,
-          Index half, float direction) {
+void rope(float* x, const int32_t* positions, const float* cosine, const float* sine, Index rows, Index N,
+          Index rotated, Index half, float direction) {
     in_pieces(rows, rows_per_piece(N), [&](Index begin, Index end) {
         for (Index i = begin; i < end; i++) {
             const Index angles = Index(positions[i]) * half;

@@ -69,8 +69,8 @@ void erf_gelu_backward(float* dx, const float* dy, const float* x, Index n);
 void swiglu_forward(float* y, const float* h, Index rows, Index F);
 void swiglu_backward(float* dh, const float* dy, const float* h, Index rows, Index F);
 // x (rows,N), of which the first `rotated` heads of 2*half numbers turn, in place: cosine, sine (P,half), positions (rows)
-void rope(float* x, const int32_t* positions, const float* cosine, const float* sine, Index rows, Index N, Index rotated,
-          Index half, float direction);
+void rope(float* x, const int32_t* positions, const float* cosine, const float* sine, Index rows, Index N,
+          Index rotated, Index half, float direction);
 void dropout(float* y, const float* x, const uint32_t* key, uint32_t first_sample, double p, Index B, Index size);
 double global_norm(const float* g, Index n);
 void adamw_step(float* p, float* g, float* m, float* v, Index n, Index n_decay, const AdamW& settings);

@@ -378,8 +378,10 @@ void turn(const char* f, const char* name, py::array& x, const py::array& positi
     float* px = output({f, name}, x, {B, T, N});
     const float *pc = input({f, "cos"}, cosine, {P, half}), *ps = input({f, "sin"}, sine, {P, half});
     const int32_t* pp = ids_input({f, "positions"}, positions, {B, T}, 0, P);
-    if (n_rotated < 0 || (half && n_rotated > N / (2 * half)))
-        Argument{f, "n_rotated"}.wrong_value("at most the heads of a row", std::to_string(n_rotated));
+    if (!half || N % (2 * half))
+        Argument{f, name}.wrong_value("of heads of " + std::to_string(2 * half), shape_text(shape_of(x)));
+    if (n_rotated < 0 || n_rotated > N / (2 * half))
+        Argument{f, "n_rotated"}.wrong_value("at most " + std::to_string(N / (2 * half)), std::to_string(n_rotated));
     without_gil([&] { rope(px, pp, pc, ps, B * T, N, n_rotated, half, direction); });
 }
 
@@ -421,8 +423,9 @@ struct Attention : Heads {  // qkv (B,T,(H+2K)D) and what goes with it, checked
         const Index N = qkv.shape(2);
         D = N / (H + 2 * K);
         if (N != stride())
-            Argument{f, "qkv"}.wrong_value("of " + std::to_string(H + 2 * K) + " heads of one size",
-                                           shape_text(shape_of(qkv)));
+            Argument{f, "n_head"}.wrong_value(
+                "one that splits " + std::to_string(N) + " numbers into heads, with " + std::to_string(K) + " of keys",
+                std::to_string(H));
         if (!(scale > 0)) Argument{f, "scale"}.wrong_value("positive", std::to_string(scale));
         data = input({f, "qkv"}, qkv, {B, T, N});
         if (!first_key) return;

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class ModelEngine:
     """The engines, by the names of the article's pseudo-API."""
 
-    gpt, gpt2, gpt3 = ENGINES
+    gpt, gpt2, gpt3, llama = ENGINES
 
 
 def Train(

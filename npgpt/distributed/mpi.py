@@ -26,6 +26,7 @@ import numpy as np
 
 from npgpt.distributed.world import SINGLE, World
 from npgpt.engine import kernels
+from npgpt.engine.config import embedding_size
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, Integers, Tensors
 
@@ -291,7 +292,7 @@ def shard_cuts(model: GPT, n_shards: int) -> list[int]:
     Cuts fall between tensors, or between rows of the embeddings.
     """
     sizes = [w.size for w in model.params.values()]
-    rows = np.arange(0, sum(sizes[:2]) + 1, model.config.n_embd)
+    rows = np.arange(0, embedding_size(model.config) + 1, model.config.n_embd)
     allowed = np.unique(np.concatenate([rows, np.cumsum(sizes)]))
     even = sum(sizes) * np.arange(n_shards + 1) / n_shards
     return [int(allowed[np.abs(allowed - cut).argmin()]) for cut in even]

@@ -1,23 +1,73 @@
 """The shape of a model: its settings, its parameters by name, and the cost of a training step.
 
-Dimensions as in model.py: C = n_embd, V = vocab_size, T = block_size, L = n_layer, H = n_head, D = C // H.
+Dimensions as in model.py: C = n_embd, V = vocab_size, T = block_size, L = n_layer, H = n_head, K heads of
+keys and values, D numbers in a head, F numbers inside an MLP.
 """
 
 from dataclasses import dataclass, replace
-from math import log2, prod, sqrt
+from math import log2, pi, prod, sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npgpt.engine import kernels
-from npgpt.engine.types import Shapes
+from npgpt.engine.types import Floats, Shapes
 
-ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
+ACTIVATIONS = ("gelu_new", "gelu", "swiglu")  # the first two as Transformers names them
+NORMS = ("layernorm", "rmsnorm")
+ROPE_TYPES = ("default", "linear", "llama3")  # as Transformers names them
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions: how fast the pairs of a head turn from one token to the next.
+
+    The formulas are those of Transformers' modeling_rope_utils.py.
+    """
+
+    theta: float = 10_000.0  #: pair i of D/2 turns by theta ** (-2 i / D) a token
+    type: str = "default"  #: "linear": all turn `factor` times slower; "llama3": the slow ones do
+    factor: float = 1.0  #: how much longer the context is than the original one
+    low_freq_factor: float = 1.0  #: llama3: fewer turns in the original context are slowed by `factor`
+    high_freq_factor: float = 4.0  #: llama3: more turns in the original context are left alone
+    original_context: int = 8192  #: llama3: the context before it was made longer, in tokens
+
+    def __post_init__(self) -> None:
+        if self.type not in ROPE_TYPES:
+            raise ValueError(f"Rope: type must be one of {', '.join(ROPE_TYPES)}, got {self.type!r}")
+        for name in ("theta", "factor", "low_freq_factor", "high_freq_factor", "original_context"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ValueError(f"Rope: {name} must be a positive number, got {value!r}")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"Rope: high_freq_factor must be above low_freq_factor ({self.low_freq_factor}), "
+                f"got {self.high_freq_factor}"
+            )
+
+    def angles(self, length: int, D: int, dtype: DTypeLike) -> Floats:
+        """Return the angles (length, D/2) of the pairs of a head at positions 0..length-1, in radians."""
+        speeds = self.theta ** (-2 * np.arange(D // 2) / D)
+        if self.type == "linear":
+            speeds = speeds / self.factor
+        elif self.type == "llama3":
+            turns = self.original_context * speeds / (2 * pi)
+            share = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+            share = np.clip(share, 0, 1)
+            speeds = share * speeds + (1 - share) * speeds / self.factor
+        # multiplied in the model's precision, as Transformers does: far out that changes the angle
+        angles: Floats = np.arange(length, dtype=dtype)[:, None] * speeds.astype(dtype)
+        return angles
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a model. The defaults are GPT-2's smallest (124M parameters)."""
+    """The shape of a model. The defaults are GPT-2's smallest (124M parameters).
+
+    The parts of a layer are chosen one by one: norm, activation, rope, heads of keys, biases. engine_config()
+    chooses them for the members of the family.
+    """
 
     n_layer: int = 12  #: layers
     n_head: int = 12  #: attention heads, which must divide n_embd
@@ -26,21 +76,31 @@ class GPTConfig:
     vocab_size: int = 50257  #: tokens that the model knows: ids are 0..vocab_size-1
     dropout: float = 0.0  #: probability, after the embedding and after each of a layer's two branches
     bias: bool = True  #: in the linear layers and the layernorms
-    layer_norm_epsilon: float = 1e-5  #: what layernorms add to the variance
+    layer_norm_epsilon: float = 1e-5  #: what norms add to the variance, or to the mean of the squares
     post_norm: bool = False  #: GPT: layernorms after the sums, and none at the end
     window: int | None = None  #: GPT-3: layers 1, 3, ... see this many tokens, the present one included
     scale_attn_weights: bool = True  #: False: scores are not scaled, as in GPT-Neo
-    activation: str = "gelu_new"  #: GELU's tanh form; "gelu": the exact one, as in nanoGPT
+    activation: str = "gelu_new"  #: GELU's tanh form; "gelu": the exact one; "swiglu": a gated MLP
+    norm: str = "layernorm"  #: "rmsnorm": no mean is subtracted, and there is no bias
+    rope: Rope | None = None  #: rotary positions instead of learned ones
+    n_kv_head: int | None = None  #: heads of keys and values, which must divide n_head; None: n_head
+    head_size: int | None = None  #: numbers in a head; None: n_embd / n_head
+    n_inner: int | None = None  #: numbers inside an MLP; None: 4 n_embd
+    tied: bool = True  #: False: the output head has weights of its own
+    attention_bias: bool | None = None  #: in the linear layers of attention; None: as `bias`
+    mlp_bias: bool | None = None  #: in those of the MLP; None: as `bias`
 
     def __post_init__(self) -> None:
         sizes = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
-        for name in sizes if self.window is None else (*sizes, "window"):
+        for name in (*sizes, "window", "n_kv_head", "head_size", "n_inner"):
             value = getattr(self, name)
+            if value is None and name not in sizes:
+                continue
             if not isinstance(value, int | np.integer) or isinstance(value, bool):
                 raise TypeError(f"GPTConfig: {name} must be an integer, got {value!r}")
             if value < 1:
                 raise ValueError(f"GPTConfig: {name} must be at least 1, got {value}")
-        if self.n_embd % self.n_head:
+        if self.n_embd % self.n_head and self.head_size is None:
             raise ValueError(
                 f"GPTConfig: n_embd must be a multiple of n_head ({self.n_head}), got {self.n_embd}"
             )
@@ -48,19 +108,57 @@ class GPTConfig:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
         if not self.layer_norm_epsilon > 0:
             raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
-        if self.activation not in ACTIVATIONS:
-            known = " or ".join(ACTIVATIONS)
-            raise ValueError(f"GPTConfig: activation must be {known}, got {self.activation!r}")
-        others = self.window is not None, not self.scale_attn_weights, self.activation != "gelu_new"
-        if self.post_norm and any(others):
-            raise ValueError(
-                "GPTConfig: post_norm must be alone, got a window, unscaled scores or exact GELU beside it"
-            )
+        for name, known in (("activation", ACTIVATIONS), ("norm", NORMS)):
+            if getattr(self, name) not in known:
+                what = " or ".join(known)
+                raise ValueError(f"GPTConfig: {name} must be {what}, got {getattr(self, name)!r}")
+        if self.n_head % self.K:
+            raise ValueError(f"GPTConfig: n_kv_head must divide n_head ({self.n_head}), got {self.n_kv_head}")
+        if self.rope and self.D % 2:
+            raise ValueError(f"GPTConfig: rope must turn pairs, got heads of {self.D} numbers")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """Refuse parts that no member of the family has together: no file could hold them."""
+        defaults = GPTConfig.__dataclass_fields__
+        llama = ("rope", "n_kv_head", "head_size", "n_inner", "tied", "attention_bias", "mlp_bias")
+        gpt2 = ("window", "scale_attn_weights", "post_norm")
+        if self.norm == "rmsnorm":
+            if self.rope is None or self.activation != "swiglu":
+                raise ValueError("GPTConfig: norm rmsnorm must have rope and activation swiglu beside it")
+            others = [name for name in gpt2 if getattr(self, name) != defaults[name].default]
+        else:
+            others = [name for name in llama if getattr(self, name) != defaults[name].default]
+            others += ["activation"] * (self.activation == "swiglu")
+        if others:
+            raise ValueError(f"GPTConfig: norm {self.norm} must be alone, got {', '.join(others)} beside it")
+        others = [
+            name
+            for name in ("window", "scale_attn_weights", "activation")
+            if getattr(self, name) != defaults[name].default
+        ]
+        if self.post_norm and others:
+            raise ValueError(f"GPTConfig: post_norm must be alone, got {', '.join(others)} beside it")
+
+    @property
+    def D(self) -> int:
+        """The numbers in a head."""
+        return self.head_size or self.n_embd // self.n_head
+
+    @property
+    def K(self) -> int:
+        """The heads of keys and of values."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def F(self) -> int:
+        """The numbers inside an MLP."""
+        return self.n_inner or 4 * self.n_embd
 
     @property
     def qkv_bias(self) -> bool:
         """True where queries, keys and values have biases: not with a window, as in GPT-Neo."""
-        return self.bias and self.window is None
+        return (self.bias if self.attention_bias is None else self.attention_bias) and self.window is None
 
     @property
     def scale(self) -> float:
@@ -70,11 +168,10 @@ class GPTConfig:
         """
         if not self.scale_attn_weights:
             return 1.0
-        D = self.n_embd // self.n_head
-        return 1 / sqrt(D) if self.window is None else 2.0 ** -round(log2(D) / 2)
+        return 1 / sqrt(self.D) if self.window is None else 2.0 ** -round(log2(self.D) / 2)
 
 
-ENGINES = ("gpt", "gpt-2", "gpt-3")
+ENGINES = ("gpt", "gpt-2", "gpt-3", "llama")
 
 
 def engine_config(engine: str, **fields: Any) -> GPTConfig:
@@ -83,11 +180,16 @@ def engine_config(engine: str, **fields: Any) -> GPTConfig:
         raise ValueError(f"engine_config: engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "gpt-3":
         fields = {"window": 256} | fields
+    if engine == "llama":  # an MLP of three matrices, as large as two of 4 n_embd
+        inner = {"n_inner": -(-8 * fields.get("n_embd", 768) // 3 // 32) * 32}
+        fields = {"norm": "rmsnorm", "rope": Rope(), "activation": "swiglu", "bias": False} | inner | fields
     return GPTConfig(post_norm=engine == "gpt", **fields)
 
 
 def engine_of(config: GPTConfig) -> str:
     """Return the name in ENGINES of a config's kind."""
+    if config.norm == "rmsnorm":
+        return "llama"
     return "gpt" if config.post_norm else "gpt-2" if config.window is None else "gpt-3"
 
 
@@ -99,28 +201,37 @@ def parameter_shapes(config: GPTConfig) -> Shapes:
     ((5, 8), (8, 24))
     """
     C, V, T = config.n_embd, config.vocab_size, config.block_size
-    matrices: Shapes = {"wte.weight": (V, C), "wpe.weight": (T, C)}
+    matrices: Shapes = {"wte.weight": (V, C)}
+    if not config.rope:
+        matrices["wpe.weight"] = T, C
+    if not config.tied:
+        matrices["lm_head.weight"] = V, C
     vectors: Shapes = {}
+    heads = config.n_head * config.D
+    attention_bias, mlp_bias = (
+        config.bias if b is None else b for b in (config.attention_bias, config.mlp_bias)
+    )
+    gates = 2 if config.activation == "swiglu" else 1
 
-    def linear(name: str, n_in: int, n_out: int, bias: bool = config.bias) -> None:
+    def linear(name: str, n_in: int, n_out: int, bias: bool) -> None:
         matrices[f"{name}.weight"] = (n_in, n_out)  # (in, out): y = x @ w
         if bias:
             vectors[f"{name}.bias"] = (n_out,)
 
-    def layernorm(name: str) -> None:
+    def norm(name: str) -> None:
         vectors[f"{name}.weight"] = (C,)
-        if config.bias:
+        if config.bias and config.norm == "layernorm":
             vectors[f"{name}.bias"] = (C,)
 
     for layer in range(config.n_layer):
-        layernorm(f"h.{layer}.ln_1")
-        linear(f"h.{layer}.attn.c_attn", C, 3 * C, config.qkv_bias)
-        linear(f"h.{layer}.attn.c_proj", C, C)
-        layernorm(f"h.{layer}.ln_2")
-        linear(f"h.{layer}.mlp.c_fc", C, 4 * C)
-        linear(f"h.{layer}.mlp.c_proj", 4 * C, C)
+        norm(f"h.{layer}.ln_1")
+        linear(f"h.{layer}.attn.c_attn", C, heads + 2 * config.K * config.D, config.qkv_bias)
+        linear(f"h.{layer}.attn.c_proj", heads, C, attention_bias)
+        norm(f"h.{layer}.ln_2")
+        linear(f"h.{layer}.mlp.c_fc", C, gates * config.F, mlp_bias)
+        linear(f"h.{layer}.mlp.c_proj", config.F, C, mlp_bias)
     if not config.post_norm:
-        layernorm("ln_f")
+        norm("ln_f")
     return matrices | vectors
 
 
@@ -135,6 +246,12 @@ def count_parameters(config: GPTConfig) -> int:
     return layer + (config.n_layer - 1) * (two - layer)
 
 
+def embedding_size(config: GPTConfig) -> int:
+    """Return how many parameters stand before the layers' matrices: the embeddings, and an untied head."""
+    shapes = parameter_shapes(replace(config, n_layer=1))
+    return size_of({n: s for n, s in shapes.items() if len(s) == 2 and not n.startswith("h.")})
+
+
 def frozen_shapes(shapes: Shapes) -> Shapes:
     """Return the shapes whose gradients backward() needs with adapters: all but the layers' matrices."""
     return {n: shape for n, shape in shapes.items() if not (n.startswith("h.") and len(shape) == 2)}
@@ -145,16 +262,21 @@ def flops_per_token(config: GPTConfig, time: int) -> float:
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
     window = min(config.window or time, time)
     keys = (time + 1) / 2, window * (2 * time - window + 1) / (2 * time)  # seen by a query on average
-    attention = 14 * C * (keys[0] * (L - L // 2) + keys[1] * (L // 2))
-    return 72 * L * C * C + 6 * C * V + attention
+    attention = 14 * config.n_head * config.D * (keys[0] * (L - L // 2) + keys[1] * (L // 2))
+    of_a_layer = parameter_shapes(replace(config, n_layer=1)).values()
+    matrices = sum(prod(shape) for shape in of_a_layer if len(shape) == 2) - embedding_size(config)
+    return 6 * L * matrices + 6 * C * V + attention
 
 
 def training_floats(config: GPTConfig, batch: int, time: int) -> int:
     """Return how many numbers a training step holds: weights, gradients, two moments, the forward's cache."""
     L, H, C, V = config.n_layer, config.n_head, config.n_embd, config.vocab_size
-    rows = batch * time
-    cached = L * rows * ((10 + config.post_norm) * C + H + 4) + rows * 2 * C + min(rows * V, kernels.LOGITS)
-    moving = rows * 12 * C  # gradients of the current layer
+    rows, qkv, hidden = batch * time, (H + 2 * config.K) * config.D, config.F
+    if config.activation == "swiglu":
+        hidden *= 2
+    layer = (2 + config.post_norm) * C + qkv + H * config.D + hidden + H + 4
+    cached = L * rows * layer + rows * 2 * C + min(rows * V, kernels.LOGITS)
+    moving = rows * (4 * C + 2 * config.F + (hidden - config.F))  # gradients of the current layer
     return 4 * count_parameters(config) + cached + moving
 
 
@@ -203,7 +325,7 @@ def cost(config: GPTConfig, peak_gflops: float, batch: int = 1) -> dict[str, flo
     124439808
     """
     T, n = config.block_size, count_parameters(config)
-    cache = 2 * config.n_layer * T * config.n_embd
+    cache = 2 * config.n_layer * T * config.K * config.D
     return {
         "parameters": n,
         "training_bytes": 4 * training_floats(config, batch, T),

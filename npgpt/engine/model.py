@@ -1,11 +1,14 @@
-"""The GPT family in one file: learned positions, output head tied to the embedding.
+"""The GPT family in one file, and Llama's shape beside it.
 
-GPT-2 is the default. Switches of GPTConfig make it GPT (layernorms after the branches) or GPT-3 (a window in
-every other layer). Each backward stands under its forward and quotes the line that it differentiates. The
-arithmetic is in the ops: ops.py defines them, kernels.py chooses the implementation. Token ids go in, numbers
-come out: this file knows nothing of text.
+GPT-2 is the default. GPTConfig chooses the parts of a layer: GPT has its layernorms after the branches, GPT-3
+a window in every other layer, Llama RMSNorm, rotary positions, fewer heads of keys, and a gated MLP. Each
+backward stands under its forward and quotes the line that it differentiates. The arithmetic is in the ops:
+ops.py defines them, kernels.py chooses the implementation. Token ids go in, numbers come out: this file knows
+nothing of text.
 
-Dimensions: B batch, T time, C = n_embd, V = vocab_size, L = n_layer, H = n_head, D = C // H.
+Dimensions: B batch, T time, C = n_embd, V = vocab_size, L = n_layer, H = n_head, K heads of keys and values,
+D numbers in a head, F inside an MLP; N = (H + 2K) D, which is 3C in GPT-2; G numbers before the activation:
+F, or 2F where it is gated.
 """
 
 from collections.abc import Callable
@@ -16,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.engine import kernels
-from npgpt.engine.config import GPTConfig, frozen_shapes, parameter_shapes, size_of
+from npgpt.engine.config import GPTConfig, embedding_size, frozen_shapes, parameter_shapes, size_of
 from npgpt.engine.kernels import Ops
 from npgpt.engine.types import Floats, Integers, Shapes, Tensors
 
@@ -27,7 +30,7 @@ Attend: TypeAlias = "Callable[[int, Floats], tuple[Floats, Floats]]"  # layer, q
 
 
 class Weights(NamedTuple):
-    """The weight and bias of a linear layer or a layernorm, or the gradients of these."""
+    """The weight and bias of a linear layer or a norm, or the gradients of these."""
 
     weight: Floats  # NOTHING for the gradient of a frozen weight
     bias: Floats | None
@@ -44,30 +47,27 @@ class Layer(NamedTuple):
     mlp_proj: Weights
 
 
-class Statistics(NamedTuple):
-    """The mean and reciprocal standard deviation of each row that a layernorm has read."""
-
-    mean: Floats
-    rstd: Floats
+# What a norm keeps of each row that it has read: a layernorm mean and rstd, an RMSNorm rstd alone
+Statistics: TypeAlias = tuple[Floats, ...]
 
 
 class Attended(NamedTuple):
     """The cache of attention: its backward pass reads what its forward pass computed."""
 
-    qkv: Floats  # (B,T,3C)
-    out: Floats  # (B,T,C)
+    qkv: Floats  # (B,T,N), rotated where positions are rotary
+    out: Floats  # (B,T,HD)
     lse: Floats  # (B,H,T): log of the sum of the exponentials of each query's scores
 
 
 class PreNormCache(NamedTuple):
-    """The cache of a layer of GPT-2 or GPT-3 for its backward pass, in the order of its forward pass."""
+    """The cache of a layer with norms before its branches, in the order of its forward pass."""
 
     x: Floats  # (B,T,C), the input of the layer
     norm_1: Statistics
     attended: Attended
     x_mid: Floats  # (B,T,C), x with attention added
     norm_2: Statistics
-    h: Floats  # (B,T,4C), before GELU
+    h: Floats  # (B,T,G), before the activation
 
 
 class PostNormCache(NamedTuple):
@@ -77,16 +77,30 @@ class PostNormCache(NamedTuple):
     attended: Attended
     x_mid: Floats  # (B,T,C), x with attention added
     norm_1: Statistics
-    h: Floats  # (B,T,4C), before GELU
+    h: Floats  # (B,T,G), before the activation
     x_end: Floats  # (B,T,C), the first norm's output with the MLP added
     norm_2: Statistics
 
 
 class FinalNormCache(NamedTuple):
-    """The cache of the last layernorm for its backward pass."""
+    """The cache of the last norm for its backward pass."""
 
     x: Floats  # (B,T,C)
     norm: Statistics
+
+
+class Places(NamedTuple):
+    """The places of a layer's tokens, for its backward pass."""
+
+    positions: Integers  # (B,T)
+    first_key: Integers | None  # (B,T): the first key that each query sees; None: the first of all
+
+
+class Activation(NamedTuple):
+    """The two ops of what stands between an MLP's linear layers."""
+
+    forward: Callable[[Floats], Floats]  # h (B,T,G) -> (B,T,F)
+    backward: Callable[[Floats, Floats], Floats]  # its gradient (B,T,F), h (B,T,G) -> dh (B,T,G)
 
 
 class ForwardCache:
@@ -96,7 +110,7 @@ class ForwardCache:
         self.ids: Integers = np.empty((0, 0), np.int32)  # (B,T)
         self.positions: Integers = np.empty((0, 0), np.int32)  # (B,T)
         self.layers: list[PreNormCache | PostNormCache] = []
-        self.final: FinalNormCache | None = None  # GPT has no last layernorm
+        self.final: FinalNormCache | None = None  # GPT has no last norm
         self.dx: Floats | None = None  # (B,T,C), the gradient of the head's input
 
 
@@ -120,10 +134,9 @@ class KVCache:
     """The keys and values of the positions so far, for decode()."""
 
     def __init__(self, config: GPTConfig, capacity: int, starts: Integers, dtype: DTypeLike) -> None:
-        D = config.n_embd // config.n_head
         self.capacity, self.length = capacity, 0
         self.starts = starts  # (B,): where the text of each row begins, after its padding
-        self.keys = np.zeros((config.n_layer, len(starts), config.n_head, capacity, D), dtype)
+        self.keys = np.zeros((config.n_layer, len(starts), config.K, capacity, config.D), dtype)
         self.values = np.zeros_like(self.keys)
 
     def reorder(self, rows: ArrayLike) -> None:
@@ -173,6 +186,7 @@ class GPT:
         self.version = 0  # of the weights: touch() increments it
         self.adapters: Adapters | None = None
         self._layers, self._ln_f = _by_layer(self.params, config)
+        self._turns: tuple[Floats, Floats] | None = None  # cosines and sines of rotary positions
         self.step = 0  # of training: the dropout masks depend on it and on the seed
         self.first_sample = 0  # of a batch within its step: its dropout masks start there
         self._flat_grads: Floats | None = None
@@ -191,7 +205,7 @@ class GPT:
                 std = 0.02 / sqrt(2 * self.config.n_layer) if residual else 0.02
                 w[...] = std * rng.standard_normal(w.shape, dtype=np.float32)
             else:
-                w[...] = 0 if name.endswith("bias") else 1  # layernorm weights are 1
+                w[...] = 0 if name.endswith("bias") else 1  # the weights of norms are 1
 
     # ------------------------------------------------------------------------ parameters
 
@@ -247,7 +261,7 @@ class GPT:
 
     def layer_start(self, layer: int) -> int:
         """Return where in flat_params a layer's matrices begin; they end at the next layer's, or n_decay."""
-        embeddings = self.params["wte.weight"].size + self.params["wpe.weight"].size
+        embeddings = embedding_size(self.config)
         return embeddings + layer * (self.n_decay - embeddings) // self.config.n_layer
 
     # ------------------------------------------------------------------------ forward
@@ -276,10 +290,9 @@ class GPT:
                 "forward: the last forward(ids, targets) waits for its backward(); "
                 "call loss(ids, targets) for a loss alone, zero_grads() to give the step up"
             )
-        ops, wte, dwte = kernels.ops_for(self.dtype), self.params["wte.weight"], self.grads["wte.weight"]
-        cache = ForwardCache()
+        ops, cache = kernels.ops_for(self.dtype), ForwardCache()
         x = self._full_pass(ops, ids, cache, starts)
-        loss, cache.dx = _head(ops, x, wte, targets, dwte)
+        loss, cache.dx = _head(ops, x, self._head_of(self.params), targets, self._head_of(self.grads))
         self._cache = cache
         return loss
 
@@ -288,7 +301,7 @@ class GPT:
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
         x = self._full_pass(ops, ids, starts=self._check_starts("loss", ids, starts))
-        return _head(ops, x, self.params["wte.weight"], targets)[0]
+        return _head(ops, x, self._head_of(self.params), targets)[0]
 
     def hidden(self, ids: ArrayLike, starts: ArrayLike | None = None) -> Floats:
         """Return the hidden states (B,T,C) that the head reads for ids (B,T), without dropout."""
@@ -302,7 +315,11 @@ class GPT:
         ops = kernels.ops_for(self.dtype)
         x = self._full_pass(ops, ids)
         B, T, C = x.shape
-        return ops.matmul(x.reshape(B * T, C), self.params["wte.weight"], trans_b=True).reshape(B, T, -1)
+        return ops.matmul(x.reshape(B * T, C), self._head_of(self.params), trans_b=True).reshape(B, T, -1)
+
+    def _head_of(self, tensors: Tensors) -> Floats:
+        """Return the head's weights (V,C), or their gradients: those of the embedding where they are tied."""
+        return tensors["wte.weight" if self.config.tied else "lm_head.weight"]
 
     def _full_pass(
         self,
@@ -316,10 +333,15 @@ class GPT:
         starts = np.zeros(ids.shape, np.int32) if starts is None else starts
         first_keys = _first_keys(config, columns, starts)
 
-        def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
-            return ops.attention_forward(qkv, config.n_head, config.scale, first_keys[layer % 2])
+        positions = columns - starts
 
-        return self._blocks(ops, ids, columns - starts, attend, cache)
+        def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
+            self._rotate(ops.rope_forward, qkv, positions)
+            return ops.attention_forward(
+                qkv, config.n_head, config.scale, first_keys[layer % 2], config.n_kv_head
+            )
+
+        return self._blocks(ops, ids, positions, attend, cache)
 
     def _blocks(
         self,
@@ -330,34 +352,33 @@ class GPT:
         cache: ForwardCache | None = None,
     ) -> Floats:
         """Return the head's input (B,T,C); attend(layer, qkv) -> out, lse computes a layer's attention."""
-        training, eps = cache is not None, self.config.layer_norm_epsilon
-        wte, wpe = self.params["wte.weight"], self.params["wpe.weight"]
-        x = ops.embedding_forward(ids, positions, wte, wpe)  # (B,T,C)
+        training = cache is not None
+        x = ops.embedding_forward(ids, positions, self.params["wte.weight"], self.params.get("wpe.weight"))
         x = self._dropout(ops, x, 0, EMBEDDING, training)
         for layer, p in enumerate(self._layers):
             # a and m, normed, cost less to compute again than to keep
             kept: PreNormCache | PostNormCache
             if not self.config.post_norm:
-                a, *norm_1 = ops.layernorm_forward(x, *p.ln_1, eps)
+                a, norm_1 = self._norm_forward(ops, x, p.ln_1)
                 x_mid, attended = self._attention_forward(ops, a, x, layer, attend, training)  # (B,T,C)
-                m, *norm_2 = ops.layernorm_forward(x_mid, *p.ln_2, eps)
+                m, norm_2 = self._norm_forward(ops, x_mid, p.ln_2)
                 x_out, h = self._mlp_forward(ops, m, x_mid, layer, training)  # (B,T,C)
-                kept = PreNormCache(x, Statistics(*norm_1), attended, x_mid, Statistics(*norm_2), h)
+                kept = PreNormCache(x, norm_1, attended, x_mid, norm_2, h)
             else:
                 x_mid, attended = self._attention_forward(ops, x, x, layer, attend, training)
-                m, *norm_1 = ops.layernorm_forward(x_mid, *p.ln_1, eps)
+                m, norm_1 = self._norm_forward(ops, x_mid, p.ln_1)
                 x_end, h = self._mlp_forward(ops, m, m, layer, training)
-                x_out, *norm_2 = ops.layernorm_forward(x_end, *p.ln_2, eps)
-                kept = PostNormCache(x, attended, x_mid, Statistics(*norm_1), h, x_end, Statistics(*norm_2))
+                x_out, norm_2 = self._norm_forward(ops, x_end, p.ln_2)
+                kept = PostNormCache(x, attended, x_mid, norm_1, h, x_end, norm_2)
             if cache is not None:
                 cache.layers.append(kept)
             x = x_out
         if cache is not None:
             cache.ids, cache.positions = ids, positions
         if self._ln_f:
-            y, *norm = ops.layernorm_forward(x, *self._ln_f, eps)
+            y, norm = self._norm_forward(ops, x, self._ln_f)
             if cache is not None:
-                cache.final = FinalNormCache(x, Statistics(*norm))
+                cache.final = FinalNormCache(x, norm)
             return y
         return x
 
@@ -377,55 +398,90 @@ class GPT:
         if cache.final and self._ln_f and self._ln_f_grads:
             # forward: y = norm(x, ln_f)
             (x, norm), cache.final = cache.final, None
-            dx = ops.layernorm_backward(dx, x, *norm, self._ln_f.weight, *self._ln_f_grads)
+            dx = self._norm_backward(ops, dx, x, norm, self._ln_f, self._ln_f_grads)
         columns = np.arange(ids.shape[1], dtype=np.int32)
         first_keys = _first_keys(self.config, columns, columns - positions)
 
         for layer in reversed(range(self.config.n_layer)):
-            kept, first_key = cache.layers.pop(), first_keys[layer % 2]
+            kept, places = cache.layers.pop(), Places(positions, first_keys[layer % 2])
             if isinstance(kept, PreNormCache):
-                dx = self._pre_norm_backward(ops, dx, layer, kept, first_key)
+                dx = self._pre_norm_backward(ops, dx, layer, kept, places)
             else:
-                dx = self._post_norm_backward(ops, dx, layer, kept, first_key)
+                dx = self._post_norm_backward(ops, dx, layer, kept, places)
             layer_done(layer)
         # forward: x = dropout(wte[ids] + wpe[positions])
         dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
-        ops.embedding_backward(dx, ids, positions, self.grads["wte.weight"], self.grads["wpe.weight"])
+        ops.embedding_backward(dx, ids, positions, self.grads["wte.weight"], self.grads.get("wpe.weight"))
         if self.adapters:
             self.adapters.take_rows(self.grads)
 
     def _pre_norm_backward(
-        self, ops: Ops, dx: Floats, layer: int, kept: PreNormCache, first_key: Integers | None
+        self, ops: Ops, dx: Floats, layer: int, kept: PreNormCache, places: Places
     ) -> Floats:
-        """Return dx (B,T,C), the gradient of the input of a layer of GPT-2 or GPT-3."""
+        """Return dx (B,T,C), the gradient of the input of a layer with norms before its branches."""
         p, g = self._layers[layer], self._layer_grads[layer]
         x, norm_1, attended, x_mid, norm_2, h = kept
         # forward: x_out = x_mid + mlp(m)
-        m = ops.layernorm_apply(x_mid, *norm_2, *p.ln_2)
+        m = self._norm_apply(ops, x_mid, norm_2, p.ln_2)
         dm = self._mlp_backward(ops, dx, m, layer, h)
         # forward: m = norm(x_mid, ln_2), and the residual x_mid
-        dx = ops.layernorm_backward(dm, x_mid, *norm_2, p.ln_2.weight, *g.ln_2, residual=dx)
+        dx = self._norm_backward(ops, dm, x_mid, norm_2, p.ln_2, g.ln_2, residual=dx)
         # forward: x_mid = x + attention(a)
-        a = ops.layernorm_apply(x, *norm_1, *p.ln_1)
-        da = self._attention_backward(ops, dx, a, layer, attended, first_key)
+        a = self._norm_apply(ops, x, norm_1, p.ln_1)
+        da = self._attention_backward(ops, dx, a, layer, attended, places)
         # forward: a = norm(x, ln_1), and the residual x
-        return ops.layernorm_backward(da, x, *norm_1, p.ln_1.weight, *g.ln_1, residual=dx)
+        return self._norm_backward(ops, da, x, norm_1, p.ln_1, g.ln_1, residual=dx)
 
     def _post_norm_backward(
-        self, ops: Ops, dx: Floats, layer: int, kept: PostNormCache, first_key: Integers | None
+        self, ops: Ops, dx: Floats, layer: int, kept: PostNormCache, places: Places
     ) -> Floats:
         """Return dx (B,T,C), the gradient of the input of a layer of GPT."""
         p, g = self._layers[layer], self._layer_grads[layer]
         x, attended, x_mid, norm_1, h, x_end, norm_2 = kept
         # forward: x_out = norm(x_end, ln_2)
-        dx = ops.layernorm_backward(dx, x_end, *norm_2, p.ln_2.weight, *g.ln_2)
+        dx = self._norm_backward(ops, dx, x_end, norm_2, p.ln_2, g.ln_2)
         # forward: x_end = m + mlp(m)
-        m = ops.layernorm_apply(x_mid, *norm_1, *p.ln_1)
+        m = self._norm_apply(ops, x_mid, norm_1, p.ln_1)
         dm = self._mlp_backward(ops, dx, m, layer, h) + dx
         # forward: m = norm(x_mid, ln_1)
-        dx = ops.layernorm_backward(dm, x_mid, *norm_1, p.ln_1.weight, *g.ln_1)
+        dx = self._norm_backward(ops, dm, x_mid, norm_1, p.ln_1, g.ln_1)
         # forward: x_mid = x + attention(x)
-        return self._attention_backward(ops, dx, x, layer, attended, first_key) + dx
+        return self._attention_backward(ops, dx, x, layer, attended, places) + dx
+
+    # ------------------------------------------------------------------------ norms
+
+    def _norm_forward(self, ops: Ops, x: Floats, p: Weights) -> tuple[Floats, Statistics]:
+        """Return y (B,T,C), and what backward needs of each row."""
+        if self.config.norm == "rmsnorm":
+            y, rstd = ops.rmsnorm_forward(x, p.weight, self.config.layer_norm_epsilon)
+            return y, (rstd,)
+        y, mean, rstd = ops.layernorm_forward(x, *p, self.config.layer_norm_epsilon)
+        return y, (mean, rstd)
+
+    def _norm_apply(self, ops: Ops, x: Floats, kept: Statistics, p: Weights) -> Floats:
+        """Return y of _norm_forward again."""
+        if self.config.norm == "rmsnorm":
+            (rstd,) = kept
+            return ops.rmsnorm_apply(x, rstd, p.weight)
+        mean, rstd = kept
+        return ops.layernorm_apply(x, mean, rstd, p.weight, p.bias)
+
+    def _norm_backward(
+        self,
+        ops: Ops,
+        dy: Floats,
+        x: Floats,
+        kept: Statistics,
+        p: Weights,
+        g: Weights,
+        residual: Floats | None = None,
+    ) -> Floats:
+        """Return dx (B,T,C), with the gradient that reaches x past the norm; add to the gradients."""
+        if self.config.norm == "rmsnorm":
+            (rstd,) = kept
+            return ops.rmsnorm_backward(dy, x, rstd, p.weight, g.weight, residual)
+        mean, rstd = kept
+        return ops.layernorm_backward(dy, x, mean, rstd, p.weight, g.weight, g.bias, residual)
 
     # ------------------------------------------------------------------------ a layer's two branches
 
@@ -434,50 +490,69 @@ class GPT:
     ) -> tuple[Floats, Attended]:
         """Return x + attention(a) (B,T,C), and what backward needs of it."""
         p = self._layers[layer]
-        qkv = ops.linear_forward(a, *p.c_attn)  # (B,T,3C)
-        out, lse = attend(layer, qkv)  # (B,T,C)
+        qkv = ops.linear_forward(a, *p.c_attn)  # (B,T,N)
+        out, lse = attend(layer, qkv)  # (B,T,HD)
         x_mid = self._add_projected(ops, out, p.attn_proj, x, layer, ATTENTION, training)
         return x_mid, Attended(qkv, out, lse)
 
     def _attention_backward(
-        self, ops: Ops, dx: Floats, a: Floats, layer: int, attended: Attended, first_key: Integers | None
+        self, ops: Ops, dx: Floats, a: Floats, layer: int, attended: Attended, places: Places
     ) -> Floats:
         """Return da from dx, the gradient of the sum."""
-        qkv, out, lse = attended
+        (qkv, out, lse), config = attended, self.config
         # forward: x + dropout(out @ attn_proj)
         dy = self._dropout(ops, dx, layer, ATTENTION, training=True)
         dout = self._linear_backward(ops, dy, out, layer, "attn_proj")
-        # forward: out = attention(qkv)
-        dqkv = ops.attention_backward(dout, qkv, out, lse, self.config.n_head, self.config.scale, first_key)
+        # forward: out = attention(rotated(qkv))
+        heads = config.n_head, config.scale, places.first_key, config.n_kv_head
+        dqkv = ops.attention_backward(dout, qkv, out, lse, *heads)
+        self._rotate(ops.rope_backward, dqkv, places.positions)
         # forward: qkv = a @ c_attn
         return self._linear_backward(ops, dqkv, a, layer, "c_attn")
+
+    def _rotate(self, op: Callable[..., None], qkv: Floats, positions: Integers) -> None:
+        """Turn queries and keys, or their gradients back, in place, where positions (B,t) are rotary."""
+        rope, D = self.config.rope, self.config.D
+        if not rope:
+            return
+        if self._turns is None:
+            angles = rope.angles(self.config.block_size, D, self.dtype).astype(np.float64)
+            self._turns = np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)
+        op(qkv, positions, *self._turns, self.config.n_head + self.config.K)
 
     def _mlp_forward(
         self, ops: Ops, m: Floats, x: Floats, layer: int, training: bool
     ) -> tuple[Floats, Floats]:
         """Return x + mlp(m) (B,T,C), and h for backward: act costs less to compute again than to keep."""
         p = self._layers[layer]
-        if self.config.activation == "gelu":
-            h = ops.linear_forward(m, *p.c_fc)
-            act = ops.erf_gelu_forward(h)
-        else:  # one op
-            act, h = ops.linear_gelu_forward(m, *p.c_fc)  # (B,T,4C)
+        if self.config.activation == "gelu_new":  # one op
+            act, h = ops.linear_gelu_forward(m, *p.c_fc)  # (B,T,F)
+        else:
+            h = ops.linear_forward(m, *p.c_fc)  # (B,T,G)
+            act = self._activation(ops).forward(h)
         return self._add_projected(ops, act, p.mlp_proj, x, layer, MLP, training), h
 
     def _mlp_backward(self, ops: Ops, dx: Floats, m: Floats, layer: int, h: Floats) -> Floats:
         """Return dm from dx, the gradient of the sum."""
         p, g = self._layers[layer], self._layer_grads[layer]
-        # forward: x + dropout(gelu(h) @ mlp_proj)
+        # forward: x + dropout(activation(h) @ mlp_proj)
         dy = self._dropout(ops, dx, layer, MLP, training=True)
-        exact = self.config.activation == "gelu"
-        if exact or self.adapters:
-            act = ops.erf_gelu_forward(h) if exact else ops.gelu_forward(h)
-            dact = self._linear_backward(ops, dy, act, layer, "mlp_proj")
-            dh = ops.erf_gelu_backward(dact, h) if exact else ops.gelu_backward(dact, h)
-        else:
+        if self.config.activation == "gelu_new" and not self.adapters:  # one op
             dh = ops.gelu_linear_backward(dy, h, p.mlp_proj.weight, *g.mlp_proj)
+        else:
+            activation = self._activation(ops)
+            dact = self._linear_backward(ops, dy, activation.forward(h), layer, "mlp_proj")
+            dh = activation.backward(dact, h)
         # forward: h = m @ c_fc
         return self._linear_backward(ops, dh, m, layer, "c_fc")
+
+    def _activation(self, ops: Ops) -> Activation:
+        """Return the op between the MLP's two linear layers."""
+        if self.config.activation == "gelu_new":
+            return Activation(ops.gelu_forward, ops.gelu_backward)
+        if self.config.activation == "gelu":
+            return Activation(ops.erf_gelu_forward, ops.erf_gelu_backward)
+        return Activation(ops.swiglu_forward, ops.swiglu_backward)
 
     def _linear_backward(self, ops: Ops, dy: Floats, x: Floats, layer: int, name: str) -> Floats:
         """Return dx of y = x @ weight + bias, one of a layer's four; add to the gradients, or adapters."""
@@ -529,32 +604,36 @@ class GPT:
                 f"decode: ids must fit the cache's {cache.capacity - cache.length} free positions, got {t}"
             )
         ops, config = kernels.ops_for(self.dtype), self.config
-        H, C = config.n_head, config.n_embd
+        H, K, D = config.n_head, config.K, config.D
         start, end = cache.length, cache.length + t
         queries = np.arange(start, end)
         first_keys = _first_keys(config, queries, cache.starts)
+        positions = np.maximum(queries - cache.starts[:, None], 0).astype(np.int32)  # (B,t)
 
         def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
-            q, k, v = qkv.reshape(B, t, 3, H, C // H).transpose(2, 0, 3, 1, 4)  # (B,H,t,D)
+            self._rotate(ops.rope_forward, qkv, positions)
+            heads = qkv.reshape(B, t, H + 2 * K, D).transpose(0, 2, 1, 3)
+            q, k, v = heads[:, :H], heads[:, H : H + K], heads[:, H + K :]  # (B,H,t,D), then (B,K,t,D) twice
             keys, values, first_key = cache.keys[layer], cache.values[layer], first_keys[layer % 2]
             keys[:, :, start:end], values[:, :, start:end] = k, v
             if start == 0:  # the cache is empty
-                return ops.attention_forward(qkv, H, config.scale, first_key)
+                return ops.attention_forward(qkv, H, config.scale, first_key, config.n_kv_head)
             begin = 0 if first_key is None else int(first_key.min())  # the keys before a window are left out
             keys, values, columns = keys[:, :, begin:end], values[:, :, begin:end], np.arange(begin, end)
+            if K < H:  # a head of keys serves several of queries
+                keys, values = (np.repeat(a, H // K, axis=1) for a in (keys, values))
             scores = q @ keys.transpose(0, 1, 3, 2) * self.dtype.type(config.scale)  # (B,H,t,end-begin)
             hidden = columns > queries[:, None]  # (t,end-begin)
             if first_key is not None:
                 hidden = (hidden | (columns < first_key[..., None]))[:, None]  # (B,1,t,end-begin)
             if hidden.any():
                 scores = np.where(hidden, -np.inf, scores).astype(self.dtype)
-            out = (ops.softmax_forward(scores) @ values).transpose(0, 2, 1, 3).reshape(B, t, C)
+            out = (ops.softmax_forward(scores) @ values).transpose(0, 2, 1, 3).reshape(B, t, H * D)
             return np.ascontiguousarray(out), NOTHING  # there is no backward
 
-        positions = np.maximum(queries - cache.starts[:, None], 0).astype(np.int32)  # (B,t)
         x = self._blocks(ops, ids, positions, attend)
         cache.length = end
-        return ops.matmul(np.ascontiguousarray(x[:, -1]), self.params["wte.weight"], trans_b=True)
+        return ops.matmul(np.ascontiguousarray(x[:, -1]), self._head_of(self.params), trans_b=True)
 
     # ------------------------------------------------------------------------ helpers
 

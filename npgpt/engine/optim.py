@@ -1,5 +1,6 @@
 """Optimizers over a model's flat arrays: clip, update and zero the gradients in one pass."""
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from typing import Protocol
@@ -7,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from npgpt.engine import kernels
-from npgpt.engine.config import GPTConfig, parameter_shapes
+from npgpt.engine.config import GPTConfig, embedding_size, parameter_shapes
 from npgpt.engine.kernels import Ops
 from npgpt.engine.types import Floats, Integers, Tensors
 
@@ -140,12 +141,12 @@ class AdamW(Optimizer):
 
 
 class Muon(Optimizer):
-    """Muon for the matrices of the layers, AdamW for the embeddings, biases and layernorms.
+    """Muon for the matrices of the layers, AdamW for the embeddings, an untied head, biases and norms.
 
-    Each of a layer's matrices (the queries', keys' and values' apart) moves along its momentum with all
-    singular values made equal (kellerjordan.github.io/posts/muon). The momentum rises from 0.1 below
-    `momentum` over the first 300 steps. AdamW's rate is adamw_ratio * lr, so that one schedule serves both;
-    2-D weights decay at that rate.
+    Each of a layer's matrices (queries, keys and values apart, as are a gate and its values) moves along its
+    momentum with all singular values made equal (kellerjordan.github.io/posts/muon). The momentum rises from
+    0.1 below `momentum` over the first 300 steps. AdamW's rate is adamw_ratio * lr, so that one schedule
+    serves both; 2-D weights decay at that rate.
     """
 
     WARMUP = 300
@@ -195,13 +196,17 @@ class Muon(Optimizer):
 
 def _layer_matrices(config: GPTConfig) -> tuple[int, Integers]:
     """Return where the layers' matrices begin in flat_params; and ops.muon_step's (n,4) from there on."""
-    shapes, start, matrices = parameter_shapes(config), 0, []
-    first = sum(math.prod(shapes.pop(name)) for name in ("wte.weight", "wpe.weight"))
-    for name, shape in shapes.items():
-        if len(shape) == 2:
-            rows, columns = shape
-            blocks = 3 if name.endswith("c_attn.weight") else 1  # queries, keys and values
-            width = columns // blocks
-            matrices += [(start + block * width, rows, width, columns) for block in range(blocks)]
-            start += rows * columns
-    return first, np.array(matrices, np.int64)
+    start, matrices, of_keys = 0, [], config.K * config.D
+    for name, shape in parameter_shapes(config).items():
+        if len(shape) != 2 or not name.startswith("h."):
+            continue
+        rows, columns = shape
+        widths = [columns]
+        if name.endswith("c_attn.weight"):  # queries, keys and values
+            widths = [config.n_head * config.D, of_keys, of_keys]
+        elif name.endswith("c_fc.weight"):  # one, or a gate and what it lets through
+            widths = [config.F] * (columns // config.F)
+        for column, width in zip(itertools.accumulate([0, *widths]), widths, strict=False):
+            matrices.append((start + column, rows, width, columns))
+        start += rows * columns
+    return embedding_size(config), np.array(matrices, np.int64)

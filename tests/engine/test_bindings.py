@@ -19,6 +19,7 @@ ARRAYS = [
 FREE_SHAPES = {
     "gelu_forward",
     "erf_gelu_forward",
+    "swiglu_forward",
     "softmax_forward",
     "dropout_forward",
     "dropout_backward",
@@ -30,6 +31,7 @@ FREE_ROWS = {
     ("embedding_backward", "dwte"),
     ("embedding_backward", "dwpe"),
     ("layernorm_forward", "x"),
+    ("rmsnorm_forward", "x"),
     ("linear_gelu_forward", "x"),
     ("muon_step", "matrices"),
 }
@@ -98,6 +100,11 @@ def test_wrong_shape(isa, rng, op, name):
             call_with(rng, op, name, lambda a: a.reshape(-1)[:1].reshape(()))
 
 
+def test_swiglu_needs_two_halves(isa):
+    with pytest.raises(ValueError, match=r"^swiglu_forward: h must be of shape \(\.\.\., 2F\), got \(2, 3\)"):
+        kernels.ops_for(np.float32).swiglu_forward(np.zeros((2, 3), np.float32))
+
+
 @pytest.mark.parametrize("op, name", [a for a in ARRAYS if calls.may_write(*a)])
 def test_read_only(isa, rng, op, name):
     def freeze(a):
@@ -145,7 +152,11 @@ def test_integers_out_of_range(isa, rng, op, name, value, what):
         ("attention_forward", "n_head", 0),
         ("attention_forward", "n_head", 5),
         ("attention_forward", "n_head", -1),
-        ("attention_backward", "n_head", 4),
+        ("attention_backward", "n_head", 5),
+        ("attention_forward", "n_kv_head", 0),
+        ("attention_backward", "n_kv_head", 3),
+        ("rope_forward", "n_rotated", 5),
+        ("rope_backward", "n_rotated", -1),
         ("attention_forward", "scale", float("nan")),
         ("dropout_forward", "p", 1.0),
         ("dropout_forward", "p", -0.1),

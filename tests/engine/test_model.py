@@ -9,6 +9,7 @@ from npgpt.engine import kernels, ops
 from npgpt.engine.config import (
     ENGINES,
     GPTConfig,
+    Rope,
     count_parameters,
     engine_config,
     engine_of,
@@ -20,12 +21,16 @@ from npgpt.engine.optim import AdamW
 from tests.gradcheck import assert_gradient
 
 TINY = {"n_layer": 2, "n_head": 3, "n_embd": 15, "block_size": 7, "vocab_size": 11}
+LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "head_size": 4}  # heads do not add up to n_embd
 FAMILY = {  # window: shorter than the texts below, longer than 1
     "gpt-2": {},
     "gpt": {"post_norm": True},
     "gelu": {"activation": "gelu"},
     "gpt-3": {"window": 3},
     "gpt-neo": {"window": 3, "scale_attn_weights": False},
+    "llama": LLAMA | {"rope": Rope(), "n_kv_head": 1, "n_inner": 22},
+    "llama, untied": LLAMA
+    | {"rope": Rope(theta=100.0, type="llama3", factor=2.0, original_context=32), "tied": False},
 }
 SMALL = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 40, "vocab_size": 97}
 
@@ -35,8 +40,10 @@ def random_model(rng, dtype=np.float32, seed=0, **fields):
     model = GPT(GPTConfig(**fields), seed=seed, dtype=dtype)
     for name, w in model.params.items():
         w[...] = 0.3 * rng.standard_normal(w.shape) + (name.endswith("weight") and w.ndim == 1)
-        if name.endswith("c_attn.weight") and not model.config.scale_attn_weights:
-            w[:, : len(w)] *= 0.25  # else a softmax of such scores is all or nothing, and rounding decides
+        if name.endswith("c_attn.weight") and (model.config.rope or not model.config.scale_attn_weights):
+            w[:, : model.config.n_head * model.config.D] *= (
+                0.25  # else a softmax of such scores is all or nothing, and rounding decides
+            )
     model.touch()
     return model
 
@@ -210,6 +217,42 @@ def test_parameters_have_the_names_and_shapes_of_gpt2(bias):
     assert model.num_params == sum(math.prod(s) for s in expected.values())
 
 
+def test_llama_has_the_parameters_of_its_parts():
+    config = engine_config(
+        "llama", **TINY | {"n_embd": 12, "n_head": 3}, n_kv_head=1, tied=False, attention_bias=True
+    )
+    assert parameter_shapes(config) == {
+        "wte.weight": (11, 12),
+        "lm_head.weight": (11, 12),
+        **{
+            f"h.{n}.{name}": shape
+            for n in (0, 1)
+            for name, shape in {
+                "attn.c_attn.weight": (12, 20),  # three heads of queries, one of keys, one of values
+                "attn.c_proj.weight": (12, 12),
+                "mlp.c_fc.weight": (12, 64),  # twice 8/3 of 12, as multiples of 32
+                "mlp.c_proj.weight": (32, 12),
+                "ln_1.weight": (12,),
+                "attn.c_attn.bias": (20,),
+                "attn.c_proj.bias": (12,),
+                "ln_2.weight": (12,),
+            }.items()
+        },
+        "ln_f.weight": (12,),
+    }
+    smollm = engine_config(
+        "llama",
+        n_layer=30,
+        n_head=9,
+        n_embd=576,
+        n_kv_head=3,
+        n_inner=1536,
+        vocab_size=49152,
+        block_size=8192,
+    )
+    assert count_parameters(smollm) == 134_515_008
+
+
 def test_the_default_config_is_gpt2_small():
     assert count_parameters(GPTConfig()) == 124_439_808
 
@@ -221,8 +264,9 @@ def test_the_family_differs_from_gpt2_in_what_it_leaves_out():
     assert gpt2 - gpt3 == {"h.0.attn.c_attn.bias", "h.1.attn.c_attn.bias"} and gpt3 < gpt2
     assert engine_config("gpt-2", **TINY) == GPTConfig(**TINY)
     assert engine_config("gpt-3", **TINY).window == 256
-    assert all(engine_of(engine_config(name, **TINY)) == name for name in ENGINES)
-    with pytest.raises(ValueError, match="engine must be one of gpt, gpt-2, gpt-3, got 'gpt-5'"):
+    even = TINY | {"n_embd": 12}  # rotary positions turn pairs
+    assert all(engine_of(engine_config(name, **even)) == name for name in ENGINES)
+    with pytest.raises(ValueError, match="engine must be one of gpt, gpt-2, gpt-3, llama, got 'gpt-5'"):
         engine_config("gpt-5")
 
 
@@ -572,12 +616,57 @@ def test_targets_far_below_zero_do_not_count(impl, rng):
         ({"window": 4, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
         ({"scale_attn_weights": False, "post_norm": True}, ValueError, "post_norm must be alone, .*"),
         ({"activation": "gelu", "post_norm": True}, ValueError, "post_norm must be alone, .*"),
-        ({"activation": "relu"}, ValueError, "activation must be gelu_new or gelu, got 'relu'"),
+        ({"activation": "relu"}, ValueError, "activation must be gelu_new or gelu or swiglu, got 'relu'"),
+        ({"activation": "swiglu"}, ValueError, "norm layernorm must be alone, got activation beside it"),
+        ({"n_kv_head": 3, "tied": False}, ValueError, "norm layernorm must be alone, got n_kv_head, tied .*"),
+        (LLAMA, ValueError, "norm rmsnorm must have rope and activation swiglu beside it"),
+        (
+            LLAMA | {"rope": Rope(), "window": 3},
+            ValueError,
+            "norm rmsnorm must be alone, got window beside it",
+        ),
+        (LLAMA | {"rope": Rope(), "n_kv_head": 5}, ValueError, r"n_kv_head must divide n_head \(12\), got 5"),
+        (
+            LLAMA | {"rope": Rope(), "head_size": 3},
+            ValueError,
+            "rope must turn pairs, got heads of 3 numbers",
+        ),
+        ({"n_kv_head": 0}, ValueError, "n_kv_head must be at least 1, got 0"),
+        ({"norm": "batchnorm"}, ValueError, "norm must be layernorm or rmsnorm, got 'batchnorm'"),
     ],
 )
 def test_bad_config(fields, error, what):
     with pytest.raises(error, match=f"^GPTConfig: {what}$"):
         GPTConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, what",
+    [
+        ({"type": "yarn"}, "type must be one of default, linear, llama3, got 'yarn'"),
+        ({"theta": 0.0}, "theta must be a positive number, got 0.0"),
+        ({"factor": math.inf}, "factor must be a positive number, got inf"),
+        ({"factor": "2"}, "factor must be a positive number, got '2'"),
+        ({"low_freq_factor": 4.0}, r"high_freq_factor must be above low_freq_factor \(4.0\), got 4.0"),
+    ],
+)
+def test_bad_rope(fields, what):
+    with pytest.raises(ValueError, match=f"^Rope: {what}$"):
+        Rope(**fields)
+
+
+def test_rope_angles():
+    """llama3: the slow pairs turn `factor` times slower, the fast ones do not, others are between."""
+    plain, linear = Rope(theta=100.0).angles(5, 8, np.float64), Rope(theta=100.0, type="linear", factor=4.0)
+    np.testing.assert_allclose(plain[2], [2, 2 / 100**0.25, 2 / 10, 2 / 100**0.75])
+    np.testing.assert_allclose(linear.angles(5, 8, np.float64), plain / 4)
+    scaled = Rope(theta=1e6, type="llama3", factor=8.0, original_context=100).angles(2, 16, np.float64)[1]
+    ratio = scaled / Rope(theta=1e6).angles(2, 16, np.float64)[1]
+    turns = 100 * 1e6 ** (-np.arange(8) / 8) / (2 * math.pi)
+    np.testing.assert_allclose(ratio[turns > 4], 1)
+    np.testing.assert_allclose(ratio[turns < 1], 1 / 8)
+    between = ratio[(turns >= 1) & (turns <= 4)]
+    assert len(between) and (between > 1 / 8).all() and (between < 1).all()
 
 
 def test_bad_dtype():
