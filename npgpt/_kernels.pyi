@@ -42,7 +42,14 @@ __version__: str
 LOGITS: int  # floats of them that head_cross_entropy holds at a time
 
 class Bpe:
-    def __init__(self, byte_ids: Integers, merges: Integers, tokens: Sequence[bytes]) -> None: ...
+    def __init__(
+        self,
+        byte_ids: Integers,
+        merges: Integers,
+        tokens: Sequence[bytes],
+        split: str = "gpt-2",
+        whole_pieces: bool = False,
+    ) -> None: ...
     def encode(self, text: Buffer) -> Integers: ...
     def decode(self, ids: Integers) -> bytes: ...
 

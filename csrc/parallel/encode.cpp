@@ -2,7 +2,6 @@
 
 #include <exception>
 
-#include "../text/split.h"
 #include "../threads/pool.h"
 
 namespace npgpt {
@@ -13,7 +12,7 @@ std::vector<Run> encode_text(const Bpe& bpe, const uint8_t* text, size_t n, uint
     std::vector<size_t> cuts = {0};
     for (size_t at = PART; at < n; at += PART) {
         if (at <= cuts.back()) continue;
-        while (at < n && !certain_cut(text, at)) at++;
+        while (at < n && !certain_cut(bpe.pattern(), text, at)) at++;
         if (at < n) cuts.push_back(at);
     }
     cuts.push_back(n);

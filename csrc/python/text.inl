@@ -32,6 +32,14 @@ const uint32_t* byte_ids_of(const Ids& table) {
     return table.data();
 }
 
+Split split_of(const std::string& name) {
+    const std::pair<const char*, Split> known[] = {
+        {"gpt-2", Split::GPT2}, {"smollm", Split::SMOLLM}, {"llama-bpe", Split::LLAMA3}, {"qwen2", Split::QWEN2}};
+    for (const auto& [of, split] : known)
+        if (name == of) return split;
+    throw py::value_error("Bpe: split must be gpt-2, smollm, llama-bpe or qwen2, got " + name);
+}
+
 template <class T>
 py::array joined(const uint32_t* ids, const std::vector<Run>& runs) {
     size_t count = 0;
@@ -108,10 +116,12 @@ void py_add_table(PieceCounts& counts, const py::buffer& text, const Counts& len
 
 void bind_text(py::module_& m) {
     py::class_<Bpe>(m, "Bpe", "Byte-level BPE: npgpt.text.bpe.ReferenceBpe, compiled.")
-        .def(py::init([](const Ids& byte_ids, const Ids& merges, const std::vector<std::string>& tokens) {
-                 return std::make_unique<Bpe>(byte_ids_of(byte_ids), merges_of(merges), tokens);
+        .def(py::init([](const Ids& byte_ids, const Ids& merges, const std::vector<std::string>& tokens,
+                         const std::string& split, bool whole_pieces) {
+                 return std::make_unique<Bpe>(byte_ids_of(byte_ids), merges_of(merges), tokens, split_of(split),
+                                              whole_pieces);
              }),
-             "byte_ids"_a, "merges"_a, "tokens"_a)
+             "byte_ids"_a, "merges"_a, "tokens"_a, "split"_a = "gpt-2", "whole_pieces"_a = false)
         .def("encode", py_encode, "text"_a)
         .def("decode", py_decode, "ids"_a);
     py::class_<PieceCounts>(m, "PieceCounts", "npgpt.text.bpe.ReferenceCounts, compiled.")

@@ -8,8 +8,6 @@
 #include <queue>
 #include <stdexcept>
 
-#include "split.h"
-
 namespace npgpt {
 namespace {
 
@@ -76,7 +74,9 @@ void Bpe::give_cache(std::unique_ptr<Cache> cache) const {
 
 // ---- merges
 
-Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens) {
+Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens,
+         Split split_, bool whole_pieces)
+    : split(split_) {
     std::copy(byte_ids_, byte_ids_ + 256, byte_ids);
     offsets.push_back(0);
     for (const std::string& token : tokens) {
@@ -100,6 +100,8 @@ Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const 
         slots[i] = {pair, uint32_t(by_rank.size())};
         by_rank.push_back(merge);
     }
+    for (size_t id = 0; whole_pieces && id < tokens.size(); id++)
+        whole.emplace(std::string_view(bytes).substr(offsets[id], tokens[id].size()), uint32_t(id));
 }
 
 Bpe::~Bpe() = default;
@@ -120,7 +122,7 @@ size_t Bpe::encode(const uint8_t* text, size_t n, uint32_t* ids) const {
     uint32_t *out = ids, *const room = ids + n;
     auto cache = take_cache();
     while (at < end) {
-        const uint8_t* next = piece_end(at, end, table);
+        const uint8_t* next = split == Split::GPT2 ? piece_end(at, end, table) : piece_end(split, at, end, table);
         const size_t length = size_t(next - at);
         if (length <= Cache::KEY) {
             uint64_t key[3];
@@ -133,7 +135,7 @@ size_t Bpe::encode(const uint8_t* text, size_t n, uint32_t* ids) const {
                     std::memcpy(out, entry.ids, entry.count * sizeof(uint32_t));
                 out += entry.count;
             } else {
-                const size_t count = encode_piece(at, length, out);
+                const size_t count = encode_any(at, length, out);
                 if (count <= Cache::IDS) {
                     std::memcpy(entry.key, key, sizeof(key));
                     std::memcpy(entry.ids, out, count * sizeof(uint32_t));
@@ -142,12 +144,20 @@ size_t Bpe::encode(const uint8_t* text, size_t n, uint32_t* ids) const {
                 out += count;
             }
         } else {
-            out += length < LONG ? encode_piece(at, length, out) : encode_long_piece(at, length, out);
+            out += encode_any(at, length, out);
         }
         at = next;
     }
     give_cache(std::move(cache));
     return size_t(out - ids);
+}
+
+size_t Bpe::encode_any(const uint8_t* piece, size_t n, uint32_t* ids) const {
+    if (!whole.empty()) {
+        const auto found = whole.find({reinterpret_cast<const char*>(piece), n});
+        if (found != whole.end()) return *ids = found->second, 1;
+    }
+    return n < LONG ? encode_piece(piece, n, ids) : encode_long_piece(piece, n, ids);
 }
 
 // n < LONG: looks through the piece for its next merge.

@@ -6,7 +6,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
+
+#include "split.h"
 
 namespace npgpt {
 
@@ -17,12 +21,15 @@ struct Merge {
 
 class Bpe {
   public:
-    // byte_ids[b]: the id of byte b. merges: the first in the list goes first. tokens[id]: its bytes.
+    // byte_ids[b]: the id of byte b. merges: the first in the list goes first. tokens[id]: its bytes. split: the pattern that
+    // cuts a text into pieces. With whole_pieces, a piece that is a token becomes it, whatever the merges make of it.
     // std::invalid_argument for ids outside of tokens and for a pair that has two merges.
-    Bpe(const uint32_t byte_ids[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens);
+    Bpe(const uint32_t byte_ids[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens,
+        Split split = Split::GPT2, bool whole_pieces = false);
     ~Bpe();
 
     size_t vocab_size() const { return offsets.size() - 1; }
+    Split pattern() const { return split; }
 
     // ids, with room for n of them, of text[0..n); returns how many. Any bytes will do; no special token is looked for.
     size_t encode(const uint8_t* text, size_t n, uint32_t* ids) const;
@@ -37,17 +44,20 @@ class Bpe {
     };
     struct Cache;
     uint32_t rank_of(uint32_t left, uint32_t right) const;
+    size_t encode_any(const uint8_t* piece, size_t n, uint32_t* ids) const;
     size_t encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
     size_t encode_long_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
     std::unique_ptr<Cache> take_cache() const;
     void give_cache(std::unique_ptr<Cache> cache) const;
 
+    Split split;
     uint32_t byte_ids[256];
     std::vector<Slot> slots;  // open addressing, a power of two
     std::vector<Merge> by_rank;
     int shift;  // 64 - log2(slots)
     std::string bytes;  // of all tokens, one behind the other
     std::vector<size_t> offsets;  // tokens + 1
+    std::unordered_map<std::string_view, uint32_t> whole;  // where whole pieces count: ids by bytes
     mutable std::mutex mutex;
     mutable std::vector<std::unique_ptr<Cache>> caches;  // that wait for the next encode
 };

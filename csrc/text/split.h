@@ -1,12 +1,16 @@
-// GPT-2's split of a text into pieces, which byte-pair merges never cross. By hand, what the pattern
+// The split of a text into pieces, which byte-pair merges never cross, by hand what patterns say. GPT2 is
 //     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-// says. A byte that belongs to no valid UTF-8 character counts as a character that is neither letter, number nor space.
+// SMOLLM makes each \p{N} a piece, and splits what lies between them as GPT2 does. LLAMA3 is
+//     (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+// and QWEN2 the same with \p{N} for \p{N}{1,3}.
+// A byte that belongs to no valid UTF-8 character counts as a character that is neither letter, number nor space.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace npgpt {
 
+enum class Split : uint8_t { GPT2, SMOLLM, LLAMA3, QWEN2 };
 enum Kind : uint8_t { OTHER, LETTER, NUMBER, SPACE };
 
 // The kind of a Unicode code point; `kinds` is a table of all below TABLED.
@@ -41,7 +45,7 @@ inline Character character_at(const uint8_t* at, const uint8_t* end, const uint8
     return {OTHER, 1};
 }
 
-// Where the piece that begins at `at` < end is over.
+// Where the piece of GPT2 that begins at `at` < end is over.
 inline const uint8_t* piece_end(const uint8_t* at, const uint8_t* end, const uint8_t* kinds) {
     if (*at == '\'' && end - at > 1) {
         const uint8_t a = at[1], b = end - at > 2 ? at[2] : 0;
@@ -65,9 +69,14 @@ inline const uint8_t* piece_end(const uint8_t* at, const uint8_t* end, const uin
     return kind == SPACE && next < end && last > at ? last : next;
 }
 
-// Whether a piece begins at text[at] whatever surrounds it: at a blank or line end behind a printable ASCII character.
-inline bool certain_cut(const uint8_t* text, size_t at) {
-    return at && (text[at] == ' ' || text[at] == '\n') && text[at - 1] > ' ' && text[at - 1] < 0x7F;
+// The same by any of the patterns.
+const uint8_t* piece_end(Split split, const uint8_t* at, const uint8_t* end, const uint8_t* kinds);
+
+// Whether a piece begins at text[at] whatever surrounds it: at a blank behind a printable ASCII character; by the patterns
+// that give signs no line ends, at a line end there too.
+inline bool certain_cut(Split split, const uint8_t* text, size_t at) {
+    const bool line_end = text[at] == '\n' && (split == Split::GPT2 || split == Split::SMOLLM);
+    return at && (text[at] == ' ' || line_end) && text[at - 1] > ' ' && text[at - 1] < 0x7F;
 }
 
 }  // namespace npgpt

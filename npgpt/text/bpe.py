@@ -1,10 +1,10 @@
 """Byte-level BPE in plain Python: the reference of the compiled Bpe and PieceCounts, and their fallback.
 
-A text is split into pretokens by GPT-2's pattern; a pretoken, which the kernels call a piece, is a word with
-the blank before it, a number, or a run of signs or blanks. In each pretoken the two neighbours that were
-merged first in training are merged first, until no merge applies. The pattern needs characters: a byte that
-is part of no valid UTF-8 character counts as one that is neither letter, number nor space, and comes back as
-it was.
+A text is split into pretokens by a pattern, GPT-2's unless another is named; a pretoken, which the kernels
+call a piece, is a word with the blank before it, a number, or a run of signs or blanks. In each pretoken the
+two neighbours that were merged first in training are merged first, until no merge applies. The patterns need
+characters: a byte that is part of no valid UTF-8 character counts as one that is neither letter, number nor
+space, and comes back as it was.
 """
 
 import heapq
@@ -30,19 +30,33 @@ def _ranges(steps: Sequence[int]) -> str:
 
 
 _L, _N, _S = _ranges(LETTERS), _ranges(NUMBERS), WHITE_SPACE
-PATTERN = re.compile(
-    f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_L}]+| ?[{_N}]+| ?[^{_S}{_L}{_N}]+|[{_S}]+(?![^{_S}])|[{_S}]+"
+_CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+_GPT2 = f"{_CONTRACTIONS}| ?[{_L}]+| ?[{_N}]+| ?[^{_S}{_L}{_N}]+|[{_S}]+(?![^{_S}])|[{_S}]+"
+_LLAMA3 = (
+    f"(?i:{_CONTRACTIONS})|[^\r\n{_L}{_N}]?[{_L}]+|[{_N}]{{1,3}}"
+    f"| ?[^{_S}{_L}{_N}]+[\r\n]*|[{_S}]*[\r\n]+|[{_S}]+(?![^{_S}])|[{_S}]+"
 )
+PATTERNS = {  # by the names of GGUF's tokenizer.ggml.pre
+    "gpt-2": re.compile(_GPT2),
+    # a number is a pretoken alone, and its neighbours do not see it
+    "smollm": re.compile(
+        f"[{_N}]|" + _GPT2.replace(f"| ?[{_N}]+", "").replace(f"(?![^{_S}])", f"(?![^{_S}{_N}])")
+    ),
+    "llama-bpe": re.compile(_LLAMA3),
+    "qwen2": re.compile(_LLAMA3.replace("{1,3}", "")),
+}
 
 
-def split(text: Buffer) -> list[bytes]:
-    """Return the pretokens of text (bytes); joined they are the text again.
+def split(text: Buffer, pattern: str = "gpt-2") -> list[bytes]:
+    """Return the pretokens of text (bytes) by one of PATTERNS; joined they are the text again.
 
-    >>> split(b"o mar, 2 vezes")
-    [b'o', b' mar', b',', b' 2', b' vezes']
+    >>> split(b"o mar, 12 vezes")
+    [b'o', b' mar', b',', b' 12', b' vezes']
+    >>> split(b"o mar, 12 vezes", "smollm")
+    [b'o', b' mar', b',', b' ', b'1', b'2', b' vezes']
     """
     characters = bytes(text).decode("utf-8", "surrogateescape")
-    return [pretoken.encode("utf-8", "surrogateescape") for pretoken in PATTERN.findall(characters)]
+    return [pretoken.encode("utf-8", "surrogateescape") for pretoken in PATTERNS[pattern].findall(characters)]
 
 
 def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> list[int]:
@@ -78,10 +92,24 @@ class ReferenceBpe:
     """Encodes text to ids and decodes ids to bytes.
 
     byte_ids: (256,) the id of each byte; merges: (n, 3) left id, right id, merged id, the highest priority
-    first; tokens: the bytes of each id.
+    first; tokens: the bytes of each id; split: one of PATTERNS. With whole_pieces, a pretoken that is a token
+    becomes it, whatever the merges make of it.
     """
 
-    def __init__(self, byte_ids: ArrayLike, merges: ArrayLike, tokens: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        byte_ids: ArrayLike,
+        merges: ArrayLike,
+        tokens: Sequence[bytes],
+        split: str = "gpt-2",
+        whole_pieces: bool = False,
+    ) -> None:
+        if split not in PATTERNS:
+            raise ValueError(f"Bpe: split must be one of {', '.join(PATTERNS)}, got {split}")
+        self._pattern = split
+        self._whole: dict[bytes, int] = {}
+        for i, token in enumerate(tokens if whole_pieces else ()):
+            self._whole.setdefault(token, i)
         self._byte_ids = np.asarray(byte_ids).tolist()
         table = np.asarray(merges).tolist()
         self._merges = {(left, right): (rank, token) for rank, (left, right, token) in enumerate(table)}
@@ -92,11 +120,12 @@ class ReferenceBpe:
     def encode(self, text: Buffer) -> Integers:
         """Return the ids of text (N,), uint16 where they fit, else uint32."""
         ids: list[int] = []
-        for pretoken in split(text):
+        for pretoken in split(text, self._pattern):
             if pretoken not in self._known:
                 if len(self._known) > 100_000:
                     self._known.clear()
-                self._known[pretoken] = merge([self._byte_ids[byte] for byte in pretoken], self._merges)
+                merged = merge([self._byte_ids[byte] for byte in pretoken], self._merges)
+                self._known[pretoken] = [self._whole[pretoken]] if pretoken in self._whole else merged
             ids += self._known[pretoken]
         return np.array(ids, self._dtype)
 

@@ -15,7 +15,7 @@ tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
-from npgpt.text import gpt1  # noqa: E402
+from npgpt.text import bpe, gpt1  # noqa: E402
 from npgpt.text.load import load_tokenizer  # noqa: E402
 from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer  # noqa: E402
 
@@ -99,6 +99,59 @@ FRAGMENTS = (
 @given(st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=3)), max_size=12).map("".join))
 def test_what_texts_are_made_of(ours, tik, hugging, text):
     same(ours, tik, hugging, text)
+
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Digits of Unicode 17, which the pre-tokenizer Digits knows and every other part of the library does not
+NEW_DIGITS = {chr(c) for c in (*range(0x11DE0, 0x11DEA), *range(0x16FF4, 0x16FF7))}
+
+
+@pytest.fixture(scope="module", params=bpe.PATTERNS)
+def splits(request):
+    """One of our patterns, and what tokenizer.json has for it -> (ours, theirs) of a text."""
+    split = tokenizers.pre_tokenizers.Split
+
+    def regex(pattern):
+        return split(tokenizers.Regex(pattern), "isolated")
+
+    theirs = {
+        "gpt-2": regex(PATTERN),
+        "smollm": tokenizers.pre_tokenizers.Sequence(
+            [tokenizers.pre_tokenizers.Digits(individual_digits=True), regex(PATTERN)]
+        ),
+        "llama-bpe": regex(LLAMA3),
+        "qwen2": regex(LLAMA3.replace("{1,3}", "")),
+    }[request.param]
+
+    def both(text):
+        return [piece.decode() for piece in bpe.split(text.encode(), request.param)], [
+            piece for piece, _ in theirs.pre_tokenize_str(text)
+        ]
+
+    return both
+
+
+@settings(max_examples=800)
+@given(st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=3)), max_size=12).map("".join))
+def test_pieces_of_what_texts_are_made_of(splits, text):
+    ours, theirs = splits(text)
+    assert ours == theirs
+
+
+def test_pieces_of_every_code_point(splits):
+    for block in BLOCKS:
+        text = "".join(f"a{c}b {c}1{c}{c} .{c}\n" for c in block if c not in NEW_DIGITS)
+        ours, theirs = splits(text)
+        assert ours == theirs
+
+
+def test_pieces_of_the_real_data(splits, data_dir):
+    for path in sorted(data_dir.rglob("*.txt")):
+        ours, theirs = splits(path.read_bytes()[:200_000].decode("utf-8", "ignore"))
+        assert ours == theirs, path
 
 
 def test_runs_and_mixtures(ours, tik, hugging):

@@ -84,18 +84,57 @@ def test_a_long_word_is_merged_like_a_short_one(trained, shuffled, text, unit):
         assert bpe.ReferenceBpe(*shuffled._tables).encode(word.encode()).tolist() == plainly(shuffled, word)
 
 
+@pytest.mark.parametrize("pattern", bpe.PATTERNS)
+@pytest.mark.parametrize("whole_pieces", [False, True])
+def test_every_pattern_is_compiled_as_the_reference_has_it(trained, pattern, whole_pieces):
+    """On texts of the characters that the patterns tell apart, and on any bytes."""
+    how = {"split": pattern, "whole_pieces": whole_pieces}
+    compiled = (kernels.compiled("Bpe") or bpe.ReferenceBpe)(*trained._tables, **how)
+    reference, rng = bpe.ReferenceBpe(*trained._tables, **how), np.random.default_rng(5)
+    alphabet = np.array(
+        [*"ab1Zé ' \n\r\t.!½Ⅷ一\u017fsStTlLvVeE", "  ", "\r\n", "'s", "'LL", "the ", "\x85", "\u3000"]
+    )
+    for n in range(1500):
+        data = "".join(rng.choice(alphabet, n % 30)).encode() if n % 3 else rng.bytes(n % 40)
+        assert compiled.encode(data).tolist() == reference.encode(data).tolist(), data
+        assert b"".join(bpe.split(data, pattern)) == data == compiled.decode(reference.encode(data))
+    long = "".join(rng.choice(alphabet, 300_000)).encode()  # cut for the threads
+    assert (compiled.encode(long) == reference.encode(long)).all()
+
+
+def test_unknown_patterns_are_refused(trained):
+    for kind in (bpe.ReferenceBpe, kernels.compiled("Bpe") or bpe.ReferenceBpe):
+        with pytest.raises(ValueError, match=r"^Bpe: split must be .*, got tekken$"):
+            kind(*trained._tables, split="tekken")
+
+
+@both
+def test_a_whole_piece_that_is_a_token(trained, choice):
+    """The merges of "the" made unusable: the token is found all the same, but by whole pieces alone."""
+    byte_ids, merges, tokens = trained._tables
+    merges = merges[[b"he" not in tokens[merge[2]] for merge in merges.tolist()]]
+    at = tokens.index(b" the")
+    with kernels.use(choice):
+        kind = kernels.compiled("Bpe") or bpe.ReferenceBpe
+        assert kind(byte_ids, merges, tokens, whole_pieces=True).encode(b"a the").tolist()[-1] == at
+        assert at not in kind(byte_ids, merges, tokens).encode(b"a the").tolist()
+
+
 @given(pieces)
 def test_pieces_are_the_text(data):
     assert b"".join(bpe.split(data)) == data
 
 
 def test_known_splits():
-    def split(text):
-        return [piece.decode() for piece in bpe.split(text.encode())]
+    def split(text, pattern="gpt-2"):
+        return [piece.decode() for piece in bpe.split(text.encode(), pattern)]
 
     assert split("I'll  go,don't!\n\n x") == ["I", "'ll", " ", " go", ",", "don", "'t", "!", "\n\n", " x"]
     assert split("a\u3000\u3000b 12ab \n") == ["a", "\u3000", "\u3000", "b", " 12", "ab", " \n"]
     assert split("'S 's ''s's") == ["'", "S", " '", "s", " ''", "s", "'s"]
+    assert split("em  1984, 3x", "smollm") == ["em", "  ", "1", "9", "8", "4", ",", " ", "3", "x"]
+    assert split("I'LL go!\n\n 12345", "llama-bpe") == ["I", "'LL", " go", "!\n\n", " ", "123", "45"]
+    assert split("a\n \n  b (c) 12", "qwen2") == ["a", "\n \n", " ", " b", " (", "c", ")", " ", "1", "2"]
     assert bpe.split(b"ab\xffcd \xe7\xe3o") == [b"ab", b"\xff", b"cd", b" \xe7\xe3", b"o"]
 
 
