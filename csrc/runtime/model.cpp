@@ -44,20 +44,46 @@ constexpr uint64_t MANY = 1 << 24;  // more layers, channels, positions or token
 // What a source of tensors has under GPT-2's name, in the shape (N,K); null where it has none.
 using Finder = std::function<const void*(const char* name, Index N, Index K, bool linear, WeightType* type)>;
 
+// GPT-2's name of a tensor -> GGUF's
+std::string gguf_name(std::string name) {
+    static const char* const NAMES[][2] = {
+        {"wte.", "token_embd."},
+        {"wpe.", "position_embd."},
+        {"lm_head.", "output."},
+        {"ln_f.", "output_norm."},
+        {"ln_1.", "attn_norm."},
+        {"ln_2.", "ffn_norm."},
+        {"attn.c_attn.", "attn_qkv."},
+        {"attn.c_proj.", "attn_output."},
+        {"mlp.c_fc.", "ffn_up."},
+        {"mlp.c_proj.", "ffn_down."},
+        {"h.", "blk."},
+    };
+    for (const auto& [ours, theirs] : NAMES) {
+        const size_t at = name.find(ours);
+        if (at == 0 || (at != name.npos && name[at - 1] == '.')) name.replace(at, std::strlen(ours), theirs);
+    }
+    return name;
+}
+
 // The parameters of GPT-2, taken from a source by name and shape.
 struct Builder {
     Model& model;
     const Finder& find;
+    const bool gguf;  // whose names the messages say
 
+    std::string shown_as(const std::string& name) const {
+        return gguf ? "GGUF: tensor " + gguf_name(name) : "the tensor " + name;
+    }
     Matrix matrix(const std::string& name, Index N, Index K, bool linear, bool required = true) const {
         WeightType type = F32;
         const void* data = find(name.c_str(), N, K, linear, &type);
-        if (!data && required) fail(NPGPT_BAD_FORMAT, "the tensor %s is missing", name.c_str());
+        if (!data && required) fail(NPGPT_BAD_FORMAT, "%s is missing", shown_as(name).c_str());
         return {data, type, N, K, N};
     }
     const float* vector(const std::string& name, Index n, bool required) const {
         const Matrix found = matrix(name, 1, n, false, required);
-        if (found.type != F32) fail(NPGPT_UNSUPPORTED, "the tensor %s must be F32", name.c_str());
+        if (found.type != F32) fail(NPGPT_UNSUPPORTED, "%s must be F32", shown_as(name).c_str());
         return static_cast<const float*>(found.data);
     }
     Norm norm(const std::string& name, Index C) const {
@@ -98,26 +124,85 @@ struct Builder {
     }
 };
 
-// GPT-2's name of a tensor -> GGUF's
-std::string gguf_name(std::string name) {
-    static const char* const NAMES[][2] = {
-        {"wte.", "token_embd."},
-        {"wpe.", "position_embd."},
-        {"lm_head.", "output."},
-        {"ln_f.", "output_norm."},
-        {"ln_1.", "attn_norm."},
-        {"ln_2.", "ffn_norm."},
-        {"attn.c_attn.", "attn_qkv."},
-        {"attn.c_proj.", "attn_output."},
-        {"mlp.c_fc.", "ffn_up."},
-        {"mlp.c_proj.", "ffn_down."},
-        {"h.", "blk."},
+// The rules of docs/formats.md, which npgpt/interop/gguf.py holds too: a key of the architecture that is not among
+// these may change what is computed.
+void check_keys(const Gguf& file, bool own) {
+    static const char* const KEYS[] = {"block_count",
+                                       "embedding_length",
+                                       "embedding_length_out",
+                                       "context_length",
+                                       "vocab_size",
+                                       "feed_forward_length",
+                                       "expert_count",
+                                       "attention.head_count",
+                                       "attention.head_count_kv",
+                                       "attention.key_length",
+                                       "attention.value_length",
+                                       "attention.causal",
+                                       "attention.layer_norm_epsilon"};
+    static const char* const OWN_KEYS[] = {"post_norm", "exact_gelu", "attention.sliding_window", "attention.scale"};
+    const auto is_one_of = [](const auto& keys, std::string_view key) {
+        return std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
     };
-    for (const auto& [ours, theirs] : NAMES) {
-        const size_t at = name.find(ours);
-        if (at == 0 || (at != name.npos && name[at - 1] == '.')) name.replace(at, std::strlen(ours), theirs);
-    }
-    return name;
+    for (const char* prefix : {"gpt2.", "npgpt."})
+        for (const std::string_view key : file.keys(prefix)) {
+            const bool ours = prefix[0] == 'n';
+            const bool known = (ours && key == "bias") || (ours == own && is_one_of(KEYS, key)) ||
+                               (ours && own && is_one_of(OWN_KEYS, key));
+            if (!known)
+                fail(NPGPT_UNSUPPORTED, "GGUF: %s%.*s is no key of %s that npgpt computes with", prefix, shown(key),
+                     key.data(), own ? "npgpt" : "gpt2");
+        }
+}
+
+// The shape of the model from the keys behind `prefix`; the vocabulary's size where there is no tokenizer.
+void read_config(const Gguf& file, const std::string& prefix, npgpt_config& c) {
+    const auto size_of = [&](const char* name) { return int32_t(file.integer((prefix + name).c_str(), 1, MANY)); };
+    const auto positive = [&](const std::string& key) {
+        const double value = file.number(key.c_str());
+        if (!(value > 0 && std::isfinite(value)))
+            fail(NPGPT_BAD_FORMAT, "GGUF: %s must be positive and finite, got %g", key.c_str(), value);
+        return float(value);
+    };
+    c = {};
+    c.n_layer = size_of("block_count"), c.n_head = size_of("attention.head_count");
+    c.n_embd = size_of("embedding_length"), c.block_size = size_of("context_length");
+    c.layer_norm_epsilon = positive(prefix + "attention.layer_norm_epsilon");
+    if (file.text("tokenizer.ggml.model") == "no_vocab" || file.has((prefix + "vocab_size").c_str()))
+        c.vocab_size = size_of("vocab_size");
+    const auto only = [&](const char* name, int64_t value) {
+        const std::string key = prefix + name;
+        const uint64_t most = uint64_t(INT64_MAX);
+        if (file.has(key.c_str()) && int64_t(file.integer(key.c_str(), 0, most)) != value)
+            fail(NPGPT_UNSUPPORTED, "GGUF: %s must be %lld, got %lld", key.c_str(), (long long)value,
+                 (long long)file.integer(key.c_str(), 0, most));
+    };
+    only("feed_forward_length", 4 * int64_t(c.n_embd)), only("embedding_length_out", c.n_embd);
+    only("expert_count", 0), only("attention.head_count_kv", c.n_head);
+    only("attention.key_length", c.n_embd / c.n_head), only("attention.value_length", c.n_embd / c.n_head);
+    if (!file.flag((prefix + "attention.causal").c_str(), true))
+        fail(NPGPT_UNSUPPORTED, "GGUF: %sattention.causal must be true", prefix.c_str());
+    c.post_norm = file.flag("npgpt.post_norm", false), c.exact_gelu = file.flag("npgpt.exact_gelu", false);
+    c.window = int32_t(file.integer("npgpt.attention.sliding_window", 1, INT32_MAX, 0));
+    if (file.has("npgpt.attention.scale")) c.scale = positive("npgpt.attention.scale");
+    if (c.post_norm && (c.window || c.exact_gelu))
+        fail(NPGPT_UNSUPPORTED, "GGUF: npgpt.post_norm must be alone, got a window or exact GELU beside it");
+}
+
+bool is_zero(const void* data, Index n) {
+    const float* const x = static_cast<const float*>(data);
+    return std::all_of(x, x + n, [](float value) { return value == 0; });
+}
+
+// The engine's models have one matrix for both; a copy of it is what older converters wrote.
+void check_tied(const Model& model) {
+    const Matrix &wte = model.wte, &head = model.head;
+    if (head.data == wte.data) return;
+    const size_t bytes = size_t(wte.N) * size_t(row_bytes(wte.type, wte.K));
+    if (head.type != wte.type)
+        fail(NPGPT_UNSUPPORTED, "GGUF: tensor output.weight must be of the type of token_embd.weight (tied)");
+    if (std::memcmp(head.data, wte.data, bytes))
+        fail(NPGPT_UNSUPPORTED, "GGUF: tensor output.weight must equal token_embd.weight (tied)");
 }
 
 }  // namespace
@@ -138,41 +223,34 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     if (!own && architecture != "gpt2")
         fail(NPGPT_UNSUPPORTED, "GGUF: general.architecture must be gpt2 or npgpt, got %.*s", shown(architecture),
              architecture.data());
-    const auto key = [&](const char* name) { return std::string(architecture) + "." + name; };
-    const auto size_of = [&](const char* name) { return int32_t(file.integer(key(name).c_str(), 1, MANY)); };
-    npgpt_config& c = model->config;
-    c = {};
-    c.n_layer = size_of("block_count"), c.n_head = size_of("attention.head_count"),
-    c.n_embd = size_of("embedding_length");
-    c.block_size = size_of("context_length");
-    c.layer_norm_epsilon = float(file.number(key("attention.layer_norm_epsilon").c_str()));
-    if (file.has(key("feed_forward_length").c_str()) && size_of("feed_forward_length") != 4 * int64_t(c.n_embd))
-        fail(NPGPT_UNSUPPORTED, "GGUF: %s must be four times the embedding_length", key("feed_forward_length").c_str());
-    if (own) {
-        c.post_norm = int32_t(file.integer("npgpt.post_norm", 0, 1, 0));
-        c.exact_gelu = int32_t(file.integer("npgpt.exact_gelu", 0, 1, 0));
-        c.window = int32_t(file.integer("npgpt.attention.sliding_window", 1, INT32_MAX, 0));
-        c.scale = float(file.number("npgpt.attention.scale", 0));
-    }
-    if (file.text("tokenizer.ggml.model") == "no_vocab") {
-        c.vocab_size = size_of("vocab_size");
-    } else {
+    check_keys(file, own);
+    read_config(file, std::string(architecture) + ".", model->config);
+    if (file.text("tokenizer.ggml.model") != "no_vocab") {
         model->vocabulary = std::make_unique<Vocabulary>(file);
-        c.vocab_size = int32_t(model->vocabulary->size());
+        model->config.vocab_size = int32_t(model->vocabulary->size());
     }
+    const bool biases = file.flag("npgpt.bias", true);
     const Finder find = [&](const char* name, Index N, Index K, bool, WeightType* type) -> const void* {
         const std::string theirs = gguf_name(name);
         const Gguf::Tensor* const tensor = file.find_tensor(theirs);
-        if (!tensor) return nullptr;
-        if (tensor->columns != uint64_t(K) || tensor->rows != uint64_t(N) || tensor->dimensions > 2)
+        const auto ends_in = [&](const char* end) {
+            const size_t length = std::strlen(end);
+            return theirs.size() > length && !theirs.compare(theirs.size() - length, length, end);
+        };
+        // With windows queries, keys and values have no biases, as in GPT-Neo.
+        if (!tensor || (model->config.window && ends_in("attn_qkv.bias"))) return nullptr;
+        if (tensor->columns != uint64_t(K) || tensor->rows != uint64_t(N))
             fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be (%td, %td), got (%llu, %llu) in %d dimensions",
                  theirs.c_str(), K, N, (unsigned long long)tensor->columns, (unsigned long long)tensor->rows,
                  tensor->dimensions);
         tensor->used = true;
         *type = tensor->type;
+        if (!biases && tensor->type == F32 && ends_in(".bias") && !is_zero(tensor->data, N * K))
+            fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be zero, as npgpt.bias is false", theirs.c_str());
         return tensor->data;
     };
-    Builder{*model, find}.build();
+    Builder{*model, find, true}.build();
+    check_tied(*model);
     for (const Gguf::Tensor& tensor : file.tensors)
         if (!tensor.used)
             fail(NPGPT_UNSUPPORTED, "GGUF: tensor %.*s is none of a GPT's", shown(tensor.name), tensor.name.data());
@@ -196,7 +274,7 @@ std::shared_ptr<Model> Model::from_tensors(const npgpt_config& config, const npg
         }
         return nullptr;
     };
-    Builder{*model, find}.build();
+    Builder{*model, find, false}.build();
     return model;
 }
 

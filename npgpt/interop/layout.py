@@ -136,28 +136,32 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
     wanted = tensor_specs(format, config)
     given, wrong = {}, []
     for name, tensor in stored.items():
-        if MASKS.search(name):
+        if format != "gguf" and MASKS.search(name):
             continue
         if format != "gguf" and not name.startswith(("transformer.", "model/", "lm_head.")):
             name = f"transformer.{name}"  # saved without the head
         if name in given:
             wrong.append(f"{name} is there twice")
         given[name] = tensor
-    head = given.pop("lm_head.weight", None)  # some repeat the tied head, or have it instead of the embedding
+    theirs = "output.weight" if format == "gguf" else "lm_head.weight"
+    head = given.pop(theirs, None)  # some repeat the tied head, or have it instead of the embedding
     wte = next(name for name, spec in wanted.items() if spec.name == "wte.weight")
-    if head and wte not in given:
+    if head and wte not in given and format != "gguf":
         given[wte], head = head, None
     needed = (name for name in wanted if format != "gguf" or not name.endswith(".bias"))
     wrong += [f"{name} is missing" for name in needed if name not in given]
     wrong += [f"{name} does not belong" for name in given if name not in wanted]
     checked = {name: (given[name], spec.shape) for name, spec in wanted.items() if name in given}
     if head:
-        checked["lm_head.weight"] = head, wanted[wte].shape
+        checked[theirs] = head, wanted[wte].shape
     for name, (tensor, shape) in checked.items():
-        if tuple(tensor.shape) != shape:
+        if _without_ones(format, tensor.shape) != _without_ones(format, shape):
             wrong.append(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.dtype not in FLOATS.values():
-            wrong.append(f"{name} must be one of {', '.join(FLOATS.values())}, got {tensor.dtype}")
+        known = _dtypes(format, shape)
+        if tensor.dtype not in known:
+            wrong.append(f"{name} must be one of {', '.join(known)}, got {tensor.dtype}")
+    if head and wte in given and format == "gguf" and head.dtype != given[wte].dtype:
+        wrong.append(f"{theirs} must be of the type of {wte}, {given[wte].dtype}, got {head.dtype}")
     if wrong:
         raise ValueError(f"{where}: " + "; ".join(wrong))
 
@@ -173,8 +177,20 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         elif array.any():
             raise ValueError(f"{where}: {name} must be zero, as bias is false")
         if head and spec.name == "wte.weight" and not np.array_equal(head.read(), array):
-            raise ValueError(f"{where}: lm_head.weight must equal {name} (tied)")
+            raise ValueError(f"{where}: {theirs} must equal {name} (tied)")
     return weights
+
+
+def _without_ones(format: str, shape: Shape) -> Shape:
+    """Return the shape by which tensors are told apart: GGUF's writers may leave out lengths of 1."""
+    first = next((i for i, n in enumerate(shape) if n != 1), len(shape)) if format == "gguf" else 0
+    return tuple(shape[first:])
+
+
+def _dtypes(format: str, shape: Shape) -> tuple[str, ...]:
+    if format != "gguf":
+        return tuple(FLOATS.values())
+    return ("F32",) if len(shape) == 1 else ("F32", "F16", "Q8_0", "Q4_0")  # ggml adds no other vectors
 
 
 def _factor(format: str, config: GPTConfig, spec: TensorSpec) -> float:
