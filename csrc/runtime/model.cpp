@@ -66,31 +66,40 @@ std::string gguf_name(std::string name) {
     return name;
 }
 
+// A name or key, without the memory and the code of a std::string
+struct Name {
+    char text[128];
+    Name(const char* before, std::string_view name, const char* behind = "") {
+        std::snprintf(text, sizeof(text), "%s%.*s%s", before, shown(name), name.data(), behind);
+    }
+    operator const char*() const { return text; }
+};
+
 // The parameters of GPT-2, taken from a source by name and shape.
 struct Builder {
     Model& model;
     const Finder& find;
     const bool gguf;  // whose names the messages say
 
-    std::string shown_as(const std::string& name) const {
-        return gguf ? "GGUF: tensor " + gguf_name(name) : "the tensor " + name;
+    [[noreturn]] void refuse(npgpt_status status, const char* name, const char* why) const {
+        fail(status, "%s tensor %s %s", gguf ? "GGUF:" : "the", gguf ? gguf_name(name).c_str() : name, why);
     }
-    Matrix matrix(const std::string& name, Index N, Index K, bool linear, bool required = true) const {
+    Matrix matrix(const char* name, Index N, Index K, bool linear, bool required = true) const {
         WeightType type = F32;
-        const void* data = find(name.c_str(), N, K, linear, &type);
-        if (!data && required) fail(NPGPT_BAD_FORMAT, "%s is missing", shown_as(name).c_str());
+        const void* data = find(name, N, K, linear, &type);
+        if (!data && required) refuse(NPGPT_BAD_FORMAT, name, "is missing");
         return {data, type, N, K, N};
     }
-    const float* vector(const std::string& name, Index n, bool required) const {
+    const float* vector(const char* name, Index n, bool required) const {
         const Matrix found = matrix(name, 1, n, false, required);
-        if (found.type != F32) fail(NPGPT_UNSUPPORTED, "%s must be F32", shown_as(name).c_str());
+        if (found.type != F32) refuse(NPGPT_UNSUPPORTED, name, "must be F32");
         return static_cast<const float*>(found.data);
     }
-    Norm norm(const std::string& name, Index C) const {
-        return {vector(name + ".weight", C, true), vector(name + ".bias", C, false)};
+    Norm norm(const char* layer, const char* name, Index C) const {
+        return {vector(Name(layer, name, ".weight"), C, true), vector(Name(layer, name, ".bias"), C, false)};
     }
-    Linear linear(const std::string& name, Index N, Index K) const {
-        return {matrix(name + ".weight", N, K, true), vector(name + ".bias", N, false)};
+    Linear linear(const char* layer, const char* name, Index N, Index K) const {
+        return {matrix(Name(layer, name, ".weight"), N, K, true), vector(Name(layer, name, ".bias"), N, false)};
     }
     void build() const {
         npgpt_config& c = model.config;
@@ -114,79 +123,81 @@ struct Builder {
         model.head = matrix("lm_head.weight", c.vocab_size, C, false, false);
         if (!model.head.data) model.head = model.wte;
         for (int32_t i = 0; i < c.n_layer; i++) {
-            const std::string layer = "h." + std::to_string(i) + ".";
-            model.in_place->layers.push_back({norm(layer + "ln_1", C), norm(layer + "ln_2", C),
-                                              linear(layer + "attn.c_attn", 3 * C, C),
-                                              linear(layer + "attn.c_proj", C, C), linear(layer + "mlp.c_fc", 4 * C, C),
-                                              linear(layer + "mlp.c_proj", C, 4 * C)});
+            char layer[16];
+            std::snprintf(layer, sizeof(layer), "h.%d.", i);
+            model.in_place->layers.push_back({norm(layer, "ln_1", C), norm(layer, "ln_2", C),
+                                              linear(layer, "attn.c_attn", 3 * C, C),
+                                              linear(layer, "attn.c_proj", C, C), linear(layer, "mlp.c_fc", 4 * C, C),
+                                              linear(layer, "mlp.c_proj", C, 4 * C)});
         }
-        model.ln_f = c.post_norm ? Norm{nullptr, nullptr} : norm("ln_f", C);
+        model.ln_f = c.post_norm ? Norm{nullptr, nullptr} : norm("", "ln_f", C);
     }
 };
 
-// The rules of docs/formats.md, which npgpt/interop/gguf.py holds too: a key of the architecture that is not among
-// these may change what is computed.
-void check_keys(const Gguf& file, bool own) {
-    static const char* const KEYS[] = {"block_count",
-                                       "embedding_length",
-                                       "embedding_length_out",
-                                       "context_length",
-                                       "vocab_size",
-                                       "feed_forward_length",
-                                       "expert_count",
-                                       "attention.head_count",
-                                       "attention.head_count_kv",
-                                       "attention.key_length",
-                                       "attention.value_length",
-                                       "attention.causal",
-                                       "attention.layer_norm_epsilon"};
-    static const char* const OWN_KEYS[] = {"post_norm", "exact_gelu", "attention.sliding_window", "attention.scale"};
-    const auto is_one_of = [](const auto& keys, std::string_view key) {
-        return std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
-    };
-    for (const char* prefix : {"gpt2.", "npgpt."})
-        for (const std::string_view key : file.keys(prefix)) {
-            const bool ours = prefix[0] == 'n';
-            const bool known = (ours && key == "bias") || (ours == own && is_one_of(KEYS, key)) ||
-                               (ours && own && is_one_of(OWN_KEYS, key));
-            if (!known)
-                fail(NPGPT_UNSUPPORTED, "GGUF: %s%.*s is no key of %s that npgpt computes with", prefix, shown(key),
-                     key.data(), own ? "npgpt" : "gpt2");
-        }
+float positive(const Gguf& file, const char* key) {
+    const double value = file.number(key);
+    if (!(value > 0 && std::isfinite(value)))
+        fail(NPGPT_BAD_FORMAT, "GGUF: %s must be positive and finite, got %g", key, value);
+    return float(value);
 }
 
 // The shape of the model from the keys behind `prefix`; the vocabulary's size where there is no tokenizer.
-void read_config(const Gguf& file, const std::string& prefix, npgpt_config& c) {
-    const auto size_of = [&](const char* name) { return int32_t(file.integer((prefix + name).c_str(), 1, MANY)); };
-    const auto positive = [&](const std::string& key) {
-        const double value = file.number(key.c_str());
-        if (!(value > 0 && std::isfinite(value)))
-            fail(NPGPT_BAD_FORMAT, "GGUF: %s must be positive and finite, got %g", key.c_str(), value);
-        return float(value);
-    };
+void read_config(const Gguf& file, const char* prefix, npgpt_config& c) {
+    const auto size_of = [&](const char* name) { return int32_t(file.integer(Name(prefix, name), 1, MANY)); };
     c = {};
     c.n_layer = size_of("block_count"), c.n_head = size_of("attention.head_count");
     c.n_embd = size_of("embedding_length"), c.block_size = size_of("context_length");
-    c.layer_norm_epsilon = positive(prefix + "attention.layer_norm_epsilon");
-    if (file.text("tokenizer.ggml.model") == "no_vocab" || file.has((prefix + "vocab_size").c_str()))
-        c.vocab_size = size_of("vocab_size");
-    const auto only = [&](const char* name, int64_t value) {
-        const std::string key = prefix + name;
-        const uint64_t most = uint64_t(INT64_MAX);
-        if (file.has(key.c_str()) && int64_t(file.integer(key.c_str(), 0, most)) != value)
-            fail(NPGPT_UNSUPPORTED, "GGUF: %s must be %lld, got %lld", key.c_str(), (long long)value,
-                 (long long)file.integer(key.c_str(), 0, most));
-    };
-    only("feed_forward_length", 4 * int64_t(c.n_embd)), only("embedding_length_out", c.n_embd);
-    only("expert_count", 0), only("attention.head_count_kv", c.n_head);
-    only("attention.key_length", c.n_embd / c.n_head), only("attention.value_length", c.n_embd / c.n_head);
-    if (!file.flag((prefix + "attention.causal").c_str(), true))
-        fail(NPGPT_UNSUPPORTED, "GGUF: %sattention.causal must be true", prefix.c_str());
+    c.layer_norm_epsilon = positive(file, Name(prefix, "attention.layer_norm_epsilon"));
+    if (file.text("tokenizer.ggml.model") == "no_vocab") c.vocab_size = size_of("vocab_size");
     c.post_norm = file.flag("npgpt.post_norm", false), c.exact_gelu = file.flag("npgpt.exact_gelu", false);
     c.window = int32_t(file.integer("npgpt.attention.sliding_window", 1, INT32_MAX, 0));
-    if (file.has("npgpt.attention.scale")) c.scale = positive("npgpt.attention.scale");
+    if (file.has("npgpt.attention.scale")) c.scale = positive(file, "npgpt.attention.scale");
+    if (!file.flag(Name(prefix, "attention.causal"), true))
+        fail(NPGPT_UNSUPPORTED, "GGUF: %sattention.causal must be true", prefix);
     if (c.post_norm && (c.window || c.exact_gelu))
         fail(NPGPT_UNSUPPORTED, "GGUF: npgpt.post_norm must be alone, got a window or exact GELU beside it");
+}
+
+// The rules of docs/formats.md, which npgpt/interop/gguf.py holds too: of a key that is none of these nobody knows what it
+// changes, and some may only say what the sizes say.
+void check_keys(const Gguf& file, bool own, const npgpt_config& c) {
+    constexpr int64_t ANY = -1;
+    const struct {
+        const char* name;
+        int64_t only;
+    } rules[] = {{"block_count", ANY},
+                 {"embedding_length", ANY},
+                 {"context_length", ANY},
+                 {"vocab_size", ANY},
+                 {"attention.head_count", ANY},
+                 {"attention.layer_norm_epsilon", ANY},
+                 {"attention.causal", ANY},
+                 {"feed_forward_length", 4 * int64_t(c.n_embd)},
+                 {"embedding_length_out", c.n_embd},
+                 {"attention.head_count_kv", c.n_head},
+                 {"attention.key_length", c.n_embd / c.n_head},
+                 {"attention.value_length", c.n_embd / c.n_head},
+                 {"expert_count", 0},
+                 {"post_norm", ANY},
+                 {"exact_gelu", ANY},
+                 {"attention.sliding_window", ANY},
+                 {"attention.scale", ANY}};
+    const auto end = std::end(rules) - (own ? 0 : 4);
+    for (const char* prefix : {"gpt2.", "npgpt."})
+        for (const std::string_view name : file.keys(prefix)) {
+            const Name key(prefix, name);
+            const bool ours = prefix[0] == 'n';
+            if (ours && name == "bias") continue;
+            const auto rule = std::find_if(rules, end, [&](const auto& rule) { return rule.name == name; });
+            if (ours != own || rule == end)
+                fail(NPGPT_UNSUPPORTED, "GGUF: %s is no key of %s that npgpt computes with", key.text,
+                     own ? "npgpt" : "gpt2");
+            if (rule->only == ANY) continue;
+            const uint64_t found = file.integer(key, 0, INT64_MAX);
+            if (found != uint64_t(rule->only))
+                fail(NPGPT_UNSUPPORTED, "GGUF: %s must be %lld, got %llu", key.text, (long long)rule->only,
+                     (unsigned long long)found);
+        }
 }
 
 bool is_zero(const void* data, Index n) {
@@ -223,8 +234,8 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     if (!own && architecture != "gpt2")
         fail(NPGPT_UNSUPPORTED, "GGUF: general.architecture must be gpt2 or npgpt, got %.*s", shown(architecture),
              architecture.data());
-    check_keys(file, own);
-    read_config(file, std::string(architecture) + ".", model->config);
+    read_config(file, own ? "npgpt." : "gpt2.", model->config);
+    check_keys(file, own, model->config);
     if (file.text("tokenizer.ggml.model") != "no_vocab") {
         model->vocabulary = std::make_unique<Vocabulary>(file);
         model->config.vocab_size = int32_t(model->vocabulary->size());
@@ -233,19 +244,17 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     const Finder find = [&](const char* name, Index N, Index K, bool, WeightType* type) -> const void* {
         const std::string theirs = gguf_name(name);
         const Gguf::Tensor* const tensor = file.find_tensor(theirs);
-        const auto ends_in = [&](const char* end) {
-            const size_t length = std::strlen(end);
-            return theirs.size() > length && !theirs.compare(theirs.size() - length, length, end);
-        };
+        const size_t length = std::strlen(name);
+        const bool bias = length > 5 && !std::strcmp(name + length - 5, ".bias");
         // With windows queries, keys and values have no biases, as in GPT-Neo.
-        if (!tensor || (model->config.window && ends_in("attn_qkv.bias"))) return nullptr;
+        if (!tensor || (model->config.window && bias && std::strstr(name, "c_attn"))) return nullptr;
         if (tensor->columns != uint64_t(K) || tensor->rows != uint64_t(N))
             fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be (%td, %td), got (%llu, %llu) in %d dimensions",
                  theirs.c_str(), K, N, (unsigned long long)tensor->columns, (unsigned long long)tensor->rows,
                  tensor->dimensions);
         tensor->used = true;
         *type = tensor->type;
-        if (!biases && tensor->type == F32 && ends_in(".bias") && !is_zero(tensor->data, N * K))
+        if (bias && !biases && tensor->type == F32 && !is_zero(tensor->data, N * K))
             fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be zero, as npgpt.bias is false", theirs.c_str());
         return tensor->data;
     };
