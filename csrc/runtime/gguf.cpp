@@ -196,9 +196,10 @@ uint64_t Gguf::integer(const char* key, uint64_t least, uint64_t most) const {
     const Value& value = need(key);
     uint64_t number = 0;
     switch (value.type) {
-        case U8:
-        case BOOL: number = read<uint8_t>(value.data); break;
+        case U8: number = read<uint8_t>(value.data); break;
+        case I8: number = uint64_t(int64_t(read<int8_t>(value.data))); break;
         case U16: number = read<uint16_t>(value.data); break;
+        case I16: number = uint64_t(int64_t(read<int16_t>(value.data))); break;
         case U32: number = read<uint32_t>(value.data); break;
         case I32: number = uint64_t(int64_t(read<int32_t>(value.data))); break;
         case U64:
@@ -222,6 +223,19 @@ double Gguf::number(const char* key) const {
 }
 
 double Gguf::number(const char* key, double missing) const { return has(key) ? number(key) : missing; }
+
+bool Gguf::flag(const char* key, bool missing) const {
+    const Value* value = find(key);
+    if (value && value->type != BOOL) fail(NPGPT_BAD_FORMAT, "GGUF: %s must be true or false", key);
+    return value ? read<uint8_t>(value->data) != 0 : missing;
+}
+
+std::vector<std::string_view> Gguf::keys(std::string_view prefix) const {
+    std::vector<std::string_view> found;
+    for (const Value& value : values)
+        if (value.name.substr(0, prefix.size()) == prefix) found.push_back(value.name.substr(prefix.size()));
+    return found;
+}
 
 std::vector<std::string_view> Gguf::texts(const char* key) const {
     const Value& value = need(key);

@@ -18,9 +18,11 @@ class Gguf {
     uint64_t integer(const char* key, uint64_t least, uint64_t most, uint64_t missing) const;
     double number(const char* key) const;
     double number(const char* key, double missing) const;
+    bool flag(const char* key, bool missing) const;
     bool has(const char* key) const { return find(key) != nullptr; }
     std::vector<std::string_view> texts(const char* key) const;  // an array of strings
     std::vector<int32_t> integers(const char* key) const;        // an array of 32-bit integers; empty if missing
+    std::vector<std::string_view> keys(std::string_view prefix) const;  // that begin so, without it
 
     struct Tensor {
         std::string_view name;

@@ -44,27 +44,62 @@ constexpr uint64_t MANY = 1 << 24;  // more layers, channels, positions or token
 // What a source of tensors has under GPT-2's name, in the shape (N,K); null where it has none.
 using Finder = std::function<const void*(const char* name, Index N, Index K, bool linear, WeightType* type)>;
 
+// GPT-2's name of a tensor -> GGUF's
+std::string gguf_name(std::string name) {
+    static const char* const NAMES[][2] = {
+        {"wte.", "token_embd."},
+        {"wpe.", "position_embd."},
+        {"lm_head.", "output."},
+        {"ln_f.", "output_norm."},
+        {"ln_1.", "attn_norm."},
+        {"ln_2.", "ffn_norm."},
+        {"attn.c_attn.", "attn_qkv."},
+        {"attn.c_proj.", "attn_output."},
+        {"mlp.c_fc.", "ffn_up."},
+        {"mlp.c_proj.", "ffn_down."},
+        {"h.", "blk."},
+    };
+    for (const auto& [ours, theirs] : NAMES) {
+        const size_t at = name.find(ours);
+        if (at == 0 || (at != name.npos && name[at - 1] == '.')) name.replace(at, std::strlen(ours), theirs);
+    }
+    return name;
+}
+
+// A name or key, without the memory and the code of a std::string
+struct Name {
+    char text[128];
+    Name(const char* before, std::string_view name, const char* behind = "") {
+        std::snprintf(text, sizeof(text), "%s%.*s%s", before, shown(name), name.data(), behind);
+    }
+    operator const char*() const { return text; }
+};
+
 // The parameters of GPT-2, taken from a source by name and shape.
 struct Builder {
     Model& model;
     const Finder& find;
+    const bool gguf;  // whose names the messages say
 
-    Matrix matrix(const std::string& name, Index N, Index K, bool linear, bool required = true) const {
+    [[noreturn]] void refuse(npgpt_status status, const char* name, const char* why) const {
+        fail(status, "%s tensor %s %s", gguf ? "GGUF:" : "the", gguf ? gguf_name(name).c_str() : name, why);
+    }
+    Matrix matrix(const char* name, Index N, Index K, bool linear, bool required = true) const {
         WeightType type = F32;
-        const void* data = find(name.c_str(), N, K, linear, &type);
-        if (!data && required) fail(NPGPT_BAD_FORMAT, "the tensor %s is missing", name.c_str());
+        const void* data = find(name, N, K, linear, &type);
+        if (!data && required) refuse(NPGPT_BAD_FORMAT, name, "is missing");
         return {data, type, N, K, N};
     }
-    const float* vector(const std::string& name, Index n, bool required) const {
+    const float* vector(const char* name, Index n, bool required) const {
         const Matrix found = matrix(name, 1, n, false, required);
-        if (found.type != F32) fail(NPGPT_UNSUPPORTED, "the tensor %s must be F32", name.c_str());
+        if (found.type != F32) refuse(NPGPT_UNSUPPORTED, name, "must be F32");
         return static_cast<const float*>(found.data);
     }
-    Norm norm(const std::string& name, Index C) const {
-        return {vector(name + ".weight", C, true), vector(name + ".bias", C, false)};
+    Norm norm(const char* layer, const char* name, Index C) const {
+        return {vector(Name(layer, name, ".weight"), C, true), vector(Name(layer, name, ".bias"), C, false)};
     }
-    Linear linear(const std::string& name, Index N, Index K) const {
-        return {matrix(name + ".weight", N, K, true), vector(name + ".bias", N, false)};
+    Linear linear(const char* layer, const char* name, Index N, Index K) const {
+        return {matrix(Name(layer, name, ".weight"), N, K, true), vector(Name(layer, name, ".bias"), N, false)};
     }
     void build() const {
         npgpt_config& c = model.config;
@@ -88,36 +123,97 @@ struct Builder {
         model.head = matrix("lm_head.weight", c.vocab_size, C, false, false);
         if (!model.head.data) model.head = model.wte;
         for (int32_t i = 0; i < c.n_layer; i++) {
-            const std::string layer = "h." + std::to_string(i) + ".";
-            model.in_place->layers.push_back({norm(layer + "ln_1", C), norm(layer + "ln_2", C),
-                                              linear(layer + "attn.c_attn", 3 * C, C),
-                                              linear(layer + "attn.c_proj", C, C), linear(layer + "mlp.c_fc", 4 * C, C),
-                                              linear(layer + "mlp.c_proj", C, 4 * C)});
+            char layer[16];
+            std::snprintf(layer, sizeof(layer), "h.%d.", i);
+            model.in_place->layers.push_back({norm(layer, "ln_1", C), norm(layer, "ln_2", C),
+                                              linear(layer, "attn.c_attn", 3 * C, C),
+                                              linear(layer, "attn.c_proj", C, C), linear(layer, "mlp.c_fc", 4 * C, C),
+                                              linear(layer, "mlp.c_proj", C, 4 * C)});
         }
-        model.ln_f = c.post_norm ? Norm{nullptr, nullptr} : norm("ln_f", C);
+        model.ln_f = c.post_norm ? Norm{nullptr, nullptr} : norm("", "ln_f", C);
     }
 };
 
-// GPT-2's name of a tensor -> GGUF's
-std::string gguf_name(std::string name) {
-    static const char* const NAMES[][2] = {
-        {"wte.", "token_embd."},
-        {"wpe.", "position_embd."},
-        {"lm_head.", "output."},
-        {"ln_f.", "output_norm."},
-        {"ln_1.", "attn_norm."},
-        {"ln_2.", "ffn_norm."},
-        {"attn.c_attn.", "attn_qkv."},
-        {"attn.c_proj.", "attn_output."},
-        {"mlp.c_fc.", "ffn_up."},
-        {"mlp.c_proj.", "ffn_down."},
-        {"h.", "blk."},
-    };
-    for (const auto& [ours, theirs] : NAMES) {
-        const size_t at = name.find(ours);
-        if (at == 0 || (at != name.npos && name[at - 1] == '.')) name.replace(at, std::strlen(ours), theirs);
-    }
-    return name;
+float positive(const Gguf& file, const char* key) {
+    const double value = file.number(key);
+    if (!(value > 0 && std::isfinite(value)))
+        fail(NPGPT_BAD_FORMAT, "GGUF: %s must be positive and finite, got %g", key, value);
+    return float(value);
+}
+
+// The shape of the model from the keys behind `prefix`; the vocabulary's size where there is no tokenizer.
+void read_config(const Gguf& file, const char* prefix, npgpt_config& c) {
+    const auto size_of = [&](const char* name) { return int32_t(file.integer(Name(prefix, name), 1, MANY)); };
+    c = {};
+    c.n_layer = size_of("block_count"), c.n_head = size_of("attention.head_count");
+    c.n_embd = size_of("embedding_length"), c.block_size = size_of("context_length");
+    c.layer_norm_epsilon = positive(file, Name(prefix, "attention.layer_norm_epsilon"));
+    if (file.text("tokenizer.ggml.model") == "no_vocab") c.vocab_size = size_of("vocab_size");
+    c.post_norm = file.flag("npgpt.post_norm", false), c.exact_gelu = file.flag("npgpt.exact_gelu", false);
+    c.window = int32_t(file.integer("npgpt.attention.sliding_window", 1, INT32_MAX, 0));
+    if (file.has("npgpt.attention.scale")) c.scale = positive(file, "npgpt.attention.scale");
+    if (!file.flag(Name(prefix, "attention.causal"), true))
+        fail(NPGPT_UNSUPPORTED, "GGUF: %sattention.causal must be true", prefix);
+    if (c.post_norm && (c.window || c.exact_gelu))
+        fail(NPGPT_UNSUPPORTED, "GGUF: npgpt.post_norm must be alone, got a window or exact GELU beside it");
+}
+
+// The rules of docs/formats.md, which npgpt/interop/gguf.py holds too: of a key that is none of these nobody knows what it
+// changes, and some may only say what the sizes say.
+void check_keys(const Gguf& file, bool own, const npgpt_config& c) {
+    constexpr int64_t ANY = -1;
+    const struct {
+        const char* name;
+        int64_t only;
+    } rules[] = {{"block_count", ANY},
+                 {"embedding_length", ANY},
+                 {"context_length", ANY},
+                 {"vocab_size", ANY},
+                 {"attention.head_count", ANY},
+                 {"attention.layer_norm_epsilon", ANY},
+                 {"attention.causal", ANY},
+                 {"feed_forward_length", 4 * int64_t(c.n_embd)},
+                 {"embedding_length_out", c.n_embd},
+                 {"attention.head_count_kv", c.n_head},
+                 {"attention.key_length", c.n_embd / c.n_head},
+                 {"attention.value_length", c.n_embd / c.n_head},
+                 {"expert_count", 0},
+                 {"post_norm", ANY},
+                 {"exact_gelu", ANY},
+                 {"attention.sliding_window", ANY},
+                 {"attention.scale", ANY}};
+    const auto end = std::end(rules) - (own ? 0 : 4);
+    for (const char* prefix : {"gpt2.", "npgpt."})
+        for (const std::string_view name : file.keys(prefix)) {
+            const Name key(prefix, name);
+            const bool ours = prefix[0] == 'n';
+            if (ours && name == "bias") continue;
+            const auto rule = std::find_if(rules, end, [&](const auto& rule) { return rule.name == name; });
+            if (ours != own || rule == end)
+                fail(NPGPT_UNSUPPORTED, "GGUF: %s is no key of %s that npgpt computes with", key.text,
+                     own ? "npgpt" : "gpt2");
+            if (rule->only == ANY) continue;
+            const uint64_t found = file.integer(key, 0, INT64_MAX);
+            if (found != uint64_t(rule->only))
+                fail(NPGPT_UNSUPPORTED, "GGUF: %s must be %lld, got %llu", key.text, (long long)rule->only,
+                     (unsigned long long)found);
+        }
+}
+
+bool is_zero(const void* data, Index n) {
+    const float* const x = static_cast<const float*>(data);
+    return std::all_of(x, x + n, [](float value) { return value == 0; });
+}
+
+// The engine's models have one matrix for both; a copy of it is what older converters wrote.
+void check_tied(const Model& model) {
+    const Matrix &wte = model.wte, &head = model.head;
+    if (head.data == wte.data) return;
+    const size_t bytes = size_t(wte.N) * size_t(row_bytes(wte.type, wte.K));
+    if (head.type != wte.type)
+        fail(NPGPT_UNSUPPORTED, "GGUF: tensor output.weight must be of the type of token_embd.weight (tied)");
+    if (std::memcmp(head.data, wte.data, bytes))
+        fail(NPGPT_UNSUPPORTED, "GGUF: tensor output.weight must equal token_embd.weight (tied)");
 }
 
 }  // namespace
@@ -138,41 +234,32 @@ std::shared_ptr<Model> Model::from_gguf(const uint8_t* data, size_t size) {
     if (!own && architecture != "gpt2")
         fail(NPGPT_UNSUPPORTED, "GGUF: general.architecture must be gpt2 or npgpt, got %.*s", shown(architecture),
              architecture.data());
-    const auto key = [&](const char* name) { return std::string(architecture) + "." + name; };
-    const auto size_of = [&](const char* name) { return int32_t(file.integer(key(name).c_str(), 1, MANY)); };
-    npgpt_config& c = model->config;
-    c = {};
-    c.n_layer = size_of("block_count"), c.n_head = size_of("attention.head_count"),
-    c.n_embd = size_of("embedding_length");
-    c.block_size = size_of("context_length");
-    c.layer_norm_epsilon = float(file.number(key("attention.layer_norm_epsilon").c_str()));
-    if (file.has(key("feed_forward_length").c_str()) && size_of("feed_forward_length") != 4 * int64_t(c.n_embd))
-        fail(NPGPT_UNSUPPORTED, "GGUF: %s must be four times the embedding_length", key("feed_forward_length").c_str());
-    if (own) {
-        c.post_norm = int32_t(file.integer("npgpt.post_norm", 0, 1, 0));
-        c.exact_gelu = int32_t(file.integer("npgpt.exact_gelu", 0, 1, 0));
-        c.window = int32_t(file.integer("npgpt.attention.sliding_window", 1, INT32_MAX, 0));
-        c.scale = float(file.number("npgpt.attention.scale", 0));
-    }
-    if (file.text("tokenizer.ggml.model") == "no_vocab") {
-        c.vocab_size = size_of("vocab_size");
-    } else {
+    read_config(file, own ? "npgpt." : "gpt2.", model->config);
+    check_keys(file, own, model->config);
+    if (file.text("tokenizer.ggml.model") != "no_vocab") {
         model->vocabulary = std::make_unique<Vocabulary>(file);
-        c.vocab_size = int32_t(model->vocabulary->size());
+        model->config.vocab_size = int32_t(model->vocabulary->size());
     }
+    const bool biases = file.flag("npgpt.bias", true);
     const Finder find = [&](const char* name, Index N, Index K, bool, WeightType* type) -> const void* {
         const std::string theirs = gguf_name(name);
         const Gguf::Tensor* const tensor = file.find_tensor(theirs);
-        if (!tensor) return nullptr;
-        if (tensor->columns != uint64_t(K) || tensor->rows != uint64_t(N) || tensor->dimensions > 2)
+        const size_t length = std::strlen(name);
+        const bool bias = length > 5 && !std::strcmp(name + length - 5, ".bias");
+        // With windows queries, keys and values have no biases, as in GPT-Neo.
+        if (!tensor || (model->config.window && bias && std::strstr(name, "c_attn"))) return nullptr;
+        if (tensor->columns != uint64_t(K) || tensor->rows != uint64_t(N))
             fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be (%td, %td), got (%llu, %llu) in %d dimensions",
                  theirs.c_str(), K, N, (unsigned long long)tensor->columns, (unsigned long long)tensor->rows,
                  tensor->dimensions);
         tensor->used = true;
         *type = tensor->type;
+        if (bias && !biases && tensor->type == F32 && !is_zero(tensor->data, N * K))
+            fail(NPGPT_BAD_FORMAT, "GGUF: tensor %s must be zero, as npgpt.bias is false", theirs.c_str());
         return tensor->data;
     };
-    Builder{*model, find}.build();
+    Builder{*model, find, true}.build();
+    check_tied(*model);
     for (const Gguf::Tensor& tensor : file.tensors)
         if (!tensor.used)
             fail(NPGPT_UNSUPPORTED, "GGUF: tensor %.*s is none of a GPT's", shown(tensor.name), tensor.name.data());
@@ -196,7 +283,7 @@ std::shared_ptr<Model> Model::from_tensors(const npgpt_config& config, const npg
         }
         return nullptr;
     };
-    Builder{*model, find}.build();
+    Builder{*model, find, false}.build();
     return model;
 }
 

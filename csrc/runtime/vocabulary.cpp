@@ -9,7 +9,7 @@
 namespace npgpt {
 namespace {
 
-constexpr int32_t CONTROL = 3, UNUSED = 5;  // of tokenizer.ggml.token_type
+constexpr int32_t NORMAL = 1, UNKNOWN = 2, CONTROL = 3, UNUSED = 5;  // of tokenizer.ggml.token_type
 
 // GPT-2's printable stand-in for each byte: itself where it prints, else the next one from 256 on.
 struct Characters {
@@ -38,21 +38,35 @@ bool unwrap(std::string_view token, const Characters& characters, std::string& b
     return !bytes.empty();
 }
 
+// Keys that change the ids of a text unless they are false, or there are none.
+void check_additions(const Gguf& file) {
+    for (const char* name : {"add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix",
+                             "remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents"}) {
+        const std::string key = std::string("tokenizer.ggml.") + name;
+        if (file.flag(key.c_str(), false)) fail(NPGPT_UNSUPPORTED, "GGUF: %s must be false", key.c_str());
+    }
+    if (file.has("tokenizer.ggml.suppress_tokens"))
+        fail(NPGPT_UNSUPPORTED, "GGUF: tokenizer.ggml.suppress_tokens must be left out");
+}
+
 }  // namespace
 
 Vocabulary::Vocabulary(const Gguf& file) {
     const std::string_view model = file.text("tokenizer.ggml.model");
     const std::string_view pre = file.has("tokenizer.ggml.pre") ? file.text("tokenizer.ggml.pre") : "gpt-2";
     if (model != "gpt2" || pre != "gpt-2")
-        fail(NPGPT_UNSUPPORTED, "GGUF: the tokenizer must be gpt2 with pre gpt-2, got %.*s with %.*s", shown(model),
-             model.data(), shown(pre), pre.data());
+        fail(NPGPT_UNSUPPORTED, "GGUF: tokenizer.ggml.model must be gpt2, with pre gpt-2, got %.*s with %.*s",
+             shown(model), model.data(), shown(pre), pre.data());
+    check_additions(file);
     const std::vector<std::string_view> names = file.texts("tokenizer.ggml.tokens");
     std::vector<int32_t> types = file.integers("tokenizer.ggml.token_type");
-    if (types.empty()) types.assign(names.size(), 1);
+    if (!file.has("tokenizer.ggml.token_type")) types.assign(names.size(), NORMAL);
     if (names.empty() || names.size() != types.size() || names.size() > INT32_MAX)
-        fail(NPGPT_BAD_FORMAT, "GGUF: tokenizer.ggml.tokens must be as many as token_type, got %zu and %zu",
-             names.size(), types.size());
-    end = int32_t(file.integer("tokenizer.ggml.eos_token_id", 0, names.size() - 1));
+        fail(NPGPT_BAD_FORMAT, "GGUF: tokenizer.ggml.token_type must have %zu elements, got %zu", names.size(),
+             types.size());
+    size_t used = names.size();  // behind them there is only padding
+    while (used && types[used - 1] == UNUSED) used--;
+    end = int32_t(file.integer("tokenizer.ggml.eos_token_id", 0, used - 1));
 
     const Characters characters;
     uint32_t byte_ids[256];
@@ -61,7 +75,12 @@ Vocabulary::Vocabulary(const Gguf& file) {
     for (size_t id = 0; id < names.size(); id++) {
         order[id] = uint32_t(id);
         std::string bytes;
-        special.push_back(types[id] == CONTROL || types[id] == UNUSED || int32_t(id) == end);
+        if (id < used && types[id] != NORMAL && types[id] != UNKNOWN && types[id] != CONTROL)
+            fail(NPGPT_UNSUPPORTED,
+                 "GGUF: tokenizer.ggml.token_type of %.*s (id %zu) must be normal (1), unknown (2) or control (3), or "
+                 "unused (5) at the end, got %d",
+                 shown(names[id]), names[id].data(), id, types[id]);
+        special.push_back(types[id] != NORMAL || int32_t(id) == end);
         if (special[id])
             bytes = names[id];
         else if (!unwrap(names[id], characters, bytes))
@@ -84,6 +103,7 @@ Vocabulary::Vocabulary(const Gguf& file) {
                  names[order[i]].data());
 
     std::vector<Merge> merges;
+    std::vector<bool> made(names.size());
     std::string joined;
     const std::vector<std::string_view> rules = file.texts("tokenizer.ggml.merges");
     for (size_t i = 0; i < rules.size(); i++) {
@@ -101,7 +121,12 @@ Vocabulary::Vocabulary(const Gguf& file) {
             fail(NPGPT_BAD_FORMAT, "GGUF: merge %zu, %.*s, needs tokens that are not there", i, shown(rule),
                  rule.data());
         merges.push_back({left, right, token});
+        made[token] = true;
     }
+    for (size_t id = 0; id < names.size(); id++)
+        if (!special[id] && !made[id] && tokens[id].size() > 1)
+            fail(NPGPT_BAD_FORMAT, "GGUF: tokenizer.ggml.merges: none makes the token %.*s", shown(names[id]),
+                 names[id].data());
     try {
         bpe = std::make_unique<Bpe>(byte_ids, merges, tokens);
     } catch (const std::invalid_argument& error) {

@@ -5,7 +5,7 @@ keys and values, D numbers in a head, F numbers inside an MLP.
 """
 
 from dataclasses import dataclass, replace
-from math import log2, pi, prod, sqrt
+from math import inf, log2, pi, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Rope:
             raise ValueError(f"Rope: type must be one of {', '.join(ROPE_TYPES)}, got {self.type!r}")
         for name in ("theta", "factor", "low_freq_factor", "high_freq_factor", "original_context"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
                 raise ValueError(f"Rope: {name} must be a positive number, got {value!r}")
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
@@ -106,7 +106,7 @@ class GPTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
-        if not self.layer_norm_epsilon > 0:
+        if not 0 < self.layer_norm_epsilon < inf:
             raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
         for name, known in (("activation", ACTIVATIONS), ("norm", NORMS)):
             if getattr(self, name) not in known:

@@ -8,7 +8,7 @@ import functools
 import os
 import struct
 from dataclasses import replace
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,13 @@ from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
 T = TypeVar("T")
+SHARED, OWN = "gpt2", "npgpt"  # general.architecture
 # ggml's number of the type, general.file_type, numbers and bytes of a block
 TYPES = {"f32": (0, 0, 1, 4), "f16": (1, 1, 1, 2), "q8_0": (8, 7, 32, 34), "q4_0": (2, 2, 32, 18)}
 TYPE_NAMES = {number: name for name, (number, *_) in TYPES.items()}
 PLAIN = {"f32": "<f4", "f16": "<f2"}
 ALIGNMENT = 32
-NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5  # of tokenizer.ggml.token_type
 # the number of a value's type -> struct's letter; 8 is a string, 9 an array
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 
@@ -198,6 +199,23 @@ def _value(value: Any) -> bytes:
 
 # ---------------------------------------------------------------------------- reading
 
+# The rules of docs/formats.md, which model.cpp and vocabulary.cpp of libnpgpt hold too.
+# Keys behind "gpt2." or "npgpt." -> the type of the value. Any other may change what is computed.
+KEYS: dict[str, type] = {
+    **dict.fromkeys(("block_count", "embedding_length", "context_length", "vocab_size"), int),
+    **dict.fromkeys(("attention.head_count", "attention.head_count_kv"), int),
+    **dict.fromkeys(("attention.key_length", "attention.value_length"), int),
+    **dict.fromkeys(("feed_forward_length", "embedding_length_out", "expert_count"), int),
+    "attention.layer_norm_epsilon": float,
+    "attention.causal": bool,
+}
+OWN_KEYS = {"post_norm": bool, "exact_gelu": bool, "attention.sliding_window": int, "attention.scale": float}
+# Keys behind "tokenizer.ggml." that change the ids of a text, unless they are false
+ADDITIONS = (
+    *("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix"),
+    *("remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents"),
+)
+
 
 def read_gguf(path: PathLike) -> Pretrained:
     """Read the model of a GGUF file, its weights as float32; the tokenizer is None where it has none.
@@ -206,38 +224,74 @@ def read_gguf(path: PathLike) -> Pretrained:
     """
     where = f"read_gguf: {path}"
     values, tensors = _parse(path, where)
-
-    def value(key: str, kind: type[T], default: T | None = None) -> T:
-        found = values.get(key, default)
-        if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
-            raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
-        return found
-
-    arch = value("general.architecture", str)
-    if arch not in ("gpt2", "npgpt"):
-        raise ValueError(f"{where}: general.architecture must be gpt2 or npgpt, got {arch!r}")
+    arch = _value_of(values, "general.architecture", str, where)
+    if arch not in (SHARED, OWN):
+        raise ValueError(f"{where}: general.architecture must be {SHARED} or {OWN}, got {arch!r}")
+    _check_keys(values, arch, where)
     tokenizer = _read_tokenizer(values, where)
-    config = config_of(
-        where,
-        n_layer=value(f"{arch}.block_count", int),
-        n_head=value(f"{arch}.attention.head_count", int),
-        n_embd=value(f"{arch}.embedding_length", int),
-        block_size=value(f"{arch}.context_length", int),
-        vocab_size=len(values["tokenizer.ggml.tokens"]) if tokenizer else value(f"{arch}.vocab_size", int),
-        bias=value("npgpt.bias", bool, True),
-        # stored as float32: 1e-5 comes back as 1e-5
-        layer_norm_epsilon=float(f"{value(f'{arch}.attention.layer_norm_epsilon', float):.7g}"),
-        post_norm=value("npgpt.post_norm", bool, False),
-        activation="gelu" if value("npgpt.exact_gelu", bool, False) else "gelu_new",
-        window=values.get("npgpt.attention.sliding_window"),
-    )
+    config = _read_config(values, arch, len(values["tokenizer.ggml.tokens"]) if tokenizer else None, where)
     pretrained = Pretrained(config, read_weights("gguf", config, tensors, where), tokenizer)
-    factor = value("npgpt.attention.scale", float, config.scale) / config.scale
-    if arch == "npgpt" and abs(factor - 1) > 1e-6:
+    factor = _value_of(values, "npgpt.attention.scale", float, where, config.scale) / config.scale
+    if abs(factor - 1) > 1e-6:
         for name, w in pretrained.tensors.items():
             if "c_attn" in name:
                 w[..., : config.n_embd] *= factor
     return pretrained
+
+
+def _value_of(values: Fields, key: str, kind: type[T], where: str, default: T | None = None) -> T:
+    """Return the value of a key; ValueError for one of another type, and without a default for none."""
+    if key not in values and default is None:
+        raise ValueError(f"{where}: there is no {key}")
+    found = values.get(key, default)
+    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
+    return found
+
+
+def _check_keys(values: Fields, arch: str, where: str) -> None:
+    """Raise ValueError for a key of the architecture that is not known, or of another type."""
+    known = {f"{arch}.{name}": kind for name, kind in KEYS.items()} | {"npgpt.bias": bool}
+    known |= {f"{OWN}.{name}": kind for name, kind in OWN_KEYS.items()} if arch == OWN else {}
+    for key in values:
+        if key in known:
+            _value_of(values, key, known[key], where)
+        elif key.startswith((f"{SHARED}.", f"{OWN}.")):
+            raise ValueError(f"{where}: {key!r:.80} is no key of {arch} that npgpt computes with")
+
+
+def _read_config(values: Fields, arch: str, n_tokens: int | None, where: str) -> GPTConfig:
+    def size(name: str) -> int:
+        return _value_of(values, f"{arch}.{name}", int, where)
+
+    n_embd, n_head = size("embedding_length"), size("attention.head_count")
+    for key in (f"{arch}.attention.layer_norm_epsilon", "npgpt.attention.scale"):
+        if not (0 < values.get(key, 1) and isfinite(values.get(key, 1))):
+            raise ValueError(f"{where}: {key} must be positive and finite, got {values[key]}")
+    window = _value_of(values, "npgpt.attention.sliding_window", int, where, 0)
+    if window < 1 and "npgpt.attention.sliding_window" in values:
+        raise ValueError(f"{where}: npgpt.attention.sliding_window must be at least 1, got {window}")
+    epsilon = _value_of(values, f"{arch}.attention.layer_norm_epsilon", float, where)
+    config = config_of(
+        where,
+        n_layer=size("block_count"),
+        n_head=n_head,
+        n_embd=n_embd,
+        block_size=size("context_length"),
+        vocab_size=size("vocab_size") if n_tokens is None else n_tokens,
+        bias=_value_of(values, "npgpt.bias", bool, where, True),
+        layer_norm_epsilon=float(f"{epsilon:.7g}"),  # stored as float32: 1e-5 comes back as 1e-5
+        post_norm=_value_of(values, "npgpt.post_norm", bool, where, False),
+        activation="gelu" if values.get("npgpt.exact_gelu", False) else "gelu_new",
+        window=window or None,
+    )
+    only = {"feed_forward_length": 4 * n_embd, "embedding_length_out": n_embd, "expert_count": 0}
+    only |= {"attention.head_count_kv": n_head, "attention.causal": True}
+    only |= dict.fromkeys(("attention.key_length", "attention.value_length"), n_embd // n_head)
+    for name, value in only.items():
+        if values.get(f"{arch}.{name}", value) != value:
+            raise ValueError(f"{where}: {arch}.{name} must be {value}, got {values[f'{arch}.{name}']}")
+    return config
 
 
 def read_tokenizer(path: PathLike) -> Tokenizer | None:
@@ -247,30 +301,58 @@ def read_tokenizer(path: PathLike) -> Tokenizer | None:
 
 
 def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
-    kind = values.get("tokenizer.ggml.model")
+    kind = _value_of(values, "tokenizer.ggml.model", str, where)
     if kind == "no_vocab":
         return None
-    if (kind, values.get("tokenizer.ggml.pre", "gpt-2")) != ("gpt2", "gpt-2"):
-        raise ValueError(f"{where}: the tokenizer must be gpt2 with pre gpt-2")
-    found: list[Any] = [values.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges", "token_type")]
-    names, merges, types = found
-    end = values.get("tokenizer.ggml.eos_token_id")
-    if types is None and isinstance(names, list):
-        types = [NORMAL] * len(names)
-    if not all(isinstance(v, list) for v in (names, merges, types)) or len(names) != len(types):
-        raise ValueError(f"{where}: tokenizer.ggml.tokens, token_type and merges must be arrays that fit")
-    strings = all(isinstance(name, str) for name in names + merges)
-    if not (strings and isinstance(end, int) and 0 <= end < len(names) and types[end] != UNUSED):
-        raise ValueError(f"{where}: tokenizer.ggml.eos_token_id must be one of the tokens")
-    special = {name: i for i, name in enumerate(names) if types[i] == CONTROL or i == end}
-    tokens = {name: i for i, name in enumerate(names) if types[i] != UNUSED}
-    rules = [tuple(rule.split(" ", 1)) for rule in merges]
-    rules = [rule for rule in rules if not all(token in special for token in rule)]
-    if any(len(rule) != 2 for rule in rules):
-        raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs")
+    pre = values.get("tokenizer.ggml.pre", "gpt-2")
+    if (kind, pre) != ("gpt2", "gpt-2"):
+        raise ValueError(f"{where}: tokenizer.ggml.model must be gpt2, with pre gpt-2, got {kind!r}, {pre!r}")
+    for key in (f"tokenizer.ggml.{name}" for name in ADDITIONS):
+        if _value_of(values, key, bool, where, False):
+            raise ValueError(f"{where}: {key} must be false")
+    if "tokenizer.ggml.suppress_tokens" in values:
+        raise ValueError(f"{where}: tokenizer.ggml.suppress_tokens must be left out")
+    names: list[str] = _array_of(values, "tokens", str, where)
+    merges: list[str] = _array_of(values, "merges", str, where)
+    types: list[int] = _array_of(values, "token_type", int, where, [NORMAL] * len(names))
+    if len(names) != len(types):
+        raise ValueError(
+            f"{where}: tokenizer.ggml.token_type must have {len(names)} elements, got {len(types)}"
+        )
+    end = _value_of(values, "tokenizer.ggml.eos_token_id", int, where)
+    used = next((i for i in range(len(types), 0, -1) if types[i - 1] != UNUSED), 0)  # the rest is padding
+    if not 0 <= end < used:
+        raise ValueError(f"{where}: tokenizer.ggml.eos_token_id must be in 0..{used - 1}, got {end}")
+    tokens: dict[str, int] = {}
+    for i, (name, type) in enumerate(zip(names[:used], types, strict=False)):
+        if type not in (NORMAL, UNKNOWN, CONTROL):
+            what = "normal (1), unknown (2) or control (3), or unused (5) at the end"
+            raise ValueError(
+                f"{where}: tokenizer.ggml.token_type of {name!r:.60} (id {i}) must be {what}, got {type}"
+            )
+        if tokens.setdefault(name, i) != i:
+            raise ValueError(f"{where}: tokenizer.ggml.tokens: {name!r:.60} is there twice")
+    special = {name: i for name, i in tokens.items() if types[i] in (UNKNOWN, CONTROL) or i == end}
+    rules = []
+    for rule in merges:
+        left, blank, right = rule.partition(" ")
+        if not blank:
+            raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs, got {rule!r:.60}")
+        if left not in special or right not in special:
+            rules.append((left, right))
     if tokens == ByteTokenizer.vocabulary.tokens and not rules:
         return ByteTokenizer()
     return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
+
+
+def _array_of(
+    values: Fields, name: str, kind: type[T], where: str, default: list[T] | None = None
+) -> list[T]:
+    key = f"tokenizer.ggml.{name}"
+    found = _value_of(values, key, list, where, default)
+    if not all(isinstance(value, kind) for value in found):
+        raise ValueError(f"{where}: {key} must be an array of type {kind.__name__}")
+    return found
 
 
 def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, StoredTensor]]:
@@ -283,25 +365,28 @@ def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, StoredTensor]]
     values: Fields = {}
     for _ in range(n_values):
         key = file.string()
+        if not key:
+            raise ValueError(f"{where}: the key before byte {file.at} is empty")
         if key in values:
             raise ValueError(f"{where}: the key {key!r:.60} is there twice")
         values[key] = file.value(file.take("I")[0])
     infos = [file.tensor_info() for _ in range(n_tensors)]
     alignment = values.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise ValueError(f"{where}: general.alignment must be at least 1, got {alignment!r:.60}")
+    if isinstance(alignment, bool) or alignment not in (2**n for n in range(3, 21)):
+        raise ValueError(
+            f"{where}: general.alignment must be a power of two from 8 on, got {alignment!r:.60}"
+        )
     begin = -(-file.at // alignment) * alignment
     tensors: dict[str, StoredTensor] = {}
     for name, shape, type, offset in infos:
         start, size = begin + offset, _bytes_of(shape, type)
-        if start + size > len(data):
-            raise ValueError(
-                f"{where}: {name!r:.60} needs {size} bytes at {start}, beyond the file's {len(data)}"
-            )
+        if start + size > len(data) or offset % alignment:
+            what = f"inside the file's {len(data)}, aligned to {alignment}"
+            raise ValueError(f"{where}: {name!r:.60} needs {size} bytes at {start}, which must be {what}")
         if name in tensors:
             raise ValueError(f"{where}: the tensor {name!r:.60} is there twice")
         chunk = data[start : start + size]
-        tensors[name] = StoredTensor(shape, "F32", functools.partial(dequantise, chunk, type, shape))
+        tensors[name] = StoredTensor(shape, type.upper(), functools.partial(dequantise, chunk, type, shape))
     return values, tensors
 
 
@@ -364,8 +449,8 @@ class _Cursor:
     def tensor_info(self) -> tuple[str, Shape, str, int]:
         """Return name, shape, type and offset of a tensor."""
         name, (dimensions,) = self.string(), self.take("I")
-        if not 1 <= dimensions <= 2:
-            raise ValueError(f"{self.where}: {name!r:.60} must have 1 or 2 dimensions, got {dimensions}")
+        if not 1 <= dimensions <= 4:
+            raise ValueError(f"{self.where}: {name!r:.60} must have 1 to 4 dimensions, got {dimensions}")
         *sizes, number, offset = self.take(f"{dimensions}QIQ")
         if number not in TYPE_NAMES:
             raise ValueError(f"{self.where}: {name!r:.60} must be F32, F16, Q8_0 or Q4_0, got type {number}")

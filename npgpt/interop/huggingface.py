@@ -1,8 +1,8 @@
 """Hugging Face folders, read and written.
 
-They hold transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel or GPTNeoForCausalLM: our GPT-2, GPT and GPT-3.
-Names and layouts of the tensors are in layout.py; the head is tied to the embedding in all, and therefore not
-in the file. No pickle is ever read.
+They hold transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel, GPTNeoForCausalLM or LlamaForCausalLM: our
+GPT-2, GPT, GPT-3 and Llama. Names and layouts of the tensors are in layout.py; a head that is tied to the
+embedding is not in the file. No pickle is ever read.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from npgpt.engine.config import GPTConfig
+from npgpt.engine.config import GPTConfig, Rope, engine_of
 from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
@@ -36,6 +36,7 @@ class Family:
 
     architecture: str
     keys: dict[str, Key]  # field of GPTConfig -> (their key, their default)
+    aliases: dict[str, str]  # key -> the other name that Transformers reads it by, the class's attribute_map
     dropouts: tuple[str, ...]  # the other keys; npgpt never drops attention weights themselves
     inner: str | None  # the key of the MLP's width
     fixed: Fields  # key -> the only value that npgpt computes
@@ -51,10 +52,35 @@ GPT2_KEYS: dict[str, Key] = {
     "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5),
 }
 ACTIVATION = {"activation": ("activation_function", "gelu_new")}
+# Transformers' names of GELU -> ours: these are the same function, but for the rounding
+GELUS = dict.fromkeys(("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"), "gelu_new")
+GELUS |= {"gelu_new": "gelu_new", "gelu": "gelu", "gelu_python": "gelu"}
+HEADS_AND_LAYERS = {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}
+GPT2_ALIASES = {
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "n_positions": "max_position_embeddings",
+}
+# Keys of any family that change what is computed: refused unless they are empty. Keys that stand nowhere here
+# change nothing in Transformers' models of these families, or their training alone.
+EMPTY = ("quantization_config", "per_layer_config", "pruned_heads", "configuration_files")
+# Keys of generation_config.json that forbid, force or weigh tokens as no argument of generate() does -> the
+# value that does nothing, as null does. The others (temperature, top_k, ...) are for the caller to give.
+GENERATION: Fields = {
+    **dict.fromkeys(("min_length", "min_new_tokens", "no_repeat_ngram_size", "penalty_alpha"), 0),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "diversity_penalty"), 0),
+    **dict.fromkeys(("typical_p", "encoder_repetition_penalty", "guidance_scale", "num_beam_groups"), 1),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty")),
+    **dict.fromkeys(("force_words_ids", "constraints", "stop_strings", "top_h", "dola_layers")),
+    **dict.fromkeys(("watermarking_config", "token_healing"), False),
+}
 FAMILIES = {
     "gpt2": Family(
         "GPT2LMHeadModel",
         GPT2_KEYS | {"scale_attn_weights": ("scale_attn_weights", True)} | ACTIVATION,
+        GPT2_ALIASES,
         ("embd_pdrop", "attn_pdrop"),
         "n_inner",
         {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
@@ -62,6 +88,7 @@ FAMILIES = {
     "openai-gpt": Family(
         "OpenAIGPTLMHeadModel",
         GPT2_KEYS | {"vocab_size": ("vocab_size", 40478), "block_size": ("n_positions", 512)},
+        GPT2_ALIASES,
         ("embd_pdrop", "attn_pdrop"),
         None,
         {"afn": "gelu"},  # the tanh form, which the other models call gelu_new
@@ -73,16 +100,39 @@ FAMILIES = {
         | {"block_size": ("max_position_embeddings", 2048), "dropout": ("resid_dropout", 0.0)}
         | {"window": ("window_size", 256)}
         | ACTIVATION,
+        HEADS_AND_LAYERS,
         ("embed_dropout", "attention_dropout"),
         "intermediate_size",
         {},
     ),
+    "llama": Family(
+        "LlamaForCausalLM",
+        {
+            "n_layer": ("num_hidden_layers", 32),
+            "n_head": ("num_attention_heads", 32),
+            "n_embd": ("hidden_size", 4096),
+            "block_size": ("max_position_embeddings", 2048),
+            "vocab_size": ("vocab_size", 32000),
+            "layer_norm_epsilon": ("rms_norm_eps", 1e-6),
+            "n_inner": ("intermediate_size", 11008),
+            "n_kv_head": ("num_key_value_heads", None),
+            "head_size": ("head_dim", None),
+            "tied": ("tie_word_embeddings", False),
+            "attention_bias": ("attention_bias", False),
+            "mlp_bias": ("mlp_bias", False),
+        },
+        {},
+        ("attention_dropout",),
+        None,
+        {"hidden_act": "silu"},
+    ),
 }
+MODEL_TYPES = {"gpt": "openai-gpt", "gpt-2": "gpt2", "gpt-3": "gpt_neo", "llama": "llama"}  # of each engine
 
 
 def family_of(config: GPTConfig) -> str:
     """Return Transformers' model_type of a config."""
-    return "openai-gpt" if config.post_norm else "gpt2" if config.window is None else "gpt_neo"
+    return MODEL_TYPES[engine_of(config)]
 
 
 def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None = None) -> None:
@@ -143,6 +193,7 @@ def read_pretrained(folder: PathLike) -> Pretrained:
     folder = Path(folder)
     settings = read_json(folder / "config.json")
     config = _config_from_json(settings, folder)
+    _check_generation(folder / "generation_config.json")
     tokenizer = read_tokenizer(folder)
     check_tokenizer(tokenizer, settings, config, f"read_pretrained: {folder}")
     with ExitStack() as stack:
@@ -226,6 +277,8 @@ def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
     family = FAMILIES[model_type]
     settings = {"architectures": [family.architecture], "model_type": model_type, **family.fixed}
     settings |= {key: getattr(config, field) for field, (key, _) in family.keys.items()}
+    if model_type == "llama":
+        return settings | _llama_to_json(config, end_of_text)
     settings |= dict.fromkeys(family.dropouts, 0.0) | {family.dropouts[0]: config.dropout}
     if family.inner:
         settings[family.inner] = None
@@ -242,52 +295,155 @@ def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
     }
 
 
+def _llama_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
+    """Return the keys of Llama's config.json that are not fields of ours by another name."""
+    rope = config.rope
+    assert rope
+    turns: Fields = {"rope_type": rope.type, "rope_theta": rope.theta}
+    turns |= {key: getattr(rope, field) for field, key in SCALINGS[rope.type].items()}
+    biases = [config.bias if b is None else b for b in (config.attention_bias, config.mlp_bias)]
+    return {
+        "num_key_value_heads": config.K,
+        "head_dim": config.D,
+        "intermediate_size": config.F,
+        "attention_bias": biases[0],
+        "mlp_bias": biases[1],
+        "attention_dropout": 0.0,
+        "rope_parameters": turns,  # of Transformers 5; of 4, the next two
+        "rope_theta": rope.theta,
+        "rope_scaling": turns if SCALINGS[rope.type] else None,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "npgpt": {"dropout": config.dropout},
+    }
+
+
+# The keys of rope_parameters that each of its types reads
+SCALINGS = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_context": "original_max_position_embeddings",
+    },
+}
+
+
+def _rope_from_json(settings: Fields, context: int, where: str) -> Rope:
+    """Return the rotary positions of Llama's config.json, in Transformers 5's form or in that of 4."""
+    turns = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+    if not isinstance(turns, dict):
+        raise ValueError(f"{where}: rope_parameters must be an object, got {turns!r:.60}")
+    kind = turns.get("rope_type", turns.get("type", "default"))
+    if not isinstance(kind, str) or kind not in SCALINGS:
+        raise ValueError(f"{where}: rope_type must be one of {', '.join(SCALINGS)}, got {kind!r:.60}")
+    known = {"rope_type", "type", "rope_theta", *SCALINGS["llama3"].values()}
+    if others := sorted(set(turns) - known):
+        raise ValueError(f"{where}: rope_parameters must be without {', '.join(others)}")
+    original = "original_max_position_embeddings"  # beside them it wins, as in Transformers
+    turns = {original: context} | turns | {k: settings[k] for k in (original,) if settings.get(k)}
+    fields = {field: turns[key] for field, key in SCALINGS[kind].items() if key in turns}
+    if missing := [key for field, key in SCALINGS[kind].items() if field not in fields]:
+        raise ValueError(f"{where}: rope_parameters of {kind} must have {', '.join(missing)}")
+    theta: Any = turns.get("rope_theta", settings.get("rope_theta", 10_000.0))
+    try:
+        return Rope(theta, kind, **fields)
+    except ValueError as error:
+        raise ValueError(f"{where}: rope_parameters: {error}") from None
+
+
 def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
     where = f"read_pretrained: {folder}"
     model_type = settings.get("model_type", "gpt2")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(f"{where}: model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
     family = FAMILIES[model_type]
-    for key, value in (family.fixed | {"tie_word_embeddings": True}).items():
+    tied: Fields = {} if model_type == "llama" else {"tie_word_embeddings": True}
+    for key, value in (family.fixed | tied).items():
         if settings.get(key, value) != value:
             raise ValueError(f"{where}: {key} must be {value!r}, got {settings[key]!r}")
+    for key in EMPTY:
+        if settings.get(key):
+            raise ValueError(f"{where}: {key} must be left out or empty, got {settings[key]!r:.60}")
     # Keys left out mean the family's own defaults.
     fields = {}
     for field, (key, default) in family.keys.items():
-        value = fields[field] = settings.get(key, default)
+        value = fields[field] = _value(settings, key, family.aliases.get(key, key), default, where)
+        if default is None and value is None:
+            continue
+        default = 1 if default is None else default
         kind = type(default) if isinstance(default, (bool, int, str)) else (int, float)
         if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind):
             what = {bool: "true or false", str: "a string"}.get(type(default), "a number")
             raise ValueError(f"{where}: {key} must be {what}, got {value!r}")
+    if "activation" in fields:
+        if (name := fields["activation"]) not in GELUS:
+            raise ValueError(f"{where}: activation_function must be one of {', '.join(GELUS)}, got {name!r}")
+        fields["activation"] = GELUS[name]
     if family.inner and settings.get(family.inner) not in (None, 4 * fields["n_embd"]):
         raise ValueError(f"{where}: {family.inner} must be 4 * n_embd, got {settings[family.inner]!r}")
     ours = settings.get("npgpt")
     ours = ours if isinstance(ours, dict) else {}
     if model_type == "gpt_neo":
         fields["scale_attn_weights"] = bool(ours.get("scale_attn_weights", False))
-        types = settings.get("attention_types", [[["global", "local"], 12]])
-        if not _has_windows(types, fields["n_layer"], where):
+        if not _has_windows(settings, fields["n_layer"], where):
             fields["window"] = fields["block_size"]
+    if model_type == "llama":
+        rope = _rope_from_json(settings, fields["block_size"], where)
+        fields |= {"norm": "rmsnorm", "activation": "swiglu", "rope": rope, "bias": False}
+        return config_of(where, **fields | {"dropout": ours.get("dropout", 0.0)})
     fields |= {"bias": bool(ours.get("bias", True)), "post_norm": model_type == "openai-gpt"}
     return config_of(where, **fields)
 
 
-def _has_windows(types: Any, n_layer: int, where: str) -> bool:
-    """Return True where GPT-Neo's attention_types has windows in layers 1, 3, ..., False for none at all.
+def _check_generation(path: Path) -> None:
+    for key, value in (read_json(path) if path.exists() else {}).items():
+        if key in GENERATION and value is not None and value != GENERATION[key] and value not in ([], {}):
+            nothing = GENERATION[key] or "left out"
+            raise ValueError(f"read_pretrained: {path}: {key} must be {nothing}, got {value!r:.60}")
 
-    [[["global", "local"], 6]] are twelve layers. ValueError for any others.
+
+def _value(settings: Fields, key: str, alias: str, default: object, where: str) -> Any:
+    """Return the value of a key that Transformers reads by two names; ValueError for two that differ."""
+    value = settings.get(key, settings.get(alias, default))
+    if settings.get(alias, value) != value:
+        raise ValueError(f"{where}: {key} and {alias} must be equal, got {value!r} and {settings[alias]!r}")
+    return value
+
+
+def _has_windows(settings: Fields, n_layer: int, where: str) -> bool:
+    """Return True where GPT-Neo has windows in layers 1, 3, ..., False for none at all.
+
+    attention_types tells it, [[["global", "local"], 6]] being twelve layers, and so does attention_layers, a
+    kind for each layer, which Transformers follows where both are there. ValueError for any others, and for
+    two that differ.
     """
+    most = min(n_layer, 10_000)  # n_layer may be false
+    windows, none = (["global", "local"] * most)[: max(most, 0)], ["global"] * most
+    told = {
+        key: settings[key] for key in ("attention_types", "attention_layers") if settings.get(key) is not None
+    }
+    found = set()
+    for key, value in (told or {"attention_types": [[["global", "local"], 12]]}).items():
+        layers = _layers_of(value if key == "attention_types" else [[value, 1]])
+        if layers not in (windows, none):
+            what = f"{n_layer} layers that are global, or global and local in turn"
+            raise ValueError(f"{where}: {key} must be {what}, got {value!r:.200}")
+        found.add(layers == windows)
+    if len(found) > 1:
+        raise ValueError(f"{where}: attention_types and attention_layers must tell of the same layers")
+    return found.pop()
+
+
+def _layers_of(types: Any) -> list[Any]:
+    """Return the kinds of all layers that attention_types tells, none where it is malformed."""
     try:
         kinds_of = (kind for kinds, times in types for _ in range(times if kinds else 0) for kind in kinds)
-        layers = list(islice(kinds_of, 10_000))  # n_layer may be false
+        return list(islice(kinds_of, 10_000))
     except (TypeError, ValueError):
-        layers = []
-    if layers == [("global", "local")[layer % 2] for layer in range(min(n_layer, 10_000))]:
-        return True
-    if layers == ["global"] * min(n_layer, 10_000):
-        return False
-    what = f"{n_layer} layers that are global, or global and local in turn"
-    raise ValueError(f"{where}: attention_types must be {what}, got {types!r}")
+        return []
 
 
 def _write_json(path: Path, value: Fields) -> None:

@@ -1,13 +1,14 @@
 """The tensors of other programs' checkpoints: their names, shapes and views in our parameters, and the check.
 
-A format is one program's names and layouts: "gpt2", "openai-gpt" and "gpt_neo" are Transformers' (by their
-model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2, "gguf" llama.cpp's, which
+A format is one program's names and layouts: "gpt2", "openai-gpt", "gpt_neo" and "llama" are Transformers' (by
+their model_type), "nanogpt" is nanoGPT's, "tensorflow" OpenAI's release of GPT-2, "gguf" llama.cpp's, which
 may leave out biases.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from npgpt.text.tokenizer import Tokenizer
 
 # the format's dtype -> safetensors'
 FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
-MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$")  # buffers of old files, not parameters
+# buffers of old files, not parameters
+MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$|\.rotary_emb\.inv_freq$")
 GGUF = {
     "wte": "token_embd",
     "wpe": "position_embd",
@@ -60,17 +62,20 @@ class StoredTensor(NamedTuple):
 
 
 class TensorSpec(NamedTuple):
-    """The layout of a stored tensor: the parameter, or third of one, that it holds."""
+    """The layout of a stored tensor: the parameter, or part of one, that it holds."""
 
     name: str
     shape: Shape  # of the stored tensor
-    third: int | None = None  # 0, 1, 2 of c_attn's columns: queries, keys, values
+    columns: slice | None = (
+        None  # of the parameter's last axis: queries, keys or values; a gate or its values
+    )
     transposed: bool = False  # (out, in), as torch.nn.Linear has it
+    is_query: bool = False
 
     def view(self, params: Tensors) -> Floats:
         """Return the view of our parameters, {name: array}, that the stored tensor fills."""
         w = params[self.name]
-        w = w if self.third is None else np.split(w, 3, axis=-1)[self.third]
+        w = w if self.columns is None else w[..., self.columns]
         return w.T if self.transposed else w
 
 
@@ -87,6 +92,8 @@ def tensor_specs(format: str, config: GPTConfig) -> dict[str, TensorSpec]:
 
     Transformers' models have biases even where ours has none.
     """
+    if format == "llama":
+        return _llama_specs(config)
     full = config if format == "nanogpt" else replace(config, bias=True)
     found = {}
     for name, shape in parameter_shapes(full).items():
@@ -106,11 +113,44 @@ def tensor_specs(format: str, config: GPTConfig) -> dict[str, TensorSpec]:
             for ours, other in GGUF.items():
                 theirs = theirs.replace(ours, other)
         if format == "gpt_neo" and name.endswith("c_attn.weight"):
-            a_third = shape[1] // 3, shape[0]
-            for third, letter in enumerate("qkv"):
-                found[theirs.replace("c_attn", f"{letter}_proj")] = TensorSpec(name, a_third, third, True)
+            for letter, columns in _heads(config):
+                a_third = columns.stop - columns.start, shape[0]
+                spec = TensorSpec(name, a_third, columns, True, letter == "q")
+                found[theirs.replace("c_attn", f"{letter}_proj")] = spec
         else:
             found[theirs] = TensorSpec(name, shape[::-1] if transposed else shape, None, transposed)
+    return found
+
+
+def _heads(config: GPTConfig) -> list[tuple[str, slice]]:
+    """Return the columns of c_attn that are queries, keys and values."""
+    queries, keys = config.n_head * config.D, config.K * config.D
+    edges = 0, queries, queries + keys, queries + 2 * keys
+    return [(letter, slice(*edge)) for letter, edge in zip("qkv", pairwise(edges), strict=True)]
+
+
+def _llama_specs(config: GPTConfig) -> dict[str, TensorSpec]:
+    """Return tensor_specs() of LlamaForCausalLM: every linear layer a tensor of its own."""
+    parts: dict[str, list[tuple[str, slice | None]]] = {
+        "attn.c_attn": [(f"self_attn.{letter}_proj", columns) for letter, columns in _heads(config)],
+        "attn.c_proj": [("self_attn.o_proj", None)],
+        "mlp.c_fc": [("mlp.gate_proj", slice(0, config.F)), ("mlp.up_proj", slice(config.F, 2 * config.F))],
+        "mlp.c_proj": [("mlp.down_proj", None)],
+        "ln_1": [("input_layernorm", None)],
+        "ln_2": [("post_attention_layernorm", None)],
+    }
+    found = {}
+    for name, shape in parameter_shapes(config).items():
+        module, _, kind = name.rpartition(".")
+        if not module.startswith("h."):
+            theirs = {"wte": "model.embed_tokens", "ln_f": "model.norm"}.get(module, module)
+            found[f"{theirs}.{kind}"] = TensorSpec(name, shape)
+            continue
+        _, layer, part = module.split(".", 2)
+        for theirs, columns in parts[part]:
+            size = shape if columns is None else (*shape[:-1], columns.stop - columns.start)
+            spec = TensorSpec(name, size[::-1], columns, len(size) == 2)
+            found[f"model.layers.{layer}.{theirs}.{kind}"] = spec
     return found
 
 
@@ -136,28 +176,33 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
     wanted = tensor_specs(format, config)
     given, wrong = {}, []
     for name, tensor in stored.items():
-        if MASKS.search(name):
+        if format != "gguf" and MASKS.search(name):
             continue
-        if format != "gguf" and not name.startswith(("transformer.", "model/", "lm_head.")):
-            name = f"transformer.{name}"  # saved without the head
+        if format != "gguf" and not name.startswith(("transformer.", "model.", "model/", "lm_head.")):
+            name = f"{'model' if format == 'llama' else 'transformer'}.{name}"  # saved without the head
         if name in given:
             wrong.append(f"{name} is there twice")
         given[name] = tensor
-    head = given.pop("lm_head.weight", None)  # some repeat the tied head, or have it instead of the embedding
+    theirs = "output.weight" if format == "gguf" else "lm_head.weight"
+    # some repeat the tied head, or have it instead of the embedding
+    head = given.pop(theirs, None) if config.tied else None
     wte = next(name for name, spec in wanted.items() if spec.name == "wte.weight")
-    if head and wte not in given:
+    if head and wte not in given and format != "gguf":
         given[wte], head = head, None
     needed = (name for name in wanted if format != "gguf" or not name.endswith(".bias"))
     wrong += [f"{name} is missing" for name in needed if name not in given]
     wrong += [f"{name} does not belong" for name in given if name not in wanted]
     checked = {name: (given[name], spec.shape) for name, spec in wanted.items() if name in given}
     if head:
-        checked["lm_head.weight"] = head, wanted[wte].shape
+        checked[theirs] = head, wanted[wte].shape
     for name, (tensor, shape) in checked.items():
-        if tuple(tensor.shape) != shape:
+        if _without_ones(format, tensor.shape) != _without_ones(format, shape):
             wrong.append(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.dtype not in FLOATS.values():
-            wrong.append(f"{name} must be one of {', '.join(FLOATS.values())}, got {tensor.dtype}")
+        known = _dtypes(format, shape)
+        if tensor.dtype not in known:
+            wrong.append(f"{name} must be one of {', '.join(known)}, got {tensor.dtype}")
+    if head and wte in given and format == "gguf" and head.dtype != given[wte].dtype:
+        wrong.append(f"{theirs} must be of the type of {wte}, {given[wte].dtype}, got {head.dtype}")
     if wrong:
         raise ValueError(f"{where}: " + "; ".join(wrong))
 
@@ -173,10 +218,22 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         elif array.any():
             raise ValueError(f"{where}: {name} must be zero, as bias is false")
         if head and spec.name == "wte.weight" and not np.array_equal(head.read(), array):
-            raise ValueError(f"{where}: lm_head.weight must equal {name} (tied)")
+            raise ValueError(f"{where}: {theirs} must equal {name} (tied)")
     return weights
+
+
+def _without_ones(format: str, shape: Shape) -> Shape:
+    """Return the shape by which tensors are told apart: GGUF's writers may leave out lengths of 1."""
+    first = next((i for i, n in enumerate(shape) if n != 1), len(shape)) if format == "gguf" else 0
+    return tuple(shape[first:])
+
+
+def _dtypes(format: str, shape: Shape) -> tuple[str, ...]:
+    if format != "gguf":
+        return tuple(FLOATS.values())
+    return ("F32",) if len(shape) == 1 else ("F32", "F16", "Q8_0", "Q4_0")  # ggml adds no other vectors
 
 
 def _factor(format: str, config: GPTConfig, spec: TensorSpec) -> float:
     """Return the factor of a stored weight: GPT-Neo's queries include the scale of the scores."""
-    return config.scale if format == "gpt_neo" and spec.third == 0 else 1.0
+    return config.scale if format == "gpt_neo" and spec.is_query else 1.0

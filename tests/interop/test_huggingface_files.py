@@ -223,7 +223,7 @@ def test_biases_that_should_not_be_are_refused(folder):
     "change, message",
     [
         ({"model_type": "llama"}, "model_type must be one of gpt2, openai-gpt, gpt_neo, got 'llama'"),
-        ({"activation_function": "relu"}, "activation must be gelu_new or gelu, got 'relu'"),
+        ({"activation_function": "relu"}, "activation_function must be one of gelu.*, got 'relu'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings must be True"),
         ({"n_inner": 5}, r"n_inner must be 4 \* n_embd, got 5"),
         ({"n_layer": "two"}, "n_layer must be a number, got 'two'"),
@@ -231,11 +231,51 @@ def test_biases_that_should_not_be_are_refused(folder):
         ({"n_embd": 10**9}, "wte.weight must have shape"),  # and no memory is taken for it
         ({"n_head": 3}, "n_head"),
         ({"n_positions": 0}, "at least 1"),
+        ({"num_attention_heads": 4}, "n_head and num_attention_heads must be equal, got 2 and 4"),
+        ({"num_hidden_layers": 3}, "n_layer and num_hidden_layers must be equal, got 2 and 3"),
+        ({"hidden_size": None}, "n_embd and hidden_size must be equal, got 8 and None"),
+        (
+            {"max_position_embeddings": 7},
+            "n_positions and max_position_embeddings must be equal, got 6 and 7",
+        ),
+        (
+            {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx must be False, got True",
+        ),
+        ({"add_cross_attention": True}, "add_cross_attention must be False, got True"),
+        (
+            {"quantization_config": {"bits": 4}},
+            "quantization_config must be left out or empty, got {'bits': 4}",
+        ),
+        ({"per_layer_config": {"1": {"n_head": 4}}}, "per_layer_config must be left out or empty"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads must be left out or empty"),
+        ({"configuration_files": ["config.5.0.0.json"]}, "configuration_files must be left out or empty"),
     ],
 )
 def test_configs_that_are_not_ours_are_refused(folder, change, message):
     edit_config(folder, **change)
     with pytest.raises(ValueError, match=message):
+        read_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [{"bad_words_ids": []}, {"min_length": 0, "typical_p": 1.0}, {"top_k": 5}])
+def test_settings_of_generation_that_do_nothing_or_are_the_callers(folder, value):
+    (folder / "generation_config.json").write_text(json.dumps(value))
+    assert read_pretrained(folder).config.n_head == 2
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size must be left out, got 3"),
+        ({"suppress_tokens": [7]}, r"suppress_tokens must be left out, got \[7\]"),
+        ({"forced_eos_token_id": 0}, "forced_eos_token_id must be left out, got 0"),
+        ({"typical_p": 0.9}, "typical_p must be 1, got 0.9"),
+    ],
+)
+def test_settings_of_generation_that_are_not_ours_are_refused(folder, change, message):
+    (folder / "generation_config.json").write_text(json.dumps(change))
+    with pytest.raises(ValueError, match=f"generation_config.json: {message}"):
         read_pretrained(folder)
 
 
