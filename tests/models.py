@@ -3,7 +3,9 @@
 import numpy as np
 
 import npgpt
+from npgpt.engine.config import Rope
 
+LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "rope": Rope(theta=500.0), "bias": False, "n_inner": 160}
 FAMILY = {
     "gpt-2": {},
     "gpt": {"post_norm": True},
@@ -14,6 +16,10 @@ FAMILY = {
     "odd": {"n_embd": 60, "n_head": 3},
     "one head": {"n_embd": 28, "n_head": 1, "vocab_size": 31},
     "wide": {"n_embd": 384, "n_head": 3, "n_layer": 1, "vocab_size": 300},
+    "llama": LLAMA | {"n_head": 6, "n_kv_head": 2, "head_size": 8},
+    "llama, biases and a head": LLAMA | {"tied": False, "bias": True},
+    "llama, wide": LLAMA | {"n_embd": 576, "n_head": 9, "n_kv_head": 3, "n_layer": 2, "n_inner": 1536},
+    "llama, long": LLAMA | {"rope": Rope(1e4, "llama3", 4.0, 1.0, 4.0, 16), "n_kv_head": 1},
 }
 
 

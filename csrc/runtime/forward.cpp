@@ -48,10 +48,11 @@ struct Pass {
     const bool wide;
     const int workers;
     float *a, *packed;   // (M,C); x in panels or blocks
+    float *gate, *turns; // (M,F) behind SwiGLU; (M,D): cosines and sines of each token's angles
     float* scratch;      // (workers, each)
     const Index each, row;
 
-    float* own_row(int worker) const { return scratch + worker * each; }  // up to 4C floats, then the same in blocks
+    float* own_row(int worker) const { return scratch + worker * each; }  // the widest input, then the same in blocks
     float* work_space(int worker) const { return own_row(worker) + row; }
 
     static Index k_block(Index K) {  // equal parts, multiples of 32: a function of K alone
@@ -59,12 +60,13 @@ struct Pass {
         return blocks <= 1 ? K : round_up((K + blocks - 1) / blocks, 32);
     }
 
-    // y (rows,N) = or += x (rows,K) w + bias, then the activation; where a norm is given, of x normed by it
+    // y (rows,N) = or += x (rows,K) w + bias, then the activation; where a norm is given, of x normed by it; with `gated` of
+    // SwiGLU of x (rows,2K)
     void linear(float* y, const float* x, const Linear& w, Index rows, bool add = false, const Norm* ln = nullptr,
-                Activation activation = nullptr) const {
+                Activation activation = nullptr, bool gated = false) const {
         const Index N = w.weight.N, K = w.weight.K;
         if (rows == 1) {
-            OneRow row(*this, x, w, ln);
+            OneRow row(*this, x, w, ln, gated);
             in_parts(w.weight, 1, [&](Index first, Index count, int worker) {
                 outputs(y, row.input(worker), w, first, count, 1, add, activation);
             });
@@ -73,6 +75,10 @@ struct Pass {
         if (ln) {
             norm(a, x, *ln, rows);
             x = a;
+        }
+        if (gated) {
+            team.share(rows, [&](Index i, int) { kernels.swiglu_forward(gate + i * K, x + i * 2 * K, 1, K); });
+            x = gate;
         }
         if (!in_blocks(w) && wide && rows == M) return many(y, x, w, add, activation);
         for (Index row = 0; row < rows; row += CHUNK, x += CHUNK * K, y += CHUNK * N) {
@@ -95,12 +101,14 @@ struct Pass {
 
     // Each thread norms and rounds the one row of a token for itself: that takes less time than to wait for another.
     struct OneRow {
-        OneRow(const Pass& pass, const float* x, const Linear& w, const Norm* ln) : pass(pass), x(x), w(w), ln(ln) {}
+        OneRow(const Pass& pass, const float* x, const Linear& w, const Norm* ln, bool gated)
+            : pass(pass), x(x), w(w), ln(ln), gated(gated) {}
         Input input(int worker) {
             if (ready) return own;
             float* space = pass.own_row(worker);
             own = {x, blocks(space + w.weight.K)};
             if (ln) pass.norm_rows(space, x, *ln, 1), own.x = space;
+            if (gated) pass.kernels.swiglu_forward(space, x, 1, w.weight.K), own.x = space;
             if (in_blocks(w)) pass.kernels.round_int8(blocks(space + w.weight.K), own.x, 0, 1, 1, w.weight.K);
             ready = true;
             return own;
@@ -110,6 +118,7 @@ struct Pass {
         const float* const x;
         const Linear& w;
         const Norm* const ln;
+        const bool gated;
         Input own{};
         bool ready = false;
     };
@@ -192,52 +201,80 @@ struct Pass {
 
     void norm_rows(float* y, const float* x, const Norm& ln, Index rows) const {
         float mean[NORMED], rstd[NORMED];
-        kernels.layernorm_forward(y, mean, rstd, x, ln.weight, ln.bias, rows, model.config.n_embd,
-                                  model.config.layer_norm_epsilon);
+        const npgpt_config& c = model.config;
+        if (c.rms_norm)
+            kernels.rmsnorm_forward(y, rstd, x, ln.weight, rows, c.n_embd, c.layer_norm_epsilon);
+        else
+            kernels.layernorm_forward(y, mean, rstd, x, ln.weight, ln.bias, rows, c.n_embd, c.layer_norm_epsilon);
     }
 
     void embed(float* x, const Piece* pieces, Index count) const {
         const Index C = model.config.n_embd, tokens = count == 1 ? M : 1;  // of a piece
         team.share(M, [&](Index row, int worker) {
             const Piece& piece = pieces[row / tokens];
-            float *y = x + row * C, *position = own_row(worker);
+            float *y = x + row * C, *learned = own_row(worker);
+            const Index position = piece.position + row % tokens;
             kernels.unpack_rows(y, model.wte, piece.ids[row % tokens], 1, 0, C);
-            kernels.unpack_rows(position, model.wpe, piece.position + row % tokens, 1, 0, C);
-            kernels.add(y, position, C);
+            if (model.wpe.data) {
+                kernels.unpack_rows(learned, model.wpe, position, 1, 0, C);
+                kernels.add(y, learned, C);
+            }
+            const Index half = Index(model.speeds.size());
+            for (Index i = 0; i < half; i++) {  // multiplied in float32, as the engine does
+                const double angle = double(float(position) * model.speeds[size_t(i)]);
+                turns[row * 2 * half + i] = float(std::cos(angle)),
+                                       turns[(row * 2 + 1) * half + i] = float(std::sin(angle));
+            }
         });
     }
 
-    // out (M,C) of x (M,C) by way of qkv (M,3C), whose keys and values go into the caches
+    // out (M,HD) of x (M,C) by way of qkv (M,N), whose keys and values go into the caches
     void attention(float* out, float* qkv, const float* x, const Linear& c_attn, const Norm* ln, const Piece* pieces,
                    Index count, Index layer) const {
         const npgpt_config& c = model.config;
-        const Index C = c.n_embd, H = c.n_head, D = C / H;
+        const Index H = c.n_head, KV = c.n_kv_head, D = c.head_size, N = (H + 2 * KV) * D;
         const Index window = c.window && layer % 2 ? c.window : Index(1) << 40;
         // Of a small model's token each head makes its own query, key and value: a step less.
-        const bool by_heads = M == 1 && C <= SMALL && H % workers == 0;
-        OneRow one(*this, x, c_attn, ln);
+        const bool by_heads = M == 1 && c.n_embd <= SMALL && H % workers == 0 && H == KV && !c.rope_theta;
+        const auto keys_of = [&](const Piece& piece, Index head) {  // where they lie in the cache, and the values
+            return (layer * KV + head) * piece.cache.context * D;
+        };
+        // Keys and values of a head, side by side from qkv's row `row` on, go to the cache.
+        const auto remember = [&](const Piece& piece, Index row, Index head) {
+            const Index at = keys_of(piece, head) + piece.position * D;
+            const float* k = qkv + row * N + (H + head) * D;
+            for (Index t = 0; t < piece.count; t++, k += N) {
+                std::memcpy(piece.cache.keys + at + t * D, k, size_t(D) * sizeof(float));
+                std::memcpy(piece.cache.values + at + t * D, k + KV * D, size_t(D) * sizeof(float));
+            }
+        };
+        OneRow one(*this, x, c_attn, ln, false);
         if (!by_heads) linear(qkv, x, c_attn, M, false, ln);
+        if (c.rope_theta)
+            team.share(M, [&](Index row, int) {
+                const float* cosine = turns + row * D;
+                kernels.rotate(qkv + row * N, H + KV, D / 2, cosine, cosine + D / 2, 1);
+            });
+        if (KV < H)  // several heads of queries wait for one of keys
+            team.share(count * KV, [&](Index item, int) { remember(pieces[item / KV], item / KV, item % KV); });
         team.share(count * H, [&](Index item, int worker) {
             const Index row = item / H, head = item % H;  // the piece's first row: of several each has one
             const Piece& piece = pieces[row];
-            const Index at = (layer * H + head) * piece.cache.context * D;
+            const Index at = keys_of(piece, head / (H / KV));
             float *keys = piece.cache.keys + at, *values = piece.cache.values + at;
             float* scores = work_space(worker);
-            const float* q = qkv + row * 3 * C + head * D;
-            float* y = out + row * C + head * D;
+            const float* q = qkv + row * N + head * D;
+            float* y = out + row * H * D + head * D;
             if (by_heads)
                 for (Index part = 0; part < 3; part++)
-                    outputs(qkv, one.input(worker), c_attn, part * C + head * D, D, 1, false, nullptr);
-            for (Index t = 0; t < piece.count; t++) {
-                std::memcpy(keys + (piece.position + t) * D, q + t * 3 * C + C, size_t(D) * sizeof(float));
-                std::memcpy(values + (piece.position + t) * D, q + t * 3 * C + 2 * C, size_t(D) * sizeof(float));
-            }
+                    outputs(qkv, one.input(worker), c_attn, (part * H + head) * D, D, 1, false, nullptr);
+            if (KV == H) remember(piece, row, head);
             if (wide)
-                kernels.attend_block(y, C, scores, q, 3 * C, keys, values, piece.count, piece.position + piece.count,
+                kernels.attend_block(y, H * D, scores, q, N, keys, values, piece.count, piece.position + piece.count,
                                      window, D, c.scale);
             else
                 for (Index t = 0, seen = piece.position + 1; t < piece.count; t++, seen++)
-                    kernels.attend(y + t * C, scores, q + t * 3 * C, keys, values, std::max(Index(0), seen - window),
+                    kernels.attend(y + t * H * D, scores, q + t * N, keys, values, std::max(Index(0), seen - window),
                                    seen, D, c.scale);
         });
     }
@@ -248,36 +285,43 @@ struct Pass {
 void forward(const Model& model, Workspace& work, const Piece* pieces, Index count, float* logits, bool every,
              float* hidden) {
     const npgpt_config& c = model.config;
-    const Index C = c.n_embd, D = C / c.n_head;
+    const Index C = c.n_embd, D = c.head_size, F = c.n_inner, heads = c.n_head * D;
+    const Index N = heads + 2 * c.n_kv_head * D, G = c.gated ? 2 * F : F, widest = std::max({C, F, heads});
     Index M = 0, context = 0;
     for (Index i = 0; i < count; i++) M += pieces[i].count, context = std::max(context, pieces[i].cache.context);
     const Kernels& kernels = *model.kernels.load();
     const std::shared_ptr<const Layers> layers = model.layers();
-    const Index multiply_adds = M * (12 * c.n_layer * C + c.vocab_size) * C;
+    const Index multiply_adds = M * (c.n_layer * (N + heads + G + F) + c.vocab_size) * C;
     const Index most = std::clamp(multiply_adds / THREAD_WORK, Index(1), Index(num_threads()));
     const bool paced = M == 1 && most > 1 && multiply_adds < PACED_WORK;
     const int workers = !paced || work.pace.together() ? int(most) : 1;
     const bool wide = count == 1 && M >= WIDE;
     const Index strip = (STRIP_PANELS + 1) * kernels.tile_n * round_up(K_BLOCK, 32);
-    const Index padded = round_up(M, kernels.tile_m), row = round_up(4 * C + C / 8 * Index(sizeof(Int8Block) / 4), 32);
+    const Index padded = round_up(M, kernels.tile_m),
+                row = round_up(widest + widest / 32 * Index(sizeof(Int8Block) / 4), 32);
     const Index space = wide ? std::max(strip, kernels.attention_scratch(ATTENTION_KEYS, D)) : context;
     const Index each = row + round_up(space, 32);
-    float* x = work.floats.room(size_t(M * 10 * C + padded * 4 * C + workers * each));
-    float *a = x + M * C, *qkv = a + M * C, *h = qkv + M * 3 * C, *y = h + M * 4 * C;
-    float *scratch = y + M * C, *packed = scratch + workers * each;
+    const Index extra = (c.gated ? F : 0) + (c.rope_theta ? D : 0);
+    float* x = work.floats.room(size_t(M * (2 * C + N + G + heads + extra) + padded * widest + workers * each));
+    float *a = x + M * C, *qkv = a + M * C, *h = qkv + M * N, *y = h + M * G;
+    float *scratch = y + M * heads, *packed = scratch + workers * each;
+    float *turns = packed + padded * widest, *gate = turns + (c.rope_theta ? M * D : 0);
     const Activation gelu = c.exact_gelu ? kernels.erf_gelu_forward : kernels.gelu_forward;
     Index rows = M;  // whose logits are asked for
     const float* last = x;
     if (!every && count == 1) last = x + (M - 1) * C, rows = 1;
 
     walk_together(workers, [&](Team& team) {
-        const Pass pass{model, kernels, team, M, wide, workers, a, packed, scratch, each, row};
+        const Pass pass{model, kernels, team, M, wide, workers, a, packed, gate, turns, scratch, each, row};
         pass.embed(x, pieces, count);
         for (Index layer = 0; layer < c.n_layer; layer++) {
             const Layer& p = layers->layers[size_t(layer)];
             pass.attention(y, qkv, x, p.c_attn, c.post_norm ? nullptr : &p.ln_1, pieces, count, layer);
             pass.linear(x, y, p.attn_proj, M, true);  // x += attention
-            if (!c.post_norm) {
+            if (c.gated) {
+                pass.linear(h, x, p.c_fc, M, false, &p.ln_2);
+                pass.linear(x, h, p.mlp_proj, M, true, nullptr, nullptr, true);  // x += mlp
+            } else if (!c.post_norm) {
                 pass.linear(h, x, p.c_fc, M, false, &p.ln_2, gelu);
                 pass.linear(x, h, p.mlp_proj, M, true);  // x += mlp
             } else {

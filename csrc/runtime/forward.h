@@ -23,7 +23,7 @@ struct Workspace {
     Pace pace;
 };
 
-// Keys and values of a session: (L, H, context, D) each.
+// Keys and values of a session: (L, n_kv_head, context, D) each.
 struct Cache {
     float *keys, *values;
     Index context;

@@ -101,6 +101,34 @@ struct Builder {
     Linear linear(const char* layer, const char* name, Index N, Index K) const {
         return {matrix(Name(layer, name, ".weight"), N, K, true), vector(Name(layer, name, ".bias"), N, false)};
     }
+    static void check_rope(const npgpt_config& c) {
+        for (const float value : {c.rope_theta, c.rope_factor, c.rope_low, c.rope_high, c.rope_context})
+            if (!(value >= 0 && std::isfinite(value)))
+                fail(NPGPT_BAD_FORMAT, "config: the numbers of rotary positions must be finite and at least 0, got %g",
+                     double(value));
+        if (c.rope_theta && c.head_size % 2)
+            fail(NPGPT_BAD_FORMAT, "config: rotary positions turn pairs, got heads of %d", c.head_size);
+        if (c.rope_high && !(c.rope_low < c.rope_high && c.rope_context))
+            fail(NPGPT_BAD_FORMAT,
+                 "config: rope_high must be above rope_low (%g) and rope_context above 0, got %g and %g",
+                 double(c.rope_low), double(c.rope_high), double(c.rope_context));
+    }
+    // As Rope.angles of npgpt/engine/config.py, for one token
+    static std::vector<float> rope_speeds(const npgpt_config& c) {
+        std::vector<float> speeds;
+        const double factor = c.rope_factor ? double(c.rope_factor) : 1.0;
+        for (int32_t i = 0; i < c.head_size / 2; i++) {
+            const double speed = std::pow(double(c.rope_theta), -2.0 * i / c.head_size);
+            double share = 0;  // of the pair's own speed
+            if (c.rope_high) {
+                const double turns = double(c.rope_context) * speed / (2 * 3.14159265358979323846);
+                share = (turns - double(c.rope_low)) / (double(c.rope_high) - double(c.rope_low));
+                share = std::min(1.0, std::max(0.0, share));
+            }
+            speeds.push_back(float(share * speed + (1 - share) * speed / factor));
+        }
+        return speeds;
+    }
     void build() const {
         npgpt_config& c = model.config;
         const auto positive = [](const char* name, int32_t value) {
@@ -108,27 +136,39 @@ struct Builder {
         };
         positive("n_layer", c.n_layer), positive("n_head", c.n_head), positive("n_embd", c.n_embd);
         positive("block_size", c.block_size), positive("vocab_size", c.vocab_size);
-        if (c.n_embd % c.n_head)
+        if (c.n_embd % c.n_head && !c.head_size)
             fail(NPGPT_BAD_FORMAT, "config: n_embd must be a multiple of n_head (%d), got %d", c.n_head, c.n_embd);
+        if (!c.n_kv_head) c.n_kv_head = c.n_head;
+        if (!c.head_size) c.head_size = c.n_embd / c.n_head;
+        if (!c.n_inner) c.n_inner = int32_t(std::min(uint64_t(c.n_embd) * 4, MANY * 4));
+        positive("n_kv_head", c.n_kv_head), positive("head_size", c.head_size), positive("n_inner", c.n_inner);
+        if (c.n_head % c.n_kv_head)
+            fail(NPGPT_BAD_FORMAT, "config: n_kv_head must divide n_head (%d), got %d", c.n_head, c.n_kv_head);
+        if (uint64_t(c.n_head) * uint64_t(c.head_size) > MANY || uint64_t(c.n_inner) > MANY * 4)
+            fail(NPGPT_BAD_FORMAT, "config: heads and MLPs must have at most %llu numbers, got %d of %d, and %d",
+                 (unsigned long long)MANY, c.n_head, c.head_size, c.n_inner);
+        check_rope(c);
         if (c.n_embd > int32_t(MANY) || c.window < 0)
             fail(NPGPT_BAD_FORMAT, "config: n_embd must be at most %llu and window at least 0, got %d and %d",
                  (unsigned long long)MANY, c.n_embd, c.window);
         if (!(c.layer_norm_epsilon > 0 && std::isfinite(c.layer_norm_epsilon) && std::isfinite(c.scale)))
             fail(NPGPT_BAD_FORMAT, "config: layer_norm_epsilon must be positive and scale finite, got %g and %g",
                  double(c.layer_norm_epsilon), double(c.scale));
-        if (c.scale == 0) c.scale = 1 / std::sqrt(float(c.n_embd) / float(c.n_head));
-        const Index C = c.n_embd;
+        if (c.scale == 0) c.scale = 1 / std::sqrt(float(c.head_size));
+        if (c.rope_theta) model.speeds = rope_speeds(c);
+        const Index C = c.n_embd, D = c.head_size, F = c.n_inner;
         model.wte = matrix("wte.weight", c.vocab_size, C, false);
-        model.wpe = matrix("wpe.weight", c.block_size, C, false);
+        if (!c.rope_theta) model.wpe = matrix("wpe.weight", c.block_size, C, false);
         model.head = matrix("lm_head.weight", c.vocab_size, C, false, false);
         if (!model.head.data) model.head = model.wte;
         for (int32_t i = 0; i < c.n_layer; i++) {
             char layer[16];
             std::snprintf(layer, sizeof(layer), "h.%d.", i);
             model.in_place->layers.push_back({norm(layer, "ln_1", C), norm(layer, "ln_2", C),
-                                              linear(layer, "attn.c_attn", 3 * C, C),
-                                              linear(layer, "attn.c_proj", C, C), linear(layer, "mlp.c_fc", 4 * C, C),
-                                              linear(layer, "mlp.c_proj", C, 4 * C)});
+                                              linear(layer, "attn.c_attn", (c.n_head + 2 * c.n_kv_head) * D, C),
+                                              linear(layer, "attn.c_proj", C, c.n_head * D),
+                                              linear(layer, "mlp.c_fc", (c.gated ? 2 : 1) * F, C),
+                                              linear(layer, "mlp.c_proj", C, F)});
         }
         model.ln_f = c.post_norm ? Norm{nullptr, nullptr} : norm("", "ln_f", C);
     }

@@ -22,7 +22,7 @@ class Mapping {  // a file in memory
 };
 
 struct Norm {
-    const float *weight, *bias;  // (C); bias may be null
+    const float *weight, *bias;  // (C); bias may be null, and is with RMSNorm
 };
 struct Linear {
     Matrix weight;
@@ -48,8 +48,9 @@ struct Model {
     void pack();
     std::shared_ptr<const Layers> layers() const;
 
-    npgpt_config config;
-    Matrix wte, wpe, head;
+    npgpt_config config;  // what was 0 for a default is that default
+    Matrix wte, wpe, head;  // wpe without data where positions are rotary
+    std::vector<float> speeds;  // rotary positions: the radians by which each pair of a head turns a token
     std::shared_ptr<Layers> in_place = std::make_shared<Layers>();
     Norm ln_f;  // weight null with post_norm
     std::unique_ptr<Vocabulary> vocabulary;

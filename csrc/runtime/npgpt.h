@@ -24,7 +24,7 @@
 #define NPGPT_API
 #endif
 
-#define NPGPT_ABI_VERSION 2
+#define NPGPT_ABI_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -68,14 +68,24 @@ typedef struct npgpt_config {
     int32_t block_size; /* the longest context, in tokens */
     int32_t vocab_size; /* V */
     float layer_norm_epsilon;
-    float scale;       /* of attention scores; 0: 1 / sqrt(n_embd / n_head) */
+    float scale;       /* of attention scores; 0: 1 / sqrt(head_size) */
     int32_t window;    /* tokens that the layers 1, 3, ... see; 0: all */
     int32_t post_norm; /* 1: GPT-1's order, layernorms behind the sums */
     int32_t exact_gelu; /* 1: x Phi(x), as nanoGPT has it, and not its tanh form */
+    /* Llama's shape; all of these 0: GPT-2's */
+    int32_t n_kv_head; /* heads of keys and of values, which divide n_head; 0: n_head */
+    int32_t head_size; /* numbers in a head; 0: n_embd / n_head */
+    int32_t n_inner;   /* numbers inside an MLP; 0: 4 n_embd */
+    int32_t rms_norm;  /* 1: RMSNorm for layernorm */
+    int32_t gated;     /* 1: SwiGLU; "mlp.c_fc" makes 2 n_inner numbers, the gates before what they let through */
+    float rope_theta;  /* rotary positions and no "wpe.weight": pair i turns by theta^(-2i/head_size) a token; 0: learned */
+    float rope_factor; /* they turn so many times slower; 0: 1 */
+    float rope_low, rope_high, rope_context; /* llama3's: that holds for pairs of less than rope_low turns in a context
+                                              * of rope_context, not at all above rope_high; rope_high 0: for all */
 } npgpt_config;
 
 typedef struct npgpt_tensor {
-    const char *name; /* GPT-2's: "wte.weight" (V,C), "wpe.weight" (T,C), "h.0.attn.c_attn.weight", ... */
+    const char *name; /* GPT-2's: "wte.weight" (V,C), "wpe.weight" (T,C), "h.0.attn.c_attn.weight", ... (C = n_embd) */
     const float *data;
     int32_t rows, columns; /* rows 1 for a vector */
     int32_t transposed;    /* a linear layer's matrix is (in,out) as in GPT-2's files; 1: (out,in) */

@@ -17,7 +17,7 @@ Session::Session(std::shared_ptr<Model> model_, Index context) : model(std::move
     logits.resize(size_t(c.vocab_size));
     seen.resize(size_t(c.vocab_size));
     text.reserve(size_t(cache.context));
-    const size_t floats = size_t(c.n_layer) * size_t(c.n_embd) * size_t(cache.context);
+    const size_t floats = size_t(c.n_layer) * size_t(c.n_kv_head) * size_t(c.head_size) * size_t(cache.context);
     if (floats > (size_t(1) << 44)) throw std::bad_alloc();
     void* block = ::mmap(nullptr, 2 * floats * sizeof(float), PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -69,8 +69,9 @@ SETTINGS = [
     Setting("init_from", str, "begin with the weights and tokenizer of this model: a run or a GPT-2 folder"),
     Setting(
         "engine",
-        one_of("gpt", "gpt-2", "gpt-3"),
-        "gpt (layernorms after the branches), gpt-2 (default) or gpt-3 (a window in every other layer)",
+        one_of("gpt", "gpt-2", "gpt-3", "llama"),
+        "gpt (layernorms after the branches), gpt-2 (default), gpt-3 (a window in every other layer) or "
+        "llama (RMSNorm, rotary positions, a gated MLP)",
     ),
     Setting(
         "window", count, "tokens in an attention window of gpt-3 (default: half the context, at most 256)"

@@ -292,7 +292,7 @@ class GPT:
             )
         ops, cache = kernels.ops_for(self.dtype), ForwardCache()
         x = self._full_pass(ops, ids, cache, starts)
-        loss, cache.dx = _head(ops, x, self._head_of(self.params), targets, self._head_of(self.grads))
+        loss, cache.dx = _head(ops, x, self.head_weights, targets, self._head_of(self.grads))
         self._cache = cache
         return loss
 
@@ -301,7 +301,7 @@ class GPT:
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
         ops = kernels.ops_for(self.dtype)
         x = self._full_pass(ops, ids, starts=self._check_starts("loss", ids, starts))
-        return _head(ops, x, self._head_of(self.params), targets)[0]
+        return _head(ops, x, self.head_weights, targets)[0]
 
     def hidden(self, ids: ArrayLike, starts: ArrayLike | None = None) -> Floats:
         """Return the hidden states (B,T,C) that the head reads for ids (B,T), without dropout."""
@@ -315,10 +315,15 @@ class GPT:
         ops = kernels.ops_for(self.dtype)
         x = self._full_pass(ops, ids)
         B, T, C = x.shape
-        return ops.matmul(x.reshape(B * T, C), self._head_of(self.params), trans_b=True).reshape(B, T, -1)
+        return ops.matmul(x.reshape(B * T, C), self.head_weights, trans_b=True).reshape(B, T, -1)
+
+    @property
+    def head_weights(self) -> Floats:
+        """The output head's weights (V,C): those of the embedding where they are tied."""
+        return self._head_of(self.params)
 
     def _head_of(self, tensors: Tensors) -> Floats:
-        """Return the head's weights (V,C), or their gradients: those of the embedding where they are tied."""
+        """Return the head's tensor (V,C) of params or grads."""
         return tensors["wte.weight" if self.config.tied else "lm_head.weight"]
 
     def _full_pass(
@@ -633,7 +638,7 @@ class GPT:
 
         x = self._blocks(ops, ids, positions, attend)
         cache.length = end
-        return ops.matmul(np.ascontiguousarray(x[:, -1]), self._head_of(self.params), trans_b=True)
+        return ops.matmul(np.ascontiguousarray(x[:, -1]), self.head_weights, trans_b=True)
 
     # ------------------------------------------------------------------------ helpers
 

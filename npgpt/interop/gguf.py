@@ -88,6 +88,10 @@ def write_gguf(
     if type not in TYPES:
         raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
     config, path = model.config, Path(path)
+    if config.rope:
+        raise ValueError(
+            "write_gguf: engine must be gpt, gpt-2 or gpt-3, got llama: export it as safetensors"
+        )
     windows = (config.window or config.block_size) < config.block_size
     arch = "npgpt" if config.post_norm or config.activation == "gelu" or windows else "gpt2"
     values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)

@@ -331,6 +331,17 @@ SCALINGS = {
 }
 
 
+def _without_defaults(fields: Fields) -> Fields:
+    """Return fields of a GPTConfig without those that say what None says, so that equal shapes are equal."""
+    C, H = fields["n_embd"], fields["n_head"]
+    usual = {"n_kv_head": H, "n_inner": 4 * C, "head_size": None if not H or C % H else C // H}
+    kept = {name: value for name, value in fields.items() if name not in usual or value != usual[name]}
+    if kept["attention_bias"] == kept["mlp_bias"]:
+        kept["bias"] = kept.pop("attention_bias")
+        del kept["mlp_bias"]
+    return {"bias": False} | kept
+
+
 def _rope_from_json(settings: Fields, context: int, where: str) -> Rope:
     """Return the rotary positions of Llama's config.json, in Transformers 5's form or in that of 4."""
     turns = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
@@ -392,8 +403,13 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
             fields["window"] = fields["block_size"]
     if model_type == "llama":
         rope = _rope_from_json(settings, fields["block_size"], where)
-        fields |= {"norm": "rmsnorm", "activation": "swiglu", "rope": rope, "bias": False}
-        return config_of(where, **fields | {"dropout": ours.get("dropout", 0.0)})
+        fields |= {
+            "norm": "rmsnorm",
+            "activation": "swiglu",
+            "rope": rope,
+            "dropout": ours.get("dropout", 0.0),
+        }
+        return config_of(where, **_without_defaults(fields))
     fields |= {"bias": bool(ours.get("bias", True)), "post_norm": model_type == "openai-gpt"}
     return config_of(where, **fields)
 

@@ -187,6 +187,14 @@ def _from_tensors(model: GPT, ffi: Any, lib: Any, made: Any, error: Any) -> int:
     config.block_size, config.vocab_size = c.block_size, c.vocab_size
     config.layer_norm_epsilon, config.scale = c.layer_norm_epsilon, c.scale
     config.window, config.post_norm, config.exact_gelu = c.window or 0, c.post_norm, c.activation == "gelu"
+    config.n_kv_head, config.head_size, config.n_inner = c.K, c.D, c.F
+    config.rms_norm, config.gated = c.norm == "rmsnorm", c.activation == "swiglu"
+    if c.rope:
+        config.rope_theta = c.rope.theta
+        config.rope_factor = c.rope.factor if c.rope.type != "default" else 0
+        if c.rope.type == "llama3":
+            config.rope_low, config.rope_high = c.rope.low_freq_factor, c.rope.high_freq_factor
+            config.rope_context = c.rope.original_context
     names = [ffi.new("char[]", name.encode()) for name in model.params]
     tensors = ffi.new("npgpt_tensor[]", len(names))
     for tensor, name, w in zip(tensors, names, model.params.values(), strict=True):

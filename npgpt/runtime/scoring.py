@@ -52,7 +52,7 @@ def log_probabilities(model: GPT, pairs: Sequence[tuple[list[int], list[int]]]) 
             at = begin + len(window)
     totals = [0.0] * len(pairs)
     for n, h, scored in _hidden(model, windows):
-        log_p = log_softmax(h[-len(scored) :] @ model.params["wte.weight"].T)  # (scored,V)
+        log_p = log_softmax(h[-len(scored) :] @ model.head_weights.T)  # (scored,V)
         totals[n] += float(log_p[np.arange(len(scored)), scored].sum())
     return totals
 

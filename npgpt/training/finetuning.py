@@ -145,7 +145,8 @@ class TaskTrainer(Trainer):
 def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) -> tuple[GPT, int]:
     """Return the model with a row of wte for each token of `tokenizer`, and the number of new rows.
 
-    `before` is the tokenizer that the model was trained with. A new row is the mean of the old ones.
+    `before` is the tokenizer that the model was trained with. A new row is the mean of the old ones. A head
+    of its own gets as many.
     """
     known = min(before.vocab_size if before else model.config.vocab_size, model.config.vocab_size)
     added = tokenizer.vocab_size - known
@@ -155,7 +156,7 @@ def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) 
     grown = GPT(replace(model.config, vocab_size=V), seed=None)
     for name, w in model.params.items():
         grown.params[name][: len(w)] = w
-    rows = grown.params["wte.weight"]
-    rows[known:] = rows[:known].mean(axis=0)
+    for rows in (grown.params["wte.weight"], grown.head_weights):
+        rows[known:] = rows[:known].mean(axis=0)
     grown.touch()
     return grown, V - known

@@ -26,7 +26,7 @@ class Plan:
 
     memorise: bool  # the text is too small to generalise from: train on all of it until it is memorised
     split: tuple[float, float, float]
-    engine: str  # gpt, gpt-2 or gpt-3
+    engine: str  # gpt, gpt-2, gpt-3 or llama
     window: int | None  # gpt-3 only: tokens that every other layer attends to
     n_layer: int
     n_head: int

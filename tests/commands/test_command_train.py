@@ -158,7 +158,7 @@ def test_a_run_inside_the_folder_of_its_texts_is_none_of_them(command, text):
     assert command("train", ".", "--resume", "--out", "runs/x")[0] == 0
 
 
-@pytest.mark.parametrize("engine", ["gpt", "gpt-2", "gpt-3"])
+@pytest.mark.parametrize("engine", ["gpt", "gpt-2", "gpt-3", "llama"])
 def test_train_every_engine(command, text, engine):
     code, out, err = command("train", text, *TINY, "--engine", engine, "--steps", 4, "--out", "run")
     assert code == 0 and f"model: {engine}, 1 layers" in out, err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from npgpt.engine.config import GPTConfig
+from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.model import GPT
 from npgpt.interop.huggingface import read_pretrained, write_pretrained
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
@@ -31,6 +31,7 @@ def edit_tensors(folder, change):
     save_file(change(tensors) or tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "rope": Rope()}
 FAMILY = [
     {},
     {"scale_attn_weights": False},
@@ -39,6 +40,10 @@ FAMILY = [
     {"window": 3},
     {"window": 3, "n_layer": 3},
     {"window": 9, "n_layer": 1, "scale_attn_weights": False},
+    LLAMA | {"head_size": 4, "n_kv_head": 1, "n_inner": 32},
+    LLAMA | {"head_size": 6, "tied": False},
+    LLAMA | {"head_size": 4, "rope": Rope(5e5, "llama3", 8.0, 1.0, 4.0, 16)},
+    LLAMA | {"head_size": 4, "rope": Rope(1e5, "linear", 2.0)},
 ]
 
 

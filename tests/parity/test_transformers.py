@@ -7,7 +7,7 @@ import pytest
 
 import npgpt
 from npgpt.engine import kernels
-from npgpt.engine.config import GPTConfig, count_parameters
+from npgpt.engine.config import GPTConfig, Rope, count_parameters
 from npgpt.interop.huggingface import family_of
 from npgpt.interop.layout import tensor_specs
 
@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)  # two pools that both spin are a hundred times slower than either
 
+LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "rope": Rope(), "bias": False}
 FAMILY = {
     "gpt": {"post_norm": True, "block_size": 512},
     "gpt-2": {"block_size": 1024},
@@ -22,11 +23,18 @@ FAMILY = {
     "gpt-2 unscaled": {"scale_attn_weights": False, "block_size": 64},
     "gpt-3": {"window": 19, "block_size": 2048},
     "gpt-neo": {"window": 19, "scale_attn_weights": False, "block_size": 300},
+    "llama": LLAMA | {"n_kv_head": 2, "n_inner": 176, "block_size": 1024},
+    "llama, one head of keys": LLAMA | {"n_kv_head": 1, "head_size": 32, "block_size": 128},
+    "llama, untied, biases": LLAMA | {"tied": False, "bias": True, "block_size": 128},
+    "llama 3": LLAMA | {"rope": Rope(5e5, "llama3", 8.0, 1.0, 4.0, 32), "n_kv_head": 2, "block_size": 512},
+    "llama, linear": LLAMA
+    | {"rope": Rope(1e4, "linear", 4.0), "block_size": 512, "layer_norm_epsilon": 1e-6},
 }
 CLASSES = {
     "openai-gpt": transformers.OpenAIGPTLMHeadModel,
     "gpt2": transformers.GPT2LMHeadModel,
     "gpt_neo": transformers.GPTNeoForCausalLM,
+    "llama": transformers.LlamaForCausalLM,
 }
 
 
@@ -40,7 +48,7 @@ def our_model(rng, **fields):
     sizes = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 257}
     model = npgpt.GPT(GPTConfig(**sizes | fields))
     for name, w in model.params.items():
-        spread = 0.5 if name == "wte.weight" else 0.1
+        spread = 0.5 if name in ("wte.weight", "lm_head.weight") else 0.1
         w[...] = spread * rng.standard_normal(w.shape) + (w.ndim == 1 and name.endswith("weight"))
         if name.endswith("c_attn.weight") and not model.config.scale_attn_weights:
             w[:, : len(w)] *= 0.25
@@ -91,7 +99,7 @@ def test_gradients_are_those_of_autograd(impl, rng, measured, tmp_path, model):
     form, parameters, seen = family_of(model.config), dict(theirs.named_parameters()), set()
     for name, spec in tensor_specs(form, model.config).items():
         expected = parameters[name].grad.numpy()
-        if form == "gpt_neo" and spec.third == 0:
+        if form == "gpt_neo" and spec.is_query:
             expected = expected * model.config.scale  # their queries' weights are ours times the scale
         g = spec.view(model.grads)
         error = np.abs(g - expected).max() / np.abs(expected).max()
@@ -101,10 +109,11 @@ def test_gradients_are_those_of_autograd(impl, rng, measured, tmp_path, model):
 
 
 def test_two_hundred_greedy_tokens(rng, tmp_path):
-    for name in ("gpt", "gpt-2", "gpt-3"):
+    for name in ("gpt", "gpt-2", "gpt-3", "llama"):
         model = our_model(rng, **FAMILY[name] | {"block_size": 230})
         model.params["wte.weight"][...] *= 0.2  # else the text soon repeats itself, whatever the context
-        model.params["wpe.weight"][...] *= 5
+        if "wpe.weight" in model.params:
+            model.params["wpe.weight"][...] *= 5
         model.touch()
         theirs = in_transformers(model, tmp_path / name)
         prompt = rng.integers(0, 256, (1, 21))

@@ -184,7 +184,7 @@ def test_hidden_states_are_what_the_head_reads(kind, isa, rng, measured):
     ids = rng.integers(0, model.config.vocab_size, 20)
     session = libnpgpt.Session(libnpgpt.Model.of(model))
     hidden = np.concatenate([session.feed_hidden(ids[:3]), session.feed_hidden(ids[3:])])
-    logits = hidden @ model.params["wte.weight"].T
+    logits = hidden @ model.head_weights.T
     measured(
         "hidden states by the head against the full pass",
         np.abs(logits - model.logits(ids[None])).max(),
