@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -43,7 +43,7 @@ class GPT2LMHeadModel(GPT):
         repetition_penalty: float = 1.0,
         length_penalty: float = 1.0,
         early_stopping: bool | str = False,
-        eos_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
         seed: int | None = None,
     ) -> Any:
@@ -53,13 +53,14 @@ class GPT2LMHeadModel(GPT):
         max_length). Each row is a prompt and its continuation, cut after the end of text and filled with
         pad_token_id. attention_mask is 0 for padding, on the left. max_length counts the prompt,
         max_new_tokens does not; the default is 20 ids in all. do_sample draws by temperature, top_k, top_p
-        and min_p; num_beams searches. eos_token_id None is the tokenizer's, -1 is none. A full context goes
-        on with its newer half. The same seed gives the same ids. Arrays and lists give an array, a tensor
-        gives a tensor.
+        and min_p; num_beams searches. eos_token_id, one or more, None is the tokenizer's, -1 is none. A full
+        context goes on with its newer half. The same seed gives the same ids. Arrays and lists give an array,
+        a tensor gives a tensor.
         """
-        end = eos_token_id
-        if end is None and self.tokenizer:
-            end = self.tokenizer.end_of_text
+        if eos_token_id is None:
+            eos_token_id = self.tokenizer.ends if self.tokenizer else ()
+        ends = tuple(np.atleast_1d(eos_token_id).tolist())
+        end = ends[0] if ends else None
         ids = _checked(input_ids, end, self.config.vocab_size)
         mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
         pad = pad_token_id if pad_token_id is not None else 0 if end in (None, -1) else end
@@ -70,7 +71,7 @@ class GPT2LMHeadModel(GPT):
         if do_sample and not temperature:
             raise ValueError("generate: temperature must be above 0 with do_sample, got 0")
         config = GenerationConfig(
-            max_length, do_sample, num_beams, num_return_sequences, length_penalty, early_stopping, end, pad
+            max_length, do_sample, num_beams, num_return_sequences, length_penalty, early_stopping, ends, pad
         )
         how = Sampling(repetition_penalty=repetition_penalty, temperature=0)
         if do_sample:

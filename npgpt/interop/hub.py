@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
-         "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # fmt: skip
+         "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+         "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 
 FORMATS = (".gguf", ".safetensors", ".pt", ".pth", ".txt")
 

@@ -8,7 +8,7 @@ embedding is not in the file. No pickle is ever read.
 import json
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,9 +22,9 @@ from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
 from npgpt.interop.safetensors_file import save_file
-from npgpt.text.load import load_tokenizer
+from npgpt.text.json_file import read_json
+from npgpt.text.load import load_tokenizer, tokenizer_of
 from npgpt.text.tokenizer import Tokenizer
-from npgpt.text.tokenizer_json import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 Key: TypeAlias = tuple[str, object]  # a key of config.json, Transformers' default
@@ -147,12 +147,13 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
 
     # Written even where there is none: a missing key would mean GPT-2's own 50256.
     end = tokenizer.end_of_text if tokenizer else None
-    settings = _config_to_json(model.config, end)
+    stop = tokenizer.ends if tokenizer else (None,)
+    ends = {"bos_token_id": end, "eos_token_id": list(stop) if len(stop) > 1 else stop[0]}
+    settings = _config_to_json(model.config, ends)
     if tokenizer:
         settings["npgpt"]["tokenizer"] = tokenizer.fingerprint
         tokenizer.save(folder, model.config.block_size)
     _write_json(folder / "config.json", settings)
-    ends = {"bos_token_id": end, "eos_token_id": end}
     _write_json(folder / "generation_config.json", {"_from_model_config": True} | ends)
 
 
@@ -193,9 +194,14 @@ def read_pretrained(folder: PathLike) -> Pretrained:
     folder = Path(folder)
     settings = read_json(folder / "config.json")
     config = _config_from_json(settings, folder)
-    _check_generation(folder / "generation_config.json")
-    tokenizer = read_tokenizer(folder)
-    check_tokenizer(tokenizer, settings, config, f"read_pretrained: {folder}")
+    path = folder / "generation_config.json"
+    generation = read_json(path) if path.exists() else {}
+    _check_generation(path, generation)
+    tokenizer = fit_tokenizer(read_tokenizer(folder), settings, config, f"read_pretrained: {folder}")
+    if tokenizer:
+        named = {path: generation, folder / "config.json": settings}
+        ends = _ends(named, config.vocab_size)
+        tokenizer.more_ends = tuple(i for i in ends if i != tokenizer.end_of_text)
     with ExitStack() as stack:
         stored, path = _open_weights(folder, stack)
         format = settings.get("model_type", "gpt2")
@@ -213,16 +219,29 @@ def read_tokenizer(folder: PathLike) -> Tokenizer | None:
         return None
 
 
-def check_tokenizer(tokenizer: Tokenizer | None, settings: Fields, config: GPTConfig, where: str) -> None:
-    """Raise ValueError for a tokenizer with more tokens than the model, or another than config.json names."""
+def fit_tokenizer(
+    tokenizer: Tokenizer | None, settings: Fields, config: GPTConfig, where: str
+) -> Tokenizer | None:
+    """Return the tokenizer without special tokens that the model has no rows for, of which it warns.
+
+    ValueError for one with more tokens than the model but for these, or another than config.json names.
+    """
     if tokenizer is None:
-        return
-    if tokenizer.vocab_size > config.vocab_size:
-        wanted = f"at most the model's {config.vocab_size} tokens"
-        raise ValueError(f"{where}: the tokenizer must have {wanted}, got {tokenizer.vocab_size}")
+        return None
+    rows, v = config.vocab_size, tokenizer.vocabulary
+    if tokenizer.vocab_size > rows:
+        left_out = {name: i for name, i in v.tokens.items() if i >= rows}
+        if tokenizer.end_of_text >= rows or not left_out.keys() <= v.special.keys():
+            wanted = f"at most the model's {rows} tokens"
+            raise ValueError(f"{where}: the tokenizer must have {wanted}, got {tokenizer.vocab_size}")
+        names = ", ".join(f"{name!r} ({i})" for name, i in left_out.items())
+        warnings.warn(f"{where}: the model has {rows} rows and none for {names}: left out", stacklevel=3)
+        tokens, special = ({n: i for n, i in table.items() if i < rows} for table in (v.tokens, v.special))
+        tokenizer = tokenizer_of(replace(v, tokens=tokens, special=special))
     ours = settings.get("npgpt")
     if isinstance(ours, dict) and ours.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")
+    return tokenizer
 
 
 def open_safetensors(path: PathLike, stack: ExitStack) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -272,7 +291,7 @@ def _read_bfloat16(path: PathLike, name: str) -> Array:
     return bits.view(np.float32).reshape(header["shape"])
 
 
-def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
+def _config_to_json(config: GPTConfig, ends: Fields) -> Fields:
     model_type = family_of(config)
     family = FAMILIES[model_type]
     settings = {"architectures": [family.architecture], "model_type": model_type, **family.fixed}
@@ -289,8 +308,7 @@ def _config_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
         settings["n_ctx"] = config.block_size  # llama.cpp's converter reads this one
     return settings | {
         "tie_word_embeddings": True,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        **ends,
         "npgpt": {"bias": config.bias, "scale_attn_weights": config.scale_attn_weights},
     }
 
@@ -414,11 +432,26 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
     return config_of(where, **fields)
 
 
-def _check_generation(path: Path) -> None:
-    for key, value in (read_json(path) if path.exists() else {}).items():
+def _check_generation(path: Path, settings: Fields) -> None:
+    for key, value in settings.items():
         if key in GENERATION and value is not None and value != GENERATION[key] and value not in ([], {}):
             nothing = GENERATION[key] or "left out"
             raise ValueError(f"read_pretrained: {path}: {key} must be {nothing}, got {value!r:.60}")
+
+
+def _ends(files: dict[Path, Fields], vocab_size: int) -> tuple[int, ...]:
+    """Return the ids that the first of these files with eos_token_id ends a generation at, () for none.
+
+    Ids outside the vocabulary never come: Transformers' default of 50256 stands in files of smaller ones.
+    """
+    for path, settings in files.items():
+        ids = settings.get("eos_token_id")
+        if ids is not None:
+            ids = ids if isinstance(ids, list) else [ids]
+            if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+                raise ValueError(f"read_pretrained: {path}: eos_token_id must be ids, got {ids!r:.60}")
+            return tuple(dict.fromkeys(i for i in ids if 0 <= i < vocab_size))
+    return ()
 
 
 def _value(settings: Fields, key: str, alias: str, default: object, where: str) -> Any:

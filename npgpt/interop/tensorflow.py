@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.engine.types import PathLike, Shape
-from npgpt.interop.huggingface import check_tokenizer
+from npgpt.interop.huggingface import fit_tokenizer
 from npgpt.interop.layout import FLOATS, Pretrained, StoredTensor, config_of, read_weights
+from npgpt.text.json_file import read_json
 from npgpt.text.tokenizer import BPETokenizer
-from npgpt.text.tokenizer_json import read_json
 
 HPARAMS = {name: name for name in ("n_layer", "n_head", "n_embd")}
 HPARAMS |= {"block_size": "n_ctx", "vocab_size": "n_vocab"}
@@ -46,8 +46,7 @@ def read_release(folder: PathLike) -> Pretrained:
         ) from None
     files = folder / "encoder.json", folder / "vocab.bpe"
     tokenizer = BPETokenizer.from_files(*files) if all(file.exists() for file in files) else None
-    check_tokenizer(tokenizer, {}, config, where)
-    return Pretrained(config, weights, tokenizer)
+    return Pretrained(config, weights, fit_tokenizer(tokenizer, {}, config, where))
 
 
 def _tensor(reader: Any, name: str, shape: Shape, dtype: str) -> StoredTensor:

@@ -27,7 +27,7 @@ class GenerationConfig:
     num_return_sequences: int = 1
     length_penalty: float = 1.0  # a beam's score is its log-probability / length ** this
     early_stopping: bool | str = False  # True: when num_beams are complete; "never": when none can improve
-    eos_token_id: int | None = None
+    eos_token_id: tuple[int, ...] = ()  # each of them ends a row
     pad_token_id: int = 0  # fills a row after its end
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ def _sessions(
     for length in range(ids.shape[1], config.max_length):
         for session, drawing, tokens in going:
             tokens.append(session.sample(drawing))
-        going = [row for row in going if row[2][-1] != config.eos_token_id]
+        going = [row for row in going if row[2][-1] not in config.eos_token_id]
         if not going or length + 1 == config.max_length:
             break
         libnpgpt.feed_many([session for session, _, _ in going], [tokens[-1] for _, _, tokens in going])
@@ -129,7 +129,7 @@ def _independent(
             tokens.append(draw(probabilities(z, how, seen[b]), generators[b]))
             new[b].append(tokens[-1])
             seen[b, tokens[-1]] = True
-        stay = np.flatnonzero(np.array(tokens) != config.eos_token_id)
+        stay = np.flatnonzero(~np.isin(tokens, config.eos_token_id))
         if not len(stay) or context.ids.shape[1] + 1 >= config.max_length:
             return new
         context.extend(tokens)
@@ -147,6 +147,7 @@ def _beams(
 ) -> list[list[int]]:
     """Return the num_return_sequences best continuations by at most `max_new` ids, best first."""
     n, V = config.num_beams, model.config.vocab_size
+    most = max(2, 1 + len(config.eos_token_id)) * n  # of which n go on, whatever ends
     context = Context(model, prompt[None], len(prompt) + max_new)
     logits = np.repeat(context.logits(), n, axis=0)  # (n,V)
     context.reorder(np.zeros(n, int))
@@ -155,12 +156,12 @@ def _beams(
     for generated in range(1, max_new + 1):
         log_p = _log_probabilities(logits, context.ids, config.do_sample, how)
         total = (log_p + scores[:, None]).reshape(-1)  # (n V)
-        # the 2 n best, or as many drawn without replacement: the largest with Gumbel noise
+        # the best, or as many drawn without replacement: the largest with Gumbel noise
         drawn = total + generator.gumbel(size=total.shape) if config.do_sample else total
-        best = np.argsort(-drawn, kind="stable")[: 2 * n]
+        best = np.argsort(-drawn, kind="stable")[:most]
         best = best[np.argsort(-total[best], kind="stable")]
         beams, tokens = np.divmod(best, V)
-        ends = (tokens == config.eos_token_id) | (generated == max_new)
+        ends = np.isin(tokens, config.eos_token_id) | (generated == max_new)
         for i in np.flatnonzero(ends[:n]):
             ids = [*context.ids[beams[i], len(prompt) :].tolist(), int(tokens[i])]
             finished.append((total[best[i]] / generated**config.length_penalty, ids))

@@ -43,8 +43,8 @@ def generate(
     if not all(isinstance(s, str) and s for s in stop):
         raise ValueError(f"generate: stop must be strings that are not empty, got {stop!r}")
     ids = sampling.prompt_ids(prompt, tokenizer, model.config.vocab_size)
-    end = tokenizer.end_of_text if tokenizer else None
-    new_ids = libnpgpt.generate_ids(model, ids, max_new_tokens, how, end, ignore_eos, seed, speculate)
+    ends = tokenizer.ends if tokenizer else ()
+    new_ids = libnpgpt.generate_ids(model, ids, max_new_tokens, how, ends, ignore_eos, seed, speculate)
     if tokenizer is None:
         if not return_ids or stop:
             raise ValueError("generate: return_ids must be True, stop empty, without a tokenizer")

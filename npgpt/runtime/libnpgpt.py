@@ -35,28 +35,27 @@ def generate_ids(
     prompt: list[int],
     max_new_tokens: int,
     sampling: Sampling,
-    end_of_text: int | None = None,
+    ends: Sequence[int] = (),
     ignore_eos: bool = False,
     seed: int | None = None,
     speculate: bool = False,
 ) -> Iterator[int]:
-    """Yield the ids that follow `prompt`, at most max_new_tokens, up to the end of text (not yielded).
+    """Yield the ids that follow `prompt`, at most max_new_tokens, up to one of `ends` (not yielded).
 
-    The compiled runtime computes them where the kernels are in use, else sampling.generate_ids.
+    ignore_eos bans the first of them, and the others end nothing. The compiled runtime computes them where
+    the kernels are in use, else sampling.generate_ids.
     speculate=True is that of Session.
     """
     if not (isinstance(model, Model) or is_compiled_for(model)):
-        yield from numpy_path.generate_ids(
-            model, prompt, max_new_tokens, sampling, end_of_text, ignore_eos, seed
-        )
+        yield from numpy_path.generate_ids(model, prompt, max_new_tokens, sampling, ends, ignore_eos, seed)
         return
-    how = sampling_struct(sampling, end_of_text if ignore_eos else None, seed)
+    how = sampling_struct(sampling, ends[0] if ends and ignore_eos else None, seed)
     session = Session(model if isinstance(model, Model) else Model.of(model), speculate=speculate)
     unread = prompt
     for _ in range(max_new_tokens):
         session.feed(unread)
         token = session.sample(how)
-        if token == end_of_text:
+        if token in ends and not ignore_eos:
             return
         yield token
         unread = [token]

@@ -188,22 +188,25 @@ def generate_ids(
     prompt: list[int],
     max_new_tokens: int,
     sampling: Sampling,
-    end_of_text: int | None = None,
+    ends: Sequence[int] = (),
     ignore_eos: bool = False,
     seed: int | None = None,
 ) -> Iterator[int]:
-    """Yield at most max_new_tokens ids that follow `prompt` (N >= 1), without the end of text."""
+    """Yield at most max_new_tokens ids that follow `prompt` (N >= 1), up to one of `ends` (not yielded).
+
+    ignore_eos bans the first of them, and the others end nothing.
+    """
     generator = Draws(seed)
     context = Context(model, [prompt], len(prompt) + max_new_tokens)
     seen = np.zeros(model.config.vocab_size, bool)
     seen[prompt] = True
     drawn = np.zeros(model.config.vocab_size, np.int64)
-    banned = end_of_text if ignore_eos else None
+    banned = ends[0] if ends and ignore_eos else None
     for _ in range(max_new_tokens):
         p = probabilities(context.logits()[0], sampling, seen, banned, drawn=drawn)
         token = draw(p, generator)
         drawn[token] += 1
-        if token == end_of_text:
+        if token in ends and not ignore_eos:
             return
         yield token
         context.extend([token])

@@ -9,6 +9,7 @@ from npgpt.engine.types import PathLike
 from npgpt.text import tokenizer_json
 from npgpt.text.gpt1 import GPT1Tokenizer
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
+from npgpt.text.tokenizer_json import Vocabulary
 
 
 def load_tokenizer(path: PathLike) -> Tokenizer:
@@ -16,7 +17,11 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 
     FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
     """
-    vocabulary = tokenizer_json.read_vocabulary(path)
+    return tokenizer_of(tokenizer_json.read_vocabulary(path))
+
+
+def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
+    """Return the tokenizer of a vocabulary; ValueError, naming the first fault, where it is inconsistent."""
     if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
         return ByteTokenizer()
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)

@@ -36,6 +36,7 @@ class Tokenizer(ABC):
 
     name: str  #: "bytes", "bpe:4096", "gpt1"
     vocabulary: Vocabulary  #: tokens, merges and special tokens, as the files have them
+    more_ends: tuple[int, ...] = ()  #: ids beside end_of_text that end a generation, as a model's files say
 
     @property
     def vocab_size(self) -> int:
@@ -46,6 +47,11 @@ class Tokenizer(ABC):
     def end_of_text(self) -> int:
         """The id that ends a document."""
         return self.vocabulary.tokens[self.vocabulary.end_of_text]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a generation: the end of text, then more_ends."""
+        return self.end_of_text, *self.more_ends
 
     @property
     def dtype(self) -> type[np.uint16 | np.uint32]:

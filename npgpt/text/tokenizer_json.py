@@ -6,8 +6,11 @@ A token is written there in printable characters, one for each byte (BYTE_CHARAC
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from npgpt.engine.types import Fields, PathLike
+from npgpt.text.json_file import read_json
+from npgpt.text.special_tokens import read_special_tokens
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_WORD = "</w>"  # GPT-1 marks the end of a word, GPT-2 the blank before it
@@ -29,6 +32,7 @@ def _byte_characters() -> list[str]:
 
 
 BYTE_CHARACTERS = _byte_characters()
+BERT = {"clean_text": True, "handle_chinese_chars": True, "lowercase": True}  # what GPT-1's text goes through
 PAIRS_OF_FILES = (  # vocabulary, merges
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe"),
@@ -82,9 +86,8 @@ def read_pair(vocabulary: PathLike, merges: PathLike) -> Vocabulary:
     words = UNKNOWN in tokens and any(token.endswith(END_OF_WORD) for token in tokens)
     named = UNKNOWN if words else END_OF_TEXT
     special = {named: tokens[named]} if named in tokens else {}
-    special |= _added_tokens(merges.parent)
-    tokens |= special
-    return Vocabulary(str(merges), tokens, pairs, special, _end_of_text(merges.parent), words)
+    more = read_special_tokens(merges.parent, tokens, _plain(pairs), None, words)
+    return Vocabulary(str(merges), tokens | more.ids, pairs, special | more.ids, more.end_of_text, words)
 
 
 def _from_tokenizer_json(path: Path) -> Vocabulary:
@@ -100,28 +103,34 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
         raise ValueError(f"{path}: merges and added_tokens must be lists")
     rules = [rule.split(" ") if isinstance(rule, str) else rule for rule in merges]
     pairs = [_pair(rule, f"{path}: merge {n}") for n, rule in enumerate(rules)]
-    special = {}
-    for token in added:
-        if not (isinstance(token, dict) and isinstance(token.get("content"), str) and "id" in token):
-            raise ValueError(f"{path}: an added token must have content and id, got {token!r}")
-        if not token.get("special"):
-            raise ValueError(f"{path}: the added token {token['content']!r} must be special")
-        special[token["content"]] = token["id"]
-    tokens |= _tokens(special, path)
+    more = read_special_tokens(path.parent, tokens, _plain(pairs), added, words)
+    special, tokens = dict(more.ids), tokens | more.ids
     if END_OF_TEXT in tokens:  # special in every vocabulary that has it, marked or not
         special |= {END_OF_TEXT: tokens[END_OF_TEXT]}
-    return Vocabulary(str(path), tokens, pairs, special, _end_of_text(path.parent), words)
+    return Vocabulary(str(path), tokens, pairs, special, more.end_of_text, words)
+
+
+def _plain(pairs: list[tuple[str, str]]) -> set[str]:
+    """Return the tokens of which texts are made: bytes and what merges make and need."""
+    return {*BYTE_CHARACTERS, *(token for left, right in pairs for token in (left, right, left + right))}
 
 
 def _check_supported(path: Path, settings: Fields, model: Fields, words: bool) -> None:
     splits = settings.get("pre_tokenizer") or {}
     splits = splits if isinstance(splits, dict) else {"type": splits}
-    normalizer = settings.get("normalizer")
+    normalizer = settings.get("normalizer") if _steps(settings.get("normalizer"), "normalizers") else None
     kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
+    bert = kind == "BertNormalizer" and isinstance(normalizer, dict) and normalizer | BERT == normalizer
     keys = "dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges", "fuse_unk"
     wrong = {key: model.get(key) for key in keys}
+    decoder = settings.get("decoder") or {}
+    decoders = {"BPEDecoder"} if words else {"ByteLevel"}
+    wrong["decoder"] = not isinstance(decoder, dict) or decoder.get("type", *decoders) not in decoders
+    wrong["post_processor"] = not all(
+        map(_adds_nothing, _steps(settings.get("post_processor"), "processors"))
+    )
     if words:
-        wrong["normalizer"] = kind != "BertNormalizer"
+        wrong["normalizer"] = not bert
         wrong["pre_tokenizer"] = splits.get("type") != "BertPreTokenizer"
     else:
         wrong["normalizer"] = kind
@@ -130,6 +139,26 @@ def _check_supported(path: Path, settings: Fields, model: Fields, words: bool) -
         wrong["add_prefix_space"] = splits.get("add_prefix_space")
     if found := ", ".join(key for key, value in wrong.items() if value):
         raise ValueError(f"{path}: must split and merge as GPT-2 or GPT-1 does, but for {found}")
+
+
+def _steps(step: object, key: str) -> list[Any]:
+    """Return the steps of a normalizer or post-processor: a Sequence's, which are under `key`, or itself."""
+    inner = step.get(key) if isinstance(step, dict) and step.get("type") == "Sequence" else None
+    return inner if isinstance(inner, list) else [] if step is None else [step]
+
+
+def _adds_nothing(step: Any) -> bool:
+    """Return whether a step of a post-processor leaves a text's ids alone."""
+    single = step.get("single") if isinstance(step, dict) else None  # of a TemplateProcessing
+    return isinstance(step, dict) and (
+        step.get("type") == "ByteLevel"
+        or (
+            isinstance(single, list)
+            and len(single) == 1
+            and isinstance(single[0], dict)
+            and "Sequence" in single[0]
+        )
+    )
 
 
 def _tokens(table: object, path: PathLike) -> dict[str, int]:
@@ -145,26 +174,6 @@ def _pair(rule: object, where: str) -> tuple[str, str]:
     if not (isinstance(rule, list) and len(rule) == 2 and all(isinstance(r, str) and r for r in rule)):
         raise ValueError(f"{where} must be two tokens, got {rule!r}")
     return rule[0], rule[1]
-
-
-def _end_of_text(folder: Path) -> str:
-    path = folder / "tokenizer_config.json"
-    token = read_json(path).get("eos_token") if path.exists() else None
-    name = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(name, str | None):
-        raise ValueError(f"{path}: eos_token must be a token, got {token!r:.60}")
-    return name or ""
-
-
-def _added_tokens(folder: Path) -> dict[str, int]:
-    """Return the tokens that tokenizer_config.json adds to vocab.json, where there is no tokenizer.json."""
-    path = folder / "tokenizer_config.json"
-    added = read_json(path).get("added_tokens_decoder") if path.exists() else None
-    try:
-        special = {i: token["content"] for i, token in (added or {}).items() if token.get("special")}
-        return {"" + name: int(i) for i, name in special.items()}  # TypeError for a name that is no text
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: added_tokens_decoder must map ids to tokens, got {added!r:.60}") from None
 
 
 def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length: int) -> None:
@@ -201,9 +210,8 @@ def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
         return {"type": "ByteLevel", **options, "use_regex": True}
 
     if vocabulary.words:
-        bert = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
         steps = {
-            "normalizer": {"type": "BertNormalizer", **bert},
+            "normalizer": {"type": "BertNormalizer", **BERT, "strip_accents": None},
             "pre_tokenizer": {"type": "BertPreTokenizer"},
             "post_processor": None,
             "decoder": {"type": "BPEDecoder", "suffix": END_OF_WORD},
@@ -238,14 +246,3 @@ def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
-
-
-def read_json(path: Path) -> Fields:
-    """Return the JSON object that a file holds; ValueError where it holds none."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # bad UTF-8 or bad JSON
-        raise ValueError(f"{path} must be JSON, got {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}")
-    return value

@@ -123,7 +123,7 @@ SETTINGS = [
 def test_numpy_draws_the_same_tokens(kind, how, rng):
     model = random_model(**FAMILY[kind])
     for seed, prompt in ((0, [65]), (2**63 + 5, rng.integers(0, 256, 47)), (7, rng.integers(0, 256, 99))):
-        args = model, prompt, 120, how, 256, seed != 0, seed
+        args = model, prompt, 120, how, (256,), seed != 0, seed
         with kernels.use("numpy"):
             assert not libnpgpt.is_compiled_for(model)
             expected = list(libnpgpt.generate_ids(*args))
@@ -144,7 +144,7 @@ def test_guesses_change_nothing(type, rng, tmp_path):
         assert len(plain) == len(guessing)
         np.testing.assert_array_equal(plain.logits(), guessing.logits())
     for how in (Sampling(0), Sampling(0.3)):
-        args = model, ids[:30], 90, how, 256, True, 3
+        args = model, ids[:30], 90, how, (256,), True, 3
         assert list(libnpgpt.generate_ids(*args)) == list(libnpgpt.generate_ids(*args, speculate=True))
 
 
