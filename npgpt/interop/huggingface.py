@@ -17,7 +17,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from npgpt.engine.config import GPTConfig
-from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
@@ -104,33 +103,6 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     _write_json(folder / "config.json", settings)
     ends = {"bos_token_id": end, "eos_token_id": end}
     _write_json(folder / "generation_config.json", {"_from_model_config": True} | ends)
-
-
-def write_adapter(folder: PathLike, adapters: LoRA, base_model: str) -> None:
-    """Write PEFT's adapter_model.safetensors and adapter_config.json into `folder`, which is made.
-
-    The rows of wte that were trained too are there as wte.rows, which PEFT has no name for.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = {ROWS: adapters.params[ROWS]} if ROWS in adapters.params else {}
-    for name in adapters.base:
-        for m in "AB":  # (out, in) there
-            key = f"base_model.model.transformer.{name.removesuffix('.weight')}.lora_{m}.weight"
-            stored[key] = np.ascontiguousarray(adapters.params[f"{name}.{m}"].T)
-    save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": adapters.rank,
-        "lora_alpha": adapters.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": True,
-        "target_modules": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
-    }
-    _write_json(folder / "adapter_config.json", settings)
 
 
 def read_pretrained(folder: PathLike) -> Pretrained:
