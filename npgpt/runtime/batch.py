@@ -27,7 +27,7 @@ class GenerationConfig:
     num_return_sequences: int = 1
     length_penalty: float = 1.0  # a beam's score is its log-probability / length ** this
     early_stopping: bool | str = False  # True: when num_beams are complete; "never": when none can improve
-    eos_token_id: int | None = None
+    eos_token_id: tuple[int, ...] = ()  # each of them ends a row
     pad_token_id: int = 0  # fills a row after its end
 
     def __post_init__(self) -> None:
@@ -35,6 +35,8 @@ class GenerationConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"generate: {name} must be a whole number, at least 1, got {value!r}")
+        if any(isinstance(end, bool) or not isinstance(end, (int, np.integer)) for end in self.eos_token_id):
+            raise ValueError(f"generate: eos_token_id must be an id or a list, got {self.eos_token_id!r}")
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
                 f"generate: early_stopping must be a bool or 'never', got {self.early_stopping!r}"
@@ -97,7 +99,7 @@ def _sessions(
     for length in range(ids.shape[1], config.max_length):
         for session, drawing, tokens in going:
             tokens.append(session.sample(drawing))
-        going = [row for row in going if row[2][-1] != config.eos_token_id]
+        going = [row for row in going if row[2][-1] not in config.eos_token_id]
         if not going or length + 1 == config.max_length:
             break
         libnpgpt.feed_many([session for session, _, _ in going], [tokens[-1] for _, _, tokens in going])
@@ -129,7 +131,7 @@ def _independent(
             tokens.append(draw(probabilities(z, how, seen[b]), generators[b]))
             new[b].append(tokens[-1])
             seen[b, tokens[-1]] = True
-        stay = np.flatnonzero(np.array(tokens) != config.eos_token_id)
+        stay = np.flatnonzero(~np.isin(tokens, config.eos_token_id))
         if not len(stay) or context.ids.shape[1] + 1 >= config.max_length:
             return new
         context.extend(tokens)
@@ -147,6 +149,7 @@ def _beams(
 ) -> list[list[int]]:
     """Return the num_return_sequences best continuations by at most `max_new` ids, best first."""
     n, V = config.num_beams, model.config.vocab_size
+    candidates = max(2, 1 + len(config.eos_token_id)) * n  # of which n go on, whichever of them end
     context = Context(model, prompt[None], len(prompt) + max_new)
     logits = np.repeat(context.logits(), n, axis=0)  # (n,V)
     context.reorder(np.zeros(n, int))
@@ -155,12 +158,12 @@ def _beams(
     for generated in range(1, max_new + 1):
         log_p = _log_probabilities(logits, context.ids, config.do_sample, how)
         total = (log_p + scores[:, None]).reshape(-1)  # (n V)
-        # the 2 n best, or as many drawn without replacement: the largest with Gumbel noise
+        # the best candidates, or as many drawn without replacement: the largest with Gumbel noise
         drawn = total + generator.gumbel(size=total.shape) if config.do_sample else total
-        best = np.argsort(-drawn, kind="stable")[: 2 * n]
+        best = np.argsort(-drawn, kind="stable")[:candidates]
         best = best[np.argsort(-total[best], kind="stable")]
         beams, tokens = np.divmod(best, V)
-        ends = (tokens == config.eos_token_id) | (generated == max_new)
+        ends = np.isin(tokens, config.eos_token_id) | (generated == max_new)
         for i in np.flatnonzero(ends[:n]):
             ids = [*context.ids[beams[i], len(prompt) :].tolist(), int(tokens[i])]
             finished.append((total[best[i]] / generated**config.length_penalty, ids))
@@ -204,5 +207,8 @@ def _padding(ids: Integers, mask: Integers) -> Integers:
         )
     starts: Integers = ids.shape[1] - mask.sum(axis=1)
     if (np.diff(mask.astype(np.int8), axis=1) < 0).any() or (starts == ids.shape[1]).any():
-        raise ValueError("generate: attention_mask must be zeros, then ones: padding stands on the left")
+        raise ValueError(
+            "generate: attention_mask must be zeros, then ones: padding stands on the left, as "
+            "the tokenizer puts it with padding_side = 'left'"
+        )
     return starts.astype(np.int32)
