@@ -1,10 +1,20 @@
 """`python -m npgpt.export RUN --to gguf|hf -o OUT`: write a trained GPT for other programs."""
 
+from __future__ import annotations
+
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from npgpt.console.messages import log
 from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import make_parser, one_of
+
+if TYPE_CHECKING:
+    from npgpt.engine.config import GPTConfig
+
+POSITIONS = 1024  # of a GPT-2 that Transformers reads from a gguf file, whatever the file says
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             model.save_pretrained(out)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
-    print(f"{out}: {size / 1e6:,.1f} MB")
+    print(f"{out}: {size / 1e6:,.1f} MB", flush=True)
+    if args.to == "gguf":
+        _log_readers(out, model.config)
     return 0
+
+
+def _log_readers(file: Path, config: GPTConfig) -> None:
+    """Print on stderr who reads a gguf file, where that is not everybody or not at once."""
+    from npgpt.interop.gguf import architecture_of
+
+    if architecture_of(config) == "npgpt":
+        log("{file} is for libnpgpt alone; --to hf is for Transformers", to=sys.stderr, file=file)
+    elif config.block_size != POSITIONS:
+        how = f"gguf_file={file.name!r}, n_positions={config.block_size}"
+        log("Transformers reads it with from_pretrained(FOLDER, {how})", to=sys.stderr, how=how)
 
 
 if __name__ == "__main__":

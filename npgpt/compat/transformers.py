@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,84 +13,156 @@ from numpy.typing import ArrayLike
 from npgpt.api import GPT
 from npgpt.runtime.batch import GenerationConfig, generate_rows
 from npgpt.runtime.sampling import Sampling
+from npgpt.text.json_file import read_json
 from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer_json import pad_token
 from npgpt.training import pretrained
 
 if TYPE_CHECKING:
-    from npgpt.engine.types import Integers, PathLike
+    from npgpt.engine.types import Fields, Integers, PathLike
     from npgpt.text.tokenizer import Tokenizer
 
 
+# The settings of generate() and Transformers' defaults. Those of None are: 20 new ids within the context, no
+# filter, the tokenizer's end of text, the first of eos_token_id.
+DEFAULTS: Fields = {
+    "max_length": None,
+    "max_new_tokens": None,
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+NEW_IDS = 20  # where no length is given
+VERY_LARGE = int(1e30)  # a tokenizer's model_max_length where the folder has none
+
+
 class GPT2LMHeadModel(GPT):
-    """A GPT under the names of Transformers' class; it reads every model of the family."""
+    """A GPT under the names of Transformers' class; it reads every model of the family.
+
+    from_pretrained, generate and save_pretrained are those of Transformers; what else it has is npgpt.GPT's.
+    """
+
+    _generation: Mapping[str, Any] = MappingProxyType(
+        {}
+    )  # what the folder's generation_config.json says instead of DEFAULTS
 
     @classmethod
     def from_pretrained(cls, path: PathLike) -> Self:
-        """Return the model of a folder, or of anything else that npgpt.load reads."""
-        return cls.of(pretrained.read(path))
+        """Return the model of a folder, or of anything else that npgpt.load reads, with float32 weights."""
+        folder = Path(path) if Path(path).exists() else pretrained.find_folder(path)
+        model = cls.of(pretrained.read(folder))
+        told, names = _settings(folder, "generation_config.json"), tuple(DEFAULTS)
+        if not told:
+            told, names = _settings(folder, "config.json"), ("bos_token_id", "eos_token_id", "pad_token_id")
+        model._generation = {name: told[name] for name in names if told.get(name) is not None}
+        return model
 
     def generate(  # type: ignore[override]
-        self,
-        input_ids: Any = None,
-        attention_mask: ArrayLike | None = None,
-        max_length: int | None = None,
-        max_new_tokens: int | None = None,
-        do_sample: bool = False,
-        num_beams: int = 1,
-        num_return_sequences: int = 1,
-        temperature: float = 1.0,
-        top_k: int | None = 50,
-        top_p: float = 1.0,
-        min_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        length_penalty: float = 1.0,
-        early_stopping: bool | str = False,
-        eos_token_id: int | Sequence[int] | None = None,
-        pad_token_id: int | None = None,
-        seed: int | None = None,
+        self, input_ids: Any = None, attention_mask: ArrayLike | None = None, **settings: Any
     ) -> Any:
         """Return the rows of input_ids (B,n) with their continuations.
 
-        Arguments, defaults and result are those of Transformers: ids (B * num_return_sequences, up to
-        max_length). Each row is a prompt and its continuation, cut after the end of text and filled with
-        pad_token_id. attention_mask is 0 for padding, on the left. max_length counts the prompt,
-        max_new_tokens does not; the default is 20 ids in all. do_sample draws by temperature, top_k, top_p
-        and min_p; num_beams searches. eos_token_id, one or more, None is the tokenizer's, -1 is none. A full
-        context goes on with its newer half. The same seed gives the same ids. Arrays and lists give an array,
-        a tensor gives a tensor.
+        Result, settings and their defaults are those of Transformers: ids (B * num_return_sequences, up to
+        max_length). Each row is a prompt and its continuation, cut after an end of text and filled with
+        pad_token_id. attention_mask is 0 for padding, on the left; without it the ids that equal a
+        pad_token_id, where that ends no text, are padding. A setting that is not given is the folder's, in
+        generation_config.json, else Transformers' default.
+
+        max_length counts the prompt, max_new_tokens does not; without both come 20 ids, or those that still
+        fit the context. do_sample draws by temperature 1.0, top_k 50, top_p 1.0 and min_p; num_beams
+        searches, with length_penalty and early_stopping. repetition_penalty weighs ids that were there.
+        num_return_sequences continues each prompt several times. eos_token_id is an id or a list; not given
+        it is the tokenizer's end of text, None is none. A given length beyond the context goes on with its
+        newer half. The same `seed` (npgpt's own) gives the same ids. Arrays and lists give an array, a tensor
+        gives a tensor. TypeError for a setting of another name, ValueError for a wrong value.
         """
-        if eos_token_id is None:
-            eos_token_id = self.tokenizer.ends if self.tokenizer else ()
-        ends = tuple(np.atleast_1d(eos_token_id).tolist())
-        end = ends[0] if ends else None
-        ids = _checked(input_ids, end, self.config.vocab_size)
-        mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
-        pad = pad_token_id if pad_token_id is not None else 0 if end in (None, -1) else end
-        if max_length is not None and max_new_tokens is not None:
-            raise ValueError("generate: max_length must be left out where max_new_tokens is given")
-        if max_length is None:
-            max_length = 20 if max_new_tokens is None else ids.shape[1] + max_new_tokens
-        if do_sample and not temperature:
-            raise ValueError("generate: temperature must be above 0 with do_sample, got 0")
+        seed = settings.pop("seed", None)
+        if unknown := [name for name in settings if name not in DEFAULTS]:
+            raise TypeError(f"generate: {unknown[0]} is not supported, but {', '.join(DEFAULTS)} are")
+        own = {"eos_token_id": self.tokenizer.ends} if self.tokenizer else {}
+        how = DEFAULTS | own | dict(self._generation) | settings
+        ends = _ends(how["eos_token_id"])
+        begin = how["bos_token_id"] if how["bos_token_id"] is not None else next(iter(ends), None)
+        ids = _checked(input_ids, begin, self.config.vocab_size)
+        pad = how["pad_token_id"]
+        if attention_mask is None:
+            attention_mask = ids != pad if pad is not None and pad not in ends else np.ones_like(ids)
         config = GenerationConfig(
-            max_length, do_sample, num_beams, num_return_sequences, length_penalty, early_stopping, ends, pad
+            self._max_length(how, settings, ids.shape[1]),
+            bool(how["do_sample"]),
+            how["num_beams"],
+            how["num_return_sequences"],
+            how["length_penalty"],
+            how["early_stopping"],
+            ends,
+            pad if pad is not None else next(iter(ends), 0),
         )
-        how = Sampling(repetition_penalty=repetition_penalty, temperature=0)
-        if do_sample:
-            how = Sampling(temperature, top_k or None, top_p, min_p or 0.0, repetition_penalty)
-        rows = generate_rows(self, ids, mask, config, how, seed)
+        rows = generate_rows(self, ids, np.asarray(attention_mask), config, _sampling(how), seed)
         return input_ids.new_tensor(rows) if hasattr(input_ids, "new_tensor") else rows
 
+    def _max_length(self, how: Fields, given: Fields, prompt: int) -> Any:
+        """Return the number of ids of a row, by what was given; ValueError where that adds none."""
+        if given.get("max_length") is not None and given.get("max_new_tokens") is not None:
+            raise ValueError("generate: max_length must be left out where max_new_tokens is given")
+        length, new = how["max_length"], how["max_new_tokens"]
+        if length is None or new is not None:
+            length = prompt + _whole("max_new_tokens", NEW_IDS if new is None else new)
+        if how["max_length"] is None and new is None:
+            length = min(length, self.config.block_size)
+        if _whole("max_length", length) <= prompt:
+            what = f"more than the {prompt} ids of the prompt, or max_new_tokens must be given"
+            raise ValueError(f"generate: max_length must be {what}, got {length}")
+        return length
 
-def _checked(input_ids: Any, end: int | None, vocab_size: int) -> Integers:
-    """Return the ids of a prompt as int64 (B,n); None becomes one row with the end of text.
+
+def _settings(folder: Path, name: str) -> Fields:
+    """Return what a JSON file of a folder says, nothing where there is none."""
+    return read_json(folder / name) if (folder / name).exists() else {}
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"generate: {name} must be a whole number, at least 1, got {value!r}")
+    return int(value)
+
+
+def _ends(eos_token_id: Any) -> tuple[Any, ...]:
+    """Return the ids that end a row: of None or -1 none, of an id or a list these."""
+    ids = np.ravel(np.array([] if eos_token_id is None else eos_token_id, dtype=object)).tolist()
+    return tuple(end for end in ids if end != -1)
+
+
+def _sampling(how: Fields) -> Sampling:
+    """Return how a token is chosen; a filter of None is off."""
+    penalty = 1.0 if how["repetition_penalty"] is None else how["repetition_penalty"]
+    if not how["do_sample"]:
+        return Sampling(repetition_penalty=penalty, temperature=0)
+    temperature = 1.0 if how["temperature"] is None else how["temperature"]
+    if not temperature:
+        raise ValueError("generate: temperature must be above 0 with do_sample, got 0")
+    top_p = 1.0 if how["top_p"] is None else how["top_p"]
+    return Sampling(temperature, how["top_k"] or None, top_p, how["min_p"] or 0.0, penalty)
+
+
+def _checked(input_ids: Any, begin: int | None, vocab_size: int) -> Integers:
+    """Return the ids of a prompt as int64 (B,n); None becomes one row with the id that begins a text.
 
     ValueError for ids of another shape or type, or outside the vocabulary.
     """
     if input_ids is None:
-        if end in (None, -1):
+        if begin is None:
             raise ValueError("generate: input_ids must be given where there is no end of text to begin with")
-        input_ids = [[end]]
+        input_ids = [[begin]]
     ids = np.asarray(input_ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise ValueError(f"generate: input_ids must be integers (B, n), got {ids.dtype} {ids.shape}")
@@ -110,19 +184,66 @@ class Encoding(dict[str, Any]):
 class GPT2Tokenizer:
     """A tokenizer of npgpt under the names of Transformers' class, for every model of the family.
 
-    As in Transformers, a special token that is spelt out in a text becomes its id. Padding is the end of
-    text, on the left, where generation needs it.
+    As in Transformers, a special token that is spelt out in a text becomes its id, and padding stands on the
+    right until padding_side is "left", where generation needs it. It is the folder's pad_token, or where old
+    folders name none, and Transformers refuses to pad, the one that npgpt writes today. An attribute of
+    Transformers' class that this one lacks cannot be set either.
     """
+
+    __slots__ = ("_pad_token", "_tokenizer", "model_max_length", "padding_side")
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self.vocab_size = tokenizer.vocab_size
-        self.bos_token_id = self.eos_token_id = self.pad_token_id = tokenizer.end_of_text
+        self._pad_token = pad_token(tokenizer.vocabulary)
+        self.padding_side = "right"
+        self.model_max_length = VERY_LARGE
 
     @classmethod
     def from_pretrained(cls, path: PathLike) -> GPT2Tokenizer:
         """Return the tokenizer of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
-        return cls(load_tokenizer(pretrained.find_folder(path)))
+        folder = pretrained.find_folder(path)
+        tokenizer = cls(load_tokenizer(folder))
+        told = _settings(folder, "special_tokens_map.json") | _settings(folder, "tokenizer_config.json")
+        pad = told.get("pad_token")
+        pad = pad.get("content") if isinstance(pad, dict) else pad
+        if pad in tokenizer._tokenizer.vocabulary.tokens:  # another one has no row in the model
+            tokenizer.pad_token = pad
+        tokenizer.padding_side = told.get("padding_side", tokenizer.padding_side)
+        tokenizer.model_max_length = told.get("model_max_length", tokenizer.model_max_length)
+        return tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens."""
+        return self._tokenizer.vocab_size
+
+    @property
+    def eos_token(self) -> str:
+        """The token that ends a text, and begins one."""
+        return self._tokenizer.vocabulary.end_of_text
+
+    @property
+    def eos_token_id(self) -> int:
+        """The id of eos_token."""
+        return self._tokenizer.end_of_text
+
+    bos_token, bos_token_id = eos_token, eos_token_id
+
+    @property
+    def pad_token(self) -> str:
+        """The token that fills rows; one that is set must be in the vocabulary."""
+        return self._pad_token
+
+    @pad_token.setter
+    def pad_token(self, token: str) -> None:
+        if token not in self._tokenizer.vocabulary.tokens:
+            raise ValueError(f"GPT2Tokenizer: pad_token must be a token of the vocabulary, got {token!r}")
+        self._pad_token = token
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of pad_token."""
+        return self._tokenizer.vocabulary.tokens[self._pad_token]
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -133,28 +254,46 @@ class GPT2Tokenizer:
         return _tensor(ids[None], return_tensors) if return_tensors else ids.tolist()
 
     def __call__(
-        self, text: str | Iterable[str], padding: bool = False, return_tensors: str | None = None
+        self, text: str | Iterable[str], padding: bool | str = False, return_tensors: str | None = None
     ) -> Encoding:
-        """Return the ids of a text or of a list of texts, and the mask that is 0 for padding."""
+        """Return the ids of a text or of a list of texts, and the mask that is 0 for padding.
+
+        padding is False or "do_not_pad", True or "longest". Nothing is cut off.
+        """
+        if padding not in (False, True, "do_not_pad", "longest"):
+            what = "True, 'longest', False or 'do_not_pad'"
+            raise ValueError(f"GPT2Tokenizer: padding must be {what}, got {padding!r}")
+        if self.padding_side not in ("left", "right"):
+            raise ValueError(
+                f"GPT2Tokenizer: padding_side must be 'left' or 'right', got {self.padding_side!r}"
+            )
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(one) for one in texts]
-        longest = max(map(len, rows), default=0)
-        if return_tensors and not padding and any(len(row) < longest for row in rows):
+        longest, pads = max(map(len, rows), default=0), padding in (True, "longest")
+        if return_tensors and not pads and any(len(row) < longest for row in rows):
             raise ValueError("GPT2Tokenizer: padding must be True for texts of unequal length in one tensor")
-        missing = [longest - len(row) if padding else 0 for row in rows]
-        ids: list[Any] = [[self.pad_token_id] * n + row for n, row in zip(missing, rows, strict=True)]
-        mask: list[Any] = [[0] * n + [1] * len(row) for n, row in zip(missing, rows, strict=True)]
+        ids: list[Any] = []
+        mask: list[Any] = []
+        for row in rows:
+            missing, ones = (longest - len(row)) * pads, [1] * len(row)
+            fill, zeros = [self.pad_token_id] * missing, [0] * missing
+            left = self.padding_side == "left"
+            ids.append(fill + row if left else row + fill)
+            mask.append(zeros + ones if left else ones + zeros)
         if isinstance(text, str) and not return_tensors:
             ids, mask = ids[0], mask[0]
         return Encoding(input_ids=_tensor(ids, return_tensors), attention_mask=_tensor(mask, return_tensors))
 
-    def decode(self, ids: ArrayLike, skip_special_tokens: bool = False) -> str:
-        """Return the text of a row of ids: list, array or tensor."""
-        return self._tokenizer.decode(np.asarray(ids), skip_special_tokens)
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Return the text of an id or of a row of ids: list, array or tensor; a list of texts for rows."""
+        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        if not isinstance(ids, int) and len(ids) and not np.isscalar(ids[0]):
+            return self.batch_decode(ids, skip_special_tokens)
+        return self._tokenizer.decode(np.ravel(ids), skip_special_tokens)
 
-    def batch_decode(self, rows: Iterable[ArrayLike], skip_special_tokens: bool = False) -> list[str]:
+    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
         """Return decode() of each row."""
-        return [self.decode(row, skip_special_tokens) for row in rows]
+        return [self.decode(row, skip_special_tokens) for row in sequences]
 
 
 def _tensor(rows: Any, kind: str | None) -> Any:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from npgpt.distributed.world import World
+    from npgpt.engine.lora import LoRA
     from npgpt.engine.types import Fields
     from npgpt.interop.layout import Pretrained
     from npgpt.text.examples import Encoded, Example
@@ -101,7 +102,8 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
         lock_folder(folder.path, True, world, lock)
     path = Path(args.model)
     name = str(path.resolve() if path.resolve().exists() else args.model)  # else a name on the Hub
-    return ExampleJob(folder, settings, trainer, world, data, examples, Base(name, rows), about)
+    base = Base(name, rows, _in_transformers(args.model) if lora else None)
+    return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
 
 
 class Data(NamedTuple):
@@ -120,6 +122,17 @@ class Base(NamedTuple):
 
     name: str  # a path, or a name on the Hub
     rows: int  # number of rows added to its embedding
+    in_transformers: str | None  # the folder, or name on the Hub, from which Transformers reads it
+
+
+def _in_transformers(model: str) -> str | None:
+    """Return what Transformers reads a base from; None where it is a file of another kind."""
+    from npgpt.training import pretrained
+
+    if not Path(model).exists():
+        return model
+    folder = pretrained.find_folder(model)
+    return str(folder.resolve()) if (folder / "config.json").exists() else None
 
 
 def _read_data(args: Namespace, parent: Pretrained) -> Data:
@@ -253,18 +266,29 @@ class ExampleJob(Job):
 
     def finish(self) -> Fields:
         """Write the best checkpoint's adapters, and return its accuracy where there are labels."""
-        from npgpt.interop.huggingface import write_adapter
         from npgpt.training import checkpoint
 
         best, _ = checkpoint.choose(self.folder.path)
         if self.adapters:
             self.adapters.flat_params[...] = checkpoint.load(best)[1]["adapters"]
-            write_adapter(self.folder.path / "adapter", self.adapters, self.base.name)
+            self._write_adapter(self.adapters)
         if not (self.labels and self.examples.held_out):
             return {}
         accuracy = self._accuracy(best)
         log("accuracy on the examples held out: {accuracy:.3f}", accuracy=accuracy)
         return {"val_accuracy": accuracy}
+
+    def _write_adapter(self, adapters: LoRA) -> None:
+        """Write the adapter, and its base where that is a file that Transformers cannot open."""
+        from npgpt.interop.huggingface import write_pretrained
+        from npgpt.interop.peft import write_adapter
+
+        folder, tokenizer = self.folder.path.resolve(), self.data.tokenizer
+        base = self.base.in_transformers
+        if base is None:
+            base = str(folder / "base")
+            write_pretrained(base, adapters.unmerged(), tokenizer)
+        write_adapter(folder / "adapter", adapters, base, tokenizer)
 
     def _accuracy(self, checkpoint: Path) -> float:
         """Return the share of the examples held out whose label is the most probable one."""

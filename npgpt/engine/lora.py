@@ -65,6 +65,16 @@ class LoRA:
             self.model.params["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
         self.model.touch()
 
+    def unmerged(self) -> GPT:
+        """Return a copy of the model without the low-rank products; rows of wte stay as they were trained."""
+        model = GPT(self.config, seed=None, dtype=self.dtype)
+        for name, w in self.model.params.items():
+            model.params[name][...] = self.base.get(name, w)
+        if ROWS in self.params:
+            model.params["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
+        model.touch()
+        return model
+
     def zero_grads(self) -> None:
         """Zero the gradients of the model and of the adapters."""
         self.model.zero_grads()

@@ -19,7 +19,7 @@ from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
-from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
+from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary, pad_token
 
 T = TypeVar("T")
 SHARED, OWN = "gpt2", "npgpt"  # general.architecture
@@ -88,12 +88,7 @@ def write_gguf(
     if type not in TYPES:
         raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
     config, path = model.config, Path(path)
-    if config.rope:
-        raise ValueError(
-            "write_gguf: engine must be gpt, gpt-2 or gpt-3, got llama: export it as safetensors"
-        )
-    windows = (config.window or config.block_size) < config.block_size
-    arch = "npgpt" if config.post_norm or config.activation == "gelu" or windows else "gpt2"
+    arch = architecture_of(config)
     values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
 
     infos, offset = [], 0
@@ -126,6 +121,14 @@ def write_gguf(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def architecture_of(config: GPTConfig) -> str:
+    """Return GGUF's architecture of a config: gpt2, or npgpt, which libnpgpt alone reads."""
+    if config.rope:
+        raise ValueError("write_gguf: engine must be gpt, gpt-2 or gpt-3, got llama, which --to hf holds")
+    windows = (config.window or config.block_size) < config.block_size
+    return "npgpt" if config.post_norm or config.activation == "gelu" or windows else "gpt2"
 
 
 def _tensor(model: GPT, spec: TensorSpec, arch: str) -> Array:
@@ -171,17 +174,16 @@ def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int)
     tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
     types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
-    # llama.cpp requires merges: without any, write one that does nothing.
-    merges = [" ".join(pair) for pair in vocabulary.merges] or [" ".join([vocabulary.end_of_text] * 2)]
     template = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
     return template | {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens + padding,
         "tokenizer.ggml.token_type": types + [UNUSED] * len(padding),
-        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in vocabulary.merges],
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
         "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
+        "tokenizer.ggml.padding_token_id": vocabulary.tokens[pad_token(vocabulary)],
     }
 
 
@@ -196,7 +198,7 @@ def _value(value: Any) -> bytes:
             return struct.pack(f"<I{SCALARS[number]}", number, value)
     if isinstance(value, str):
         return struct.pack("<I", 8) + _string(value)
-    if isinstance(value[0], str):
+    if not value or isinstance(value[0], str):  # the merges of bytes are none
         return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
     return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
 

@@ -17,7 +17,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from npgpt.engine.config import GPTConfig, Rope, engine_of
-from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
@@ -157,35 +156,8 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     _write_json(folder / "generation_config.json", {"_from_model_config": True} | ends)
 
 
-def write_adapter(folder: PathLike, adapters: LoRA, base_model: str) -> None:
-    """Write PEFT's adapter_model.safetensors and adapter_config.json into `folder`, which is made.
-
-    The rows of wte that were trained too are there as wte.rows, which PEFT has no name for.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = {ROWS: adapters.params[ROWS]} if ROWS in adapters.params else {}
-    for name in adapters.base:
-        for m in "AB":  # (out, in) there
-            key = f"base_model.model.transformer.{name.removesuffix('.weight')}.lora_{m}.weight"
-            stored[key] = np.ascontiguousarray(adapters.params[f"{name}.{m}"].T)
-    save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": adapters.rank,
-        "lora_alpha": adapters.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": True,
-        "target_modules": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
-    }
-    _write_json(folder / "adapter_config.json", settings)
-
-
 def read_pretrained(folder: PathLike) -> Pretrained:
-    """Read a Hugging Face folder of one of the three models, its safetensors in one file or in shards.
+    """Read a Hugging Face folder of one of these models, its safetensors in one file or in shards.
 
     The tokenizer is None where the folder has none, or one that npgpt cannot read: the model then takes ids.
     ValueError for another model's tokenizer, for a model that npgpt does not compute, and for tensors that
@@ -297,7 +269,7 @@ def _config_to_json(config: GPTConfig, ends: Fields) -> Fields:
     settings = {"architectures": [family.architecture], "model_type": model_type, **family.fixed}
     settings |= {key: getattr(config, field) for field, (key, _) in family.keys.items()}
     if model_type == "llama":
-        return settings | _llama_to_json(config, end_of_text)
+        return settings | ends | _llama_to_json(config)
     settings |= dict.fromkeys(family.dropouts, 0.0) | {family.dropouts[0]: config.dropout}
     if family.inner:
         settings[family.inner] = None
@@ -313,7 +285,7 @@ def _config_to_json(config: GPTConfig, ends: Fields) -> Fields:
     }
 
 
-def _llama_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
+def _llama_to_json(config: GPTConfig) -> Fields:
     """Return the keys of Llama's config.json that are not fields of ours by another name."""
     rope = config.rope
     assert rope
@@ -330,8 +302,6 @@ def _llama_to_json(config: GPTConfig, end_of_text: int | None) -> Fields:
         "rope_parameters": turns,  # of Transformers 5; of 4, the next two
         "rope_theta": rope.theta,
         "rope_scaling": turns if SCALINGS[rope.type] else None,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
         "npgpt": {"dropout": config.dropout},
     }
 

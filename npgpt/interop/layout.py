@@ -159,7 +159,7 @@ def tensors(format: str, model: GPT) -> Tensors:
     found: Tensors = {}
     for theirs, spec in tensor_specs(format, model.config).items():
         if spec.name in model.params:
-            w, factor = spec.view(model.params), _factor(format, model.config, spec)
+            w, factor = spec.view(model.params), factor_of(format, model.config, spec)
             found[theirs] = np.ascontiguousarray(w if factor == 1 else w * np.float32(factor), np.float32)
         else:
             found[theirs] = np.zeros(spec.shape, np.float32)
@@ -213,7 +213,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if spec.name in params:
             w = spec.view(params)
             w[...] = array
-            if (factor := _factor(format, config, spec)) != 1:
+            if (factor := factor_of(format, config, spec)) != 1:
                 w /= w.dtype.type(factor)
         elif array.any():
             raise ValueError(f"{where}: {name} must be zero, as bias is false")
@@ -234,6 +234,6 @@ def _dtypes(format: str, shape: Shape) -> tuple[str, ...]:
     return ("F32",) if len(shape) == 1 else ("F32", "F16", "Q8_0", "Q4_0")  # ggml adds no other vectors
 
 
-def _factor(format: str, config: GPTConfig, spec: TensorSpec) -> float:
+def factor_of(format: str, config: GPTConfig, spec: TensorSpec) -> float:
     """Return the factor of a stored weight: GPT-Neo's queries include the scale of the scores."""
     return config.scale if format == "gpt_neo" and spec.is_query else 1.0

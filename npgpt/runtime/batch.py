@@ -35,6 +35,8 @@ class GenerationConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"generate: {name} must be a whole number, at least 1, got {value!r}")
+        if any(isinstance(end, bool) or not isinstance(end, (int, np.integer)) for end in self.eos_token_id):
+            raise ValueError(f"generate: eos_token_id must be an id or a list, got {self.eos_token_id!r}")
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
                 f"generate: early_stopping must be a bool or 'never', got {self.early_stopping!r}"
@@ -147,7 +149,7 @@ def _beams(
 ) -> list[list[int]]:
     """Return the num_return_sequences best continuations by at most `max_new` ids, best first."""
     n, V = config.num_beams, model.config.vocab_size
-    most = max(2, 1 + len(config.eos_token_id)) * n  # of which n go on, whatever ends
+    candidates = max(2, 1 + len(config.eos_token_id)) * n  # of which n go on, whichever of them end
     context = Context(model, prompt[None], len(prompt) + max_new)
     logits = np.repeat(context.logits(), n, axis=0)  # (n,V)
     context.reorder(np.zeros(n, int))
@@ -156,9 +158,9 @@ def _beams(
     for generated in range(1, max_new + 1):
         log_p = _log_probabilities(logits, context.ids, config.do_sample, how)
         total = (log_p + scores[:, None]).reshape(-1)  # (n V)
-        # the best, or as many drawn without replacement: the largest with Gumbel noise
+        # the best candidates, or as many drawn without replacement: the largest with Gumbel noise
         drawn = total + generator.gumbel(size=total.shape) if config.do_sample else total
-        best = np.argsort(-drawn, kind="stable")[:most]
+        best = np.argsort(-drawn, kind="stable")[:candidates]
         best = best[np.argsort(-total[best], kind="stable")]
         beams, tokens = np.divmod(best, V)
         ends = np.isin(tokens, config.eos_token_id) | (generated == max_new)
@@ -205,5 +207,8 @@ def _padding(ids: Integers, mask: Integers) -> Integers:
         )
     starts: Integers = ids.shape[1] - mask.sum(axis=1)
     if (np.diff(mask.astype(np.int8), axis=1) < 0).any() or (starts == ids.shape[1]).any():
-        raise ValueError("generate: attention_mask must be zeros, then ones: padding stands on the left")
+        raise ValueError(
+            "generate: attention_mask must be zeros, then ones: padding stands on the left, as "
+            "the tokenizer puts it with padding_side = 'left'"
+        )
     return starts.astype(np.int32)

@@ -18,6 +18,7 @@ UNKNOWN = "<unk>"
 ROLES = ("system", "user", "assistant")
 END_OF_TURN = "<|end|>"
 CHAT_TOKENS = (*(f"<|{role}|>" for role in ROLES), END_OF_TURN)
+PADS = ("<pad>", "[PAD]", END_OF_TEXT, UNKNOWN)  # special tokens that may pad
 CHAT_TEMPLATE = (  # encode_chat of examples.py, in Jinja
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -185,6 +186,7 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     kind = "OpenAIGPTTokenizer" if words else "GPT2Tokenizer"
     config: Fields = {"tokenizer_class": kind, "model_max_length": model_max_length}
+    config["pad_token"] = pad_token(vocabulary)
     if words:
         config["unk_token"] = UNKNOWN
     else:
@@ -194,6 +196,14 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
         added = {str(token.pop("id")): token for token in _added(vocabulary)}
         config |= {"added_tokens_decoder": added, "chat_template": CHAT_TEMPLATE}
     _write_json(folder / "tokenizer_config.json", config)
+
+
+def pad_token(vocabulary: Vocabulary) -> str:
+    """Return the token that fills rows of unequal length: the first of PADS, else the end of text.
+
+    Other programs leave padding out of the loss. So it is never the end of a turn where there is another.
+    """
+    return next(token for token in (*PADS, vocabulary.end_of_text) if token in vocabulary.special)
 
 
 def _added(vocabulary: Vocabulary) -> list[Fields]:

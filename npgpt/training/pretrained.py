@@ -31,6 +31,9 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
         return huggingface.read_pretrained(folder)
     if (folder / "hparams.json").exists():
         return tensorflow.read_release(folder)
+    if (folder / "adapter_config.json").exists():
+        merged = "load the run that it lies in, or what PEFT's merge_and_unload gives"
+        raise ValueError(f"load: {path} is an adapter without the weights of its base; {merged}")
     raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
 
 

@@ -14,6 +14,21 @@ def test_an_exported_model_writes_the_same(command, run, to):
     assert command("generate", out.split(":")[0], *how)[1] == command("generate", run, *how)[1]
 
 
+def test_export_says_who_reads_a_gguf_file(command, run, tmp_path):
+    """Transformers asks for the context; of GPT's and GPT-3's mathematics libnpgpt is the only reader."""
+    context = npgpt.load(run).config.block_size
+    said = f"from_pretrained(FOLDER, gguf_file='out.gguf', n_positions={context})"
+    assert said in command("export", run, "--to", "gguf", "-o", "out.gguf")[2]
+    assert "n_positions" not in command("export", run, "--to", "hf", "-o", "out")[2]
+    for name, fields in {"1024": {"block_size": 1024}, "gpt": {"post_norm": True}}.items():
+        shape = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 16, "vocab_size": 257}
+        npgpt.GPT(npgpt.GPTConfig(**shape | fields)).save_pretrained(tmp_path / name)
+        error = command("export", tmp_path / name, "--to", "gguf", "-o", f"{name}.gguf")[2]
+        assert error == (
+            "" if name == "1024" else "gpt.gguf is for libnpgpt alone; --to hf is for Transformers\n"
+        )
+
+
 def test_what_export_refuses(command, run):
     refused(command("export", run, "--to", "onnx", "-o", "out"), "must be gguf or hf, got onnx")
     refused(

@@ -47,7 +47,7 @@ def test_engines_and_settings(engine):
 @pytest.mark.parametrize(
     "settings, error, message",
     [
-        ({"engine": "gpt-5"}, ValueError, "engine must be one of gpt, gpt-2, gpt-3, got 'gpt-5'"),
+        ({"engine": "gpt-5"}, ValueError, "engine must be one of gpt, gpt-2, gpt-3, llama, got 'gpt-5'"),
         (
             {"engine": "gpt-2", "model_engine": "gpt-3"},
             ValueError,

@@ -35,6 +35,11 @@ def test_a_batch_of_texts(folder):
     tokenizer = npgpt.GPT2Tokenizer(ByteTokenizer())
     model = npgpt.GPT2LMHeadModel.from_pretrained(folder)
     inputs = tokenizer(["abc", "a"], padding=True, return_tensors="np")
+    assert inputs.input_ids.tolist() == [[97, 98, 99], [97, 256, 256]]
+    with pytest.raises(ValueError, match="padding stands on the left, as the tokenizer puts it with"):
+        model.generate(**inputs)
+    tokenizer.padding_side = "left"
+    inputs = tokenizer(["abc", "a"], padding=True, return_tensors="np")
     assert inputs.input_ids.tolist() == [[97, 98, 99], [256, 256, 97]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     rows = model.generate(**inputs, max_new_tokens=5)
@@ -65,6 +70,16 @@ def test_what_is_refused(folder, tmp_path):
         tokenizer.encode("a", return_tensors="tf")
     with pytest.raises(ValueError, match="padding must be True for texts of unequal length"):
         tokenizer(["a", "bc"], return_tensors="np")
+    for padding in ("max_length", "nonsense", None):
+        with pytest.raises(ValueError, match=f"padding must be True, 'longest', .* got {padding!r}"):
+            tokenizer(["a", "bc"], padding=padding)
+    with pytest.raises(ValueError, match="pad_token must be a token of the vocabulary, got '<pad>'"):
+        tokenizer.pad_token = "<pad>"
+    with pytest.raises(AttributeError, match="truncation_side"):
+        tokenizer.truncation_side = "left"
+    tokenizer.padding_side = "middle"
+    with pytest.raises(ValueError, match="padding_side must be 'left' or 'right', got 'middle'"):
+        tokenizer(["a", "bc"], padding=True)
     with pytest.raises(FileNotFoundError):
         npgpt.GPT2Tokenizer.from_pretrained(tmp_path / "none")
 
@@ -80,6 +95,7 @@ def test_beside_transformers(data_dir, tmp_path):
         npgpt.GPT2Tokenizer.from_pretrained(tmp_path),
         npgpt.GPT2Tokenizer(BPETokenizer.from_files(*files)),
     ):
+        ours.pad_token, ours.padding_side = ours.eos_token, "left"
         texts = ["O sol nasce<|endoftext|>", "naïve 日本語 123", "don't"]
         expected = theirs(texts, padding=True, return_tensors="pt")
         got = ours(texts, padding=True, return_tensors="pt")

@@ -11,7 +11,8 @@ from npgpt.engine.config import GPTConfig, training_floats
 from npgpt.engine.lora import LoRA, lora_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
-from npgpt.interop.huggingface import write_adapter
+from npgpt.interop.peft import write_adapter
+from npgpt.text.tokenizer import ByteTokenizer
 from tests.gradcheck import assert_gradient
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 12, "vocab_size": 19}
@@ -115,7 +116,11 @@ def test_only_adapters_are_trained_and_files_have_them(rng, tmp_path, impl):
             assert (w[:-1] == before[name][:-1]).all() and (w[-1] != before[name][-1]).any()
         else:
             assert (w != before[name]).any() == changed, name
-    write_adapter(tmp_path / "adapter", adapters, "base")
+    for name, w in adapters.unmerged().params.items():
+        trained = 1 if name == "wte.weight" else 0
+        assert (w[: len(w) - trained] == before[name][: len(w) - trained]).all(), name
+    assert (adapters.unmerged().params["wte.weight"] == model.params["wte.weight"]).all()
+    write_adapter(tmp_path / "adapter", adapters, "base", ByteTokenizer())
     stored, config = (
         load_file(tmp_path / "adapter/adapter_model.safetensors"),
         json.loads((tmp_path / "adapter/adapter_config.json").read_text()),

@@ -227,7 +227,7 @@ def test_biases_that_should_not_be_are_refused(folder):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "llama"}, "model_type must be one of gpt2, openai-gpt, gpt_neo, got 'llama'"),
+        ({"model_type": "qwen2"}, "model_type must be one of gpt2, openai-gpt, gpt_neo, llama, got 'qwen2'"),
         ({"activation_function": "relu"}, "activation_function must be one of gelu.*, got 'relu'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings must be True"),
         ({"n_inner": 5}, r"n_inner must be 4 \* n_embd, got 5"),

@@ -11,6 +11,7 @@ from npgpt import chat, finetune
 from npgpt.console import job
 from npgpt.engine.config import training_floats
 from npgpt.engine.lora import lora_floats
+from npgpt.interop import hub
 from npgpt.interop.huggingface import write_pretrained
 from npgpt.text import examples
 from npgpt.text.examples import pack
@@ -102,7 +103,17 @@ def test_adapters_are_apart_and_merged(base, tmp_path, capsys):
         merged = before.params[f"{name}.weight"] + config["lora_alpha"] / config["r"] * (b @ a).T
         np.testing.assert_allclose(after.params[f"{name}.weight"], merged, atol=1e-6)
     assert (after.params["wte.weight"][:257] == before.params["wte.weight"]).all()
-    assert (after.params["wte.weight"][257:] == stored["wte.rows"]).all()
+    rows = stored["base_model.model.transformer.wte.token_adapter.trainable_tokens_delta"]
+    assert (after.params["wte.weight"][257:] == rows).all()
+    with pytest.raises(ValueError, match=r"new/adapter is an adapter .* load the run that it lies in"):
+        npgpt.load(tmp_path / "new/adapter")
+
+
+def test_an_adapter_names_a_base_of_the_hub_as_it_was_given(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda name: base)
+    assert run("some/model", written(tmp_path, TALKS), tmp_path / "new", "--lora", 2, "--epochs", 1) == 0
+    config = json.loads((tmp_path / "new/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "some/model"
 
 
 @pytest.mark.parametrize("lora", [None, 4])
