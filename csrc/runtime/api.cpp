@@ -51,7 +51,7 @@ npgpt_finish generate(Session& session, const char* prompt, size_t length, const
     };
     for (int32_t i = 0; i < how.max_new_tokens; i++) {
         const int32_t id = session.sample(sampling);
-        if (id == end) {
+        if (!how.ignore_eos && vocabulary->ends(id)) {
             finish = NPGPT_FINISH_END;
             break;
         }

@@ -185,7 +185,7 @@ NPGPT_API npgpt_status npgpt_sample(npgpt_session *session, const npgpt_sampling
 typedef struct npgpt_generation {
     npgpt_sampling sampling;
     int32_t max_new_tokens;
-    int32_t ignore_eos;     /* 1: the end of text never comes */
+    int32_t ignore_eos;     /* 1: the end of text never comes, and no other token ends the text */
     const char *const *stop; /* stop[0..stop_count): the text ends before the first of these */
     size_t stop_count;
 } npgpt_generation;

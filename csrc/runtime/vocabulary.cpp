@@ -67,6 +67,8 @@ Vocabulary::Vocabulary(const Gguf& file) {
     size_t used = names.size();  // behind them there is only padding
     while (used && types[used - 1] == UNUSED) used--;
     end = int32_t(file.integer("tokenizer.ggml.eos_token_id", 0, used - 1));
+    more_ends[0] = int32_t(file.integer("tokenizer.ggml.eot_token_id", 0, used - 1, uint64_t(end)));
+    more_ends[1] = int32_t(file.integer("tokenizer.ggml.eom_token_id", 0, used - 1, uint64_t(end)));
 
     const Characters characters;
     uint32_t byte_ids[256];

@@ -15,6 +15,7 @@ class Vocabulary {
     explicit Vocabulary(const Gguf& file);  // throws Error
 
     int32_t end_of_text() const { return end; }
+    bool ends(int32_t id) const { return id == end || id == more_ends[0] || id == more_ends[1]; }  // a generation
     size_t size() const { return tokens.size(); }
     bool is_special(int32_t id) const { return special[size_t(id)]; }
     const std::string& bytes(int32_t id) const { return tokens[size_t(id)]; }
@@ -23,7 +24,7 @@ class Vocabulary {
   private:
     std::vector<std::string> tokens;  // the bytes of each id; of a special one its name
     std::vector<bool> special;
-    int32_t end;
+    int32_t end, more_ends[2];  // of a turn, of a message; the end of text where there is none
     std::unique_ptr<Bpe> bpe;
 };
 

@@ -18,7 +18,8 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
-from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
+from npgpt.text.load import tokenizer_of
+from npgpt.text.tokenizer import Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary, pad_token
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ TYPE_NAMES = {number: name for name, (number, *_) in TYPES.items()}
 PLAIN = {"f32": "<f4", "f16": "<f2"}
 ALIGNMENT = 32
 NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5  # of tokenizer.ggml.token_type
+ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of text, turn, message
 # the number of a value's type -> struct's letter; 8 is a string, 9 an array
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 
@@ -171,6 +173,8 @@ def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int)
     vocabulary = tokenizer.vocabulary
     if vocabulary.words:
         raise ValueError("write_gguf: tokenizer must be of bytes or byte-level BPE, got GPT-1's")
+    if len(tokenizer.ends) > len(ENDS):
+        raise ValueError(f"write_gguf: tokenizer must have at most {len(ENDS)} ends, got {tokenizer.ends}")
     tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
     types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
@@ -182,7 +186,7 @@ def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int)
         "tokenizer.ggml.token_type": types + [UNUSED] * len(padding),
         "tokenizer.ggml.merges": [" ".join(pair) for pair in vocabulary.merges],
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
-        "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
+        **dict(zip(ENDS, tokenizer.ends, strict=False)),
         "tokenizer.ggml.padding_token_id": vocabulary.tokens[pad_token(vocabulary)],
     }
 
@@ -325,10 +329,12 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
         raise ValueError(
             f"{where}: tokenizer.ggml.token_type must have {len(names)} elements, got {len(types)}"
         )
-    end = _value_of(values, "tokenizer.ggml.eos_token_id", int, where)
+    end = _value_of(values, ENDS[0], int, where)
+    ends = [end, *(_value_of(values, key, int, where, end) for key in ENDS[1:])]
     used = next((i for i in range(len(types), 0, -1) if types[i - 1] != UNUSED), 0)  # the rest is padding
-    if not 0 <= end < used:
-        raise ValueError(f"{where}: tokenizer.ggml.eos_token_id must be in 0..{used - 1}, got {end}")
+    for key, one in zip(ENDS, ends, strict=True):
+        if not 0 <= one < used:
+            raise ValueError(f"{where}: {key} must be in 0..{used - 1}, got {one}")
     tokens: dict[str, int] = {}
     for i, (name, type) in enumerate(zip(names[:used], types, strict=False)):
         if type not in (NORMAL, UNKNOWN, CONTROL):
@@ -346,9 +352,9 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
             raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs, got {rule!r:.60}")
         if left not in special or right not in special:
             rules.append((left, right))
-    if tokens == ByteTokenizer.vocabulary.tokens and not rules:
-        return ByteTokenizer()
-    return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
+    tokenizer = tokenizer_of(Vocabulary(where, tokens, rules, special, names[end], False))
+    tokenizer.more_ends = tuple(dict.fromkeys(one for one in ends if one != end))
+    return tokenizer
 
 
 def _array_of(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.interop.gguf import read_gguf
+from npgpt.interop.gguf import read_gguf, write_gguf
 from npgpt.runtime import libnpgpt
 from tests.conftest import COMPILED
 from tests.gguf_files import READ, REFUSED
@@ -55,3 +55,39 @@ def test_what_both_refuse_is_named_alike(case, tmp_path):
 def test_every_rule_is_for_a_file_of_its_own():
     names = [case.name for case in (*READ, *REFUSED)]
     assert len(set(names)) == len(names) > 80
+
+
+def test_a_text_ends_at_each_end_of_the_file(tmp_path):
+    """In Python and in C; written again, the file has the same ends."""
+    plain, more = (next(case for case in READ if case.name == name) for name in ("plain", "more ends"))
+    first, second = (npgpt.load(case.write(tmp_path)) for case in (plain, more))
+    assert (first.tokenizer.ends, second.tokenizer.ends) == ((257,), (257, 65, 66))
+    asked = {"prompt": "a 1", "max_new_tokens": 400, "temperature": 1.5, "return_ids": True}
+    for seed in range(8):
+        whole = first.generate(**asked, seed=seed)
+        stop = min([i for i, id in enumerate(whole) if id in (65, 66)], default=len(whole))
+        assert second.generate(**asked, seed=seed) == whole[:stop]
+        if COMPILED:
+            path = tmp_path / "more-ends.gguf"
+            assert from_c(path, "a 1", seed) == second.tokenizer.decode_bytes(whole[:stop]).decode(
+                "utf-8", "replace"
+            )
+    write_gguf(tmp_path / "again.gguf", second, second.tokenizer)
+    assert npgpt.load(tmp_path / "again.gguf").tokenizer.ends == (257, 65, 66)
+
+
+def from_c(path, prompt, seed):
+    """The text of npgpt_generate."""
+    ffi, lib = libnpgpt.library()
+    session, texts, how = libnpgpt.Session(libnpgpt.Model.open(path)), [], ffi.new("npgpt_generation *")
+    lib.npgpt_default_generation(how)
+    how.sampling.temperature, how.sampling.seed, how.max_new_tokens = 1.5, seed, 400
+
+    @ffi.callback("int(void *, const char *, size_t)")
+    def on_text(user, text, length):
+        texts.append(ffi.buffer(text, length)[:])
+        return 0
+
+    data = prompt.encode()
+    assert not lib.npgpt_generate(session.handle, data, len(data), how, on_text, ffi.NULL, ffi.NULL, ffi.NULL)
+    return b"".join(texts).decode()
