@@ -254,6 +254,7 @@ def _settings(config: Fields) -> str:
         "split": ", ".join(map(str, config["split"])),
         "text": ", ".join(Path(t).name for t in config["text"][:3]),
     }
+    shown |= {"val": Path(config["val"]).name} if "val" in config else {}
     shown |= {name: config["about"][name] for name in ("kernels", "python", "numpy")}
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(f'{v:g}' if isinstance(v, float) else str(v))}</dd></div>"
