@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from npgpt.text.corpus import Corpus
     from npgpt.training.overfitting import Verdict
 
+LONG_LINE = 40  # bytes: shorter lines recur by chance
 ENDINGS = {  # how a run ended -> the beginning of "... after 60 steps"
     "done": N_("done"),
     "memorised": N_("memorised"),
@@ -141,6 +142,25 @@ def corpus_report(corpus: Corpus) -> list[str]:
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
         lines.append(f"warning: the same text several times: {_few(twice, str)}; the test would be too easy")
     return lines
+
+
+def val_warnings(val: Corpus, corpus: Corpus) -> list[str]:
+    """Return a warning where more than a few long lines of the validation text are in the training text."""
+    lines = Counter(line for line in _lines(val) if len(line) >= LONG_LINE)
+    known = {line for line in _lines(corpus) if line in lines}
+    n, of = sum(lines[line] for line in known), lines.total()
+    name = _few([document.name for document in val.documents], str)
+    if n <= of / 100:
+        return []
+    return [
+        f"{name}: {n:,} of {of:,} lines of {LONG_LINE} bytes or more are in the training text too; "
+        "validation is too easy"
+    ]
+
+
+def _lines(corpus: Corpus) -> Iterable[bytes]:
+    for _number, chunk in corpus.chunks():
+        yield from map(bytes.strip, chunk.split(b"\n"))
 
 
 def _few(names: list[str], translate: Callable[[str], str]) -> str:

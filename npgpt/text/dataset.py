@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -146,15 +146,19 @@ def parse_split(text: Split) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The ids of a text in three contiguous splits, (N,) each; a split may be empty."""
+    """The ids of a text in three contiguous splits, (N,) each; a split may be empty.
+
+    Its length is that of the text.
+    """
 
     train: Integers  #: ids (N,) to train on
     validation: Integers  #: ids (N,) that follow those of train
     test: Integers  #: ids (N,) that follow those of validation
     tokenizer: Tokenizer  #: the tokenizer of these ids
+    own_validation: bool = False  #: validation is another text, and no part of this one
 
     def __len__(self) -> int:
-        return len(self.train) + len(self.validation) + len(self.test)
+        return len(self.train) + len(self.test) + (0 if self.own_validation else len(self.validation))
 
     @classmethod
     def from_text(
@@ -185,6 +189,10 @@ class Dataset:
                 cut += 1
             cuts.append(cut)
         return cls(ids[: cuts[0]], ids[cuts[0] : cuts[1]], ids[cuts[1] :], tokenizer)
+
+    def validated_by(self, ids: Integers) -> "Dataset":
+        """Return the dataset with the ids (N,) of another text for validation."""
+        return replace(self, validation=ids, own_validation=True)
 
 
 def _inside_character(text: bytes) -> bool:
