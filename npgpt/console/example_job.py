@@ -21,6 +21,8 @@ from npgpt.console.job import (
 from npgpt.console.language import _
 from npgpt.console.messages import (
     log,
+    log_falling,
+    log_going_on,
     log_next,
     log_result,
     log_saved,
@@ -186,9 +188,11 @@ def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:
         if config["about"].get(name) != now:
             raise ValueError(f"--resume: {name} is {config['about'].get(name)} in this run, got {now}")
     for name, value in given.items():
-        if name not in (*MAY_CHANGE, "val") and value not in (None, config.get(name)):
+        longer = folder.ended and name == "epochs"
+        if not longer and name not in (*MAY_CHANGE, "val") and value not in (None, config.get(name)):
             raise ValueError(f"--resume: {name} is {config.get(name)} in this run, got {value}")
-    return kept_settings(given, {name: config.get(name) for name in given}, MAY_CHANGE)
+    may_change = (*MAY_CHANGE, "epochs") if folder.ended else MAY_CHANGE
+    return kept_settings(given, {name: config.get(name) for name in given}, may_change)
 
 
 def _split(data: Data, validation: Data | None, settings: Fields, about: Fields) -> tuple[Examples, int]:
@@ -268,6 +272,7 @@ class ExampleJob(Job):
             **{"all": trainer.model.num_params, "trained": trainer.optimizer.model.num_params, "rank": lora},
         )
         log("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
+        log_going_on(trainer)
         config, rows = trainer.model.config, self.base.rows
         needed = {
             rank: memory_needed(config, plan, examples, rank, rows, self.world) for rank in (None, lora or 8)
@@ -334,6 +339,12 @@ class ExampleJob(Job):
         right = sum(next(iter(one)) == label for one, label in zip(found, truth, strict=True))
         return float(right / len(truth))
 
+    def _longer(self) -> str:
+        """Return the command that makes a finished run twice as long."""
+        flags = [f"--{name.replace('_', '-')}" for name in ("skip_bad", "balance") if self.about[name]]
+        words = [self.base.name, str(self.data.path), "-o", str(self.folder.path), *flags]
+        return f"python -m npgpt.finetune {shlex.join(words)} --resume --epochs {2 * self.settings['epochs']}"
+
     def show(self, result: Fields) -> Fields:
         """Print the losses, the accuracy, the run's folder and the next command; return fields for --json."""
         from npgpt.console import report
@@ -346,6 +357,7 @@ class ExampleJob(Job):
                 "(step {best_step}) nats per target token"
             )
         log_result(result, losses, self.plan.patience)
+        log_falling(result, self._longer())
         path = self.folder.path
         interrupted = result["ended"] == "interrupted"
         if not interrupted:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike
     from npgpt.text.corpus import Corpus
     from npgpt.training.overfitting import Verdict
+    from npgpt.training.trainer import Trainer
 
 LONG_LINE = 40  # bytes: shorter lines recur by chance
 ENDINGS = {  # how a run ended -> the beginning of "... after 60 steps"
@@ -43,6 +44,33 @@ def log_result(result: Fields, losses: str, patience: int | None) -> None:
 def _how(result: Fields, patience: int | None) -> str:
     ended: str = result["ended"]
     return _(ENDINGS.get(ended, ended)).format(n=patience)  # npgpt 0.1.0 saved the sentence of patience
+
+
+def log_going_on(trainer: Trainer) -> None:
+    """Print after which step a run goes on, and the learning rate that follows the end of a shorter run."""
+    if trainer.step:
+        log("going on after step {step}", step=trainer.step)
+    if trainer.gone_on:
+        schedule = trainer.schedule
+        log(
+            "the learning rate is now that of a run of {steps} steps: from {rate:.2g} to {last:.2g}, {shape}",
+            steps=schedule.steps,
+            rate=schedule.rate(trainer.step + 1),
+            last=schedule.rate(schedule.steps),
+            shape=schedule.plan.schedule,
+        )
+
+
+def log_falling(result: Fields, command: str) -> None:
+    """Print that a run ended while it still got better, and the command that trains it for longer."""
+    if result["falling"]:
+        before, now = result["falling"]
+        log(
+            "it still got better: the validation loss fell from {before:.4f} to {now:.4f} in the last fifth",
+            before=before,
+            now=now,
+        )
+        log("for longer: {command}", command=command)
 
 
 def log_saved(folder: PathLike) -> None:

@@ -24,6 +24,8 @@ from npgpt.console.language import _
 from npgpt.console.messages import (
     corpus_report,
     log,
+    log_falling,
+    log_going_on,
     log_next,
     log_result,
     log_saved,
@@ -275,7 +277,10 @@ def _settings(given: Fields, folder: RunFolder, args: Namespace) -> Fields:
     if folder.config:
         # a checkpoint holds its vocabulary, so the original file may be missing
         kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
-        return kept_settings(given, config_values(kinds, folder.path / CONFIG), MAY_CHANGE)
+        settings = kept_settings(given, config_values(kinds, folder.path / CONFIG), MAY_CHANGE)
+        if folder.ended and any(given[name] for name in LENGTHS):
+            settings |= {name: given[name] for name in LENGTHS}
+        return settings
     if args.resume and not args.text:
         raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
     return given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
@@ -427,13 +432,20 @@ class TextJob(Job):
         from npgpt.console import report
 
         path = self.folder.path
-        _log_losses(result, self.plan)
+        command = f"python -m npgpt.train --resume --out {shlex.quote(str(path))}"
+        _log_losses(result, self.plan, f"{command} {self._twice(result)}")
         report.write(path)
         if result["ended"] == "interrupted":
-            log("go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(path))}")
+            log("go on: {command}", command=command)
         else:
             _show_sample(path, self.beginning, self.plan, self.settings["seed"])
         return {}
+
+    def _twice(self, result: Fields) -> str:
+        """Return the flag that makes the run twice as long."""
+        return (
+            f"--minutes {2 * self.plan.minutes:g}" if self.plan.minutes else f"--steps {2 * result['steps']}"
+        )
 
     def exit_code(self, result: Fields) -> int:
         """Return 130 for an interrupted run, 1 where --target-loss was missed, else 0."""
@@ -463,8 +475,7 @@ def _log_cost(trainer: Trainer, resident: int) -> None:
         else "training: {steps} steps of {windows} tokens, {epochs:.1f} epochs",
         **{"steps": steps, "windows": windows, "epochs": steps / trainer.batches.per_epoch},
     )
-    if trainer.step:
-        log("going on after step {step}", step=trainer.step)
+    log_going_on(trainer)
     needed = memory_needed(config, plan, len(trainer.dataset.train), trainer.world)
     seconds = 60 * plan.minutes - trainer.seconds if plan.minutes else seconds_needed(trainer)
     log(
@@ -476,7 +487,8 @@ def _log_cost(trainer: Trainer, resident: int) -> None:
     )
 
 
-def _log_losses(result: Fields, plan: Plan) -> None:
+def _log_losses(result: Fields, plan: Plan, longer: str) -> None:
+    """Print how a training ended; `longer` is the command that goes on with a finished run."""
     losses = _("training loss {train_loss:.4f}")
     if result["val_loss"] is not None:
         losses = _("training loss {train_loss:.4f}, validation loss {val_loss:.4f} nats per token")
@@ -486,10 +498,9 @@ def _log_losses(result: Fields, plan: Plan) -> None:
     if result["skipped"]:
         log("{skipped} steps were skipped, as loss or gradient was not finite", **result)
     if plan.memorise and result["ended"] == "done":
-        log(
-            "not memorised yet: the training loss should be {target}; more --steps will do it",
-            target=plan.target_loss,
-        )
+        log("not memorised yet: the training loss should be {target}", target=plan.target_loss)
+        log("for longer: {command}", command=longer)
+    log_falling(result, longer)
     log_saved(result["run"])
 
 

@@ -76,9 +76,8 @@ FLAGS = ("epochs", *(field.name for field in fields(Plan) if field.name != "memo
 
 
 def make_plan(n_tokens: int, epochs: int | None = None, own_validation: bool = False, **flags: Any) -> Plan:
-    """Return the plan for a text of n_tokens.
+    """Return the plan for a text of n_tokens, of which none is for validation with own_validation=True.
 
-    own_validation: another text is for validation, so none of this one is.
     `flags` are fields of Plan; those that are None get the default. ValueError or TypeError for a bad value.
     From TOO_SMALL tokens to a million, the steps grow with the square root of the text and the dropout falls.
     Beyond a million the plan stays the same, about two minutes on two cores.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -161,6 +162,41 @@ def test_resumed_is_never_stopped(base, tmp_path, lora, monkeypatch, capsys):
         for file in ("model.safetensors", "optimizer.safetensors"):
             assert (one / file).read_bytes() == (two / file).read_bytes()
     assert run(base, data, tmp_path / "cut", "--resume") == 0  # finished
+
+
+@pytest.mark.parametrize("lora", [(), ("--lora", 4)])
+def test_a_finished_run_goes_on_for_more_epochs(base, tmp_path, lora, monkeypatch, capsys):
+    data = written(tmp_path, TALKS * 3)
+    flags = ("--epochs", 2, "--batch-size", 4, "--keep", 9, "--patience", 99, *lora)
+    for name in ("whole", "cut"):
+        assert run(base, data, tmp_path / name, *flags) == 0
+    capsys.readouterr()
+    assert run(base, data, tmp_path / "whole", "--resume", "--epochs", 4) == 0
+    assert "the learning rate is now that of a run of 16 steps" in capsys.readouterr().out
+    stops = iter([False] * 3)
+    with monkeypatch.context() as m:
+        m.setattr(job, "interruptible", lambda: contextlib.nullcontext(lambda: next(stops, True)))
+        assert run(base, data, tmp_path / "cut", "--resume", "--epochs", 4) == 130
+    assert run(base, data, tmp_path / "cut", "--resume") == 0
+    assert read_config(tmp_path / "cut")["epochs"] == 4
+    one, two = (tmp_path / run / (tmp_path / run / "LATEST").read_text().strip() for run in ("whole", "cut"))
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+    assert "steps must be above the 16" in refused(
+        capsys, base, data, tmp_path / "cut", "--resume", "--epochs", 1
+    )
+
+
+def test_the_end_of_a_run_that_still_got_better_gives_the_command(base, tmp_path, capsys):
+    data = written(tmp_path, [*LABELLED * 3, {"text": "a"}], "my data.jsonl")
+    flags = "--epochs", 6, "--batch-size", 4, "--eval-every", 5, "--skip-bad", "--balance", "--lr", 0.0005
+    assert run(base, data, tmp_path / "new", *flags) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("for longer: ")]
+    assert line.endswith("--skip-bad --balance --resume --epochs 12")
+    words = shlex.split(line.removeprefix("for longer: python -m npgpt.finetune "))
+    assert finetune.main(words) == 0
+    assert read_config(tmp_path / "new")["epochs"] == 12
 
 
 def test_adapters_are_apart_and_merged(base, tmp_path, capsys):
