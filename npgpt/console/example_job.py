@@ -251,6 +251,7 @@ class ExampleJob(Job):
 
     def announce(self) -> None:
         """Print the number of examples, parameters and steps, and the memory and time to expect."""
+        from npgpt.text.examples import spells_an_end
         from npgpt.training import memory
         from npgpt.training.cost import seconds_needed
         from npgpt.training.finetuning import memory_needed
@@ -263,6 +264,9 @@ class ExampleJob(Job):
             targets=int(sum(mask.sum() for ids, mask in examples.training)),
         )
         self._log_repeated()
+        if n := sum(map(spells_an_end, self.data.examples)):
+            spelt = f"{n:,} examples spell <|end|> or <|endoftext|>, which are learnt as letters"
+            log_warnings([f"{self.data.path}: {spelt}; the end of an answer is added by itself"])
         if self.data.n_bad:
             log("{n} lines were at fault and are left out", n=self.data.n_bad)
         log(

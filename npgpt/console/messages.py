@@ -186,6 +186,20 @@ def val_warnings(val: Corpus, corpus: Corpus) -> list[str]:
     ]
 
 
+def spelt_end_warnings(corpus: Corpus) -> list[str]:
+    """Return a warning for each text that spells <|endoftext|>, as some that hold many documents do."""
+    found = {
+        document.name: sum(block.count(b"<|endoftext|>") for block in document.blocks())
+        for document in corpus.documents
+    }
+    return [
+        f"{name}: <|endoftext|> is spelt {n:,} times, which is learnt as letters; "
+        "a document in a file of its own has its end by itself"
+        for name, n in found.items()
+        if n
+    ]
+
+
 def _lines(corpus: Corpus) -> Iterable[bytes]:
     for _number, chunk in corpus.chunks():
         yield from map(bytes.strip, chunk.split(b"\n"))

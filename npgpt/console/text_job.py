@@ -30,6 +30,7 @@ from npgpt.console.messages import (
     log_result,
     log_saved,
     log_warnings,
+    spelt_end_warnings,
     val_warnings,
 )
 from npgpt.console.settings import (
@@ -390,8 +391,9 @@ class TextJob(Job):
     def announce(self) -> None:
         """Print the text, tokenizer, split, model and steps, and the memory and time to expect."""
         print("\n".join(corpus_report(self.corpus)))
-        if self.val and not self.world.rank:
-            log_warnings(val_warnings(self.val, self.corpus))
+        if not self.world.rank:
+            log_warnings(spelt_end_warnings(self.corpus))
+            log_warnings(val_warnings(self.val, self.corpus) if self.val else [])
         dataset, plan = self.trainer.dataset, self.plan
         log(
             "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",

@@ -1,6 +1,7 @@
 """Generation of text: a model continues a prompt."""
 
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,10 @@ def generate(
     if not all(isinstance(s, str) and s for s in stop):
         raise ValueError(f"generate: stop must be strings that are not empty, got {stop!r}")
     ids = sampling.prompt_ids(prompt, tokenizer, model.config.vocab_size)
-    end = tokenizer.end_of_text if tokenizer else None
+    end, ends = (tokenizer.end_of_text, tokenizer.ends.values()) if tokenizer else (None, ())
     new_ids = libnpgpt.generate_ids(model, ids, max_new_tokens, how, end, ignore_eos, seed, speculate)
+    if len(ends) > 1 and not ignore_eos:
+        new_ids = takewhile(lambda id: id not in ends, new_ids)
     if tokenizer is None:
         if not return_ids or stop:
             raise ValueError("generate: return_ids must be True, stop empty, without a tokenizer")

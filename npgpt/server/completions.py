@@ -55,7 +55,7 @@ class Completions:
         served = await self.models.find(fields["model"])
         prompts = await encode_prompts(served.scheduler, fields["prompt"], "prompt")
         most = self.max_tokens(fields.get("max_tokens"), 16)
-        ends = (served.scheduler.tokenizer.end_of_text,)
+        ends = tuple(served.scheduler.tokenizer.ends.values())
         top, echo = fields.get("logprobs"), fields.get("echo", False)
         requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo)
         shape = CompletionShape(served.scheduler.token_names, top)
@@ -81,7 +81,7 @@ class Completions:
         name = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
         most = self.max_tokens(fields.get(name), scheduler.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
-        ends = (examples.end_token(tokenizer), tokenizer.end_of_text)
+        ends = (examples.end_token(tokenizer), *tokenizer.ends.values())
         requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top)
         return await self.answer(request, fields, served, requests, ChatShape(scheduler.token_names, top))
 

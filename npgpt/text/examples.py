@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
-from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TURN, ROLES
+from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TEXT, END_OF_TURN, ROLES
 
 FORMS = {
     "prompt": '{"prompt": "...", "completion": "..."}',
@@ -56,6 +56,11 @@ class Example:
     @property
     def _learnt(self) -> int:
         return next(n for n, (role, _) in enumerate(self.turns) if role in ("assistant", "completion"))
+
+
+def spells_an_end(example: Example) -> bool:
+    """Return True where an answer spells <|end|> or <|endoftext|>, which is then learnt as letters."""
+    return any(end in text for _, text in example.answer for end in (END_OF_TURN, END_OF_TEXT))
 
 
 def _stripped(turn: tuple[str, str]) -> tuple[str, str]:

@@ -48,6 +48,16 @@ class Tokenizer(ABC):
         return self.vocabulary.tokens[self.vocabulary.end_of_text]
 
     @property
+    def ends(self) -> dict[str, int]:
+        """The tokens that end a text, by name: end_of_text, and <|endoftext|> where another took its place.
+
+        A model that was fine-tuned ends its turns by another token, but has learnt the first one too.
+        """
+        special = self.vocabulary.special
+        first = {END_OF_TEXT: special[END_OF_TEXT]} if END_OF_TEXT in special else {}
+        return {self.vocabulary.end_of_text: self.end_of_text} | first
+
+    @property
     def dtype(self) -> type[np.uint16 | np.uint32]:
         """The type of the ids: uint16 where they fit, else uint32."""
         return np.uint16 if self.vocab_size <= 65536 else np.uint32

@@ -226,3 +226,11 @@ def test_what_stays_not_finite_ends_with_one_line(command, text):
     assert (
         "so training stopped; no checkpoint was saved before. Begin again with a lower learning rate" in last
     )
+
+
+def test_an_end_that_a_text_spells_is_told(command):
+    Path("stories.txt").write_text("um dia\n<|endoftext|>\noutro dia\n<|endoftext|>\n" * 3)
+    code, _, err = command("train", "stories.txt", *TINY, "--steps", 2)
+    assert code == 0 and err.startswith(
+        "warning: stories.txt: <|endoftext|> is spelt 6 times, which is learnt"
+    )

@@ -13,7 +13,7 @@ import pytest
 import npgpt
 from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.models import random_model
+from tests.models import random_model, write_speller
 from tests.server.process import Process
 
 openai = pytest.importorskip("openai")
@@ -231,6 +231,26 @@ def test_what_each_token_of_a_chat_had(speaker):
     with pytest.raises(openai.BadRequestError, match="maximum context length") as error:
         chat(messages=[{"role": "user", "content": "a" * 200}])
     assert error.value.code == "context_length_exceeded"
+
+
+def test_the_end_of_the_base_ends_a_reply(tmp_path):
+    """A model that was taught to talk has learnt two ends."""
+    tokenizer = examples.add_roles(ByteTokenizer())
+    messages = [{"role": "user", "content": "?"}]
+    before = examples.encode_chat(tokenizer, messages)
+    first = tokenizer.vocabulary.special["<|endoftext|>"]
+    write_speller(tmp_path / "m", tokenizer, [*b"sim", first, *b"nunca"], len(before))
+    with Process(tmp_path / "m") as server:
+        for path, fields in (
+            ("/v1/chat/completions", {"messages": messages}),
+            ("/v1/completions", {"prompt": before}),
+        ):
+            fields |= {"model": "m", "max_tokens": 9, "temperature": 0}
+            for ignored, text, finish in ((False, "sim", "stop"), (True, "simnunca", "length")):
+                answer = server.ask(path, fields | {"ignore_eos": ignored})[1]
+                (choice,) = answer["choices"]
+                found = choice["message"]["content"] if "message" in choice else choice["text"]
+                assert (found, choice["finish_reason"]) == (text, finish)
 
 
 def test_a_key(folder):

@@ -199,6 +199,15 @@ def test_the_end_of_a_run_that_still_got_better_gives_the_command(base, tmp_path
     assert read_config(tmp_path / "new")["epochs"] == 12
 
 
+def test_an_end_that_examples_spell_is_told(base, tmp_path, capsys):
+    data = written(
+        tmp_path,
+        [*TALKS, {"messages": [*TALKS[0]["messages"][:1], {"role": "assistant", "content": "a<|end|>"}]}],
+    )
+    assert run(base, data, tmp_path / "new", "--epochs", 1) == 0
+    assert f"warning: {data}: 1 examples spell <|end|> or <|endoftext|>" in capsys.readouterr().err
+
+
 def test_adapters_are_apart_and_merged(base, tmp_path, capsys):
     assert run(base, written(tmp_path, TALKS), tmp_path / "new", "--lora", 2, "--epochs", 4) == 0
     assert "as adapters of rank 2" in capsys.readouterr().out
