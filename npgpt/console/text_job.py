@@ -390,11 +390,14 @@ class TextJob(Job):
 
     def announce(self) -> None:
         """Print the text, tokenizer, split, model and steps, and the memory and time to expect."""
+        from npgpt.text.dataset import Dataset
+
         print("\n".join(corpus_report(self.corpus)))
         if not self.world.rank:
             log_warnings(spelt_end_warnings(self.corpus))
             log_warnings(val_warnings(self.val, self.corpus) if self.val else [])
         dataset, plan = self.trainer.dataset, self.plan
+        assert isinstance(dataset, Dataset)
         log(
             "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",
             name=self.settings["tokenizer"] or dataset.tokenizer.name,
@@ -408,8 +411,10 @@ class TextJob(Job):
                 "tokens: {train:,} for training, {validation:,} for validation, {test:,} for testing",
                 train=len(dataset.train),
                 validation=len(dataset.validation),
-                test=len(dataset) - len(dataset.train) - (0 if self.val else len(dataset.validation)),
+                test=len(dataset.test),
             )
+        if dataset.n_copies:
+            log("{n:,} tokens are left out, as the part before holds their document too", n=dataset.n_copies)
         _log_cost(self.trainer, self.resident)
 
     def sample(self) -> str:

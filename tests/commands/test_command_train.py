@@ -234,3 +234,14 @@ def test_an_end_that_a_text_spells_is_told(command):
     assert code == 0 and err.startswith(
         "warning: stories.txt: <|endoftext|> is spelt 6 times, which is learnt"
     )
+
+
+def test_copies_are_in_one_part_alone(command):
+    for name, text in (("a", b"um dia " * 30), ("b", b"outro " * 30), ("c", b"um dia " * 30)):
+        Path(f"{name}.txt").write_bytes(text)
+    flags = (*TINY, "--steps", 2, "--split", "0.4,0.3,0.3", "--out", "r")
+    code, out, _ = command("train", "a.txt", "b.txt", "c.txt", *flags)
+    assert code == 0 and "the same text several times: a.txt, c.txt" in out
+    assert "tokens: 241 for training, 151 for validation, 0 for testing" in out
+    assert "211 tokens are left out, as the part before holds their document too" in out
+    assert "the text that it was trained on (there is no test part)" in command("evaluate", "r")[1]
