@@ -1,10 +1,12 @@
 """Build npgpt._kernels from csrc/, and libnpgpt for C programs from the folders of it that know no Python.
 
 Files are compiled side by side: NPGPT_BUILD_JOBS at a time, or one for each CPU that this process may use.
-What is the same in both libraries is compiled once. The instruction set of isa_NAME.cpp is set for that file
-alone. With NPGPT_PURE=1 nothing is built: the wheel is py3-none-any, and runs on NumPy alone.
+What is the same in both libraries is compiled once, and again only where the compiler would see something
+else. The instruction set of isa_NAME.cpp is set for that file alone. With NPGPT_PURE=1 nothing is built: the
+wheel is py3-none-any, and runs on NumPy alone.
 """
 
+import hashlib
 import os
 import platform
 import re
@@ -66,12 +68,24 @@ def build_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def digest(path: str) -> str:
+    """Return the hash of a file's content, which tells more than its time: an older file may come back."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def longest_first(source: str) -> tuple[bool, bool, int]:
     """Return a key to sort by: what includes pybind11, then the kernels, then the rest by size."""
     return "/python/" not in source, "/isa_" not in source, -Path(source).stat().st_size
 
 
 class BuildKernels(build_ext):
+    def finalize_options(self):
+        super().finalize_options()
+        if (
+            self.editable_mode
+        ):  # setuptools gives a folder that is gone afterwards: an extra would compile all again
+            self.build_temp = os.path.join("build", f"temp.{self.plat_name}-{sys.implementation.cache_tag}")
+
     def build_extensions(self):
         if self.compiler.compiler_type != "unix":
             super().build_extensions()
@@ -99,23 +113,29 @@ class BuildKernels(build_ext):
         )
         self.link_library(library, module.parent)
 
+    def object_keys(self, compiler: list[str], jobs: dict[str, tuple[str, list[str]]]) -> dict[str, str]:
+        """Return {object: hash of all that it is made of}, which is kept beside it."""
+        # pip puts pybind11 into another folder each time: its version stands for it, as Python's own does
+        version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
+        common = [*compiler, version, VERSION, pybind11.__version__, sys.version, *map(digest, HEADERS)]
+        return {
+            object: hashlib.sha256("\0".join([*common, digest(source), *flags]).encode()).hexdigest()
+            for object, (source, flags) in jobs.items()
+        }
+
     def compile_stale(self, temporary: Path, jobs: dict[str, tuple[str, list[str]]]):
-        """Compile {object: (source, flags)} where source, headers or command changed since the last time."""
+        """Compile {object: (source, flags)} where that would make another object than the one there."""
         (extension,) = self.extensions
-        compiler = [*self.compiler.compiler_so_cxx, "-c", *extension.extra_compile_args]
+        compiler = [*self.compiler.compiler_so_cxx, *extension.extra_compile_args]
         includes = [f"-I{path}" for path in [*extension.include_dirs, *self.compiler.include_dirs]]
         includes += [f"-D{name}={value}" for name, value in extension.define_macros]
-        # pip puts pybind11 into another folder each time: its version stands for it
-        commands = "\n".join(map(str, [*compiler, VERSION, pybind11.__version__, *jobs.values()]))
-        stamp = temporary / "commands"
-        if not stamp.exists() or stamp.read_text() != commands:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            stamp.write_text(commands)
+        keys = self.object_keys(compiler, jobs)
 
         def is_stale(object: str) -> bool:
-            newest = max(os.path.getmtime(path) for path in [jobs[object][0], *HEADERS])
-            return self.force or not os.path.exists(object) or os.path.getmtime(object) < newest
+            key = Path(f"{object}.key")
+            return self.force or not (
+                os.path.exists(object) and key.exists() and key.read_text() == keys[object]
+            )
 
         stale = sorted(filter(is_stale, jobs), key=lambda object: longest_first(jobs[object][0]))
         lock, begun, failed = Lock(), [], []
@@ -130,13 +150,15 @@ class BuildKernels(build_ext):
                 print(f"compiling {len(begun)}/{len(stale)} {source}{which}", flush=True)
             os.makedirs(os.path.dirname(object), exist_ok=True)
             python = includes if "/python/" in source else []
-            command = [*compiler, *python, *flags, source, "-o", f"{object}.tmp"]
+            command = [*compiler, "-c", *python, *flags, source, "-o", f"{object}.tmp"]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             with lock:
                 if done.returncode:
                     failed.append(f"{command[0]} failed with exit code {done.returncode} on {source}")
                 else:
+                    Path(f"{object}.key").unlink(missing_ok=True)
                     os.replace(f"{object}.tmp", object)  # a compiler that was killed leaves no object
+                    Path(f"{object}.key").write_text(keys[object])
                 if done.stdout:
                     print(done.stdout, flush=True)
 

@@ -308,8 +308,32 @@ def output(page, name, first=None, last=None):
         if (first or last) and len(printed) > head + tail:
             printed = [*printed[:head], "...", *printed[len(printed) - tail :]]
         lines += [f"$ {row['command']}", *printed]
+    return [*fenced(lines), *provenance(page, r)]
+
+
+def fenced(lines):
+    """Lines as text in a fence that none of them ends."""
     fence = "`" * max([3, *(len(run) + 1 for line in lines for run in re.findall("`{3,}", line))])
-    return [f"{fence}text", *lines, fence, *provenance(page, r)]
+    return [f"{fence}text", *lines, fence]
+
+
+def first_hour(page):
+    """One text after some minutes: losses, then a sample of each; nothing before it was measured."""
+    if not (page.results / "first_hour.json").exists():
+        return []
+    r, t = page.load("first_hour"), page.t
+    text = t("The first {} kB of *{}*, by the default plan:", round(r["n_bytes"] / 1e3), r["title"])
+    heads = [t("minutes"), t("steps"), t("validation loss"), t("bits per byte, test"), t("accuracy@1, test")]
+    rows = [
+        [f"{row['minutes']:g}", f"{row['steps']:,}", f"{row['best_val_loss']:.3f}",
+         f"{row['bits_per_byte']:.3f}", f"{row['accuracy@1']:.1%}"]
+        for row in r["rows"]
+    ]  # fmt: skip
+    lines = [text, "", *table(heads, rows)]
+    for row in r["rows"]:
+        words = t('After {} min it goes on from "{}":', f"{row['minutes']:g}", r["prompt"])
+        lines += ["", words, "", *fenced((r["prompt"] + row["sample"]).splitlines())]
+    return [*lines, *provenance(page, r)]
 
 
 def chosen(rows, key, value):
@@ -325,4 +349,5 @@ KINDS = {
     "tokenizers": tokenizers, "decode": decode, "load": load, "bands": bands, "perplexity": perplexity,
     "vocabulary": vocabulary, "tune": tune, "tasks": tasks, "scaling": scaling,
     "scaling-nodes": scaling_nodes, "build": build, "output": output,
+    "first-hour": first_hour,
 }  # fmt: skip

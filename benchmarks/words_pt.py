@@ -92,4 +92,10 @@ WORDS = {
     "tree": "árvore",
     "seconds of each build": "segundos de cada compilação",
     "median": "mediana",
+    "The first {} kB of *{}*, by the default plan:": "Os primeiros {} kB de *{}*, com o plano padrão:",
+    "minutes": "minutos",
+    "validation loss": "perda de validação",
+    "bits per byte, test": "bits por byte, teste",
+    "accuracy@1, test": "accuracy@1, teste",
+    'After {} min it goes on from "{}":': 'Depois de {} min, continua de "{}":',
 }

@@ -118,7 +118,9 @@ class Conversation:
             raise
         seed = None if args.seed is None else args.seed + self.replies
         try:
-            for chunk in self.model.generate(ids, args.max_new_tokens, *_how(args), seed=seed, stream=True):
+            # the ends are stop strings too: spelt out in what it was taught by, they are learnt as letters
+            stop, n = self.tokenizer.end_names, args.max_new_tokens
+            for chunk in self.model.generate(ids, n, *_how(args), stop=stop, seed=seed, stream=True):
                 chunks.append(chunk)
                 yield chunk
         finally:

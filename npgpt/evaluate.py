@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # the text that a model is measured on, as test.json names it
 TEST = N_("the test part of its text")
+VALIDATION = N_("its validation text (there is no test part)")
 GIVEN = N_("the text given")
 TRAINED = N_("the text that it was trained on (there is no test part)")
 MEMORISED = N_("the text that it was trained on, which was to be memorised (there is no test part)")
@@ -59,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         measured = evaluation.evaluate(model, ids, tokenizer)
         result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, tokenizer)}
         if not args.text:
-            held_out = b"" if part != TEST else tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4])
+            held_out = (
+                b""
+                if part not in (TEST, VALIDATION)
+                else tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4])
+            )
             samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
             text = overfitting.training_text(train_ids, tokenizer)
             result["overlap"] = overfitting.overlap(samples, held_out, text)
@@ -95,6 +100,11 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):
         return TEST, dataset.test, dataset.train
+    if "val" in config:
+        val = Corpus(config["val"], config["clean"])
+        if val.sha256 != config["about"]["val_sha256"]:
+            raise ValueError(f"{config['val']}: has changed since the run was validated by it; give TEXT")
+        return VALIDATION, encode(val, tokenizer), dataset.train
     trained = np.concatenate([dataset.train, dataset.validation])
     return MEMORISED if config["about"].get("memorise") else TRAINED, trained, dataset.train
 

@@ -34,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_settings(parser, SETTINGS)
     add("--skip-bad", action="store_true", help="leave out lines that are at fault, and print their number")
     add("--balance", action="store_true", help="show each label equally often, the rarer ones repeatedly")
-    add("--resume", action="store_true", help="go on with NEW, to the same bits as a run that never stopped")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with NEW, to the same bits as a run that never stopped; "
+        "a finished one goes on for a larger --epochs",
+    )
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     with errors_as_lines("finetune"):
         world = init_world()

@@ -113,8 +113,12 @@ async def start_finetune(arguments: FinetuneArguments) -> Process:
 
     command = [sys.executable, "-P", "-m", "npgpt.finetune"]
     command += [str(arguments.base), arguments.data.name, "-o", str(arguments.out), "--json"]
-    options = {"--seed": arguments.seed, "--epochs": arguments.epochs, "--batch-size": arguments.batch_size}
-    for flag, value in options.items():
+    for flag, value in (
+        ("--seed", arguments.seed),
+        ("--epochs", arguments.epochs),
+        ("--batch-size", arguments.batch_size),
+        ("--val", arguments.validation and arguments.validation.name),
+    ):
         command += [flag, str(value)] if value is not None else []
     # clients read English; -P and the path keep what the folder holds from being imported as a module
     environment = {"LANGUAGE": "en", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

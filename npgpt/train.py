@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--resume",
         action="store_true",
-        help="go on with the run, to the same bits as a run that never stopped",
+        help="go on with the run, to the same bits as a run that never stopped; "
+        "a finished one goes on for a larger --steps, --epochs or --minutes",
     )
     add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")

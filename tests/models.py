@@ -1,6 +1,7 @@
 """Models for tests: small, and far from their initial values, so that every parameter matters."""
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 import npgpt
 from npgpt.engine.config import Rope
@@ -35,6 +36,22 @@ def random_model(seed=3, **fields):
             w[...] = (not name.endswith("bias")) + rng.normal(0, 0.2, w.shape)
     model.touch()
     return model
+
+
+def write_speller(folder, tokenizer, ids, before):
+    """Write a model into `folder` that writes `ids`, the first behind `before` tokens, whatever these are."""
+    config = npgpt.GPTConfig(n_layer=1, n_head=2, n_embd=64, block_size=96, vocab_size=tokenizer.vocab_size)
+    model = npgpt.GPT(config, seed=0)
+    model.tokenizer = tokenizer
+    model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    (wte,) = (name for name in weights if name.endswith("wte.weight"))
+    for name, w in weights.items():
+        if ".c_proj." in name:  # a layer adds nothing: the position alone decides
+            w[...] = 0
+    weights[wte] *= 50
+    weights[wte.replace("wte", "wpe")][before - 1 :][: len(ids)] = 20 * weights[wte][ids]
+    save_file(weights, folder / "model.safetensors")
 
 
 def steps(session, ids):

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are bui
 ROOT = Path(__file__).parents[1]
 COMPILER = """#!/bin/sh
 echo "$@" >> {log}
+case "$*" in *--version*) echo c++ {version}; exit;; esac
 case "$*" in *{fails}*) echo "error: no room" >&2; exit 1;; esac
 for argument; do [ "$last" = -o ] && echo "$argument" > "$argument"; last=$argument; done
 exit 0
@@ -36,11 +38,14 @@ class Clone:
             shutil.copy(ROOT / name, self.folder / name)
         self.compiler_fails_on("nothing at all")
 
-    def compiler_fails_on(self, text: str) -> None:
-        self.compiler.write_text(COMPILER.format(log=self.log, fails=text.replace(" ", "\\ ")))
+    def compiler_fails_on(self, text: str, version: str = "1") -> None:
+        fails = text.replace(" ", "\\ ")
+        self.compiler.write_text(COMPILER.format(log=self.log, fails=fails, version=version))
         self.compiler.chmod(self.compiler.stat().st_mode | stat.S_IXUSR)
 
-    def build(self, **variables: str) -> tuple[list[list[str]], subprocess.CompletedProcess[str]]:
+    def build(
+        self, *command: str, **variables: str
+    ) -> tuple[list[list[str]], subprocess.CompletedProcess[str]]:
         """Return the commands that compile, as lists of arguments, and the finished process."""
         self.log.write_text("")
         kept = {
@@ -50,7 +55,7 @@ class Clone:
             kept | {"CXX": str(self.compiler), "NPGPT_REQUIRE_KERNELS": "1", "NPGPT_PURE": "0"} | variables
         )
         done = subprocess.run(
-            [sys.executable, "setup.py", "build_ext"],
+            [sys.executable, "setup.py", *(command or ["build_ext"])],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -59,9 +64,13 @@ class Clone:
         commands = [line.split() for line in self.log.read_text().splitlines()]
         return [command for command in commands if "-c" in command], done
 
-    def change(self, name: str) -> None:
-        """Make a file newer than all that was built."""
-        os.utime(self.folder / name, (2**31, 2**31))
+    def change(self, name: str) -> bytes:
+        """Add a comment to a file, whose time stays, as of one out of an archive; return what it held."""
+        path = self.folder / name
+        before, times = path.read_bytes(), path.stat()
+        path.write_bytes(before + b"// another\n")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return before
 
 
 @pytest.fixture
@@ -103,12 +112,53 @@ def test_flags_that_bits_depend_on(clone):
 def test_only_what_changed_is_compiled_again(clone):
     everything = sources(clone.build()[0])
     assert clone.build()[0] == []
-    clone.change("csrc/runtime/session.cpp")
+    os.utime(clone.folder / "csrc/kernels/matmul.inl", (2**31, 2**31))  # a new time alone changes nothing
+    assert clone.build()[0] == []
+    before = clone.change("csrc/runtime/session.cpp")
     assert sources(clone.build()[0]) == ["csrc/runtime/session.cpp"]
-    clone.change("csrc/kernels/matmul.inl")
+    (clone.folder / "csrc/runtime/session.cpp").write_bytes(before)
+    assert sources(clone.build()[0]) == ["csrc/runtime/session.cpp"]
+    for header in ("csrc/kernels/matmul.inl", "csrc/runtime/npgpt.h"):
+        clone.change(header)
+        assert sources(clone.build()[0]) == everything
+
+
+def test_another_compiler_or_flag_compiles_everything_again(clone):
+    everything = sources(clone.build()[0])
+    for variables in ({"CXX": f"{clone.compiler} -m32"}, {"CXXFLAGS": "-O1"}, {}):
+        assert sources(clone.build(**variables)[0]) == everything
+        assert clone.build(**variables)[0] == []
+    clone.compiler_fails_on("nothing at all", version="2")
     assert sources(clone.build()[0]) == everything
-    commands, _ = clone.build(CXX=f"{clone.compiler} -m32")  # another compiler
-    assert sources(commands) == everything
+
+
+def test_a_second_editable_install_compiles_nothing(clone, tmp_path):
+    first, done = clone.build("editable_wheel", "--dist-dir", str(tmp_path / "wheel"))
+    assert done.returncode == 0, done.stderr
+    assert len(first) > 10
+    assert clone.build("editable_wheel", "--dist-dir", str(tmp_path / "wheel"))[0] == []
+
+
+def test_a_script_beside_a_clone_named_npgpt_imports_the_package(tmp_path):
+    """The clone is a folder that `import npgpt` finds first, and that is not the package."""
+    clone, environment = tmp_path / "npgpt", tmp_path / "environment"
+    (clone / "npgpt").mkdir(parents=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone / name)
+    for path in (ROOT / "npgpt").glob("*.py"):
+        shutil.copy(path, clone / "npgpt" / path.name)
+    wheel = [sys.executable, "setup.py", "-q", "editable_wheel", "--dist-dir", str(tmp_path)]
+    subprocess.run(wheel, cwd=clone, env=os.environ | {"NPGPT_PURE": "1"}, check=True, capture_output=True)
+    venv.create(environment, with_pip=False)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (built,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(built, packages, "zip")
+    (tmp_path / "mine.py").write_text("import npgpt; print(npgpt.__version__, npgpt.__file__)")
+    for command in (["mine.py"], ["-c", "import npgpt; print(npgpt.__version__, npgpt.__file__)"]):
+        done = subprocess.run(
+            [str(environment / "bin" / "python"), *command], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert str(clone / "npgpt" / "__init__.py") in done.stdout, done.stderr
 
 
 def test_the_file_that_failed_is_compiled_again(clone):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import blocks, output, record, tables
+from benchmarks import blocks, first_hour, output, record, tables
 from benchmarks.words_pt import WORDS
 from npgpt.engine import kernels
 
@@ -200,6 +200,25 @@ def test_a_long_output_is_cut_in_its_middle(tmp_path):
     assert tables.block("output x", page(tmp_path))[1:11] == ["$ seq 9", *"123456789"]
 
 
+def test_one_text_after_some_minutes_is_shown_once_it_was_measured(tmp_path):
+    assert tables.block("first-hour", page(tmp_path)) == []
+    row = {"steps": 1234, "best_val_loss": 1.5, "bits_per_byte": 2.25, "accuracy@1": 0.375}
+    rows = [row | {"minutes": minutes, "sample": " disse que\nnão."} for minutes in (1, 60)]
+    write(tmp_path, "first_hour", rows, title="Dom Casmurro", n_bytes=199_980, prompt="Capitu")
+    english, portuguese = (
+        "\n".join(tables.block("first-hour", page(tmp_path, name))) for name in ("x.md", "pt/x.md")
+    )
+    assert english.startswith("The first 200 kB of *Dom Casmurro*")
+    assert "| 60 | 1,234 | 1.500 | 2.250 | 37.5% |" in english and "Measured 2026-11-29" in english
+    assert 'After 60 min it goes on from "Capitu":\n\n```text\nCapitu disse que\nnão.\n```' in english
+    assert "Os primeiros 200 kB" in portuguese and "Depois de 60 min" in portuguese
+
+
+def test_the_text_of_the_first_hour_is_whole_lines(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"um\n" + b"x" * 199_990 + b"\n" + b"cortado aqui\n")
+    assert first_hour.beginning(tmp_path / "a.txt") == b"um\n" + b"x" * 199_990 + b"\n"
+
+
 def test_the_four_figures_lead_to_how_they_were_measured():
     lines = tables.block("headline", blocks.Page(tables.ROOT / "README.md"))
     linked = {anchor for line in lines for anchor in re.findall(r"\(docs/benchmarks\.md#([\w-]+)\)", line)}
@@ -236,11 +255,11 @@ def page(results: Path, name: str = "docs/x.md") -> blocks.Page:
     return blocks.Page(tables.ROOT / name, results)
 
 
-def write(folder: Path, name: str, rows) -> None:
+def write(folder: Path, name: str, rows, **more) -> None:
     machine = {"cpu": "a CPU", "cores": 2}
     command = f"python -m benchmarks.{name}"
     found = {"name": name, "command": command, "date": "2026-11-29", "commit": "abc1234", "machine": machine}
-    record.write(folder / f"{name}.json", {**found, "versions": {}, "rows": rows})
+    record.write(folder / f"{name}.json", {**found, "versions": {}, **more, "rows": rows})
 
 
 def test_a_benchmark_saves_where_it_is_told(tmp_path, monkeypatch):

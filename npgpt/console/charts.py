@@ -1,4 +1,4 @@
-"""Line charts as SVG, with labels on the curves and colours from the page's style sheet."""
+"""Line charts in SVG, with labels on the curves; sizes and colours are those of the page's STYLE."""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +9,27 @@ LEFT, TOP, BOTTOM = 44, 14, 34
 Curve: TypeAlias = tuple[str, str, Sequence[tuple[float, float]]]  # label, class, (x, y)
 Mark: TypeAlias = tuple[str, str, float, float]  # label, class, x, y: a dot
 GAP = 15  # between labels
+STYLE = """
+.chart { position: relative; } svg { display: block; width: 100%; overflow: visible; }
+svg.curves { position: absolute; top: 0; left: 0; }
+svg text { font-size: 13px; fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 12px; }
+svg .grid { stroke: var(--line); }
+polyline { fill: none; stroke-width: 2; stroke-linejoin: round; vector-effect: non-scaling-stroke; }
+@media (max-width: 480px) { svg .tick.odd { display: none; } }
+"""
 
 
 def line_chart(
     curves: Sequence[Curve],
     x_label: str,
-    width: int = 880,
     height: int = 340,
-    right: int = 150,
+    right: int = 120,
     marks: Sequence[Mark] = (),
 ) -> str:
-    """Return the SVG of the curves and marks, or '' where no curve has a point.
+    """Return the HTML of the curves and marks, or '' where no curve has a point.
 
-    Sizes are in units of its viewBox; `right` is the space for the labels.
+    It is as wide as its place. `height`, and `right`, the space for the labels, are in pixels. The curves
+    alone are stretched to the width, in an SVG of their own; so text has its size on every screen.
     """
     points = [point for _, _, curve in curves for point in curve]
     if not points:
@@ -29,44 +37,44 @@ def line_chart(
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
     y_ticks = ticks(min(y for _, y in points), max(y for _, y in points))
     low_y, high_y = y_ticks[0], y_ticks[-1]
-    bottom, end = height - BOTTOM, width - right
+    bottom = height - BOTTOM
 
     def at(x: float, y: float) -> tuple[float, float]:
+        """Return percent of the width, and pixels from the top."""
         across = (x - low_x) / (high_x - low_x or 1)
-        return LEFT + across * (end - LEFT), bottom - (y - low_y) / (high_y - low_y) * (bottom - TOP)
+        return 100 * across, bottom - (y - low_y) / (high_y - low_y) * (bottom - TOP)
 
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(x_label)}">']
+    parts = [f'<svg height="{height}" role="img" aria-label="{escape(x_label)}">']
     for y in y_ticks:
         _, v = at(low_x, y)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{end}" y1="{v:.1f}" y2="{v:.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 8}" y="{v + 4:.1f}" text-anchor="end">{number(y)}</text>'
-        )
-    for x in [t for t in ticks(low_x, high_x) if low_x <= t <= high_x]:
+        parts.append(f'<line class="grid" x1="0" x2="100%" y1="{v:.1f}" y2="{v:.1f}"/>')
+        parts.append(f'<text class="tick" x="-8" y="{v + 4:.1f}" text-anchor="end">{number(y)}</text>')
+    for n, x in enumerate([t for t in ticks(low_x, high_x) if low_x <= t <= high_x]):
         u, _ = at(x, low_y)
-        parts.append(
-            f'<text class="tick" x="{u:.1f}" y="{bottom + 18}" text-anchor="middle">{number(x)}</text>'
-        )
-    parts.append(f'<text class="tick" x="{end}" y="{height - 2}" text-anchor="end">{escape(x_label)}</text>')
-    labels = []
+        kind, where = "tick odd" if n % 2 else "tick", f'x="{u:.2f}%" y="{bottom + 18}"'
+        parts.append(f'<text class="{kind}" {where} text-anchor="middle">{number(x)}</text>')
+    parts.append(f'<text class="tick" x="100%" y="{height - 2}" text-anchor="end">{escape(x_label)}</text>')
+    lines, labels = [], []
     for label, kind, curve in curves:
-        path = " ".join(f"{u:.1f},{v:.1f}" for u, v in (at(x, y) for x, y in curve))
-        parts.append(f'<polyline class="{kind}" points="{path}"/>')
+        path = " ".join(f"{10 * u:.1f},{v:.1f}" for u, v in (at(x, y) for x, y in curve))
+        lines.append(f'<polyline class="{kind}" points="{path}"/>')
         if label and curve:
             labels.append((at(*curve[-1]), kind, label))
     for label, kind, x, y in marks:
         u, v = at(x, y)
-        parts.append(f'<circle class="{kind}" cx="{u:.1f}" cy="{v:.1f}" r="4"/>')
+        parts.append(f'<circle class="{kind}" cx="{u:.2f}%" cy="{v:.1f}" r="4"/>')
         if label:
-            where = f'x="{u:.1f}" y="{v + 20:.1f}" text-anchor="middle"'
+            where = f'x="{u:.2f}%" y="{v + 20:.1f}" text-anchor="middle"'
             parts.append(f'<text class="{kind} label" {where}>{escape(label)}</text>')
     placed = -math.inf
     for (u, v), kind, label in sorted(labels, key=lambda one: one[0][1]):
         placed = max(v + 4, placed + GAP)
-        parts.append(
-            f'<text class="{kind} label" x="{min(u, end) + 8:.1f}" y="{placed:.1f}">{escape(label)}</text>'
-        )
-    return "\n".join([*parts, "</svg>"])
+        where = f'x="{u:.2f}%" dx="8" y="{placed:.1f}"'
+        parts.append(f'<text class="{kind} label" {where}>{escape(label)}</text>')
+    box = f'viewBox="0 0 1000 {height}" preserveAspectRatio="none" aria-hidden="true"'
+    stretched = f'<svg class="curves" height="{height}" {box}>'
+    begin = f'<div class="chart" style="margin: 4px {right}px 0 {LEFT}px">'
+    return "\n".join([begin, stretched, *lines, "</svg>", *parts, "</svg>", "</div>"])
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -21,6 +21,8 @@ from npgpt.console.job import (
 from npgpt.console.language import _
 from npgpt.console.messages import (
     log,
+    log_falling,
+    log_going_on,
     log_next,
     log_result,
     log_saved,
@@ -30,6 +32,7 @@ from npgpt.console.settings import (
     Setting,
     count,
     count_or_zero,
+    not_empty,
     not_negative,
     positive,
     resolve,
@@ -39,6 +42,7 @@ from npgpt.console.settings import (
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Iterable
 
     from npgpt.distributed.world import World
     from npgpt.engine.lora import LoRA
@@ -54,6 +58,7 @@ SETTINGS = [
     Setting("lr", positive, "highest learning rate (default 0.001, LoRA 0.004, less over 128 channels)"),
     Setting("lora", count, "train only LoRA adapters of this rank, for example 8 (default: all weights)"),
     Setting("val_fraction", share, "share of the examples held out for validation (default 0.1)"),
+    Setting("val", not_empty, "a file of examples for validation, instead of a share of DATA.jsonl"),
     Setting("dropout", share, "share of activations dropped while training (default 0.1)"),
     Setting("weight_decay", not_negative, "weight decay, which leaves out biases and gains (default 0.01)"),
     Setting(
@@ -79,17 +84,23 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     set_threads(world, given["threads"])
     folder = open_folder(args.out, args.data, args.resume, world, lock)
     parent = read_parent(args.model, "taught with text")
-    data = _read_data(args, parent)
+    data = _read_data(args.data, args, parent)
     model, rows = with_vocabulary(parent.model(), parent.tokenizer, data.tokenizer)
+    val = given["val"] or (folder.config or {}).get("val")
+    validation = _read_validation(val, data, args, parent) if val else None
+    given["val"] = str(validation.path) if validation else None
     about = {
         "data_sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
+        "val_sha256": hashlib.sha256(validation.path.read_bytes()).hexdigest() if validation else None,
         "parent_sha256": hashlib.sha256(model.flat_params.data).hexdigest(),
         "skip_bad": args.skip_bad,
         "balance": args.balance,
+        # a run of npgpt 0.1.0 is resumed with its split, which did not keep equal examples together
+        "grouped": folder.config is None or folder.config["about"].get("grouped"),
     }
     settings = _settings(given, folder, about)
     check_ranks(world, settings, **about)
-    examples = _split(data, settings, args.balance)
+    examples, repeated = _split(data, validation, settings, about)
     lora, flags = settings["lora"], {name: settings[name] for name in PLANNED}
     plan = make_task_plan(model.config, examples, lora, settings["epochs"], **flags)
     if folder.checkpoint and not lora:  # adapters begin at the parent, and resume() loads them
@@ -102,6 +113,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
         lock_folder(folder.path, True, world, lock)
     path = Path(args.model)
     name = str(path.resolve() if path.resolve().exists() else args.model)  # else a name on the Hub
+    data = data._replace(n_bad=data.n_bad + (validation.n_bad if validation else 0), repeated=repeated)
     base = Base(name, rows, _in_transformers(args.model) if lora else None)
     return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
 
@@ -115,6 +127,7 @@ class Data(NamedTuple):
     encoded: list[Encoded]
     tokenizer: Tokenizer  # the parent's, plus the tokens of roles where the form needs them
     n_bad: int  # number of lines left out
+    repeated: int = 0  # number of examples that share the input of one before, or of a training example
 
 
 class Base(NamedTuple):
@@ -135,15 +148,18 @@ def _in_transformers(model: str) -> str | None:
     return str(folder.resolve()) if (folder / "config.json").exists() else None
 
 
-def _read_data(args: Namespace, parent: Pretrained) -> Data:
-    """Return the examples, read and encoded; one longer than the context is at fault as a bad line is."""
+def _read_data(file: str, args: Namespace, parent: Pretrained, form: str | None = None) -> Data:
+    """Return the examples, read and encoded; one longer than the context is at fault as a bad line is.
+
+    ValueError where they are not of this form, if one is given.
+    """
     from npgpt.text import examples
 
-    read, bad = examples.read_examples(args.data, args.skip_bad)
+    read, bad = examples.read_examples(file, args.skip_bad, form)
     form, known, block_size = read[0].form, parent.tokenizer, parent.config.block_size
     assert known
     if args.balance and form != "label":
-        raise ValueError(f"--balance: {args.data} must have labels, got lines of {examples.FORMS[form]}")
+        raise ValueError(f"--balance: {file} must have labels, got lines of {examples.FORMS[form]}")
     tokenizer = known if form == "prompt" else examples.add_roles(known)
     fit = []
     for example in read:
@@ -152,38 +168,66 @@ def _read_data(args: Namespace, parent: Pretrained) -> Data:
             fit.append((example, (ids, mask)))
             continue
         too_long = f"must be at most the context, {block_size} tokens, got {len(ids) - 1}"
-        bad.append(f"{args.data}: line {example.line}: {too_long}")
+        bad.append(f"{file}: line {example.line}: {too_long}")
         if not args.skip_bad:
             raise ValueError(bad[-1])
     if not fit:
-        raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
+        raise ValueError(f"{file}: no example fits the context of {block_size} tokens")
     encoded = [encoded for _, encoded in fit]
-    return Data(Path(args.data).resolve(), form, [one for one, _ in fit], encoded, tokenizer, len(bad))
+    return Data(Path(file).resolve(), form, [one for one, _ in fit], encoded, tokenizer, len(bad))
+
+
+def _read_validation(file: str, data: Data, args: Namespace, parent: Pretrained) -> Data:
+    """Return the examples of --val, which must be of the form and the labels of those for training."""
+    found = _read_data(file, args, parent, data.form)
+    labels = {example.label for example in data.examples}
+    for example in found.examples:
+        if example.label not in labels:
+            raise ValueError(
+                f"{file}: line {example.line}: label must be one of {args.data}, got {example.label!r}"
+            )
+    return found
 
 
 def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:
     """Return every setting of the run; ValueError where those of a resumed run would change."""
     if not folder.config:
-        return given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
+        if given["val"] and given["val_fraction"] is not None:
+            raise ValueError("--val and --val-fraction cannot both be given")
+        settings = given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
+        return settings | ({"val_fraction": None} if given["val"] else {})
     config = folder.config
     for name, now in about.items():
         if config["about"].get(name) != now:
             raise ValueError(f"--resume: {name} is {config['about'].get(name)} in this run, got {now}")
     for name, value in given.items():
-        if name not in MAY_CHANGE and value not in (None, config.get(name)):
+        longer = folder.ended and name == "epochs"
+        if not longer and name not in (*MAY_CHANGE, "val") and value not in (None, config.get(name)):
             raise ValueError(f"--resume: {name} is {config.get(name)} in this run, got {value}")
-    return kept_settings(given, {name: config.get(name) for name in given}, MAY_CHANGE)
+    may_change = (*MAY_CHANGE, "epochs") if folder.ended else MAY_CHANGE
+    return kept_settings(given, {name: config.get(name) for name in given}, may_change)
 
 
-def _split(data: Data, settings: Fields, balance: bool) -> Examples:
-    """Return the examples, split into those for training and those held out."""
-    from npgpt.text.examples import split_examples
+def _split(data: Data, validation: Data | None, settings: Fields, about: Fields) -> tuple[Examples, int]:
+    """Return the examples for training and for validation, and the number of those that repeat an input."""
+    from npgpt.text.examples import groups_of, split_examples
     from npgpt.training.finetuning import Examples
 
-    labels = [example.label for example in data.examples]
-    train, held = split_examples(labels, settings["val_fraction"], settings["seed"])
-    training, held_out = ([data.encoded[i] for i in numbers] for numbers in (train, held))
-    return Examples(training, held_out, data.tokenizer, [labels[i] for i in train] if balance else None)
+    labels, n = [example.label for example in data.examples], len(data.examples)
+    train: Iterable[int] = range(n)
+    if validation:
+        groups = groups_of(data.examples + validation.examples, len(validation.examples))
+        known = set(groups[:n])
+        repeated = sum(group in known for group in groups[n:])
+        held_out = validation.encoded
+    else:
+        share, seed = settings["val_fraction"], settings["seed"]
+        groups = groups_of(data.examples, round(share * n))
+        repeated = n - len(set(groups))
+        train, held = split_examples(labels, share, seed, groups if about["grouped"] else None)
+        held_out = [data.encoded[i] for i in held]
+    balanced_by = [labels[i] for i in train] if about["balance"] else None
+    return Examples([data.encoded[i] for i in train], held_out, data.tokenizer, balanced_by), repeated
 
 
 class ExampleJob(Job):
@@ -220,6 +264,7 @@ class ExampleJob(Job):
 
     def announce(self) -> None:
         """Print the number of examples, parameters and steps, and the memory and time to expect."""
+        from npgpt.text.examples import spells_an_end
         from npgpt.training import memory
         from npgpt.training.cost import seconds_needed
         from npgpt.training.finetuning import memory_needed
@@ -231,6 +276,10 @@ class ExampleJob(Job):
             held_out=len(examples.held_out),
             targets=int(sum(mask.sum() for ids, mask in examples.training)),
         )
+        self._log_repeated()
+        if n := sum(map(spells_an_end, self.data.examples)):
+            spelt = f"{n:,} examples spell <|end|> or <|endoftext|>, which are learnt as letters"
+            log_warnings([f"{self.data.path}: {spelt}; the end of an answer is added by itself"])
         if self.data.n_bad:
             log("{n} lines were at fault and are left out", n=self.data.n_bad)
         log(
@@ -240,6 +289,7 @@ class ExampleJob(Job):
             **{"all": trainer.model.num_params, "trained": trainer.optimizer.model.num_params, "rank": lora},
         )
         log("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
+        log_going_on(trainer)
         config, rows = trainer.model.config, self.base.rows
         needed = {
             rank: memory_needed(config, plan, examples, rank, rows, self.world) for rank in (None, lora or 8)
@@ -253,6 +303,16 @@ class ExampleJob(Job):
             other=others + needed[None if lora else 8] / 1e6,
             seconds=seconds_needed(trainer),
         )
+
+    def _log_repeated(self) -> None:
+        """Print the number of examples that repeat an input, and warn where that makes validation easy."""
+        n, of, val = self.data.repeated, len(self.examples.held_out), self.settings["val"]
+        if n and val:
+            log_warnings(
+                [f"{val}: {n:,} of {of:,} examples are in the training data too; validation is too easy"]
+            )
+        elif n and of and self.about["grouped"]:
+            log("{n:,} examples repeat the input of another, and are on its side of the split", n=n)
 
     def sample(self) -> str:
         """Return the prompt of the first example held out, with the model's answer."""
@@ -307,6 +367,12 @@ class ExampleJob(Job):
         right = sum(next(iter(one)) == label for one, label in zip(found, truth, strict=True))
         return float(right / len(truth))
 
+    def _longer(self) -> str:
+        """Return the command that makes a finished run twice as long."""
+        flags = [f"--{name.replace('_', '-')}" for name in ("skip_bad", "balance") if self.about[name]]
+        words = [self.base.name, str(self.data.path), "-o", str(self.folder.path), *flags]
+        return f"python -m npgpt.finetune {shlex.join(words)} --resume --epochs {2 * self.settings['epochs']}"
+
     def show(self, result: Fields) -> Fields:
         """Print the losses, the accuracy, the run's folder and the next command; return fields for --json."""
         from npgpt.console import report
@@ -319,6 +385,7 @@ class ExampleJob(Job):
                 "(step {best_step}) nats per target token"
             )
         log_result(result, losses, self.plan.patience)
+        log_falling(result, self._longer())
         path = self.folder.path
         interrupted = result["ended"] == "interrupted"
         if not interrupted:

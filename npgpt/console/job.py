@@ -31,6 +31,7 @@ class RunFolder:
     path: Path
     config: Fields | None = None  # its config.toml; None for a new run
     checkpoint: Path | None = None  # the one to resume from; None where training begins
+    ended: bool = False  # after its last step, or by its patience or target
     broken: tuple[str, ...] = ()  # a line for each broken checkpoint that was skipped
 
 
@@ -51,7 +52,8 @@ def open_folder(
     lock_folder(path, False, world, lock)
     config = runs.read_config(path)
     found, broken = checkpoint.last(path) or (None, [])
-    return RunFolder(path, config, found, tuple(broken))
+    ended = found is not None and checkpoint.read_state(found)["ended"] is not None
+    return RunFolder(path, config, found, ended, tuple(broken))
 
 
 def lock_folder(path: Path, new: bool, world: World, lock: contextlib.ExitStack) -> None:
@@ -143,6 +145,14 @@ class Job(ABC):
             print(json.dumps(result))
         return self.exit_code(result)
 
+    def _write_first_files(self) -> None:
+        """Write the settings of a run that begins, or that is made longer; a resumed one has them."""
+        if self.trainer.gone_on:
+            for name in ("report.html", "test.json"):  # of the shorter run
+                (self.folder.path / name).unlink(missing_ok=True)
+        if self.trainer.gone_on or self.folder.config is None:
+            self.write_config()
+
     def _already_ended(self, as_json: bool) -> Fields:
         """Print how a finished run ended; write the report if a kill after the last step prevented it."""
         from npgpt.console import report
@@ -163,8 +173,8 @@ class Job(ABC):
 
         failures, path = (OSError, MemoryError, TrainingFailed), self.folder.path
         with errors_as_lines(self.command, 1, failures, as_json), interruptible() as interrupted:
-            if self.folder.config is None and not self.world.rank:
-                self.write_config()
+            if not self.world.rank:
+                self._write_first_files()
             self.announce()
             listener = Listener() if self.world.rank else Progress()
             result = self.trainer.train(

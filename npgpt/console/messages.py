@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike
     from npgpt.text.corpus import Corpus
     from npgpt.training.overfitting import Verdict
+    from npgpt.training.trainer import Trainer
 
+LONG_LINE = 40  # bytes: shorter lines recur by chance
 ENDINGS = {  # how a run ended -> the beginning of "... after 60 steps"
     "done": N_("done"),
     "memorised": N_("memorised"),
@@ -42,6 +44,33 @@ def log_result(result: Fields, losses: str, patience: int | None) -> None:
 def _how(result: Fields, patience: int | None) -> str:
     ended: str = result["ended"]
     return _(ENDINGS.get(ended, ended)).format(n=patience)  # npgpt 0.1.0 saved the sentence of patience
+
+
+def log_going_on(trainer: Trainer) -> None:
+    """Print after which step a run goes on, and the learning rate that follows the end of a shorter run."""
+    if trainer.step:
+        log("going on after step {step}", step=trainer.step)
+    if trainer.gone_on:
+        schedule = trainer.schedule
+        log(
+            "the learning rate is now that of a run of {steps} steps: from {rate:.2g} to {last:.2g}, {shape}",
+            steps=schedule.steps,
+            rate=schedule.rate(trainer.step + 1),
+            last=schedule.rate(schedule.steps),
+            shape=schedule.plan.schedule,
+        )
+
+
+def log_falling(result: Fields, command: str) -> None:
+    """Print that a run ended while it still got better, and the command that trains it for longer."""
+    if result["falling"]:
+        before, now = result["falling"]
+        log(
+            "it still got better: the validation loss fell from {before:.4f} to {now:.4f} in the last fifth",
+            before=before,
+            now=now,
+        )
+        log("for longer: {command}", command=command)
 
 
 def log_saved(folder: PathLike) -> None:
@@ -139,8 +168,41 @@ def corpus_report(corpus: Corpus) -> list[str]:
         lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd, _)))
     seen = Counter(document.sha256 for document in corpus.documents)
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
-        lines.append(f"warning: the same text several times: {_few(twice, str)}; the test would be too easy")
+        lines.append(f"warning: the same text several times: {_few(twice, str)}")
     return lines
+
+
+def val_warnings(val: Corpus, corpus: Corpus) -> list[str]:
+    """Return a warning where more than a few long lines of the validation text are in the training text."""
+    lines = Counter(line for line in _lines(val) if len(line) >= LONG_LINE)
+    known = {line for line in _lines(corpus) if line in lines}
+    n, of = sum(lines[line] for line in known), lines.total()
+    name = _few([document.name for document in val.documents], str)
+    if n <= of / 100:
+        return []
+    return [
+        f"{name}: {n:,} of {of:,} lines of {LONG_LINE} bytes or more are in the training text too; "
+        "validation is too easy"
+    ]
+
+
+def spelt_end_warnings(corpus: Corpus) -> list[str]:
+    """Return a warning for each text that spells <|endoftext|>, as some that hold many documents do."""
+    found = {
+        document.name: sum(block.count(b"<|endoftext|>") for block in document.blocks())
+        for document in corpus.documents
+    }
+    return [
+        f"{name}: <|endoftext|> is spelt {n:,} times, which is learnt as letters; "
+        "a document in a file of its own has its end by itself"
+        for name, n in found.items()
+        if n
+    ]
+
+
+def _lines(corpus: Corpus) -> Iterable[bytes]:
+    for _number, chunk in corpus.chunks():
+        yield from map(bytes.strip, chunk.split(b"\n"))
 
 
 def _few(names: list[str], translate: Callable[[str], str]) -> str:

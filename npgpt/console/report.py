@@ -44,9 +44,6 @@ p { margin: 0 0 12px; max-width: 68ch; }
 .figures div { font-size: 27px; font-weight: 600; letter-spacing: -.01em; line-height: 1.25; }
 .figures span { display: block; font-size: 13px; font-weight: 400; letter-spacing: 0; color: var(--soft); }
 .warning { border-left: 3px solid var(--two); padding: 2px 0 2px 14px; margin: 28px 0 0; }
-svg { display: block; width: 100%; height: auto; overflow: visible; margin: 4px 0 0; }
-svg text { font-size: 13px; fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 12px; }
-svg .grid { stroke: var(--line); } polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 polyline.one { stroke: var(--one); } polyline.two { stroke: var(--two); stroke-width: 2.4; }
 polyline.three { stroke: var(--three); stroke-width: 1.6; }
 text.one.label, circle.one { fill: var(--one); } text.two.label, circle.two { fill: var(--two); }
@@ -103,7 +100,7 @@ def write_page(folder: Path, about: str, sections: Iterable[str]) -> None:
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name} · npgpt</title>\n<style>{STYLE}</style>\n<main>\n"
+        f"<title>{name} · npgpt</title>\n<style>{charts.STYLE}{STYLE}</style>\n<main>\n"
         f'<h1>{name}</h1>\n<p class="soft">{escape(about)}</p>\n'
     )
     write_atomically(folder / "report.html", page + "\n".join(filter(None, sections)) + "\n</main>\n")
@@ -240,7 +237,7 @@ def _rates(rows: Rows) -> str:
     def small(title: str, name: str) -> str:
         curve = points(rows, name)
         curve = curve[:: max(1, len(curve) // POINTS)]
-        chart = charts.line_chart([("", "three", curve)], "step", 420, 190, 8)
+        chart = charts.line_chart([("", "three", curve)], "step", 190, 8)
         return f"<div><h2>{title}</h2>{chart}</div>" if chart else ""
 
     both = small("Learning rate", "lr") + small("Gradient norm, before clipping", "grad_norm")
@@ -254,6 +251,7 @@ def _settings(config: Fields) -> str:
         "split": ", ".join(map(str, config["split"])),
         "text": ", ".join(Path(t).name for t in config["text"][:3]),
     }
+    shown |= {"val": Path(config["val"]).name} if "val" in config else {}
     shown |= {name: config["about"][name] for name in ("kernels", "python", "numpy")}
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(f'{v:g}' if isinstance(v, float) else str(v))}</dd></div>"

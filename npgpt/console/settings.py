@@ -108,6 +108,13 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return convert
 
 
+def not_empty(text: str) -> str:
+    """Return the text; it is a type for argparse that refuses an empty one."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got an empty text")
+    return text
+
+
 def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | None) -> Fields:
     """Return the value of every setting by name, None where no source has one."""
     from_file = config_values(settings, config_file) if config_file else {}

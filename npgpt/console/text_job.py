@@ -24,16 +24,21 @@ from npgpt.console.language import _
 from npgpt.console.messages import (
     corpus_report,
     log,
+    log_falling,
+    log_going_on,
     log_next,
     log_result,
     log_saved,
     log_warnings,
+    spelt_end_warnings,
+    val_warnings,
 )
 from npgpt.console.settings import (
     Setting,
     config_values,
     count,
     count_or_zero,
+    not_empty,
     not_negative,
     one_of,
     positive,
@@ -97,6 +102,7 @@ SETTINGS = [
         "(default: bytes for small texts, else bpe)",
     ),
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
+    Setting("val", not_empty, "a text for validation, instead of a part of TEXT: a file or a folder"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting(
         "optimizer",
@@ -136,7 +142,8 @@ SETTINGS = [
 ]
 DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
-MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume, as no weight depends on them
+# on --resume, as no weight depends on them; of val its content is compared
+MAY_CHANGE = ("out", "threads", "keep", "save_every", "val")
 
 
 def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world: World) -> TextJob:
@@ -151,28 +158,36 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
         raise ValueError("TEXT must be given (or --resume --out RUN)")
     folder = open_folder(given["out"], args.text[0] if args.text else "", args.resume, world, lock)
     settings = _settings(given, folder, args)
-    corpus = _corpus(args, folder, settings, world)
+    corpus, val = _corpora(args, folder, settings, world)
     parent = _parent(folder, settings, given)
     flags = _flags(folder, settings)
-    dataset = _dataset(corpus, parent, folder, settings, given, flags, world)
+    dataset = _dataset(corpus, val, parent, folder, settings, given, flags, world)
     resident = memory.resident_bytes()
     spent = time.perf_counter() - started
     trainer = _trainer(dataset, parent, folder, flags, settings["seed"], spent, world)
     if not folder.config:
         lock_folder(folder.path, True, world, lock)
-    return TextJob(folder, settings, trainer, world, corpus, resident, started)
+    return TextJob(folder, settings, trainer, world, corpus, val, resident, started)
 
 
-def _corpus(args: Namespace, folder: RunFolder, settings: Fields, world: World) -> Corpus:
-    """Return the text, the same one with the same settings on every rank."""
+def _corpora(
+    args: Namespace, folder: RunFolder, settings: Fields, world: World
+) -> tuple[Corpus, Corpus | None]:
+    """Return the text and that of --val, the same ones with the same settings on every rank."""
     from npgpt.text.corpus import Corpus
 
-    corpus = Corpus(args.text or (folder.config or {})["text"], settings["clean"])
+    corpus, val = Corpus(args.text or (folder.config or {})["text"], settings["clean"]), None
+    if settings["val"]:
+        if settings["val"] == "-":
+            raise ValueError("--val must be a file or a folder, got -")
+        val = Corpus(settings["val"], settings["clean"])
     if world.size > 1 and "-" in args.text:
         raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
     checkpoint = folder.checkpoint.name if folder.checkpoint else None
-    check_ranks(world, settings, text=corpus.sha256[:12], checkpoint=checkpoint)
-    return corpus
+    texts = {"text": corpus.sha256[:12], "val_text": val and val.sha256[:12]}
+    check_ranks(world, settings, **texts, checkpoint=checkpoint)
+    settings["val"] = val and str(Path(settings["val"]).resolve())
+    return corpus, val
 
 
 def _parent(folder: RunFolder, settings: Fields, given: Fields) -> Pretrained | None:
@@ -188,6 +203,7 @@ def _parent(folder: RunFolder, settings: Fields, given: Fields) -> Pretrained | 
 
 def _dataset(
     corpus: Corpus,
+    val: Corpus | None,
     parent: Pretrained | None,
     folder: RunFolder,
     settings: Fields,
@@ -203,19 +219,27 @@ def _dataset(
     assert tokenizer
     ids = encode(corpus, tokenizer, world)
     if folder.config:
-        _refuse_changes(folder.config, corpus, given, settings, len(ids))
-    return Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
+        _refuse_other_texts(folder.config, corpus, val, settings["val"])
+        _refuse_changes(given, settings, len(ids))
+    dataset = Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
+    return dataset.validated_by(encode(val, tokenizer, world)) if val else dataset
 
 
 def _flags(folder: RunFolder, settings: Fields) -> Fields:
     """Return the settings that a plan is made of; a resumed run with --minutes ends where it wrote down."""
-    from npgpt.training.plan import FLAGS
     from npgpt.training.recorder import read_knots
 
-    flags = {name: settings[name] for name in FLAGS}
+    flags = _planned(settings)
     if folder.config and flags["minutes"] and (knots := read_knots(folder.path)):
         flags["steps"] = knots[-1][2]
     return flags
+
+
+def _planned(settings: Fields) -> Fields:
+    """Return the settings that make_plan() takes."""
+    from npgpt.training.plan import FLAGS
+
+    return {name: settings[name] for name in FLAGS} | {"own_validation": bool(settings["val"])}
 
 
 def _trainer(
@@ -255,7 +279,10 @@ def _settings(given: Fields, folder: RunFolder, args: Namespace) -> Fields:
     if folder.config:
         # a checkpoint holds its vocabulary, so the original file may be missing
         kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
-        return kept_settings(given, config_values(kinds, folder.path / CONFIG), MAY_CHANGE)
+        settings = kept_settings(given, config_values(kinds, folder.path / CONFIG), MAY_CHANGE)
+        if folder.ended and any(given[name] for name in LENGTHS):
+            settings |= {name: given[name] for name in LENGTHS}
+        return settings
     if args.resume and not args.text:
         raise ValueError(f"{given['out']}: holds no run to resume, so TEXT must be given")
     return given | {name: value for name, value in DEFAULTS.items() if given[name] is None}
@@ -267,7 +294,8 @@ def _new_tokenizer(settings: Fields, corpus: Corpus, world: World) -> Tokenizer:
     from npgpt.training.plan import default_tokenizer
 
     settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
-    return make_corpus_tokenizer(settings["tokenizer"], corpus, settings["split"] or DEFAULT_SPLIT, world)
+    split = settings["split"] or ((1.0,) if settings["val"] else DEFAULT_SPLIT)
+    return make_corpus_tokenizer(settings["tokenizer"], corpus, split, world)
 
 
 def _parent_settings(path: str, parent: Pretrained, given: Fields) -> Fields:
@@ -289,16 +317,25 @@ def _parent_settings(path: str, parent: Pretrained, given: Fields) -> Fields:
     return sizes | {"tokenizer": parent.tokenizer.name, "init_from": str(Path(path).resolve())}
 
 
-def _refuse_changes(config: Fields, corpus: Corpus, given: Fields, settings: Fields, n_tokens: int) -> None:
-    """Raise ValueError where a resumed run is given another text, or settings that would change it."""
-    from npgpt.training.plan import FLAGS, make_plan
-
-    if config["about"].get("text_sha256") != corpus.sha256:
+def _refuse_other_texts(config: Fields, corpus: Corpus, val: Corpus | None, val_name: str) -> None:
+    """Raise ValueError where a resumed run is given other texts."""
+    about = config["about"]
+    if about.get("text_sha256") != corpus.sha256:
         raise ValueError(f"{config['text'][0]}: has changed since the run began, so it cannot be resumed")
+    if val and "val_sha256" not in about:
+        raise ValueError("--resume: val is None in this run; a run goes on as it began")
+    if val and val.sha256 != about["val_sha256"]:
+        raise ValueError(f"{val_name}: is not the validation text that the run began with")
+
+
+def _refuse_changes(given: Fields, settings: Fields, n_tokens: int) -> None:
+    """Raise ValueError where a resumed run is given settings that would change it."""
+    from npgpt.training.plan import make_plan
+
     new = {name: value for name, value in given.items() if value is not None and name not in MAY_CHANGE}
     lengths = dict.fromkeys(LENGTHS) if any(new.get(name) for name in LENGTHS) else {}
     then, now = settings | {}, settings | lengths | new
-    plans = [vars(make_plan(n_tokens, **{name: s[name] for name in FLAGS})) for s in (then, now)]
+    plans = [vars(make_plan(n_tokens, **_planned(s))) for s in (then, now)]
     then, now = then | plans[0], now | plans[1]
     if then["minutes"] and now["minutes"]:
         now["steps"] = then["steps"]
@@ -323,6 +360,7 @@ class TextJob(Job):
         trainer: Trainer,
         world: World,
         corpus: Corpus,
+        val: Corpus | None,
         resident: int,
         started: float,
     ) -> None:
@@ -332,7 +370,7 @@ class TextJob(Job):
         which the command began.
         """
         super().__init__(folder, settings, trainer, world)
-        self.corpus, self.resident, self.started = corpus, resident, started
+        self.corpus, self.val, self.resident, self.started = corpus, val, resident, started
         dataset = trainer.dataset
         self.beginning = dataset.tokenizer.decode_bytes(dataset.train[:1000])
 
@@ -348,12 +386,19 @@ class TextJob(Job):
             settings["steps"] = None
         self.corpus.keep_stdin(path)
         about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
+        about |= {"val_sha256": self.val.sha256} if self.val else {}
         runs.write_config(path, settings, about)
 
     def announce(self) -> None:
         """Print the text, tokenizer, split, model and steps, and the memory and time to expect."""
+        from npgpt.text.dataset import Dataset
+
         print("\n".join(corpus_report(self.corpus)))
+        if not self.world.rank:
+            log_warnings(spelt_end_warnings(self.corpus))
+            log_warnings(val_warnings(self.val, self.corpus) if self.val else [])
         dataset, plan = self.trainer.dataset, self.plan
+        assert isinstance(dataset, Dataset)
         log(
             "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",
             name=self.settings["tokenizer"] or dataset.tokenizer.name,
@@ -367,8 +412,10 @@ class TextJob(Job):
                 "tokens: {train:,} for training, {validation:,} for validation, {test:,} for testing",
                 train=len(dataset.train),
                 validation=len(dataset.validation),
-                test=len(dataset) - len(dataset.train) - len(dataset.validation),
+                test=len(dataset.test),
             )
+        if dataset.n_copies:
+            log("{n:,} tokens are left out, as the part before holds their document too", n=dataset.n_copies)
         _log_cost(self.trainer, self.resident)
 
     def sample(self) -> str:
@@ -393,13 +440,20 @@ class TextJob(Job):
         from npgpt.console import report
 
         path = self.folder.path
-        _log_losses(result, self.plan)
+        command = f"python -m npgpt.train --resume --out {shlex.quote(str(path))}"
+        _log_losses(result, self.plan, f"{command} {self._twice(result)}")
         report.write(path)
         if result["ended"] == "interrupted":
-            log("go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(path))}")
+            log("go on: {command}", command=command)
         else:
             _show_sample(path, self.beginning, self.plan, self.settings["seed"])
         return {}
+
+    def _twice(self, result: Fields) -> str:
+        """Return the flag that makes the run twice as long."""
+        return (
+            f"--minutes {2 * self.plan.minutes:g}" if self.plan.minutes else f"--steps {2 * result['steps']}"
+        )
 
     def exit_code(self, result: Fields) -> int:
         """Return 130 for an interrupted run, 1 where --target-loss was missed, else 0."""
@@ -429,8 +483,7 @@ def _log_cost(trainer: Trainer, resident: int) -> None:
         else "training: {steps} steps of {windows} tokens, {epochs:.1f} epochs",
         **{"steps": steps, "windows": windows, "epochs": steps / trainer.batches.per_epoch},
     )
-    if trainer.step:
-        log("going on after step {step}", step=trainer.step)
+    log_going_on(trainer)
     needed = memory_needed(config, plan, len(trainer.dataset.train), trainer.world)
     seconds = 60 * plan.minutes - trainer.seconds if plan.minutes else seconds_needed(trainer)
     log(
@@ -442,7 +495,8 @@ def _log_cost(trainer: Trainer, resident: int) -> None:
     )
 
 
-def _log_losses(result: Fields, plan: Plan) -> None:
+def _log_losses(result: Fields, plan: Plan, longer: str) -> None:
+    """Print how a training ended; `longer` is the command that goes on with a finished run."""
     losses = _("training loss {train_loss:.4f}")
     if result["val_loss"] is not None:
         losses = _("training loss {train_loss:.4f}, validation loss {val_loss:.4f} nats per token")
@@ -452,10 +506,9 @@ def _log_losses(result: Fields, plan: Plan) -> None:
     if result["skipped"]:
         log("{skipped} steps were skipped, as loss or gradient was not finite", **result)
     if plan.memorise and result["ended"] == "done":
-        log(
-            "not memorised yet: the training loss should be {target}; more --steps will do it",
-            target=plan.target_loss,
-        )
+        log("not memorised yet: the training loss should be {target}", target=plan.target_loss)
+        log("for longer: {command}", command=longer)
+    log_falling(result, longer)
     log_saved(result["run"])
 
 

@@ -50,13 +50,16 @@ class About:
     async def run(self, request: Request) -> Response:
         """Answer GET /run with what the page shows of the model."""
         scheduler = self.models.main.scheduler
+        tokenizer, special = scheduler.tokenizer, scheduler.tokenizer.vocabulary.special
         return Json(
             {
                 "model": self.models.main.id,
                 "context": scheduler.model.block_size,
                 "vocabulary": scheduler.model.vocab_size,
                 "max_tokens": self.settings.max_tokens,
-                "roles": examples.has_roles(scheduler.tokenizer),
+                "roles": examples.has_roles(tokenizer),
+                "special": list(special),  # these have a name and no text
+                "ends": tokenizer.end_names,
                 "loss": loss_curve(self.models.main.path / "metrics.csv"),
             }
         )

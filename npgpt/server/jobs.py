@@ -26,6 +26,7 @@ from npgpt.server.schema import ApiError
 MAX_JOBS, MAX_EVENTS = 100, 1000  # kept: jobs in all, events of each
 STOP_SECONDS = 20  # for a process to end by itself
 REFUSED = 2  # exit code of a process that refuses what it is given
+DATA = ("training_file", "validation_file")  # fields of a request, and the names of a job's files
 LINE_LIMIT = 2**20  # bytes of a line that a process may print: the buffer of its pipe
 
 
@@ -39,6 +40,7 @@ class FinetuneArguments:
     seed: int
     epochs: int | None  # None, here and below: what the command finds best
     batch_size: int | None
+    validation: Path | None = None  # examples beside `data`; None: a share of those
 
 
 # starts the process; stdout and stderr are pipes, and the last line of stdout is a JSON object: the result,
@@ -93,24 +95,28 @@ class Jobs:
 
         Raise ApiError 404 if there is no such file, 429 if there are too many jobs.
         """
-        self.files.get(fields["training_file"])
+        given = [name for name in DATA if name in fields]
+        for name in given:
+            self.files.get(fields[name])
         if len(self._jobs) >= MAX_JOBS:
             raise ApiError(429, "there are too many jobs", None, "rate_limit_exceeded", {"Retry-After": "60"})
         hyper = fields.get("method", {}).get("supervised", {}).get("hyperparameters") or {}
         hyper = fields.get("hyperparameters") or hyper
         hyper = {key: value for key, value in hyper.items() if value != "auto"}
         id, suffix = new_id("ftjob"), fields.get("suffix")
-        # a copy of our own, as the file may be deleted while the job waits
-        data = self.files.folder / id / "training_file"
-        data.parent.mkdir()
-        shutil.copyfile(self.files.path(fields["training_file"]), data)
+        # copies of our own, as the files may be deleted while the job waits
+        folder = self.files.folder / id
+        folder.mkdir()
+        for name in given:
+            shutil.copyfile(self.files.path(fields[name]), folder / name)
         arguments = FinetuneArguments(
             base=base,
-            data=data,
+            data=folder / "training_file",
             out=base.parent / f"{base.name}-{suffix or 'tuned'}-{id[-8:]}",
             seed=fields.get("seed", secrets.randbelow(2**31)),
             epochs=hyper.get("n_epochs"),
             batch_size=hyper.get("batch_size"),
+            validation=folder / "validation_file" if "validation_file" in given else None,
         )
         tuned_name = f"ft:{fields['model'][:100]}::{suffix or ''}:{id[-8:]}"
         job = FinetuneJob(_job_object(id, fields, hyper, arguments.seed), arguments, tuned_name)
@@ -200,8 +206,8 @@ class Jobs:
             return
         if code:
             message = _error_of(last) or (errors.splitlines() or [f"the worker ended with {code}"])[-1]
-            refused = ("invalid_training_file", "training_file") if code == REFUSED else ()
-            return job.fail(message[:500], *refused)
+            named = next((name for name in DATA if message.startswith(name)), "training_file")
+            return job.fail(message[:500], *((f"invalid_{named}", named) if code == REFUSED else ()))
         result = json.loads(last)
         job.about["trained_tokens"], job.about["fine_tuned_model"] = result.get("tokens"), job.tuned_name
         self._done(job.tuned_name, job.arguments.out)
@@ -223,7 +229,7 @@ def _job_object(id: str, fields: Fields, hyper: Fields, seed: int) -> Fields:
         "result_files": [],
         "status": "queued",
         "training_file": fields["training_file"],
-        "validation_file": None,
+        "validation_file": fields.get("validation_file"),
         "hyperparameters": shown,
         "method": {"type": "supervised", "supervised": {"hyperparameters": shown}},
         "trained_tokens": None,

@@ -132,6 +132,7 @@ METHOD = record(["type"], closed=True, type={"enum": ["supervised"]}, supervised
 JOB: Fields = {
     "model": STRING,
     "training_file": STRING,
+    "validation_file": STRING,
     "suffix": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"},
     "seed": integer(0, 2**31 - 1),
     "hyperparameters": HYPERPARAMETERS,

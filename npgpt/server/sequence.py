@@ -40,7 +40,7 @@ class TextRequest:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None  # None: another text each time
     ends: tuple[int, ...] = ()  # ids that end the text
-    ignore_eos: bool = False  # the first of `ends` is never drawn
+    ignore_eos: bool = False  # the first of `ends` is never drawn, and the others end nothing
     stop: tuple[str, ...] = ()
     top: int | None = None  # how many alternatives come with each token; None: no probabilities at all
     echo: bool = False  # the text begins with the prompt
@@ -187,7 +187,7 @@ class RunningText(Running):
         logits = None if self.request.top is None else self.session.logits()
         id = self.session.sample(self._sampling)
         sequence.first_token_at = sequence.first_token_at or time.monotonic()
-        if id in self.request.ends:
+        if id in self.request.ends and not self.request.ignore_eos:
             return self.end("stop")
         sequence.n_drawn += 1
         before = self._decoder.characters

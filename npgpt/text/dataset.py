@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +28,7 @@ from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 CHUNKS_PER_RANK = 4  # at least, so that their unequal costs even out
+BLOCK = 1 << 24  # ids that are looked at together
 TAIL = 4096  # bytes at the end of a chunk in which a boundary of words is looked for
 _BOUNDARY = re.compile(rb"[!-~](?=[ \n])")
 Split: TypeAlias = str | Sequence[float]
@@ -146,15 +147,21 @@ def parse_split(text: Split) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The ids of a text in three contiguous splits, (N,) each; a split may be empty."""
+    """The ids of a text in three contiguous splits, (N,) each; a split may be empty.
+
+    Its length is that of the text.
+    """
 
     train: Integers  #: ids (N,) to train on
     validation: Integers  #: ids (N,) that follow those of train
     test: Integers  #: ids (N,) that follow those of validation
     tokenizer: Tokenizer  #: the tokenizer of these ids
+    own_validation: bool = False  #: validation is another text, and no part of this one
+    n_copies: int = 0  #: tokens that are in no split, as a split before holds their document
 
     def __len__(self) -> int:
-        return len(self.train) + len(self.validation) + len(self.test)
+        own = 0 if self.own_validation else len(self.validation)
+        return len(self.train) + own + len(self.test) + self.n_copies
 
     @classmethod
     def from_text(
@@ -173,7 +180,8 @@ class Dataset:
         """Split ids (N,); ValueError for fewer than 3.
 
         The splits follow each other in the text, so that validation and test never show a token that was
-        trained on; a cut that falls inside a character moves to its end.
+        trained on; a cut that falls inside a character moves to its end. A document that began in a split
+        before is left out of validation and test.
         """
         split = parse_split(split)
         if len(ids) < 3:  # an end of text is the last
@@ -184,7 +192,42 @@ class Dataset:
             while _inside_character(tokenizer.decode_bytes(ids[cut : cut + 1])):
                 cut += 1
             cuts.append(cut)
-        return cls(ids[: cuts[0]], ids[cuts[0] : cuts[1]], ids[cuts[1] :], tokenizer)
+        known = _copies(ids, tokenizer.end_of_text)
+        held_out = ids[cuts[0] : cuts[1]], ids[cuts[1] :]
+        parts = [
+            _without(part, begin, [(start, stop) for first, start, stop in known if first < begin])
+            for part, begin in zip(held_out, cuts, strict=True)
+        ]
+        n_copies = sum(map(len, held_out)) - sum(map(len, parts))
+        return cls(ids[: cuts[0]], parts[0], parts[1], tokenizer, n_copies=n_copies)
+
+    def validated_by(self, ids: Integers) -> "Dataset":
+        """Return the dataset with the ids (N,) of another text for validation."""
+        return replace(self, validation=ids, own_validation=True)
+
+
+def _copies(ids: Integers, end_of_text: int) -> list[tuple[int, int, int]]:
+    """Return for each copy of a document where the first of its kind begins, and its own begin and end."""
+    blocks = range(0, len(ids), BLOCK)  # ids may be a file larger than memory
+    ends = [i + 1 + np.flatnonzero(ids[i : i + BLOCK] == end_of_text) for i in blocks]
+    stops = np.concatenate(ends).tolist()
+    found, first = [], dict[bytes, int]()
+    starts = [0, *stops[:-1]] if len(stops) > 1 else []  # one document is the usual text
+    for start, stop in zip(starts, stops, strict=False):
+        begin = first.setdefault(hashlib.sha256(ids[start:stop].data).digest(), start)
+        if begin != start:
+            found.append((begin, start, stop))
+    return found
+
+
+def _without(part: Integers, begin: int, places: Iterable[tuple[int, int]]) -> Integers:
+    """Return the part of ids that begins at `begin`, without the ids at these places."""
+    keep = None
+    for start, stop in places:
+        if stop > begin and start < begin + len(part):
+            keep = np.ones(len(part), bool) if keep is None else keep
+            keep[max(0, start - begin) : stop - begin] = False
+    return part if keep is None else part[keep]
 
 
 def _inside_character(text: bytes) -> bool:

@@ -7,7 +7,9 @@ there. A prompt is followed by its completion as it stands, and that by the end 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
-from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TURN, ROLES
+from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TEXT, END_OF_TURN, ROLES
 
 FORMS = {
     "prompt": '{"prompt": "...", "completion": "..."}',
@@ -40,6 +42,29 @@ class Example:
     def label(self) -> str | None:
         """The label of a text that has one, else None."""
         return self.turns[-1][1] if self.form == "label" else None
+
+    @property
+    def question(self) -> tuple[tuple[str, str], ...]:
+        """The turns before the first that is learnt, in NFC and without space around; none is empty."""
+        return tuple(turn for turn in map(_stripped, self.turns[: self._learnt]) if turn[1])
+
+    @property
+    def answer(self) -> tuple[tuple[str, str], ...]:
+        """The turns from the first that is learnt on, as `question` has those before."""
+        return tuple(map(_stripped, self.turns[self._learnt :]))
+
+    @property
+    def _learnt(self) -> int:
+        return next(n for n, (role, _) in enumerate(self.turns) if role in ("assistant", "completion"))
+
+
+def spells_an_end(example: Example) -> bool:
+    """Return True where an answer spells <|end|> or <|endoftext|>, which is then learnt as letters."""
+    return any(end in text for _, text in example.answer for end in (END_OF_TURN, END_OF_TEXT))
+
+
+def _stripped(turn: tuple[str, str]) -> tuple[str, str]:
+    return turn[0], unicodedata.normalize("NFC", turn[1]).strip()
 
 
 # ---------------------------------------------------------------------------- tokens
@@ -118,13 +143,16 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
 # ---------------------------------------------------------------------------- files
 
 
-def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
+def read_examples(
+    path: PathLike, skip_bad: bool = False, form: str | None = None
+) -> tuple[list[Example], list[str]]:
     """Return the examples of a JSONL file, all of one form, and with skip_bad an error for each bad line.
 
-    ValueError, with file, line and what was expected, for the first bad line (without skip_bad), for a file
-    without examples, and for labels that are all the same.
+    `form` is that of the examples for training, where these are for validation. ValueError, with file, line
+    and what was expected, for the first bad line (without skip_bad), for a file without examples, and for
+    labels to learn that are all the same.
     """
-    examples, bad, form = [], [], None
+    examples, bad, learnt = [], [], form is None
     for number, line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
@@ -132,9 +160,8 @@ def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example]
             example = _example(line, number)
             form = form or example.form
             if example.form != form:
-                raise ValueError(
-                    f"must be of one form with the lines before, {FORMS[form]}, got {_keys(line)}"
-                )
+                lines = "the lines before" if learnt else "the examples for training"
+                raise ValueError(f"must be of one form with {lines}, {FORMS[form]}, got {_keys(line)}")
             examples.append(example)
         except ValueError as error:
             bad.append(f"{path}: line {number}: {error}")
@@ -142,7 +169,7 @@ def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example]
                 raise ValueError(bad[0]) from None
     if not examples:
         raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got none")
-    if form == "label" and len(labels := {e.label for e in examples}) < 2:
+    if learnt and form == "label" and len(labels := {e.label for e in examples}) < 2:
         raise ValueError(f"{path}: must have two labels at least, got {next(iter(labels))!r} alone")
     return examples, bad
 
@@ -197,18 +224,49 @@ def _keys(line: bytes) -> str:
 # ---------------------------------------------------------------------------- batches
 
 
-def split_examples(labels: Sequence[str | None], fraction: float, seed: int) -> tuple[Integers, Integers]:
+def groups_of(examples: Sequence[Example], most: int) -> list[Hashable]:
+    """Return a key for each example; those of equal keys belong on the same side of a split.
+
+    Examples of one question have one key, whatever their answers. A question of more than `most` examples, or
+    an empty one, is an instruction that they all begin with: of these, those with equal answers have one key.
+    """
+    questions = [example.question for example in examples]
+    asked = Counter(questions)
+    return [
+        question
+        if question and (example.form == "label" or asked[question] <= most)
+        else (question, example.answer)
+        for example, question in zip(examples, questions, strict=True)
+    ]
+
+
+def split_examples(
+    labels: Sequence[str | None], fraction: float, seed: int, groups: Sequence[Hashable] | None = None
+) -> tuple[Integers, Integers]:
     """Return the indices of the examples for training and for validation, drawn by seed.
 
-    Each label is held out in proportion, and keeps at least one example for training.
+    Each label is held out in proportion, and keeps at least one example for training. Examples of equal
+    `groups` are on one side; without groups each example is one.
     """
-    training: list[int] = []
-    validation: list[int] = []
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    keys = range(len(labels)) if groups is None else groups
+    for i, key in enumerate(keys):
+        members[key].append(i)
+    total, held = Counter(labels), set[int]()
+    wanted = {label: min(round(fraction * n), n - 1) for label, n in total.items()}
     order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
-    for label in dict.fromkeys(labels):
-        group = [i for i in order if labels[i] == label]
-        held = min(round(fraction * len(group)), len(group) - 1)
-        validation, training = validation + group[:held], training + group[held:]
+    ordered = [i for label in total for i in order if labels[i] == label]
+    taken: Counter[str | None] = Counter()
+    for i in ordered:
+        group = Counter(labels[j] for j in members[keys[i]])
+        # a group is held out where that comes nearer to what is wanted of each of its labels
+        if i not in held and all(
+            2 * (wanted[label] - taken[label]) >= n and taken[label] + n < total[label]
+            for label, n in group.items()
+        ):
+            held.update(members[keys[i]])
+            taken += group
+    training, validation = [i for i in ordered if i not in held], [i for i in ordered if i in held]
     return np.array(training, np.int64), np.array(validation, np.int64)
 
 

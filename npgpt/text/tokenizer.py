@@ -50,8 +50,17 @@ class Tokenizer(ABC):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The ids that end a generation: the end of text, then more_ends."""
-        return self.end_of_text, *self.more_ends
+        """The ids that end a generation: end_of_text, <|endoftext|> where another took its place, more_ends.
+
+        A model that was fine-tuned ends its turns by another token, but has learnt the first one too.
+        """
+        first = (i for name, i in self.vocabulary.special.items() if name == END_OF_TEXT)
+        return tuple(dict.fromkeys((self.end_of_text, *first, *self.more_ends)))
+
+    @property
+    def end_names(self) -> list[str]:
+        """The special tokens among the ends, by name."""
+        return [name for name, i in self.vocabulary.special.items() if i in self.ends]
 
     @property
     def dtype(self) -> type[np.uint16 | np.uint32]:

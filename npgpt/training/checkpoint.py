@@ -57,7 +57,13 @@ def save(run: Path, step: int, model: GPT, tokenizer: Tokenizer, moments: Tensor
 
 def load(folder: Path) -> tuple[Fields, Tensors]:
     """Return the state and the optimizer's arrays of a checkpoint that was verified."""
-    return json.loads((folder / STATE).read_text(encoding="utf-8")), load_file(folder / OPTIMIZER)
+    return read_state(folder), load_file(folder / OPTIMIZER)
+
+
+def read_state(folder: Path) -> Fields:
+    """Return the state of a checkpoint, without the optimizer's arrays."""
+    state: Fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
 
 
 def clean_up(run: Path) -> None:

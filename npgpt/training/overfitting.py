@@ -9,6 +9,7 @@ from npgpt.engine.types import Fields, Integers
 from npgpt.text.tokenizer import Tokenizer
 
 LONGEST_TEXT = 32 << 20  # bytes of the training part in which samples are searched
+FALLEN = 1.01  # a validation loss still falls where the last fifth of a run has divided it by this
 RISEN = 1.01  # a validation loss has risen from this multiple of its minimum on
 
 
@@ -55,6 +56,18 @@ class History:
         if not (lowest < before[2] < val_now and val_now > RISEN * lowest and train_now < train_then):
             return None
         return Verdict(best_step, step, (train_then, train_now), (lowest, val_now))
+
+    def falling(self) -> tuple[float, float] | None:
+        """Return the best validation loss before the last fifth of the steps and the one at their end.
+
+        None unless the last is the best, and lower by FALLEN: the model still gets better.
+        """
+        if not self.points:
+            return None
+        step, _, now = self.points[-1]
+        before = min((val for at, _, val in self.points if at <= 0.8 * step), default=-math.inf)
+        best = min(val for _, _, val in self.points)
+        return (before, now) if now == best and now < before / FALLEN else None
 
 
 def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:

@@ -75,8 +75,8 @@ def default_tokenizer(n_bytes: int) -> str:
 FLAGS = ("epochs", *(field.name for field in fields(Plan) if field.name != "memorise"))
 
 
-def make_plan(n_tokens: int, epochs: int | None = None, **flags: Any) -> Plan:
-    """Return the plan for a text of n_tokens.
+def make_plan(n_tokens: int, epochs: int | None = None, own_validation: bool = False, **flags: Any) -> Plan:
+    """Return the plan for a text of n_tokens, of which none is for validation with own_validation=True.
 
     `flags` are fields of Plan; those that are None get the default. ValueError or TypeError for a bad value.
     From TOO_SMALL tokens to a million, the steps grow with the square root of the text and the dropout falls.
@@ -89,8 +89,10 @@ def make_plan(n_tokens: int, epochs: int | None = None, **flags: Any) -> Plan:
     for name, value in (flags | {"epochs": 1 if epochs is None else epochs}).items():
         _check(name, value)
     small = n_tokens < TOO_SMALL
-    split = parse_split(flags.pop("split", (1, 0, 0) if small else DEFAULT_SPLIT))
-    memorise = small and split[1] == 0
+    split = parse_split(flags.pop("split", (1, 0, 0) if small or own_validation else DEFAULT_SPLIT))
+    if own_validation and split[1]:
+        raise ValueError(f"split must hold out no validation part beside val, as 0.9,0,0.1; got {split}")
+    memorise = small and split[1] == 0 and not own_validation
     n_train = max(1, round(split[0] * n_tokens))
 
     size = min(1.0, math.sqrt(n_tokens / 1e6))  # 0.1 at TOO_SMALL

@@ -2,8 +2,9 @@
 
 Progress is 0 where the warm-up ends and 1 at the last step. From a knot (step, progress, end) it rises
 linearly to 1 at `end`, until the next knot. A plan by steps has one knot. A plan by minutes begins with a
-guess. It adds a knot whenever the measured speed shows that the end would miss the budget. No knot changes a
-bit of what lies before it, so the knots are enough to repeat the run at any speed.
+guess. It adds a knot whenever the measured speed shows that the end would miss the budget. A run that goes
+on after its end gets one too. No knot changes a bit of what lies before it, so the knots are enough to repeat
+the run at any speed.
 """
 
 import math
@@ -61,6 +62,14 @@ class Schedule:
         self.knots.append((step, self.progress(step), steps) if warm else (self.plan.warmup, 0.0, steps))
         if not warm:
             del self.knots[0]
+
+    def go_on(self, step: int, steps: int) -> None:
+        """Go on after the end at `step`, with the progress that a plan of `steps` has there.
+
+        So the rate rises again. Nothing else that was tried gave a lower loss: benchmarks/README.md.
+        """
+        at = max(step + 1, self.plan.warmup)  # no rate up to `step` changes
+        self.knots.append((at, (at - self.plan.warmup) / max(1, steps - self.plan.warmup), steps))
 
 
 class Budget:

@@ -27,6 +27,7 @@ from npgpt.training.listener import Listener, Step
 from npgpt.training.memory import check_memory
 from npgpt.training.plan import Plan, make_plan
 from npgpt.training.recorder import Recorder, read_knots, repair
+from npgpt.training.run import read_config
 from npgpt.training.schedule import Budget, Schedule
 from npgpt.training.updater import TrainingData, Updater
 
@@ -106,6 +107,7 @@ class Trainer(Updater):
         kept = max(10, epoch if plan.memorise else min(epoch, 1000))
         self.recent: deque[float] = deque(maxlen=kept)  # losses
         self.ended: Ending | None = None
+        self.gone_on = False  # after the end of a shorter run
 
     # ------------------------------------------------------------------------ the loop
 
@@ -145,6 +147,7 @@ class Trainer(Updater):
         val_loss = self._final_validation(val_loss, should_stop)
         return self.result(recorder.run) | {
             "val_loss": val_loss,
+            "falling": recorder.history.falling() if self.ended is None else None,
             "seconds": time.perf_counter() - context.begun,
         }
 
@@ -358,6 +361,7 @@ class Trainer(Updater):
             "data": {"epoch": epoch, "position": position},
             "rng": {"seed": self.seed, "step": self.step},
             "schedule": self.schedule.knots,
+            "minutes": self.plan.minutes,
             "budget": self.budget.seen if self.budget else [],
             "best_val_loss": None if math.isinf(self.best) else self.best,
             "kept_val_loss": None if math.isinf(self.kept) else self.kept,
@@ -366,7 +370,10 @@ class Trainer(Updater):
         }
 
     def resume(self, run: Path, folder: Path) -> None:
-        """Restore the state of the checkpoint `folder` of `run`, from which self.model was read."""
+        """Restore the state of the checkpoint `folder` of `run`, from which self.model was read.
+
+        ValueError where the plan is longer than that of a run that cannot go on.
+        """
         state, moments = checkpoint.load(folder)
         self.optimizer.load_state(moments, state["optimizer_steps"])
         for name in COUNTED:
@@ -377,11 +384,32 @@ class Trainer(Updater):
         self.kept = math.inf if kept is None else kept
         self.kept_step = state.get("kept_step", self.best_step)
         self.recent.extend(state["recent_losses"])
-        self.schedule = Schedule(self.plan, read_knots(run) or state["schedule"])
-        if self.plan.minutes:
-            self.budget = Budget(60 * self.plan.minutes, state["budget"])
+        _restore_schedule(self, run, state)
         if not self.world.rank:
             repair(run, folder, self.kept_step)
+
+
+def _restore_schedule(trainer: Trainer, run: Path, state: Fields) -> None:
+    """Restore schedule and budget, longer where the plan has other steps or minutes than the run had."""
+    plan = trainer.plan
+    # npgpt 0.1.0 has the minutes in config.toml alone
+    minutes = state["minutes"] if "minutes" in state else read_config(run).get("minutes")
+    trainer.schedule = Schedule(plan, (minutes and read_knots(run)) or state["schedule"])
+    if plan.minutes:
+        trainer.budget = Budget(60 * plan.minutes, state["budget"])
+    if plan.minutes == minutes and (minutes or plan.steps == trainer.schedule.steps):
+        return
+    done, spent = trainer.step, trainer.seconds / 60
+    if trainer.ended in (Ending.TARGET, Ending.MEMORISED):
+        raise ValueError(f"--resume: this run reached its target after {done} steps, so it cannot be longer")
+    if plan.minutes and plan.minutes <= spent:
+        raise ValueError(f"--resume: minutes must be above the {spent:.2f} that are done, got {plan.minutes}")
+    steps = done + steps_in(trainer, 60 * (plan.minutes - spent)) if plan.minutes else plan.steps
+    if steps <= done:
+        raise ValueError(f"--resume: steps must be above the {done} that are done, got {steps}")
+    # after a kill, the newest checkpoint that is whole may lie before the former end
+    trainer.schedule.go_on(done if trainer.ended else trainer.schedule.steps, steps)
+    trainer.ended, trainer.since_best, trainer.gone_on = None, 0, True
 
 
 def _reached(plan: Plan, loss: float) -> bool:

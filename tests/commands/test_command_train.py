@@ -226,3 +226,22 @@ def test_what_stays_not_finite_ends_with_one_line(command, text):
     assert (
         "so training stopped; no checkpoint was saved before. Begin again with a lower learning rate" in last
     )
+
+
+def test_an_end_that_a_text_spells_is_told(command):
+    Path("stories.txt").write_text("um dia\n<|endoftext|>\noutro dia\n<|endoftext|>\n" * 3)
+    code, _, err = command("train", "stories.txt", *TINY, "--steps", 2)
+    assert code == 0 and err.startswith(
+        "warning: stories.txt: <|endoftext|> is spelt 6 times, which is learnt"
+    )
+
+
+def test_copies_are_in_one_part_alone(command):
+    for name, text in (("a", b"um dia " * 30), ("b", b"outro " * 30), ("c", b"um dia " * 30)):
+        Path(f"{name}.txt").write_bytes(text)
+    flags = (*TINY, "--steps", 2, "--split", "0.4,0.3,0.3", "--out", "r")
+    code, out, _ = command("train", "a.txt", "b.txt", "c.txt", *flags)
+    assert code == 0 and "the same text several times: a.txt, c.txt" in out
+    assert "tokens: 241 for training, 151 for validation, 0 for testing" in out
+    assert "211 tokens are left out, as the part before holds their document too" in out
+    assert "the text that it was trained on (there is no test part)" in command("evaluate", "r")[1]

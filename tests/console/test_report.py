@@ -85,11 +85,26 @@ def test_a_page_that_needs_nothing_else(run):
     ):
         assert words in page.words, words
     assert "It is overfitting: from step 600 to 1000" in page.words
+    found = [ElementTree.fromstring(svg) for svg in re.findall("<svg.*?</svg>", text, re.DOTALL)]
+    curves = [svg for svg in found if svg.find("polyline") is not None]
+    assert len(curves) == 3
+    for svg in curves:
+        width, height = map(float, svg.attrib["viewBox"].split()[2:])
+        for line in svg.iter("polyline"):
+            points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+            assert points and all(0 <= x <= width and 0 <= y <= height for x, y in points)
+
+
+def test_text_of_charts_has_its_size_on_every_screen(run):
+    """What is scaled to the width, by a viewBox, holds no text."""
+    text = report.write(run).read_text()
     for svg in re.findall("<svg.*?</svg>", text, re.DOTALL):
-        numbers = re.findall(
-            r"-?\d+\.?\d*", " ".join(ElementTree.fromstring(svg).find("polyline").attrib["points"].split())
-        )
-        assert all(0 <= float(n) <= 880 for n in numbers)
+        root = ElementTree.fromstring(svg)
+        assert ("viewBox" in root.attrib) == (root.find("text") is None)
+        places = [node.attrib["x"] for node in root.iter("text")]
+        assert all(x == "-8" or 0 <= float(x.removesuffix("%")) <= 100 for x in places)
+    sizes = re.findall(r"svg (?:text|\.tick) \{[^}]*font-size: (\d+)px", text)
+    assert len(sizes) == 2 and min(map(int, sizes)) >= 11
 
 
 def test_what_samples_repeat_is_a_sentence_of_the_page(run):

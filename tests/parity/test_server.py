@@ -13,7 +13,7 @@ import pytest
 import npgpt
 from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.models import random_model
+from tests.models import random_model, write_speller
 from tests.server.process import Process
 
 openai = pytest.importorskip("openai")
@@ -233,6 +233,26 @@ def test_what_each_token_of_a_chat_had(speaker):
     assert error.value.code == "context_length_exceeded"
 
 
+def test_the_end_of_the_base_ends_a_reply(tmp_path):
+    """A model that was taught to talk has learnt two ends."""
+    tokenizer = examples.add_roles(ByteTokenizer())
+    messages = [{"role": "user", "content": "?"}]
+    before = examples.encode_chat(tokenizer, messages)
+    first = tokenizer.vocabulary.special["<|endoftext|>"]
+    write_speller(tmp_path / "m", tokenizer, [*b"sim", first, *b"nunca"], len(before))
+    with Process(tmp_path / "m") as server:
+        for path, fields in (
+            ("/v1/chat/completions", {"messages": messages}),
+            ("/v1/completions", {"prompt": before}),
+        ):
+            fields |= {"model": "m", "max_tokens": 9, "temperature": 0}
+            for ignored, text, finish in ((False, "sim", "stop"), (True, "simnunca", "length")):
+                answer = server.ask(path, fields | {"ignore_eos": ignored})[1]
+                (choice,) = answer["choices"]
+                found = choice["message"]["content"] if "message" in choice else choice["text"]
+                assert (found, choice["finish_reason"]) == (text, finish)
+
+
 def test_a_key(folder):
     with Process(folder, "--api-key", "sësame") as server:
         url = server.url + "/v1"
@@ -345,12 +365,15 @@ def ended(client, id, seconds=120):
 def test_a_model_is_tuned_and_answers(folder, client):
     """Upload, tune in a worker while the server goes on, chat with what came of it; one that is cancelled."""
     file = client.files.create(file=("d.jsonl", JOBS), purpose="fine-tune")
+    val = client.files.create(file=("v.jsonl", JOBS[:400].rpartition(b"\n")[0]), purpose="fine-tune")
     bad = client.files.create(file=("bad.jsonl", b'{"prompt": 5}\n'), purpose="fine-tune")
     tune = functools.partial(client.fine_tuning.jobs.create, model="praia", training_file=file.id)
     how = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}
-    first = tune(method=how, suffix="conta", seed=3)
+    first = tune(method=how, suffix="conta", seed=3, validation_file=val.id)
     assert first.status in ("queued", "running") and first.hyperparameters.n_epochs == 2
+    assert first.validation_file == val.id
     failing = tune(training_file=bad.id)
+    invalid = tune(validation_file=bad.id)
     endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
     queued = tune()
     client.files.delete(file.id)  # it was copied
@@ -374,12 +397,15 @@ def test_a_model_is_tuned_and_answers(folder, client):
     assert failed.status == "failed" and failed.error.code == "invalid_training_file"
     assert "training_file: line 1: must" in failed.error.message and "\n" not in failed.error.message
     assert failed.error.message.startswith("training_file: ")  # without where it lies
+    failed = ended(client, invalid.id)
+    assert failed.error.code == "invalid_validation_file" and failed.error.param == "validation_file"
+    assert failed.error.message.startswith("validation_file: line 1: must")
     while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
         time.sleep(0.05)
     assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="already completed"):
         client.fine_tuning.jobs.cancel(endless.id)
     assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, endless.id]
-    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 4  # page by page
+    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 5  # page by page
     with pytest.raises(openai.NotFoundError):
         tune(training_file="../../etc/passwd")

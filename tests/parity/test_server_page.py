@@ -14,7 +14,7 @@ import pytest
 from npgpt import train
 from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.models import random_model
+from tests.models import random_model, write_speller
 from tests.server.process import ROOT, Process
 
 pytest.importorskip("uvicorn")
@@ -187,6 +187,61 @@ def test_two_languages_and_the_curve(browser):
     browser("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
     assert browser.js("document.documentElement.scrollWidth") <= 390  # a telephone
     browser.look("telephone")
+
+
+SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].filter((t) => t.getClientRects().length)
+    .map((t) => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a))"""  # pixels on the screen
+
+
+def test_text_in_charts_is_legible_on_a_telephone(server, browser):
+    run = next(Path(server.process.args[-1].split("main(['")[1].split("'")[0]).parent.iterdir())
+    for name, url in ("page", server.url), ("report", (run / "report.html").as_uri()):
+        for width in (1180, 700, 360):
+            browser(
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=800,
+                deviceScaleFactor=1,
+                mobile=width < 500,
+            )
+            browser("Page.navigate", url=url)
+            browser.until(
+                "document.readyState === 'complete' && document.querySelectorAll('svg polyline').length > 1"
+            )
+            assert browser.js(SMALLEST) >= 11, (name, width)
+            assert browser.js("document.documentElement.scrollWidth") <= width, (name, width)
+            shown = "[...document.querySelectorAll('svg text')].map((t) => t.getBoundingClientRect())"
+            assert browser.js(
+                f"{shown}.every((box) => !box.width || (box.left >= 0 && box.right <= {width}))"
+            ), (name, width)
+            if name == "report":  # the best step's dot is on the curve, which is an SVG of its own
+                browser.js(
+                    "line = document.querySelector('polyline.two');"
+                    "dot = document.querySelector('circle.two').getBoundingClientRect(); 0"
+                )
+                ends = "[...line.points].map((p) => p.matrixTransform(line.getScreenCTM()))"
+                middle = "Math.hypot(p.x - dot.x - dot.width / 2, p.y - dot.y - dot.height / 2)"
+                assert browser.js(f"Math.min(...{ends}.map((p) => {middle}))") < 1, width
+            browser.look(f"chart-{name}-{width}")
+
+
+def test_an_end_that_a_model_spells_is_no_part_of_a_reply(tmp_path):
+    tokenizer = examples.add_roles(ByteTokenizer())
+    before = len(examples.encode_chat(tokenizer, [{"role": "user", "content": "?"}]))
+    role = tokenizer.vocabulary.special["<|user|>"]  # it has a name, which is no letter of a reply
+    write_speller(tmp_path / "soletra", tokenizer, [*b"si", role, *b"m<|endoftext|>nunca"], before)
+    with Process(tmp_path / "soletra") as server:
+        browser = Browser("--window-size=1180,800")
+        browser("Page.navigate", url=server.url)
+        browser.until("document.title === 'soletra' && !document.getElementById('chat').hidden")
+        browser.js("document.getElementById('say').focus()")
+        browser("Input.insertText", text="?")
+        browser.press("Enter")
+        browser.until("document.getElementById('stop-chat').disabled && conversation.length === 2")
+        assert browser.js("[...document.querySelectorAll('.message .text')].at(-1).textContent") == "sim"
+        assert browser.js("conversation[1].content") == "sim"
+        browser.close()
+        assert browser.errors == []
 
 
 def test_a_chat(tmp_path):

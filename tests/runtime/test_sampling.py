@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npgpt
+from npgpt.engine import kernels
 from npgpt.runtime.sampling import Sampling, draw, probabilities, text_chunks
+from npgpt.text.examples import add_roles
 from npgpt.text.tokenizer import ByteTokenizer
+from tests.models import write_speller
 
 tokenizer = ByteTokenizer()
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
@@ -234,3 +237,19 @@ def test_a_model_without_a_tokenizer_takes_ids():
         model.generate([1])
     with pytest.raises(ValueError, match="prompt must hold at least 1 id"):
         model.generate([], return_ids=True)
+
+
+def test_the_end_of_the_base_ends_a_text_too(tmp_path):
+    """A model that was taught to talk ends its turns by another token, but has learnt that one before."""
+    tokenizer = add_roles(ByteTokenizer())
+    first = tokenizer.vocabulary.special["<|endoftext|>"]
+    assert tokenizer.ends == (tokenizer.end_of_text, first)
+    assert sorted(tokenizer.end_names) == ["<|end|>", "<|endoftext|>"]
+    assert first != tokenizer.end_of_text and ByteTokenizer().ends == (256,)
+    write_speller(tmp_path / "m", tokenizer, [*b"sim", first, *b"nunca"], before=1)
+    model = npgpt.load(tmp_path / "m")
+    for name in kernels.available():
+        with kernels.use(name):
+            assert model.generate("?", 9, temperature=0) == "sim"
+            assert model.generate("?", 9, temperature=0, return_ids=True) == [*b"sim"]
+            assert model.generate("?", 9, temperature=0, ignore_eos=True) == "simnunca"

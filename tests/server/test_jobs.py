@@ -16,6 +16,9 @@ from npgpt.server.schema import ApiError
 
 STEP = "print('step 1/2: loss 5.5')\n"
 DONE = STEP + "print(json.dumps({'tokens': 7, 'run': 'x'}))"
+VALIDATION = (
+    "print(json.dumps({'error': 'validation_file: line 1: label must be one', 'exit_code': 2})); sys.exit(2)"
+)
 REFUSED = (
     STEP + "print(json.dumps({'error': 'training_file: line 1: must be text', 'exit_code': 2})); sys.exit(2)"
 )
@@ -24,13 +27,16 @@ KILLED = "import os; os.kill(os.getpid(), 9)"
 NEVER = "print('begun', flush=True); import time; time.sleep(600)"
 
 
-def run_job(tmp_path, code, scene=None):
+def run_job(tmp_path, code, scene=None, validation=None):
     """(job object, messages of its events, arguments, calls of done) of a job that runs this code."""
     given, made = [], []
 
     async def start(arguments):
         given.append(arguments)
         assert arguments.data.read_bytes() == b"{}"
+        if validation:
+            assert arguments.validation.read_bytes() == validation
+            assert arguments.validation.parent == arguments.data.parent  # their names are those of errors
         arguments.out.mkdir()
         command = [sys.executable, "-c", "import json, sys\n" + code]
         return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=2**20)
@@ -40,6 +46,8 @@ def run_job(tmp_path, code, scene=None):
         jobs = Jobs(files, start, lambda name, folder: made.append((name, folder)))
         file = files.add("d.jsonl", io.BytesIO(b"{}"))
         fields = {"model": "m", "training_file": file["id"], "hyperparameters": {"n_epochs": 2}, "seed": 3}
+        if validation:
+            fields["validation_file"] = files.add("v.jsonl", io.BytesIO(validation))["id"]
         id = jobs.create(fields, tmp_path / "base")["id"]
         if scene:
             await scene(jobs, id)
@@ -48,7 +56,7 @@ def run_job(tmp_path, code, scene=None):
         await jobs.close()
         job, messages = jobs.get(id), [event["message"] for event in jobs.events(id)][::-1]
         left = [path.name for path in files.folder.iterdir()]
-        assert left == [file["id"]]
+        assert sorted(left) == sorted(fields[name] for name in fields if name.endswith("_file"))
         files.close()
         assert not files.folder.exists()
         return job, messages
@@ -84,6 +92,30 @@ def test_a_job_that_fails(tmp_path, capsys, code, expected, message):
     param = "training_file" if expected == "invalid_training_file" else None
     assert job["error"] == {"code": expected, "message": message, "param": param}
     assert job["status"] == "failed" and messages[-1] == message and made == []
+
+
+def test_a_job_with_a_validation_file(tmp_path):
+    job, _, arguments, made = run_job(tmp_path, DONE, validation=b"[]")
+    assert job["status"] == "succeeded" and made
+    assert job["validation_file"].startswith("file-") and arguments.validation.name == "validation_file"
+    job, messages, _, made = run_job(tmp_path, VALIDATION, validation=b"[]")
+    assert job["error"]["code"] == "invalid_validation_file" and job["error"]["param"] == "validation_file"
+    assert messages[-1] == job["error"]["message"] and made == []
+    assert run_job(tmp_path, DONE)[2].validation is None
+
+
+def test_a_validation_file_that_is_not_there_makes_no_job(tmp_path):
+    async def main():
+        files = Files()
+        jobs = Jobs(files, None, None)
+        file = files.add("d.jsonl", io.BytesIO(b"{}"))
+        fields = {"model": "m", "training_file": file["id"], "validation_file": "file-0"}
+        with pytest.raises(ApiError, match="No such File object: file-0"):
+            jobs.create(fields, tmp_path / "base")
+        assert jobs.all() == [] and [path.name for path in files.folder.iterdir()] == [file["id"]]
+        files.close()
+
+    asyncio.run(main())
 
 
 def test_a_job_that_is_cancelled_while_it_runs(tmp_path):

@@ -99,3 +99,33 @@ def test_evaluation_windows_cover_all_in_order(n, T, B):
 def test_ragged_window_is_padded():
     x, y = cut_windows(np.array([5, 6, 7], np.uint16), [0, 1], 2, END)
     assert x[0].tolist() == [END, 5] and y.tolist() == [[5, 6], [7, -1]] and x[1, 0] == 6
+
+
+def test_a_document_is_in_one_split_alone():
+    """Its copies in the splits behind are left out, however the cut falls; the text keeps its length."""
+    rng = np.random.default_rng(0)
+    documents = [np.append(rng.integers(0, 256, n), 256).astype(np.uint16) for n in (90, 60, 40, 9, 11)]
+    a, b, c, d, e = documents
+    for order in ([a, b, c, a, d, e, a, c], [a, b, c, d, d, d, b, e], [a, a, a], [a, b, c, d, e]):
+        ids = np.concatenate(order)
+        for split in ((0.8, 0.1, 0.1), (0.5, 0.3, 0.2), (0.6, 0.4, 0)):
+            dataset = Dataset.from_ids(ids, split, ByteTokenizer())
+            assert len(dataset) == len(ids)
+            kept = [dataset.train, dataset.validation, dataset.test]
+            texts = [part.astype(">u2").tobytes() for part in kept]
+            for document in {id(document): document for document in order}.values():
+                whole = document.astype(">u2").tobytes()
+                assert whole in b"".join(texts)
+                # an end of it, where a cut goes through it, is as much a copy as the whole
+                assert sum(whole[-16:] in text for text in texts) <= 1
+    plain = Dataset.from_ids(np.concatenate(documents), (0.8, 0.1, 0.1), ByteTokenizer())
+    assert plain.n_copies == 0 and plain.validation.base is not None  # a view, where nothing is left out
+
+
+def test_copies_after_cleaning_are_copies(tmp_path):
+    for name, text in (("a", "um dia \n" * 50), ("b", "outro\n" * 9), ("c", "um dia \r\n" * 50)):
+        (tmp_path / f"{name}.txt").write_bytes(text.encode())
+    dataset = Dataset.from_text([tmp_path / f"{name}.txt" for name in "abc"], (0.5, 0.25, 0.25))
+    assert b"um dia" in dataset.tokenizer.decode_bytes(dataset.train)
+    for part in (dataset.validation, dataset.test):
+        assert b"um dia" not in dataset.tokenizer.decode_bytes(part)

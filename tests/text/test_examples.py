@@ -1,6 +1,7 @@
 """Examples of a task: what is refused and how, the tokens of a conversation, packing without leaks."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -170,3 +171,60 @@ def test_batches_balance_labels_and_repeat_by_seed():
     assert all((a == b).all() for a, b in zip(batches.batch(7), again.batch(7), strict=True))
     train, held = examples.split_examples(labels, 1 / 3, seed=0)
     assert sorted([*train, *held]) == list(range(12)) and sorted(labels[i] for i in held) == ["a"] * 3 + ["b"]
+
+
+def asked(form, question, answer, line=1):
+    shapes = {
+        "prompt": (("prompt", question), ("completion", answer)),
+        "label": (("user", question), ("assistant", answer)),
+        "messages": (
+            ("system", "s"),
+            ("user", question),
+            ("assistant", answer),
+            ("user", "e?"),
+            ("assistant", "x"),
+        ),
+    }
+    return examples.Example(line, form, shapes[form])
+
+
+@pytest.mark.parametrize("form", list(GOOD))
+def test_examples_of_one_question_are_on_one_side(form):
+    """However it is written, and whatever the answer is: a model that knows one knows all of them."""
+    rng = np.random.default_rng(1)
+    ways = ("é {}", " é {}\n", "e\u0301 {}")  # NFC and NFD
+    read = [asked(form, way.format(n), rng.choice(["a", "b"])) for n in range(40) for way in ways]
+    groups = examples.groups_of(read, 24)
+    assert len(set(groups)) == 40
+    labels = [example.label for example in read]
+    for seed in range(5):
+        train, held = examples.split_examples(labels, 0.2, seed, groups)
+        assert sorted([*train, *held]) == list(range(120)) and len(held) == pytest.approx(24, abs=4)
+        assert not {groups[i] for i in train} & {groups[i] for i in held}
+        assert not {read[i].question for i in train} & {read[i].question for i in held}
+
+
+@pytest.mark.parametrize("form", ["prompt", "messages"])
+@pytest.mark.parametrize("instruction", ["", "escreva: "])
+def test_an_instruction_that_all_begin_with_is_no_question(form, instruction):
+    """Then the answers decide, or nothing could be held out."""
+    read = [asked(form, instruction, f"verso {n}") for n in range(30) for _ in range(2)]
+    groups = examples.groups_of(read, 12)
+    assert len(set(groups)) == 30
+    train, held = examples.split_examples([None] * 60, 0.2, 0, groups)
+    assert len(held) == 12 and not {read[i].answer for i in train} & {read[i].answer for i in held}
+
+
+def test_without_equal_examples_the_split_is_the_same():
+    labels = list("aabbbcccc" * 5)
+    plain = examples.split_examples(labels, 0.3, 7)
+    groups = examples.groups_of([asked("label", str(n), label) for n, label in enumerate(labels)], 13)
+    for one, two in zip(plain, examples.split_examples(labels, 0.3, 7, groups), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert Counter(labels[i] for i in plain[1]) == {"a": 3, "b": 4, "c": 6}
+
+
+def test_a_label_keeps_an_example_for_training():
+    labels = ["a"] * 4 + ["b"] * 4
+    train, held = examples.split_examples(labels, 0.9, 0, [1, 1, 1, 1, 2, 2, 3, 3])
+    assert sorted(held) in ([4, 5], [6, 7]) and {labels[i] for i in train} == {"a", "b"}

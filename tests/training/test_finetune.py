@@ -1,6 +1,8 @@
 """The commands finetune and chat: what they refuse and learn, resume to the same bits, adapters apart."""
 
+import contextlib
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from npgpt.text.examples import pack
 from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training.cost import PROGRAM
 from npgpt.training.finetuning import Examples, make_task_plan, memory_needed, with_vocabulary
+from npgpt.training.run import read_config
 
 WORDS = ("bom", "mau", "sol", "mar", "céu", "rio")
 LABELLED = [
@@ -72,14 +75,84 @@ def test_labels_are_learnt_from_files_to_classify(base, tmp_path, capsys):
     assert (tmp_path / "new/report.html").exists()
 
 
+def test_random_labels_are_not_known_where_texts_occur_several_times(base, tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    texts = [{"text": f"n{n}", "label": str(rng.choice(["sim", "não"]))} for n in range(24)]
+    data = written(tmp_path, texts * 3)
+    flags = "--epochs", 40, "--batch-size", 8, "--lr", 0.004, "--dropout", 0, "--val-fraction", 0.3
+    assert run(base, data, tmp_path / "new", *flags, "--patience", 99, "--json") == 0
+    out = capsys.readouterr().out
+    assert "48 examples repeat the input of another, and are on its side of the split" in out
+    result = json.loads(out.splitlines()[-1])
+    assert result["train_loss"] < 0.1 and result["val_accuracy"] < 0.8  # each was learnt by heart
+
+
+def test_validation_has_examples_of_its_own(base, tmp_path, capsys):
+    data, val = written(tmp_path, LABELLED), written(tmp_path, LABELLED[2:4] + LABELLED[:1] * 2, "val.jsonl")
+    new = {"text": "nova", "label": "sim"}
+    val.write_text(val.read_text() + json.dumps(new) + "\n")
+    assert run(base, data, tmp_path / "new", "--val", val, "--epochs", 2, "--json") == 0
+    captured = capsys.readouterr()
+    assert "12 examples for training, 5 for validation" in captured.out
+    assert (
+        captured.err
+        == f"warning: {val}: 4 of 5 examples are in the training data too; validation is too easy\n"
+    )
+    assert json.loads(captured.out.splitlines()[-1])["val_loss"] > 0
+    config = read_config(tmp_path / "new")
+    assert (
+        config["val"] == str(val)
+        and "val_fraction" not in config
+        and len(config["about"]["val_sha256"]) == 64
+    )
+    assert "val.jsonl" in (tmp_path / "new/report.html").read_text()
+    assert str(val) not in (tmp_path / "new/report.html").read_text()
+    assert run(base, data, tmp_path / "new", "--resume") == 0  # it is remembered
+    moved = written(tmp_path, [], "moved.jsonl")
+    moved.write_bytes(val.read_bytes())
+    assert run(base, data, tmp_path / "new", "--resume", "--val", moved) == 0
+    assert "val_sha256 is" in refused(capsys, base, data, tmp_path / "new", "--resume", "--val", data)
+    val.write_text(json.dumps(new))
+    assert "val_sha256 is" in refused(capsys, base, data, tmp_path / "new", "--resume")
+
+
+def test_a_validation_file_that_does_not_fit_is_refused(base, tmp_path, capsys):
+    data, out = written(tmp_path, LABELLED), tmp_path / "new"
+    for records, what in (
+        (TALKS, "val.jsonl: line 1: must be of one form with the examples for training"),
+        ([{"text": "a", "label": "talvez"}], f"label must be one of {data}, got 'talvez'"),
+        ([{"text": "a" * 60, "label": "sim"}], "line 1: must be at most the context"),
+    ):
+        val = written(tmp_path, records, "val.jsonl")
+        assert what in refused(capsys, base, data, out, "--val", val)
+    assert "cannot both be given" in refused(capsys, base, data, out, "--val", data, "--val-fraction", 0.2)
+    assert "must be a path" in refused(capsys, base, data, out, "--val", "")
+    assert "No such file" in refused(capsys, base, data, out, "--val", tmp_path / "none")
+    assert not out.exists()
+
+
+def test_a_run_that_split_equal_examples_goes_on_with_its_split(base, tmp_path, monkeypatch, capsys):
+    """Runs of npgpt 0.1.0 did, and their config.toml does not have `grouped`."""
+    data, flags = written(tmp_path, LABELLED * 2), ("--epochs", 2, "--batch-size", 4)
+    stops = iter([False] * 3)
+    with monkeypatch.context() as m:
+        m.setattr(job, "interruptible", lambda: contextlib.nullcontext(lambda: next(stops, True)))
+        assert run(base, data, tmp_path / "new", *flags) == 130
+    config = tmp_path / "new" / "config.toml"
+    config.write_text(config.read_text().replace("grouped = true\n", ""))
+    given, split = [], examples.split_examples
+    monkeypatch.setattr(examples, "split_examples", lambda *args: given.append(args[3]) or split(*args))
+    capsys.readouterr()
+    assert run(base, data, tmp_path / "new", "--resume") == 0 and given == [None]
+    assert "repeat the input" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("lora", [(), ("--lora", 4)])
 def test_resumed_is_never_stopped(base, tmp_path, lora, monkeypatch, capsys):
     data, flags = written(tmp_path, TALKS * 3), ("--epochs", 4, "--batch-size", 4, "--keep", 9, *lora)
     assert run(base, data, tmp_path / "whole", *flags) == 0
     stops = iter([False] * 7)
     with monkeypatch.context() as m:
-        import contextlib
-
         m.setattr(job, "interruptible", lambda: contextlib.nullcontext(lambda: next(stops, True)))
         assert run(base, data, tmp_path / "cut", *flags) == 130
     assert "another process" not in refused(capsys, base, data, tmp_path / "cut", "--resume", "--epochs", 5)
@@ -90,6 +163,50 @@ def test_resumed_is_never_stopped(base, tmp_path, lora, monkeypatch, capsys):
         for file in ("model.safetensors", "optimizer.safetensors"):
             assert (one / file).read_bytes() == (two / file).read_bytes()
     assert run(base, data, tmp_path / "cut", "--resume") == 0  # finished
+
+
+@pytest.mark.parametrize("lora", [(), ("--lora", 4)])
+def test_a_finished_run_goes_on_for_more_epochs(base, tmp_path, lora, monkeypatch, capsys):
+    data = written(tmp_path, TALKS * 3)
+    flags = ("--epochs", 2, "--batch-size", 4, "--keep", 9, "--patience", 99, *lora)
+    for name in ("whole", "cut"):
+        assert run(base, data, tmp_path / name, *flags) == 0
+    capsys.readouterr()
+    assert run(base, data, tmp_path / "whole", "--resume", "--epochs", 4) == 0
+    assert "the learning rate is now that of a run of 16 steps" in capsys.readouterr().out
+    stops = iter([False] * 3)
+    with monkeypatch.context() as m:
+        m.setattr(job, "interruptible", lambda: contextlib.nullcontext(lambda: next(stops, True)))
+        assert run(base, data, tmp_path / "cut", "--resume", "--epochs", 4) == 130
+    assert run(base, data, tmp_path / "cut", "--resume") == 0
+    assert read_config(tmp_path / "cut")["epochs"] == 4
+    one, two = (tmp_path / run / (tmp_path / run / "LATEST").read_text().strip() for run in ("whole", "cut"))
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+    assert "steps must be above the 16" in refused(
+        capsys, base, data, tmp_path / "cut", "--resume", "--epochs", 1
+    )
+
+
+def test_the_end_of_a_run_that_still_got_better_gives_the_command(base, tmp_path, capsys):
+    data = written(tmp_path, [*LABELLED * 3, {"text": "a"}], "my data.jsonl")
+    flags = "--epochs", 6, "--batch-size", 4, "--eval-every", 5, "--skip-bad", "--balance", "--lr", 0.0005
+    assert run(base, data, tmp_path / "new", *flags) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("for longer: ")]
+    assert line.endswith("--skip-bad --balance --resume --epochs 12")
+    words = shlex.split(line.removeprefix("for longer: python -m npgpt.finetune "))
+    assert finetune.main(words) == 0
+    assert read_config(tmp_path / "new")["epochs"] == 12
+
+
+def test_an_end_that_examples_spell_is_told(base, tmp_path, capsys):
+    data = written(
+        tmp_path,
+        [*TALKS, {"messages": [*TALKS[0]["messages"][:1], {"role": "assistant", "content": "a<|end|>"}]}],
+    )
+    assert run(base, data, tmp_path / "new", "--epochs", 1) == 0
+    assert f"warning: {data}: 1 examples spell <|end|> or <|endoftext|>" in capsys.readouterr().err
 
 
 def test_adapters_are_apart_and_merged(base, tmp_path, capsys):

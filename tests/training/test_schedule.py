@@ -78,3 +78,22 @@ def test_minutes_are_kept_within_ten_percent(guess, weather):
         assert 540 <= spent + 5 <= 660, spent
         assert schedule.rate(step) == pytest.approx(plan.min_lr)
         assert len(schedule.knots) < 40
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("done, steps", [(100, 200), (100, 101), (60, 80)])
+def test_a_longer_run_goes_on_as_if_it_had_been_planned_so(name, done, steps):
+    """It ended at `done`, which its patience may have chosen: the rates up to there stay."""
+    short = make_plan(10**6, steps=100, warmup=10, schedule=name)
+    schedule, long = Schedule(short), Schedule(make_plan(10**6, steps=steps, warmup=10, schedule=name))
+    before = rates(schedule)
+    schedule.go_on(done, steps)
+    assert rates(schedule)[:done] == before[:done] and schedule.steps == steps
+    assert rates(schedule)[done:] == pytest.approx(rates(long)[done:])
+    assert rates(Schedule(short, schedule.knots)) == rates(schedule)
+
+
+def test_a_run_that_ended_while_it_warmed_up_goes_on_to_warm_up():
+    schedule = Schedule(make_plan(10**6, steps=5, warmup=10))
+    schedule.go_on(5, 50)
+    assert rates(schedule) == pytest.approx(rates(Schedule(make_plan(10**6, steps=50, warmup=10))))
