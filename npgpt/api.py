@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -13,10 +14,12 @@ from npgpt.engine import model as engine
 from npgpt.engine.config import GPTConfig
 
 if TYPE_CHECKING:
-    from npgpt.engine.types import Floats, PathLike, Text
+    from npgpt.engine.types import Fields, Floats, PathLike, Text
     from npgpt.interop.layout import Pretrained
     from npgpt.runtime.scoring import Texts
     from npgpt.text.tokenizer import Tokenizer
+
+FileState: TypeAlias = "tuple[int, int]"  # size, time of the last change
 
 
 class GPT(engine.GPT):
@@ -26,6 +29,7 @@ class GPT(engine.GPT):
     """
 
     tokenizer: Tokenizer | None
+    _file: tuple[Path, FileState, int] | None = None  # generates until the weights have another version
 
     def __init__(
         self,
@@ -49,6 +53,25 @@ class GPT(engine.GPT):
         engine.GPT.__init__(model, pretrained.config, weights=pretrained.weights)
         model.tokenizer = pretrained.tokenizer
         return model
+
+    def __setstate__(self, state: Fields) -> None:
+        """Make a copy, or the model of a pickle; one of a GGUF file generates by that file too."""
+        super().__setstate__(state)
+        if self._file and self._file[2] == self.version:
+            path, before, _ = self._file
+            if path.exists() and _file_state(path) == before:
+                self._generate_by(path)
+            else:
+                self._file = None
+                warnings.warn(f"{path}: is not there as it was; its float32 weights generate", stacklevel=2)
+
+    def _generate_by(self, path: Path) -> None:
+        """Generate by a GGUF file, quantised as it is, until the weights change."""
+        from npgpt.runtime import libnpgpt
+
+        self._file = path.resolve(), _file_state(path), self.version
+        if libnpgpt.is_compiled_for(self):
+            libnpgpt.Model.open(path).attach_to(self)
 
     def generate(
         self,
@@ -130,10 +153,14 @@ def load(path: PathLike, **fields: Any) -> GPT:
     with a warning, and the one before it is used. ValueError where there is no such model, OSError where
     nothing exists.
     """
-    from npgpt.runtime import libnpgpt
     from npgpt.training import pretrained
 
     model = GPT.of(pretrained.read(path, **fields))
-    if Path(path).suffix == ".gguf" and libnpgpt.is_compiled_for(model):
-        libnpgpt.Model.open(path).attach_to(model)  # quantised as it is
+    if Path(path).suffix == ".gguf":
+        model._generate_by(Path(path))
     return model
+
+
+def _file_state(path: Path) -> FileState:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -258,7 +258,8 @@ class ExampleJob(Job):
 
         best, _ = checkpoint.choose(self.folder.path)
         if self.adapters:
-            self.adapters.flat_params[...] = checkpoint.load(best)[1]["adapters"]
+            with self.adapters.update() as adapters:
+                adapters[...] = checkpoint.load(best)[1]["adapters"]
             write_adapter(self.folder.path / "adapter", self.adapters, self.base.name)
         if not (self.labels and self.examples.held_out):
             return {}

@@ -135,13 +135,13 @@ class Model:
     def of(cls, model: GPT) -> "Model":
         """Return the libnpgpt model of a float32 engine model; its weights count as they are at each token.
 
-        Unless it is being trained, its matrices are copied into the order in which they are read fastest, and
-        stay as they are until touch(). A model loaded from a GGUF file is that file, quantised as it is.
+        Unless they may change, its matrices are copied into the order in which they are read fastest. A
+        model loaded from a GGUF file is that file, quantised as it is.
         """
         version, made = _MODELS.get(model, (-1, None))
-        if made is None or version != model.version or (model.is_training and made.packed):
+        if made is None or version != model.version or (model.may_change and made.packed):
             made = cls(functools.partial(_from_tensors, model), model.flat_params)
-            if not model.is_training:
+            if not model.may_change:
                 made.pack()
             _MODELS[model] = model.version, made
         made.use_kernels(kernels.name())
