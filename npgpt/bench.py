@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flops, step = _step(*shape)
         results["step"][name] = _measure(f"{_('step:')} {name}", flops, step, tokens=shape[4] * shape[5])
     if args.json:
-        print(json.dumps(results))
+        print(json.dumps(results, allow_nan=False))
     return 0
 
 
@@ -73,9 +73,12 @@ def _presets(as_json: bool) -> int:
     from npgpt.engine.config import PRESETS, SHARE, cost, preset
 
     peak = kernels.peak_gflops(0.3)  # NaN without kernels
+    measured = peak == peak
     log(
         "a step: forward, backward and update with one text as long as the context,\n"
-        "at {share:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text",
+        "at {share:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text"
+        if measured
+        else "a step is not estimated, as NumPy alone cannot reach this machine's limits",
         **{"share": SHARE, "peak": peak},
     )
     print(f"{'':13}{_('parameters'):>16}{_('context'):>9}{_('training'):>13}", end="")
@@ -84,10 +87,11 @@ def _presets(as_json: bool) -> int:
     for name, c in costs.items():
         training, generating = (f"{c[key] / 1e9:,.1f} GB" for key in ("training_bytes", "inference_bytes"))
         print(f"{name:13}{c['parameters']:16,}{preset(name).block_size:9}", end="")
-        print(f"{training:>13}{generating:>12}{c['step_seconds']:9,.1f} s")
+        step = f"{c['step_seconds']:,.1f} s" if measured else ""
+        print(f"{training:>13}{generating:>12}{step:>11}")
     if as_json:
-        unknown = {"step_seconds": None} if peak != peak else {}
-        print(json.dumps({name: c | unknown for name, c in costs.items()}))
+        unknown = {} if measured else {"step_seconds": None}
+        print(json.dumps({name: c | unknown for name, c in costs.items()}, allow_nan=False))
     return 0
 
 

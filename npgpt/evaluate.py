@@ -65,11 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["overlap"] = overfitting.overlap(samples, held_out, text)
         if not args.text and checkpoint.is_run(folder := Path(args.model)):
             with errors_as_lines("evaluate", 1, (OSError,), args.json):
-                checkpoint.write_atomically(folder / "test.json", json.dumps(result, indent=2) + "\n")
+                checkpoint.write_atomically(
+                    folder / "test.json", json.dumps(result, indent=2, allow_nan=False) + "\n"
+                )
                 report.write(folder)
         _print_table(result)
         if args.json:
-            print(json.dumps({"run": args.model, **result}))
+            print(json.dumps({"run": args.model, **result}, allow_nan=False))
     return 0
 
 
@@ -100,7 +102,11 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
 
 
 def _print_table(result: Fields) -> None:
-    log("loss {loss:.4f} nats per token, perplexity {perplexity:.3f}", **result)
+    perplexity = result["perplexity"]
+    if perplexity is None:
+        log("loss {loss:.4f} nats per token, perplexity above 1e308", **result)
+    else:
+        log("loss {loss:.4f} nats per token, perplexity {perplexity:.3f}", **result)
     print(f"{'':10}{_('bits per byte'):>15}{_('accuracy@1'):>12}{_('accuracy@5'):>12}")
     for name, row in {"npgpt": result, **result["baselines"]}.items():
         cells = [f"{row['bits_per_byte']:15.3f}"]

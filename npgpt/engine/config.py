@@ -4,7 +4,7 @@ Dimensions as in model.py: C = n_embd, V = vocab_size, T = block_size, L = n_lay
 """
 
 from dataclasses import dataclass, replace
-from math import log2, prod, sqrt
+from math import inf, log2, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,9 @@ class GPTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
-        if not self.layer_norm_epsilon > 0:
-            raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
+        if not 0 < self.layer_norm_epsilon < inf:
+            epsilon = self.layer_norm_epsilon
+            raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive and finite, got {epsilon}")
         if self.activation not in ACTIVATIONS:
             known = " or ".join(ACTIVATIONS)
             raise ValueError(f"GPTConfig: activation must be {known}, got {self.activation!r}")

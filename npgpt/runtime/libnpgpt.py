@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.engine import kernels
+from npgpt.engine.finite import LOGITS, check_measured
 from npgpt.engine.model import GPT, NOTHING
 from npgpt.engine.types import Floats, Integers, PathLike
 from npgpt.runtime import sampling as numpy_path
@@ -106,7 +107,7 @@ def _check(status: int, error: Any) -> None:
     if status:
         message = library()[0].string(error.message).decode("utf-8", "replace")
         if status == NOT_FINITE:
-            message = "generate: the model's logits must be finite (its weights are not)"
+            message = f"generate: {LOGITS}"
         raise MemoryError(message) if status == NO_MEMORY else ValueError(message)
 
 
@@ -224,8 +225,13 @@ class Session:
         return self._feed(lib.npgpt_feed, ids, self.model.vocab_size if every else 0)
 
     def feed_hidden(self, ids: ArrayLike) -> Floats:
-        """Append ids and return the hidden state after each of them, the input of the head, (n,C)."""
-        return self._feed(library()[1].npgpt_feed_hidden, ids, self.model.n_embd)
+        """Append ids and return the hidden state after each of them, the input of the head, (n,C).
+
+        ValueError for states that are not finite.
+        """
+        states = self._feed(library()[1].npgpt_feed_hidden, ids, self.model.n_embd)
+        check_measured("embed", states, {})
+        return states
 
     def _feed(self, function: Any, ids: ArrayLike, width: int) -> Floats:
         ffi, _ = library()

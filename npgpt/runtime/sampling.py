@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npgpt.engine.finite import LOGITS, is_finite
 from npgpt.engine.model import GPT, KVCache
 from npgpt.engine.ops import philox4x32
 from npgpt.engine.types import Floats, Integers, Text
@@ -80,8 +81,8 @@ def probabilities(
     [0.0, 0.286, 0.714]
     """
     z: Floats = np.array(logits, np.float64)  # (V,), a copy
-    if not np.isfinite(z).all():
-        raise ValueError("generate: the model's logits must be finite (its weights are not)")
+    if not is_finite(z):
+        raise ValueError(f"generate: {LOGITS}")
     if seen is not None:
         z = penalised(z, sampling.repetition_penalty, seen)
     if drawn is not None:
@@ -139,7 +140,12 @@ def draw(p: Floats, generator: Draws | np.random.Generator) -> int:
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """Return the logarithms of the probabilities of logits (...,V): float64 (...,V)."""
+    """Return the logarithms of the probabilities of logits (...,V): float64 (...,V).
+
+    ValueError for logits that are not finite.
+    """
+    if not is_finite(logits):
+        raise ValueError(f"generate: {LOGITS}")
     z: Floats = logits.astype(np.float64)
     z -= z.max(axis=-1, keepdims=True)
     z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))

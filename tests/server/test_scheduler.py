@@ -187,6 +187,8 @@ def test_broken_weights_are_the_sequences_own_trouble(scheduler):
         broken.flat_params[...] = np.nan
     ((text, _, finish),) = finished(scheduler(of=broken), [ask([65])])
     assert text == "" and isinstance(finish, ValueError) and "must be finite" in str(finish)
+    ((_, _, finish),) = finished(scheduler(of=broken), [EmbeddingRequest((65,))])
+    assert isinstance(finish, ValueError) and "must be finite" in str(finish)
 
 
 def test_no_memory_for_a_session_and_a_bug_are_reported(scheduler, monkeypatch, capsys):
