@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.engine import model as engine
-from npgpt.engine.config import GPTConfig
+from npgpt.engine.config import GPTConfig, engine_of
+from npgpt.engine.names import names_checked
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Floats, PathLike, Text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FileState: TypeAlias = "tuple[int, int]"  # size, time of the last change
 
 
+@names_checked
 class GPT(engine.GPT):
     """The engine's GPT with its tokenizer; it generates, scores, classifies, embeds and saves.
 
@@ -54,6 +56,12 @@ class GPT(engine.GPT):
         model.tokenizer = pretrained.tokenizer
         return model
 
+    def __repr__(self) -> str:
+        c, tokenizer = self.config, self.tokenizer.name if self.tokenizer else "none"
+        sizes = f"n_layer={c.n_layer}, n_head={c.n_head}, n_embd={c.n_embd}, block_size={c.block_size}"
+        more = f"vocab_size={c.vocab_size}, tokenizer {tokenizer}, {self.num_params:,} parameters"
+        return f"<{type(self).__name__} {engine_of(c)}: {sizes}, {more}>"
+
     def __setstate__(self, state: Fields) -> None:
         """Make a copy, or the model of a pickle; one of a GGUF file generates by that file too."""
         super().__setstate__(state)
@@ -73,6 +81,7 @@ class GPT(engine.GPT):
         if libnpgpt.is_compiled_for(self):
             libnpgpt.Model.open(path).attach_to(self)
 
+    @names_checked
     def generate(
         self,
         prompt: Text | ArrayLike = "",
@@ -104,6 +113,7 @@ class GPT(engine.GPT):
         rest = stop, seed, ignore_eos, stream, return_ids, speculate
         return generate(self, self.tokenizer, prompt, max_new_tokens, how, *rest)
 
+    @names_checked
     def score(self, prompt: Text | ArrayLike, completions: Any = None) -> Any:
         """Return the natural logarithm of the probability that a completion follows the prompt.
 
@@ -116,6 +126,7 @@ class GPT(engine.GPT):
 
         return score(self, self.tokenizer, prompt, completions)
 
+    @names_checked
     def classify(self, text: Texts, labels: Iterable[str | bytes]) -> Any:
         """Return {label: probability} of the labels as answers to `text`, the most probable first.
 
@@ -126,6 +137,7 @@ class GPT(engine.GPT):
 
         return classify(self, self.tokenizer, text, labels)
 
+    @names_checked
     def embed(self, text: Texts) -> Floats:
         """Return the mean hidden state of `text`, scaled to length 1: (C,), or (n,C) for a list of n.
 
@@ -135,6 +147,7 @@ class GPT(engine.GPT):
 
         return embed(self, self.tokenizer, text)
 
+    @names_checked
     def save_pretrained(self, folder: PathLike) -> None:
         """Write this model and its tokenizer as a Hugging Face folder."""
         from npgpt.interop.huggingface import write_pretrained

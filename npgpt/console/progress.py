@@ -1,7 +1,9 @@
-"""The progress of a training: one live line on a terminal, some plain lines in a pipe."""
+"""The progress of a training: one live line on a terminal or in a notebook, some plain lines in a pipe."""
 
 import contextlib
 import sys
+from importlib.util import find_spec
+from typing import Any
 
 from tqdm import tqdm
 
@@ -11,19 +13,30 @@ from npgpt.training.listener import Listener, Step
 from npgpt.training.overfitting import Verdict
 
 
+def in_notebook() -> bool:
+    """Return whether this is the kernel of a notebook, which is no terminal but shows a bar."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 class Progress(Listener):
     """Shows the steps of a training and its warnings; with quiet=True the warnings alone."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.val_loss: float | None = None
-        self.quiet, self.live = quiet, sys.stderr.isatty() and not quiet
-        self.bar = tqdm(disable=True)
+        self.quiet, self.live = quiet, (sys.stderr.isatty() or in_notebook()) and not quiet
+        self.bar: Any = tqdm(disable=True)
 
     def begin(self, step: int, steps: int) -> None:
-        """Show an empty bar on a terminal."""
+        """Show an empty bar on a terminal or in a notebook."""
         layout = _("{percentage:3.0f}% {bar:20} step {n}/{total}, {remaining} left{postfix}")
-        options = {"bar_format": layout, "dynamic_ncols": True, "disable": not self.live}
-        self.bar = tqdm(total=steps, initial=step, **options)
+        options = {"total": steps, "initial": step, "dynamic_ncols": True, "disable": not self.live}
+        if in_notebook() and find_spec("ipywidgets"):  # else the bar is text there too
+            from tqdm.notebook import tqdm as widget
+
+            self.bar = widget(bar_format=layout.replace("{bar:20}", "{bar}"), **options)
+        else:
+            self.bar = tqdm(bar_format=layout, **options)
 
     def step(self, step: Step) -> None:
         """Show a step: each on a terminal; in a pipe those with a validation, or ten of all without any."""

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from npgpt.engine import kernels
+from npgpt.engine.names import names_checked
 from npgpt.engine.types import Shapes
 
 ACTIVATIONS = ("gelu_new", "gelu")  # as Transformers names them
 
 
+@names_checked
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a model. The defaults are GPT-2's smallest (124M parameters)."""

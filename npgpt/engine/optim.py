@@ -10,6 +10,7 @@ import numpy as np
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, parameter_shapes
 from npgpt.engine.kernels import Ops
+from npgpt.engine.names import names_checked
 from npgpt.engine.types import Floats, Integers, Tensors
 
 
@@ -118,6 +119,7 @@ class Optimizer(ABC):
         self.steps = steps
 
 
+@names_checked
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (arXiv:1711.05101). Only 2-D weights decay, as in GPT-2's recipes."""
 
@@ -140,6 +142,7 @@ class AdamW(Optimizer):
         )  # fmt: skip
 
 
+@names_checked
 class Muon(Optimizer):
     """Muon for the matrices of the layers, AdamW for the embeddings, biases and layernorms.
 

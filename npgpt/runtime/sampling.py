@@ -227,11 +227,14 @@ def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size
             raise ValueError("generate: prompt must be token ids for a model without a tokenizer, got text")
         ids = tokenizer.encode(prompt)
     else:
+        if isinstance(prompt, (list, tuple)) and any(isinstance(one, (str, bytes)) for one in prompt):
+            raise TypeError("generate: prompt must be one text, got a list; call it once for each text")
         ids = np.asarray(prompt)
         if ids.ndim == 2 and len(ids) == 1:
             ids = ids[0]
-        if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
-            raise TypeError(f"generate: prompt must be text or a row of ids, got {ids.dtype} {ids.shape}")
+        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+            got = f"{ids.dtype} {ids.shape}" if ids.ndim else repr(prompt)
+            raise TypeError(f"generate: prompt must be text or a row of ids, got {got}")
     if not len(ids):
         if tokenizer is None:
             raise ValueError("generate: prompt must hold at least 1 id, got none")

@@ -66,7 +66,9 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
     A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
     conversation; of another one the label is scored after the text and a line end.
     """
-    names = [] if isinstance(labels, (str, bytes)) else list(labels)
+    if isinstance(labels, (str, bytes)):
+        raise TypeError(f"classify: labels must be a list of texts, got the text {labels!r}")
+    names = list(labels)
     if len(names) < 2:
         raise ValueError(f"classify: labels must be two at least, got {names or labels!r}")
     if tokenizer is None:
