@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.console.language import _
+from npgpt.console.language import _, fill, number
 from npgpt.console.messages import log, start_command
 from npgpt.console.settings import make_parser, thread_count
 
@@ -85,9 +85,11 @@ def _presets(as_json: bool) -> int:
     print(f"{_('generating'):>12}{_('a step'):>11}")
     costs = {name: cost(preset(name), peak) for name in PRESETS}
     for name, c in costs.items():
-        training, generating = (f"{c[key] / 1e9:,.1f} GB" for key in ("training_bytes", "inference_bytes"))
-        print(f"{name:13}{c['parameters']:16,}{preset(name).block_size:9}", end="")
-        step = f"{c['step_seconds']:,.1f} s" if measured else ""
+        training, generating = (
+            number(c[key] / 1e9, ",.1f") + " GB" for key in ("training_bytes", "inference_bytes")
+        )
+        print(f"{name:13}{number(c['parameters'], '16,')}{preset(name).block_size:9}", end="")
+        step = number(c["step_seconds"], ",.1f") + " s" if measured else ""
         print(f"{training:>13}{generating:>12}{step:>11}")
     if as_json:
         unknown = {} if measured else {"step_seconds": None}
@@ -140,13 +142,13 @@ def _measure(name: str, flops: float, run: Callable[[], object], tokens: int = 0
     took, peak = median(times), median(peaks)
     gflops = flops / took / 1e9
     result: Fields = {"ms": took * 1e3, "gflops": gflops, "share_of_peak": None}
-    line = f"{name:40}{took * 1e3:9.2f} ms{gflops:7.0f} GFLOP/s"
+    line = f"{name:40}{number(took * 1e3, '9.2f')} ms{gflops:7.0f} GFLOP/s"
     if peak == peak:  # not NaN: there are kernels
         result["share_of_peak"] = gflops / peak
-        line += _("{share:7.0%} of peak").format(share=gflops / peak)
+        line += fill(_("{share:7.0%} of peak"), share=gflops / peak)
     if tokens:
         result["tokens_per_second"] = tokens / took
-        line += f"{result['tokens_per_second']:9,.0f} tokens/s"
+        line += number(result["tokens_per_second"], "9,.0f") + " tokens/s"
     print(line, flush=True)
     return result
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from npgpt.console.language import number
 from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import make_parser, one_of
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             model.save_pretrained(out)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
-    print(f"{out}: {size / 1e6:,.1f} MB")
+    print(f"{out}: {number(size / 1e6, ',.1f')} MB")
     return 0
 
 

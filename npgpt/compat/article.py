@@ -38,6 +38,7 @@ def Train(
     decides every setting that is not given; a small text is memorised completely. The progress is shown.
     ValueError or TypeError for a bad argument.
     """
+    from npgpt.console.language import spoken
     from npgpt.console.progress import Progress
     from npgpt.text.dataset import Dataset
     from npgpt.training import plan, run
@@ -61,5 +62,6 @@ def Train(
     with run.locked(folder):
         about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
         run.write_config(folder, {**trainer.plan.settings(), "seed": seed}, about)
-        trainer.train(folder, listener=Progress())
+        with spoken():
+            trainer.train(folder, listener=Progress())
     return load(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from npgpt.console.language import _
+from npgpt.console.language import _, fill
 from npgpt.console.messages import overfitting_message
 from npgpt.training.listener import Listener, Step
 from npgpt.training.overfitting import Verdict
@@ -44,7 +44,7 @@ class Progress(Listener):
         seen = _("loss {loss:.4f}, {speed:,.0f} tokens/s")
         if self.val_loss is not None:
             seen = _("loss {loss:.4f}, val loss {val_loss:.4f}, {speed:,.0f} tokens/s")
-        seen = seen.format(loss=step.loss, val_loss=self.val_loss, speed=step.tokens_per_second)
+        seen = fill(seen, loss=step.loss, val_loss=self.val_loss, speed=step.tokens_per_second)
         self.bar.total = step.steps
         self.bar.set_postfix_str(seen, refresh=False)
         self.bar.update()
@@ -55,7 +55,7 @@ class Progress(Listener):
             line = _("step {step}/{total}: {seen}, {left:.0f} s left")
             left = step.seconds / step.step * (step.steps - step.step)
             with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the training
-                print(line.format(step=step.step, total=step.steps, seen=seen, left=left), flush=True)
+                print(fill(line, step=step.step, total=step.steps, seen=seen, left=left), flush=True)
 
     def warn(self, line: str) -> None:
         """Show a warning on a line of its own, on stderr."""
