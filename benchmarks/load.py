@@ -128,7 +128,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         model = npgpt.GPT(npgpt.GPTConfig(**SIZES[args.size]))
-        model.params["wte.weight"][128:] = 0  # what it writes is ASCII: each token is a character
+        with model.edit() as params:
+            params["wte.weight"][128:] = 0  # what it writes is ASCII: each token is a character
         write_gguf(path, model, ByteTokenizer(), "f32" if args.type == "run" else args.type)
         ours = path
         if args.type == "run":  # as training leaves it; llama.cpp gets the same weights as GGUF

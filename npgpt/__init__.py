@@ -15,7 +15,9 @@
 ' o mar!'
 """
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from npgpt.version import __version__
@@ -29,6 +31,26 @@ if TYPE_CHECKING:
     from npgpt.engine.kernels import set_num_threads
     from npgpt.engine.optim import AdamW, Muon
     from npgpt.text.dataset import Dataset
+
+NEEDED = "numpy", "cffi", "safetensors", "tqdm"
+
+
+def _refuse(what: str) -> None:
+    """Refuse this Python in one line: often it is not the one of the virtual environment."""
+    line = "npgpt: this is Python {}.{}, {}: {}".format(*sys.version_info[:2], sys.executable, what)
+    line += "; activate the virtual environment of npgpt, or install it: pip install -e . in the source tree"
+    if sys.argv[0] == "-m":  # python -m npgpt.train: the command itself is imported after this
+        print(line, file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(line)
+
+
+if sys.version_info < (3, 11):  # noqa: UP036 - the source tree may be used by any Python
+    _refuse("npgpt needs 3.11 or newer")
+if sys.argv[0] == "-m":
+    _lacking = [name for name in NEEDED if find_spec(name) is None]
+    if _lacking:
+        _refuse("it has no " + ", ".join(_lacking))
 
 _HOME = {
     "GPT": "npgpt.api",
@@ -57,7 +79,12 @@ def __getattr__(name: str) -> Any:
         return import_module("npgpt.text")
     if name not in _HOME:
         raise AttributeError(f"module 'npgpt' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in NEEDED:
+            _refuse(f"it has no {error.name}")
+        raise
 
 
 def __dir__() -> list[str]:

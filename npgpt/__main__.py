@@ -6,6 +6,7 @@ from importlib import import_module
 
 from npgpt.console.language import N_, _, set_language
 from npgpt.console.process import end_quietly_on_closed_pipe
+from npgpt.engine.names import hint
 
 COMMANDS = {
     "train": N_("train a GPT on text"),
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(import_module(f"npgpt.{argv[0]}").main(argv[1:]))
     set_language()
     if argv and argv[0] not in ("-h", "--help"):
-        print(f"npgpt: NAME must be one of {', '.join(COMMANDS)}, got {argv[0]}", file=sys.stderr)
+        end = hint(argv[0], COMMANDS)
+        print(f"npgpt: NAME must be one of {', '.join(COMMANDS)}, got {argv[0]}{end}", file=sys.stderr)
         return 2
     with end_quietly_on_closed_pipe():
         print(_("npgpt NAME ..., where NAME is one of"))

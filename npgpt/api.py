@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from npgpt.engine import model as engine
-from npgpt.engine.config import GPTConfig
+from npgpt.engine.config import GPTConfig, engine_of
+from npgpt.engine.names import names_checked
 
 if TYPE_CHECKING:
-    from npgpt.engine.types import Floats, PathLike, Text
+    from npgpt.engine.types import Fields, Floats, PathLike, Text
     from npgpt.interop.layout import Pretrained
     from npgpt.runtime.scoring import Texts
     from npgpt.text.tokenizer import Tokenizer
 
+FileState: TypeAlias = "tuple[int, int]"  # size, time of the last change
 
+
+@names_checked
 class GPT(engine.GPT):
     """The engine's GPT with its tokenizer; it generates, scores, classifies, embeds and saves.
 
@@ -26,6 +31,7 @@ class GPT(engine.GPT):
     """
 
     tokenizer: Tokenizer | None
+    _file: tuple[Path, FileState, int] | None = None  # generates until the weights have another version
 
     def __init__(
         self,
@@ -50,6 +56,32 @@ class GPT(engine.GPT):
         model.tokenizer = pretrained.tokenizer
         return model
 
+    def __repr__(self) -> str:
+        c, tokenizer = self.config, self.tokenizer.name if self.tokenizer else "none"
+        sizes = f"n_layer={c.n_layer}, n_head={c.n_head}, n_embd={c.n_embd}, block_size={c.block_size}"
+        more = f"vocab_size={c.vocab_size}, tokenizer {tokenizer}, {self.num_params:,} parameters"
+        return f"<{type(self).__name__} {engine_of(c)}: {sizes}, {more}>"
+
+    def __setstate__(self, state: Fields) -> None:
+        """Make a copy, or the model of a pickle; one of a GGUF file generates by that file too."""
+        super().__setstate__(state)
+        if self._file and self._file[2] == self.version:
+            path, before, _ = self._file
+            if path.exists() and _file_state(path) == before:
+                self._generate_by(path)
+            else:
+                self._file = None
+                warnings.warn(f"{path}: is not there as it was; its float32 weights generate", stacklevel=2)
+
+    def _generate_by(self, path: Path) -> None:
+        """Generate by a GGUF file, quantised as it is, until the weights change."""
+        from npgpt.runtime import libnpgpt
+
+        self._file = path.resolve(), _file_state(path), self.version
+        if libnpgpt.is_compiled_for(self):
+            libnpgpt.Model.open(path).attach_to(self)
+
+    @names_checked
     def generate(
         self,
         prompt: Text | ArrayLike = "",
@@ -81,6 +113,7 @@ class GPT(engine.GPT):
         rest = stop, seed, ignore_eos, stream, return_ids, speculate
         return generate(self, self.tokenizer, prompt, max_new_tokens, how, *rest)
 
+    @names_checked
     def score(self, prompt: Text | ArrayLike, completions: Any = None) -> Any:
         """Return the natural logarithm of the probability that a completion follows the prompt.
 
@@ -93,6 +126,7 @@ class GPT(engine.GPT):
 
         return score(self, self.tokenizer, prompt, completions)
 
+    @names_checked
     def classify(self, text: Texts, labels: Iterable[str | bytes]) -> Any:
         """Return {label: probability} of the labels as answers to `text`, the most probable first.
 
@@ -103,6 +137,7 @@ class GPT(engine.GPT):
 
         return classify(self, self.tokenizer, text, labels)
 
+    @names_checked
     def embed(self, text: Texts) -> Floats:
         """Return the mean hidden state of `text`, scaled to length 1: (C,), or (n,C) for a list of n.
 
@@ -112,6 +147,7 @@ class GPT(engine.GPT):
 
         return embed(self, self.tokenizer, text)
 
+    @names_checked
     def save_pretrained(self, folder: PathLike) -> None:
         """Write this model and its tokenizer as a Hugging Face folder."""
         from npgpt.interop.huggingface import write_pretrained
@@ -130,10 +166,14 @@ def load(path: PathLike, **fields: Any) -> GPT:
     with a warning, and the one before it is used. ValueError where there is no such model, OSError where
     nothing exists.
     """
-    from npgpt.runtime import libnpgpt
     from npgpt.training import pretrained
 
     model = GPT.of(pretrained.read(path, **fields))
-    if Path(path).suffix == ".gguf" and libnpgpt.is_compiled_for(model):
-        libnpgpt.Model.open(path).attach_to(model)  # quantised as it is
+    if Path(path).suffix == ".gguf":
+        model._generate_by(Path(path))
     return model
+
+
+def _file_state(path: Path) -> FileState:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.console.language import _
+from npgpt.console.language import _, fill, number
 from npgpt.console.messages import log, start_command
 from npgpt.console.settings import make_parser, thread_count
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flops, step = _step(*shape)
         results["step"][name] = _measure(f"{_('step:')} {name}", flops, step, tokens=shape[4] * shape[5])
     if args.json:
-        print(json.dumps(results))
+        print(json.dumps(results, allow_nan=False))
     return 0
 
 
@@ -73,21 +73,27 @@ def _presets(as_json: bool) -> int:
     from npgpt.engine.config import PRESETS, SHARE, cost, preset
 
     peak = kernels.peak_gflops(0.3)  # NaN without kernels
+    measured = peak == peak
     log(
         "a step: forward, backward and update with one text as long as the context,\n"
-        "at {share:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text",
+        "at {share:.0%} of the {peak:.0f} GFLOP/s of multiply-adds measured here; generating: one such text"
+        if measured
+        else "a step is not estimated, as NumPy alone cannot reach this machine's limits",
         **{"share": SHARE, "peak": peak},
     )
     print(f"{'':13}{_('parameters'):>16}{_('context'):>9}{_('training'):>13}", end="")
     print(f"{_('generating'):>12}{_('a step'):>11}")
     costs = {name: cost(preset(name), peak) for name in PRESETS}
     for name, c in costs.items():
-        training, generating = (f"{c[key] / 1e9:,.1f} GB" for key in ("training_bytes", "inference_bytes"))
-        print(f"{name:13}{c['parameters']:16,}{preset(name).block_size:9}", end="")
-        print(f"{training:>13}{generating:>12}{c['step_seconds']:9,.1f} s")
+        training, generating = (
+            number(c[key] / 1e9, ",.1f") + " GB" for key in ("training_bytes", "inference_bytes")
+        )
+        print(f"{name:13}{number(c['parameters'], '16,')}{preset(name).block_size:9}", end="")
+        step = number(c["step_seconds"], ",.1f") + " s" if measured else ""
+        print(f"{training:>13}{generating:>12}{step:>11}")
     if as_json:
-        unknown = {"step_seconds": None} if peak != peak else {}
-        print(json.dumps({name: c | unknown for name, c in costs.items()}))
+        unknown = {} if measured else {"step_seconds": None}
+        print(json.dumps({name: c | unknown for name, c in costs.items()}, allow_nan=False))
     return 0
 
 
@@ -136,13 +142,13 @@ def _measure(name: str, flops: float, run: Callable[[], object], tokens: int = 0
     took, peak = median(times), median(peaks)
     gflops = flops / took / 1e9
     result: Fields = {"ms": took * 1e3, "gflops": gflops, "share_of_peak": None}
-    line = f"{name:40}{took * 1e3:9.2f} ms{gflops:7.0f} GFLOP/s"
+    line = f"{name:40}{number(took * 1e3, '9.2f')} ms{gflops:7.0f} GFLOP/s"
     if peak == peak:  # not NaN: there are kernels
         result["share_of_peak"] = gflops / peak
-        line += _("{share:7.0%} of peak").format(share=gflops / peak)
+        line += fill(_("{share:7.0%} of peak"), share=gflops / peak)
     if tokens:
         result["tokens_per_second"] = tokens / took
-        line += f"{result['tokens_per_second']:9,.0f} tokens/s"
+        line += number(result["tokens_per_second"], "9,.0f") + " tokens/s"
     print(line, flush=True)
     return result
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npgpt.console.language import N_, _
+from npgpt.console.language import N_, _, number
 from npgpt.console.messages import log, overlap_message, start_command
 from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
 from npgpt.console.settings import make_parser, thread_count
@@ -70,11 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["overlap"] = overfitting.overlap(samples, held_out, text)
         if not args.text and checkpoint.is_run(folder := Path(args.model)):
             with errors_as_lines("evaluate", 1, (OSError,), args.json):
-                checkpoint.write_atomically(folder / "test.json", json.dumps(result, indent=2) + "\n")
+                checkpoint.write_atomically(
+                    folder / "test.json", json.dumps(result, indent=2, allow_nan=False) + "\n"
+                )
                 report.write(folder)
         _print_table(result)
         if args.json:
-            print(json.dumps({"run": args.model, **result}))
+            print(json.dumps({"run": args.model, **result}, allow_nan=False))
     return 0
 
 
@@ -110,11 +112,15 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
 
 
 def _print_table(result: Fields) -> None:
-    log("loss {loss:.4f} nats per token, perplexity {perplexity:.3f}", **result)
+    perplexity = result["perplexity"]
+    if perplexity is None:
+        log("loss {loss:.4f} nats per token, perplexity above 1e308", **result)
+    else:
+        log("loss {loss:.4f} nats per token, perplexity {perplexity:.3f}", **result)
     print(f"{'':10}{_('bits per byte'):>15}{_('accuracy@1'):>12}{_('accuracy@5'):>12}")
     for name, row in {"npgpt": result, **result["baselines"]}.items():
-        cells = [f"{row['bits_per_byte']:15.3f}"]
-        cells += [f"{row[key]:12.1%}" for key in ("accuracy@1", "accuracy@5") if key in row]
+        cells = [number(row["bits_per_byte"], "15.3f")]
+        cells += [number(row[key], "12.1%") for key in ("accuracy@1", "accuracy@5") if key in row]
         print(f"{_(name):10}{''.join(cells)}")
     if "overlap" in result:
         print(overlap_message(result["overlap"]))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npgpt.console.language import number
 from npgpt.console.messages import log
 from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import make_parser, one_of
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             model.save_pretrained(out)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
-    print(f"{out}: {size / 1e6:,.1f} MB", flush=True)
+    print(f"{out}: {number(size / 1e6, ',.1f')} MB", flush=True)
     if args.to == "gguf":
         _log_readers(out, model.config)
     return 0

@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             texts = ["".join(chunks) for chunks in samples]
             more = {"texts": texts} if len(texts) > 1 else {}
-            print(json.dumps({"model": args.model, "prompt": args.prompt, "text": texts[0], **more}))
+            print(
+                json.dumps(
+                    {"model": args.model, "prompt": args.prompt, "text": texts[0], **more}, allow_nan=False
+                )
+            )
             return 0
         for number, chunks in enumerate(samples):
             if number:

@@ -93,7 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             "settings": best.settings,
             "val_loss": best.loss,
         }
-        print(json.dumps(result | {"is_default": best.candidate == 0, "steps": best.result["steps"]}))
+        print(
+            json.dumps(
+                result | {"is_default": best.candidate == 0, "steps": best.result["steps"]}, allow_nan=False
+            )
+        )
     return 0
 
 

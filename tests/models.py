@@ -29,12 +29,12 @@ def random_model(seed=3, **fields):
     shape = {"n_layer": 3, "n_head": 2, "n_embd": 64, "block_size": 48, "vocab_size": 257}
     model = npgpt.GPT(npgpt.GPTConfig(**(shape | fields)), seed=seed)
     rng = np.random.default_rng(seed)
-    for name, w in model.params.items():
-        if w.ndim == 2:
-            w *= 5
-        else:
-            w[...] = (not name.endswith("bias")) + rng.normal(0, 0.2, w.shape)
-    model.touch()
+    with model.edit() as params:
+        for name, w in params.items():
+            if w.ndim == 2:
+                w *= 5
+            else:
+                w[...] = (not name.endswith("bias")) + rng.normal(0, 0.2, w.shape)
     return model
 
 

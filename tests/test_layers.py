@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "version": set(),
     "engine": set(),
     "distributed": {"engine"},
-    "text": {"engine.kernels", "engine.types", "distributed"},
+    "text": {"engine.kernels", "engine.names", "engine.types", "distributed"},
     "interop": {"engine", "text"},
     "runtime": {"engine", "text"},
     "training": {*BELOW_TRAINING, "version"},
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "api": {*BELOW_TRAINING, "training", "console"},
     "compat": {*BELOW_TRAINING, "training", "console", "api"},
     "__init__": {"api", "compat", "engine", "text", "version"},  # by name and lazily
-    "__main__": {"console"},  # finds the commands by name
+    "__main__": {"console", "engine.names"},  # finds the commands by name
     **{command: {*BELOW_TRAINING, "training", "console", "server", "api", "version"} for command in COMMANDS},
 }
 OUTSIDE = {"numpy", "safetensors", "tqdm", "cffi"}  # what `pip install npgpt` brings

@@ -8,6 +8,7 @@ import numpy as np
 
 from npgpt.api import GPT, load
 from npgpt.engine.config import ENGINES
+from npgpt.engine.names import hint
 
 if TYPE_CHECKING:
     from npgpt.engine.types import PathLike
@@ -37,6 +38,7 @@ def Train(
     decides every setting that is not given; a small text is memorised completely. The progress is shown.
     ValueError or TypeError for a bad argument.
     """
+    from npgpt.console.language import spoken
     from npgpt.console.progress import Progress
     from npgpt.text.dataset import Dataset
     from npgpt.training import plan, run
@@ -47,7 +49,9 @@ def Train(
     if dataset is None:
         raise ValueError("Train: dataset must be a Dataset or the path of a text, got None")
     if unknown := [name for name in flags if name not in plan.FLAGS]:
-        raise TypeError(f"Train: {unknown[0]} must be one of {', '.join(plan.FLAGS)}")
+        own = ["engine", "dataset", "model_engine", "batch_size", "epochs", "out", "seed"]
+        end = hint(unknown[0], [*own, *plan.FLAGS]) or f"; its settings are {', '.join(plan.FLAGS)}"
+        raise TypeError(f"Train: there is no {unknown[0]}{end}")
     if not isinstance(dataset, Dataset):
         dataset = Dataset.from_text(dataset)
     flags |= {"engine": engine or model_engine, "batch_size": batch_size, "epochs": epochs}
@@ -58,5 +62,6 @@ def Train(
     with run.locked(folder):
         about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
         run.write_config(folder, {**trainer.plan.settings(), "seed": seed}, about)
-        trainer.train(folder, listener=Progress())
+        with spoken():
+            trainer.train(folder, listener=Progress())
     return load(folder)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.api import GPT
+from npgpt.engine.names import names_checked
 from npgpt.runtime.batch import GenerationConfig, generate_rows
 from npgpt.runtime.sampling import Sampling
 from npgpt.text.json_file import read_json
@@ -67,6 +68,7 @@ class GPT2LMHeadModel(GPT):
         model._generation = {name: told[name] for name in names if told.get(name) is not None}
         return model
 
+    @names_checked
     def generate(  # type: ignore[override]
         self, input_ids: Any = None, attention_mask: ArrayLike | None = None, **settings: Any
     ) -> Any:
@@ -247,6 +249,9 @@ class GPT2Tokenizer:
 
     def __len__(self) -> int:
         return self.vocab_size
+
+    def __repr__(self) -> str:
+        return f"<GPT2Tokenizer of {self._tokenizer.name}: {self.vocab_size:,} tokens>"
 
     def encode(self, text: str, return_tensors: str | None = None) -> Any:
         """Return a list of ids; with return_tensors "np" or "pt" an array or a tensor (1, N)."""

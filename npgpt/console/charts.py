@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TypeAlias
 
+from npgpt.console.language import number
+
 LEFT, TOP, BOTTOM = 44, 14, 34
 Curve: TypeAlias = tuple[str, str, Sequence[tuple[float, float]]]  # label, class, (x, y)
 Mark: TypeAlias = tuple[str, str, float, float]  # label, class, x, y: a dot
@@ -48,11 +50,11 @@ def line_chart(
     for y in y_ticks:
         _, v = at(low_x, y)
         parts.append(f'<line class="grid" x1="0" x2="100%" y1="{v:.1f}" y2="{v:.1f}"/>')
-        parts.append(f'<text class="tick" x="-8" y="{v + 4:.1f}" text-anchor="end">{number(y)}</text>')
+        parts.append(f'<text class="tick" x="-8" y="{v + 4:.1f}" text-anchor="end">{tick(y)}</text>')
     for n, x in enumerate([t for t in ticks(low_x, high_x) if low_x <= t <= high_x]):
         u, _ = at(x, low_y)
         kind, where = "tick odd" if n % 2 else "tick", f'x="{u:.2f}%" y="{bottom + 18}"'
-        parts.append(f'<text class="{kind}" {where} text-anchor="middle">{number(x)}</text>')
+        parts.append(f'<text class="{kind}" {where} text-anchor="middle">{tick(x)}</text>')
     parts.append(f'<text class="tick" x="100%" y="{height - 2}" text-anchor="end">{escape(x_label)}</text>')
     lines, labels = [], []
     for label, kind, curve in curves:
@@ -86,10 +88,10 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def number(value: float) -> str:
+def tick(value: float) -> str:
     """Return the label of a tick, with as few digits as it needs.
 
-    >>> number(1200.0), number(0.5), number(0.00025)
+    >>> tick(1200.0), tick(0.5), tick(0.00025)
     ('1,200', '0.5', '0.00025')
     """
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4g}"
+    return number(value, ",.0f" if abs(value) >= 100 or value == int(value) else ".4g")

@@ -330,7 +330,8 @@ class ExampleJob(Job):
 
         best, _ = checkpoint.choose(self.folder.path)
         if self.adapters:
-            self.adapters.flat_params[...] = checkpoint.load(best)[1]["adapters"]
+            with self.adapters.update() as adapters:
+                adapters[...] = checkpoint.load(best)[1]["adapters"]
             self._write_adapter(self.adapters)
         if not (self.labels and self.examples.held_out):
             return {}

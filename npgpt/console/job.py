@@ -142,7 +142,7 @@ class Job(ABC):
         """Train, or print that the run has already ended; return the exit code, 1 for a failure."""
         result = self._already_ended(as_json) if self.trainer.ended else self._train(as_json)
         if as_json:
-            print(json.dumps(result))
+            print(json.dumps(result, allow_nan=False))
         return self.exit_code(result)
 
     def _write_first_files(self) -> None:

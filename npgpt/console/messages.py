@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from npgpt.console.language import N_, _
+from npgpt.console.language import N_, _, fill, number
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike
@@ -27,7 +27,7 @@ ENDINGS = {  # how a run ended -> the beginning of "... after 60 steps"
 
 def log(message: str, to: Any = None, **values: object) -> None:
     """Translate a message, fill in its values, and print it to stdout or another stream."""
-    print(_(message).format(**values), file=to, flush=True)
+    print(fill(_(message), **values), file=to, flush=True)
 
 
 def log_finished(result: Fields, patience: int | None) -> None:
@@ -37,7 +37,7 @@ def log_finished(result: Fields, patience: int | None) -> None:
 
 def log_result(result: Fields, losses: str, patience: int | None) -> None:
     """Print how a training ended; `losses` is a template of the result's fields."""
-    how, losses = _how(result, patience), losses.format(**result)
+    how, losses = _how(result, patience), fill(losses, **result)
     log("{how} after {steps} steps, {seconds:.1f} s: {losses}", **result, how=how, losses=losses)
 
 
@@ -116,26 +116,36 @@ def _kernels_message() -> str:
     )
 
 
-def overfitting_message(verdict: Verdict, repeated: bytes = b"") -> str:
-    """Return the warning that a run is overfitting; `repeated` is a stretch of text that a sample repeats."""
-    line = (
-        f"it is overfitting: from step {verdict.best_step} to {verdict.step} the training loss fell from "
-        f"{verdict.train[0]:.3f} to {verdict.train[1]:.3f} while the validation loss rose from "
-        f"{verdict.val[0]:.3f} to {verdict.val[1]:.3f}; step {verdict.best_step} is kept as the best. "
-        "More text, more --dropout, a smaller model or --patience 3 would help"
+def overfitting_message(
+    verdict: Verdict, repeated: bytes = b"", translate: Callable[[str], str] = str
+) -> str:
+    """Return the warning that a run is overfitting; `repeated` is a stretch of text that a sample repeats.
+
+    It is English, as warnings are; translate=_ is for pages.
+    """
+    line = translate(
+        "it is overfitting: from step {v.best_step} to {v.step} the training loss fell from {v.train[0]:.3f} "
+        "to {v.train[1]:.3f} while the validation loss rose from {v.val[0]:.3f} to {v.val[1]:.3f}; step "
+        "{v.best_step} is kept as the best. More text, more --dropout, a smaller model or --patience 3 would "
+        "help"
     )
+    line = _filled(line, translate, v=verdict)
     if repeated:
         shown = repeated.decode("utf-8", "ignore")
         line = f"{line}. A sample of it repeats {len(repeated)} bytes of the text: {shown!r}"
     return line
 
 
-def overlap_message(overlap: Fields, translate: Callable[[str], str] = _) -> str:
-    """Return the result of overfitting.overlap() as a sentence; translate=str keeps it English."""
-    line = translate("Longest stretch of the training text in {n_samples} samples: {bytes} bytes, {text!r}")
+def _filled(line: str, translate: Callable[[str], str], **values: object) -> str:
+    return line.format(**values) if translate is str else fill(line, **values)
+
+
+def overlap_message(overlap: Fields) -> str:
+    """Return the result of overfitting.overlap() as a sentence."""
+    line = _("Longest stretch of the training text in {n_samples} samples: {bytes} bytes, {text!r}")
     if overlap["held_out_bytes"] is not None:
-        line += translate("; in as much text that it never saw: {held_out_bytes} bytes")
-    return line.format(**overlap)
+        line += _("; in as much text that it never saw: {held_out_bytes} bytes")
+    return fill(line, **overlap)
 
 
 def tuning_message(verdict: Fields, translate: Callable[[str], str] = _) -> str:
@@ -146,8 +156,9 @@ def tuning_message(verdict: Fields, translate: Callable[[str], str] = _) -> str:
     )
     if verdict["is_default"]:
         line = translate("The default was best: validation loss {loss:.4f} after {minutes:.1f} minutes.")
+    # settings, as flags take them
     changes = ", ".join(f"{name} {value:g}" for name, value in verdict["changed"].items())
-    return line.format(**verdict, changes=changes or translate("half the time"))
+    return _filled(line, translate, **verdict, changes=changes or translate("half the time"))
 
 
 def corpus_report(corpus: Corpus) -> list[str]:
@@ -157,13 +168,13 @@ def corpus_report(corpus: Corpus) -> list[str]:
         if len(corpus.documents) > 1
         else _("text: {bytes:,} bytes in 1 file")
     )
-    done = ", ".join(f"{n:,} {_(what)}" for what, n in corpus.changed.items())
+    done = ", ".join(f"{number(n, ',')} {_(what)}" for what, n in corpus.changed.items())
     effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
     if corpus.n_clean is None:  # its tokens were stored, so it was not read again
         effect = _("done before")
     line = f"{read}; {_('cleaning')} ({corpus.clean}) {effect}"
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}
-    lines = [line.format(done=done, **counts)]
+    lines = [fill(line, done=done, **counts)]
     if odd := [document.name for document in corpus.documents if not document.is_utf8]:
         lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd, _)))
     seen = Counter(document.sha256 for document in corpus.documents)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from npgpt.console import charts
+from npgpt.console.language import _, fill, number
 from npgpt.console.messages import overfitting_message, overlap_message
 from npgpt.engine.types import Fields
 from npgpt.training.checkpoint import write_atomically
@@ -80,9 +81,9 @@ def write(run: Path) -> Path:
     sections = [
         _figures(rows, test),
         _warning(rows),
-        "<h2>Loss</h2>",
-        '<p class="soft">Nats per token; lower is better.</p>',
-        charts.line_chart(curves, "step", marks=marks),
+        f"<h2>{_('Loss')}</h2>",
+        f'<p class="soft">{_("Nats per token; lower is better.")}</p>',
+        charts.line_chart(curves, _("step"), marks=marks),
         _test(test),
         _samples(run),
         _rates(rows),
@@ -98,7 +99,7 @@ def write_page(folder: Path, about: str, sections: Iterable[str]) -> None:
     """Write folder/report.html: a line `about` its content, and the sections that are not empty."""
     name = escape(folder.resolve().name)
     page = (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="{_("en")}">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name} · npgpt</title>\n<style>{charts.STYLE}{STYLE}</style>\n<main>\n"
         f'<h1>{name}</h1>\n<p class="soft">{escape(about)}</p>\n'
@@ -151,21 +152,25 @@ def _curves(rows: Rows) -> tuple[list[charts.Curve], list[charts.Mark]]:
     for i in range(0, len(losses), share):
         chunk = losses[i : i + share]
         train.append((chunk[-1][0], sum(loss for _, loss in chunk) / len(chunk)))
-    curves: list[charts.Curve] = [(f"training {train[-1][1]:.3f}" if train else "", "one", train)]
+    curves: list[charts.Curve] = [
+        (fill(_("training {loss:.3f}"), loss=train[-1][1]) if train else "", "one", train)
+    ]
     marks: list[charts.Mark] = []
     if val:
-        curves.append((f"validation {val[-1][1]:.3f}", "two", val))
+        curves.append((fill(_("validation {loss:.3f}"), loss=val[-1][1]), "two", val))
         best = min(val, key=lambda point: point[1])
-        marks = [("" if best == val[-1] else f"best {best[1]:.3f}", "two", *best)]
+        marks = [("" if best == val[-1] else fill(_("best {loss:.3f}"), loss=best[1]), "two", *best)]
     return curves, marks
 
 
 def _description(config: Fields, rows: Rows) -> str:
     texts = [Path(text).name for text in config["text"]]
-    text = texts[0] if len(texts) == 1 else f"{texts[0]} and {len(texts) - 1} more"
-    steps = f"{len(rows):,} steps" + (f", {float(rows[-1]['epoch']):.1f} epochs" if rows else "")
-    about = config["about"]
-    return f"A GPT trained on {text}: {steps} · npgpt {about['npgpt']}, {about['kernels']}"
+    text = texts[0] + (fill(_(" and {n} more"), n=len(texts) - 1) if len(texts) > 1 else "")
+    steps = fill(_("{n:,} steps"), n=len(rows))
+    if rows:
+        steps += ", " + fill(_("{epochs:.1f} epochs"), epochs=float(rows[-1]["epoch"]))
+    said = fill(_("A GPT trained on {text}: {steps}"), text=text, steps=steps)
+    return f"{said} · npgpt {config['about']['npgpt']}, {config['about']['kernels']}"
 
 
 def _figures(rows: Rows, test: Fields | None) -> str:
@@ -173,22 +178,25 @@ def _figures(rows: Rows, test: Fields | None) -> str:
     val = [loss for _, loss in points(rows, "val_loss")]
     if test:
         figures += [
-            (f"{test['bits_per_byte']:.3f}", "bits per byte, test"),
-            (f"{test['loss']:.3f}", "loss, test"),
+            (number(test["bits_per_byte"], ".3f"), _("bits per byte, test")),
+            (number(test["loss"], ".3f"), _("loss, test")),
         ]
-        figures.append((f"{test['accuracy@1']:.1%}", "accuracy@1, test"))
+        figures.append((number(test["accuracy@1"], ".1%"), _("accuracy@1, test")))
     if val:
-        figures.append((f"{min(val):.3f}", "best val loss"))
+        figures.append((number(min(val), ".3f"), _("best val loss")))
     if rows:
         minutes, seconds = divmod(round(float(rows[-1]["seconds"])), 60)
-        figures.append((f"{minutes}:{seconds:02}", "training, min:s"))
-        figures.append((f"{int(rows[-1]['tokens']):,}", "tokens seen"))
+        figures.append((f"{minutes}:{seconds:02}", _("training, min:s")))
+        figures.append((number(int(rows[-1]["tokens"]), ","), _("tokens seen")))
     return '<div class="figures">' + "".join(f"<div>{a}<span>{b}</span></div>" for a, b in figures) + "</div>"
 
 
 def _warning(rows: Rows) -> str:
     verdict = History(",".join(list(row.values())[:5]) for row in rows).verdict()
-    return f'<p class="warning">{escape(overfitting_message(verdict).capitalize())}.</p>' if verdict else ""
+    if not verdict:
+        return ""
+    sentence = overfitting_message(verdict, translate=_)
+    return f'<p class="warning">{escape(sentence[0].upper() + sentence[1:])}.</p>'
 
 
 def _test(test: Fields | None) -> str:
@@ -200,18 +208,19 @@ def _test(test: Fields | None) -> str:
     rows = []
     for name in names:
         m = models[name]
-        shares = [f"{m[key]:.1%}" if key in m else "" for key in ("accuracy@1", "accuracy@5")]
-        rows.append([name, Bar(m["bits_per_byte"] / longest), f"{m['bits_per_byte']:.3f}", *shares])
+        shares = [number(m[key], ".1%") if key in m else "" for key in ("accuracy@1", "accuracy@5")]
+        bar = Bar(m["bits_per_byte"] / longest)
+        rows.append([_(name), bar, number(m["bits_per_byte"], ".3f"), *shares])
     overlap = test.get("overlap")
-    where = f"{escape(test['part'])}, {test['tokens']:,} tokens"
+    what = _("Bits per byte on {part}, {tokens:,} tokens; lower is better.")
+    head = ["", "", _("bits per byte"), _("accuracy@1"), _("accuracy@5")]
     lines = [
-        "<h2>Test</h2>",
-        f'<p class="soft">Bits per byte on {where}; lower is better.</p>',
-        table(["", "", "bits per byte", "accuracy@1", "accuracy@5"], rows, best=names.index("npgpt")),
+        f"<h2>{_('Test')}</h2>",
+        f'<p class="soft">{escape(fill(what, part=_(test["part"]), tokens=test["tokens"]))}</p>',
+        table(head, rows, best=names.index("npgpt")),
     ]
     if overlap:
-        # runs of npgpt 0.1.0 hold the sentence itself; the page is English
-        message = overlap.get("in_words") or overlap_message(overlap, str)
+        message = overlap.get("in_words") or overlap_message(overlap)  # the sentence itself in runs of 0.1.0
         lines.append(f'<p class="soft" style="margin-top:16px">{escape(message)}</p>')
     return "\n".join(lines)
 
@@ -227,20 +236,21 @@ def _samples(run: Path) -> str:
     shown = samples[:: max(1, len(samples) // 6)]
     shown += [] if shown[-1] is samples[-1] else [samples[-1]]
     lines = [
-        f'<div class="sample"><span>step {s["step"]:,}</span><pre>{escape(s["text"].strip())}</pre></div>'
+        f'<div class="sample"><span>{fill(_("step {step:,}"), step=s["step"])}</span>'
+        f"<pre>{escape(s['text'].strip())}</pre></div>"
         for s in shown
     ]
-    return "\n".join(["<h2>What it wrote on the way</h2>", *lines])
+    return "\n".join([f"<h2>{_('What it wrote on the way')}</h2>", *lines])
 
 
 def _rates(rows: Rows) -> str:
     def small(title: str, name: str) -> str:
         curve = points(rows, name)
         curve = curve[:: max(1, len(curve) // POINTS)]
-        chart = charts.line_chart([("", "three", curve)], "step", 190, 8)
+        chart = charts.line_chart([("", "three", curve)], _("step"), 190, 8)
         return f"<div><h2>{title}</h2>{chart}</div>" if chart else ""
 
-    both = small("Learning rate", "lr") + small("Gradient norm, before clipping", "grad_norm")
+    both = small(_("Learning rate"), "lr") + small(_("Gradient norm, before clipping"), "grad_norm")
     return f'<div class="two-up">{both}</div>' if both else ""
 
 
@@ -257,7 +267,7 @@ def _settings(config: Fields) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(f'{v:g}' if isinstance(v, float) else str(v))}</dd></div>"
         for name, v in shown.items()
     )
-    return f"<h2>Settings</h2>\n<dl>{cells}</dl>"
+    return f"<h2>{_('Settings')}</h2>\n<dl>{cells}</dl>"
 
 
 def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
@@ -266,11 +276,13 @@ def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     looks = (("#0b62a4", "top"), ("#c2410c", "bottom"))  # so that the labels do not overlap
-    for (label, _, curve), (colour, side) in zip(curves, looks, strict=False):
+    for (label, _kind, curve), (colour, side) in zip(curves, looks, strict=False):
         if curve:
             axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.6)
             axes.annotate(label, curve[-1], (6, 0), textcoords="offset points", va=side, color=colour)
-    axes.set(xlabel="step", ylabel="nats per token")
+    axes.set(xlabel=_("step"), ylabel=_("nats per token"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, place: charts.tick(value))
     axes.set_title(run.resolve().name.encode("utf-8", "replace").decode(), parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e4df")

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import math
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from npgpt.console.language import _, set_language
+from npgpt.engine.names import hint, meant
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -46,6 +47,17 @@ class Parser(argparse.ArgumentParser):
         """Parse as argparse does, which expects the usage to begin with the English "usage: "."""
         self.usage = self.format_usage().removeprefix(_("usage: "))
         return super().parse_intermixed_args(args, namespace)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but name the flag that is meant by one that this command does not have."""
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args[: args.index("--")] if "--" in args else args:
+            given = word.partition("=")[0]
+            if word.startswith("--") and " " not in given and given not in self._option_string_actions:
+                known = [name[2:].replace("-", "_") for name in self._option_string_actions]
+                ours = meant(given[2:].replace("-", "_"), known)
+                self.error(f"there is no flag {given}" + (f"; did you mean {flag(ours)}?" if ours else ""))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the message on one line and exit with code 2."""
@@ -141,9 +153,7 @@ def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
         if isinstance(value, dict) or key == "text":
             continue
         if key not in kinds:
-            near = difflib.get_close_matches(key, kinds, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{path}: {key} is not a setting{hint}")
+            raise ValueError(f"{path}: {key} is not a setting{hint(key, kinds)}")
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         values[key] = _convert(kinds[key], text, f"{path}: {key}")
     return values

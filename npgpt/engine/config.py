@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from npgpt.engine import kernels
+from npgpt.engine.names import names_checked
 from npgpt.engine.types import Floats, Shapes
 
 ACTIVATIONS = ("gelu_new", "gelu", "swiglu")  # the first two as Transformers names them
@@ -61,6 +62,7 @@ class Rope:
         return angles
 
 
+@names_checked
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a model. The defaults are GPT-2's smallest (124M parameters).
@@ -107,7 +109,8 @@ class GPTConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"GPTConfig: dropout must be in [0, 1), got {self.dropout}")
         if not 0 < self.layer_norm_epsilon < inf:
-            raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}")
+            epsilon = self.layer_norm_epsilon
+            raise ValueError(f"GPTConfig: layer_norm_epsilon must be positive and finite, got {epsilon}")
         for name, known in (("activation", ACTIVATIONS), ("norm", NORMS)):
             if getattr(self, name) not in known:
                 what = " or ".join(known)

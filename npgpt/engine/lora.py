@@ -7,13 +7,16 @@ adapters alone, and of the last rows of wte, where tokens were added.
 K inputs, N outputs, R rank, M rows of activations.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, count_parameters, parameter_shapes, size_of, training_floats
 from npgpt.engine.kernels import Ops
-from npgpt.engine.model import GPT, views_of
-from npgpt.engine.types import Floats, Shapes, Tensors
+from npgpt.engine.model import GPT, read_only_views, views_of, writable
+from npgpt.engine.types import Fields, Floats, Shapes, Tensors
 
 ROWS = "wte.rows"
 
@@ -35,44 +38,71 @@ def lora_backward(
 
 
 class LoRA:
-    """The adapters of a model, which become its model.adapters."""
+    """The adapters of a model, which become its model.adapters. edit() alone changes them, as its weights."""
 
     def __init__(self, model: GPT, rank: int, rows: int = 0, seed: int = 0) -> None:
         """Draw A as N(0, 1 / K) by seed and set B to 0; the last `rows` rows of wte are trained too."""
         self.model, self.config, self.dtype, self.rank = model, model.config, model.dtype, rank
         self.alpha, self.scale = 2 * rank, 2.0  # scale = alpha / rank
-        shapes = adapter_shapes(model.config, rank, rows)
+        self._shapes = shapes = adapter_shapes(model.config, rank, rows)
         self.num_params = self.n_decay = size_of(shapes)
-        self.flat_params = kernels.zeros(self.num_params, self.dtype)
-        self.params = views_of(self.flat_params, shapes)
+        self._weights = kernels.zeros(self.num_params, self.dtype)
         self.flat_grads = kernels.zeros(self.num_params, self.dtype)
-        self.grads = views_of(self.flat_grads, shapes)
+        self._make_views()
         self.base = {name: w.copy() for name, w in model.params.items() if f"{name}.A" in shapes}
         rng = np.random.default_rng(seed)
-        for name in self.base:  # B stays 0, so that training begins at the model as it is
-            a = self.params[f"{name}.A"]
-            a[...] = rng.standard_normal(a.shape, dtype=np.float32) / np.sqrt(len(a))
-        if rows:
-            self.params[ROWS][...] = model.params["wte.weight"][-rows:]
+        with writable(self.flat_params, self.params):  # B stays 0: training begins at the model as it is
+            for name in self.base:
+                a = self.params[f"{name}.A"]
+                a[...] = rng.standard_normal(a.shape, dtype=np.float32) / np.sqrt(len(a))
+            if rows:
+                self.params[ROWS][...] = model.params["wte.weight"][-rows:]
         model.attach(self)
 
-    def touch(self) -> None:
-        """Merge the adapters into the model's weights; call it after changing params."""
-        for name, base in self.base.items():
-            a, b = self.params[f"{name}.A"], self.params[f"{name}.B"]
-            self.model.params[name][...] = lora_forward(base, a, b, self.scale)
-        if ROWS in self.params:
-            self.model.params["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
-        self.model.touch()
+    def _make_views(self) -> None:
+        self.flat_params, self.params = read_only_views(self._weights, self._shapes)
+        self.grads = views_of(self.flat_grads, self._shapes)
+
+    def __getstate__(self) -> Fields:
+        """Return the state for copies and pickles, without the views, which are made again of the copy."""
+        views = "flat_params", "params", "grads"
+        return {name: value for name, value in vars(self).items() if name not in views}
+
+    def __setstate__(self, state: Fields) -> None:
+        vars(self).update(state)
+        self._make_views()
+
+    @contextmanager
+    def edit(self) -> Iterator[Tensors]:
+        """Make the adapters writable for the block, and yield params; then merge them into the model."""
+        with self.update(), writable(self.flat_params, self.params):
+            yield self.params
+
+    @contextmanager
+    def update(self) -> Iterator[Floats]:
+        """Yield the adapters, 1-D and writable, to an optimizer; then merge them into the model."""
+        try:
+            yield self._weights
+        finally:
+            self._merge()
+
+    def _merge(self) -> None:
+        with self.model.update() as weights:
+            merged = views_of(weights, parameter_shapes(self.config))
+            for name, base in self.base.items():
+                a, b = self.params[f"{name}.A"], self.params[f"{name}.B"]
+                merged[name][...] = lora_forward(base, a, b, self.scale)
+            if ROWS in self.params:
+                merged["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
 
     def unmerged(self) -> GPT:
         """Return a copy of the model without the low-rank products; rows of wte stay as they were trained."""
         model = GPT(self.config, seed=None, dtype=self.dtype)
-        for name, w in self.model.params.items():
-            model.params[name][...] = self.base.get(name, w)
-        if ROWS in self.params:
-            model.params["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
-        model.touch()
+        with model.edit() as params:
+            for name, w in self.model.params.items():
+                params[name][...] = self.base.get(name, w)
+            if ROWS in self.params:
+                params["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
         return model
 
     def zero_grads(self) -> None:

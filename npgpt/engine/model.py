@@ -11,9 +11,11 @@ D numbers in a head, F inside an MLP; N = (H + 2K) D, which is 3C in GPT-2; G nu
 F, or 2F where it is gated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from math import prod, sqrt
-from typing import Any, NamedTuple, Protocol, TypeAlias, overload
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -21,7 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, embedding_size, frozen_shapes, parameter_shapes, size_of
 from npgpt.engine.kernels import Ops
-from npgpt.engine.types import Floats, Integers, Shapes, Tensors
+from npgpt.engine.types import Fields, Floats, Integers, Shapes, Tensors
 
 EMBEDDING, ATTENTION, MLP = range(3)  # where in a layer dropout acts: dropout's `place`
 NOTHING: Floats = np.empty(0, np.float32)  # stands for an array that is never read
@@ -153,9 +155,10 @@ class KVCache:
 class GPT:
     """The model: weights, forward, backward.
 
-    params and grads map GPT-2's parameter names to views of flat_params and flat_grads. Weights change only
-    through an optimizer or by hand followed by touch(). Where there are adapters (lora.py), they are trained
-    instead, and flat_grads is memory for the backward pass.
+    params and grads map GPT-2's parameter names to views of flat_params and flat_grads. The weights are
+    read-only outside `with model.edit():`; optimizers change them by update(); gradients are writable. Where
+    there are adapters (lora.py), they are trained instead, and flat_grads is memory for the backward pass.
+    copy.copy, copy.deepcopy and pickle give a model with weights of its own.
     """
 
     def __init__(
@@ -168,7 +171,8 @@ class GPT:
         """Draw the weights as GPT-2's: N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 L)), biases 0.
 
         With seed None they stay zero. `weights` are used as they are instead, without a copy: 1-D, all
-        parameters in the order of parameter_shapes(config). ValueError unless they fit in number and dtype.
+        parameters in the order of parameter_shapes(config), changed through edit() alone from now on.
+        ValueError unless they fit in number and dtype.
         """
         self.config, self.seed = config, seed or 0
         self.dtype: np.dtype[Any] = np.dtype(dtype)
@@ -181,25 +185,29 @@ class GPT:
                 f"got {weights.dtype} {weights.shape}"
             )
         self.n_decay = sum(prod(s) for s in shapes.values() if len(s) == 2)
-        self.flat_params = kernels.zeros(self.num_params, self.dtype) if weights is None else weights
-        self.params = views_of(self.flat_params, shapes)
-        self.version = 0  # of the weights: touch() increments it
+        self._weights = kernels.zeros(self.num_params, self.dtype) if weights is None else weights
+        self.version = 0  # of the weights: edit() increments it
         self.adapters: Adapters | None = None
-        self._layers, self._ln_f = _by_layer(self.params, config)
-        self._turns: tuple[Floats, Floats] | None = None  # cosines and sines of rotary positions
         self.step = 0  # of training: the dropout masks depend on it and on the seed
         self.first_sample = 0  # of a batch within its step: its dropout masks start there
         self._flat_grads: Floats | None = None
+        self._cache: ForwardCache | None = None
+        self._make_views()
+        if seed is not None and weights is None:
+            with self.edit() as params:
+                self._initialise(params)
+
+    def _make_views(self) -> None:
+        self.flat_params, self.params = read_only_views(self._weights, parameter_shapes(self.config))
+        self._layers, self._ln_f = _by_layer(self.params, self.config)
         self._grads: Tensors | None = None
         self._layer_grads: list[Layer] = []
         self._ln_f_grads: Weights | None = None
-        self._cache: ForwardCache | None = None
-        if seed is not None and weights is None:
-            self._initialise()
+        self._turns: tuple[Floats, Floats] | None = None  # cosines and sines of rotary positions
 
-    def _initialise(self) -> None:
+    def _initialise(self, params: Tensors) -> None:
         rng = np.random.default_rng(self.seed)
-        for name, w in self.params.items():
+        for name, w in params.items():
             if w.ndim == 2:
                 residual = name.endswith("c_proj.weight") and not self.config.post_norm
                 std = 0.02 / sqrt(2 * self.config.n_layer) if residual else 0.02
@@ -209,14 +217,38 @@ class GPT:
 
     # ------------------------------------------------------------------------ parameters
 
-    def touch(self) -> None:
-        """Increment the version of the weights; call it after changing params by hand.
+    @contextmanager
+    def edit(self) -> Iterator[Tensors]:
+        """Make the weights writable for the block, and yield params.
 
-        A step begun with the old weights is discarded.
+        What was computed from the old weights is made again when it is next needed; a step begun with them is
+        discarded.
         """
-        if self._cache:
-            self.zero_grads()
-        self.version += 1
+        with self.update(), writable(self.flat_params, self.params):
+            yield self.params
+
+    @contextmanager
+    def update(self) -> Iterator[Floats]:
+        """Yield the weights, 1-D and writable, to an optimizer; all else as in edit(), which costs more."""
+        self.version += 1  # for what is computed inside the block
+        try:
+            yield self._weights
+        finally:
+            if self._cache:
+                self.zero_grads()
+            self.version += 1
+
+    def __getstate__(self) -> Fields:
+        """Return the state for copies and pickles, each number once: views are made again of the copy."""
+        return {name: value for name, value in vars(self).items() if name not in _VIEWS}
+
+    def __setstate__(self, state: Fields) -> None:
+        vars(self).update(state)
+        self._make_views()
+
+    def __copy__(self) -> Self:
+        """Return a copy with weights of its own: the versions of two models count one array each."""
+        return deepcopy(self)
 
     def zero_grads(self) -> None:
         """Discard the gradients gathered so far, and a forward() that waits for its backward()."""
@@ -232,9 +264,9 @@ class GPT:
         self._layer_grads, self._ln_f_grads = [], None
 
     @property
-    def is_training(self) -> bool:
-        """True once there are gradients: the weights may change with every step."""
-        return self._flat_grads is not None
+    def may_change(self) -> bool:
+        """True once there are gradients, and inside edit(): the weights may change at any moment."""
+        return self._flat_grads is not None or self.flat_params.flags.writeable
 
     @property
     def flat_grads(self) -> Floats:
@@ -702,6 +734,29 @@ def _first_keys(
     if config.window is None:
         return everything, everything
     return everything, np.maximum(begin, queries - (config.window - 1)).astype(np.int32)
+
+
+_VIEWS = "flat_params", "params", "_layers", "_ln_f", "_grads", "_layer_grads", "_ln_f_grads", "_turns"
+
+
+def read_only_views(flat: Floats, shapes: Shapes) -> tuple[Floats, Tensors]:
+    """Return a read-only view of a 1-D array, and those of the tensors that it holds, by name."""
+    whole = flat[:]
+    whole.flags.writeable = False
+    return whole, views_of(whole, shapes)
+
+
+@contextmanager
+def writable(flat: Floats, views: Tensors) -> Iterator[None]:
+    """Make arrays of read_only_views() writable for the block, and after it what they were before."""
+    arrays, before = [flat, *views.values()], flat.flags.writeable
+    try:
+        for array in arrays:
+            array.flags.writeable = True
+        yield
+    finally:
+        for array in arrays:
+            array.flags.writeable = before
 
 
 def views_of(flat: Floats, shapes: Shapes) -> Tensors:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, embedding_size, parameter_shapes
 from npgpt.engine.kernels import Ops
+from npgpt.engine.names import names_checked
 from npgpt.engine.types import Floats, Integers, Tensors
 
 
@@ -20,7 +22,7 @@ class Trainable(Protocol):
     dtype: np.dtype
     num_params: int
     n_decay: int  # the first so many parameters decay
-    flat_params: Floats
+    flat_params: Floats  # read-only
 
     @property
     def flat_grads(self) -> Floats:
@@ -29,8 +31,8 @@ class Trainable(Protocol):
     def zero_grads(self) -> None:
         """Discard the gradients gathered so far."""
 
-    def touch(self) -> None:
-        """Take note that flat_params have changed."""
+    def update(self) -> AbstractContextManager[Floats]:
+        """Yield the parameters, 1-D and writable, and take note that they have changed."""
 
 
 class Optimizer(ABC):
@@ -94,10 +96,10 @@ class Optimizer(ABC):
         if max_grad_norm is not None:
             grad_scale = min(1.0, max_grad_norm / (norm + 1e-6))  # torch's clip_grad_norm_
         self.steps += 1
-        self._update(ops, model.flat_params, model.flat_grads, *self.moments, grad_scale)
+        with model.update() as params:
+            self._update(ops, params, model.flat_grads, *self.moments, grad_scale)
         for others in (slice(0, self.owned[0]), slice(self.owned[1], None)):
             model.flat_grads[others] = 0
-        model.touch()
         return norm
 
     def state(self) -> Tensors:
@@ -118,6 +120,7 @@ class Optimizer(ABC):
         self.steps = steps
 
 
+@names_checked
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (arXiv:1711.05101). Only 2-D weights decay, as in GPT-2's recipes."""
 
@@ -140,6 +143,7 @@ class AdamW(Optimizer):
         )  # fmt: skip
 
 
+@names_checked
 class Muon(Optimizer):
     """Muon for the matrices of the layers, AdamW for the embeddings, an untied head, biases and norms.
 

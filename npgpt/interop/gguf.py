@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npgpt.engine.config import GPTConfig
+from npgpt.engine.finite import check_tensor, is_finite
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
@@ -41,12 +42,14 @@ SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 def quantise(x: Floats, type: str) -> Array:
     """Return x (rows, n) float32 as bytes (rows, ...) of `type`; q8_0 and q4_0 need n a multiple of 32.
 
+    OverflowError for a number, or the scale of a block, beyond what float16 holds.
+
     >>> x = np.arange(32, dtype=np.float32)[None]
     >>> quantise(x, "q8_0").shape
     (1, 34)
     """
     if type in PLAIN:
-        return np.ascontiguousarray(x, PLAIN[type]).view(np.uint8)
+        return _cast(x, type, x).view(np.uint8)
     blocks = np.ascontiguousarray(x, np.float32).reshape(len(x), -1, 32)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)  # with its sign
     d = np.abs(largest) / np.float32(127) if type == "q8_0" else largest / np.float32(-8)
@@ -57,7 +60,17 @@ def quantise(x: Floats, type: str) -> Array:
     else:
         q = np.trunc(np.clip(scaled + np.float32(8.5), 0, 15)).astype(np.uint8)
         q = q[..., :16] | q[..., 16:] << 4
-    return np.concatenate([d.astype("<f2").view(np.uint8), q], -1).reshape(len(x), -1)
+    return np.concatenate([_cast(d, "f16", blocks, type).view(np.uint8), q], -1).reshape(len(x), -1)
+
+
+def _cast(x: Floats, plain: str, stored: Floats, type: str = "") -> Array:
+    """Return x, what is `stored` or the scales of its blocks of `type`, as a plain type."""
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(x, PLAIN[plain])
+    if not is_finite(cast):
+        largest = stored.ravel()[np.abs(stored).argmax()]
+        raise OverflowError(f"holds {largest:.6g}, which {type or plain} cannot; choose --type f32")
+    return cast
 
 
 def dequantise(data: Array, type: str, shape: Shape) -> Array:
@@ -85,7 +98,8 @@ def write_gguf(
     """Write model and tokenizer to the file `path`, atomically.
 
     type: of the matrices, but for the positions, which stay F32 as vectors do. Rows whose length is no
-    multiple of 32 are F16 instead of q8_0 or q4_0. ValueError for a tokenizer that GGUF cannot hold.
+    multiple of 32 are F16 instead of q8_0 or q4_0. ValueError for a tokenizer that GGUF cannot hold, for
+    weights that are not finite, and for those that the type cannot hold.
     """
     if type not in TYPES:
         raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
@@ -113,8 +127,12 @@ def write_gguf(
             for _, spec, of, _ in infos:
                 file.write(bytes(-file.tell() % ALIGNMENT))
                 rows = np.atleast_2d(_tensor(model, spec, arch))
+                check_tensor("write_gguf", spec.name, rows)
                 for first in range(0, len(rows), 4096):  # no copy of a large matrix
-                    file.write(quantise(rows[first : first + 4096], of).tobytes())
+                    try:
+                        file.write(quantise(rows[first : first + 4096], of).tobytes())
+                    except OverflowError as error:
+                        raise ValueError(f"write_gguf: {spec.name} {error}") from None
             file.write(bytes(-file.tell() % ALIGNMENT))
             file.flush()
             os.fsync(file.fileno())

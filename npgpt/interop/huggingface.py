@@ -140,9 +140,9 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     The folder is made if need be. A model without biases is written with zeros for them, as Transformers
     always has them, and with a note in config.json, so that read_pretrained returns what was saved.
     """
-    folder = Path(folder)
+    folder, stored = Path(folder), tensors(family_of(model.config), model)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(family_of(model.config), model), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
 
     # Written even where there is none: a missing key would mean GPT-2's own 50256.
     end = tokenizer.end_of_text if tokenizer else None
@@ -466,4 +466,4 @@ def _layers_of(types: Any) -> list[Any]:
 
 
 def _write_json(path: Path, value: Fields) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ import numpy as np
 
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, count_parameters, parameter_shapes
+from npgpt.engine.finite import check_tensor
 from npgpt.engine.model import GPT, views_of
 from npgpt.engine.types import Floats, Shape, Tensors
 from npgpt.text.tokenizer import Tokenizer
@@ -155,7 +156,12 @@ def _llama_specs(config: GPTConfig) -> dict[str, TensorSpec]:
 
 
 def tensors(format: str, model: GPT) -> Tensors:
-    """Return {the format's name: float32 array} of a model's weights, without the tied head."""
+    """Return {the format's name: float32 array} of a model's weights, without the tied head.
+
+    ValueError, before any is made, for weights that are not finite.
+    """
+    for name, w in model.params.items():
+        check_tensor("save", name, w)
     found: Tensors = {}
     for theirs, spec in tensor_specs(format, model.config).items():
         if spec.name in model.params:
@@ -212,7 +218,9 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         array, spec = tensor.read(), wanted[name]
         if spec.name in params:
             w = spec.view(params)
-            w[...] = array
+            with np.errstate(over="ignore"):  # of float64, which is refused
+                w[...] = array
+            check_tensor(where, name, w)
             if (factor := factor_of(format, config, spec)) != 1:
                 w /= w.dtype.type(factor)
         elif array.any():

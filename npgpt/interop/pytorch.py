@@ -31,7 +31,9 @@ def write_state_dict(path: PathLike, model: GPT) -> None:
     """
     state = tensors(family_of(model.config), model)
     state["lm_head.weight"] = np.asarray(model.params["wte.weight"], np.float32)
-    save_file(state, path, metadata={"format": "pt", "npgpt": json.dumps(asdict(model.config))})
+    save_file(
+        state, path, metadata={"format": "pt", "npgpt": json.dumps(asdict(model.config), allow_nan=False)}
+    )
 
 
 def read_state_dict(path: PathLike, **known: Any) -> Pretrained:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.engine import kernels
+from npgpt.engine.finite import LOGITS, check_measured
 from npgpt.engine.model import GPT, NOTHING
 from npgpt.engine.types import Floats, Integers, PathLike
 from npgpt.runtime import sampling as numpy_path
@@ -105,7 +106,7 @@ def _check(status: int, error: Any) -> None:
     if status:
         message = library()[0].string(error.message).decode("utf-8", "replace")
         if status == NOT_FINITE:
-            message = "generate: the model's logits must be finite (its weights are not)"
+            message = f"generate: {LOGITS}"
         raise MemoryError(message) if status == NO_MEMORY else ValueError(message)
 
 
@@ -134,13 +135,13 @@ class Model:
     def of(cls, model: GPT) -> "Model":
         """Return the libnpgpt model of a float32 engine model; its weights count as they are at each token.
 
-        Unless it is being trained, its matrices are copied into the order in which they are read fastest, and
-        stay as they are until touch(). A model loaded from a GGUF file is that file, quantised as it is.
+        Unless they may change, its matrices are copied into the order in which they are read fastest. A
+        model loaded from a GGUF file is that file, quantised as it is.
         """
         version, made = _MODELS.get(model, (-1, None))
-        if made is None or version != model.version or (model.is_training and made.packed):
+        if made is None or version != model.version or (model.may_change and made.packed):
             made = cls(functools.partial(_from_tensors, model), model.flat_params)
-            if not model.is_training:
+            if not model.may_change:
                 made.pack()
             _MODELS[model] = model.version, made
         made.use_kernels(kernels.name())
@@ -231,8 +232,13 @@ class Session:
         return self._feed(lib.npgpt_feed, ids, self.model.vocab_size if every else 0)
 
     def feed_hidden(self, ids: ArrayLike) -> Floats:
-        """Append ids and return the hidden state after each of them, the input of the head, (n,C)."""
-        return self._feed(library()[1].npgpt_feed_hidden, ids, self.model.n_embd)
+        """Append ids and return the hidden state after each of them, the input of the head, (n,C).
+
+        ValueError for states that are not finite.
+        """
+        states = self._feed(library()[1].npgpt_feed_hidden, ids, self.model.n_embd)
+        check_measured("embed", states, {})
+        return states
 
     def _feed(self, function: Any, ids: ArrayLike, width: int) -> Floats:
         ffi, _ = library()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npgpt.engine.finite import LOGITS, is_finite
 from npgpt.engine.model import GPT, KVCache
 from npgpt.engine.ops import philox4x32
 from npgpt.engine.types import Floats, Integers, Text
@@ -80,8 +81,8 @@ def probabilities(
     [0.0, 0.286, 0.714]
     """
     z: Floats = np.array(logits, np.float64)  # (V,), a copy
-    if not np.isfinite(z).all():
-        raise ValueError("generate: the model's logits must be finite (its weights are not)")
+    if not is_finite(z):
+        raise ValueError(f"generate: {LOGITS}")
     if seen is not None:
         z = penalised(z, sampling.repetition_penalty, seen)
     if drawn is not None:
@@ -139,7 +140,12 @@ def draw(p: Floats, generator: Draws | np.random.Generator) -> int:
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """Return the logarithms of the probabilities of logits (...,V): float64 (...,V)."""
+    """Return the logarithms of the probabilities of logits (...,V): float64 (...,V).
+
+    ValueError for logits that are not finite.
+    """
+    if not is_finite(logits):
+        raise ValueError(f"generate: {LOGITS}")
     z: Floats = logits.astype(np.float64)
     z -= z.max(axis=-1, keepdims=True)
     z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
@@ -224,11 +230,14 @@ def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size
             raise ValueError("generate: prompt must be token ids for a model without a tokenizer, got text")
         ids = tokenizer.encode(prompt)
     else:
+        if isinstance(prompt, (list, tuple)) and any(isinstance(one, (str, bytes)) for one in prompt):
+            raise TypeError("generate: prompt must be one text, got a list; call it once for each text")
         ids = np.asarray(prompt)
         if ids.ndim == 2 and len(ids) == 1:
             ids = ids[0]
-        if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
-            raise TypeError(f"generate: prompt must be text or a row of ids, got {ids.dtype} {ids.shape}")
+        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+            got = f"{ids.dtype} {ids.shape}" if ids.ndim else repr(prompt)
+            raise TypeError(f"generate: prompt must be text or a row of ids, got {got}")
     if not len(ids):
         if tokenizer is None:
             raise ValueError("generate: prompt must hold at least 1 id, got none")

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from npgpt.engine.finite import check_measured
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Floats, Text
 from npgpt.runtime.sampling import log_softmax, prompt_ids
@@ -52,7 +53,9 @@ def log_probabilities(model: GPT, pairs: Sequence[tuple[list[int], list[int]]]) 
             at = begin + len(window)
     totals = [0.0] * len(pairs)
     for n, h, scored in _hidden(model, windows):
-        log_p = log_softmax(h[-len(scored) :] @ model.head_weights.T)  # (scored,V)
+        logits = h[-len(scored) :] @ model.head_weights.T  # (scored,V)
+        check_measured("score", logits, model.params)
+        log_p = log_softmax(logits)
         totals[n] += float(log_p[np.arange(len(scored)), scored].sum())
     return totals
 
@@ -63,7 +66,9 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
     A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
     conversation; of another one the label is scored after the text and a line end.
     """
-    names = [] if isinstance(labels, (str, bytes)) else list(labels)
+    if isinstance(labels, (str, bytes)):
+        raise TypeError(f"classify: labels must be a list of texts, got the text {labels!r}")
+    names = list(labels)
     if len(names) < 2:
         raise ValueError(f"classify: labels must be two at least, got {names or labels!r}")
     if tokenizer is None:
@@ -101,7 +106,8 @@ def embed(model: GPT, tokenizer: Tokenizer | None, text: Texts) -> Floats:
     sums: Floats = np.zeros((len(texts), model.config.n_embd), np.float32)
     for n, h, _ in _hidden(model, windows):
         sums[n] += h.sum(axis=0)
-    sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
+    check_measured("embed", sums, model.params)
+    sums /= np.maximum(np.linalg.norm(sums.astype(np.float64), axis=1, keepdims=True), 1e-30)
     return sums[0] if isinstance(text, (str, bytes)) else sums
 
 

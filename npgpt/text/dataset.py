@@ -21,6 +21,7 @@ from typing import TypeAlias
 import numpy as np
 
 from npgpt.distributed.world import SINGLE, World
+from npgpt.engine.names import missing, names_checked
 from npgpt.engine.types import Integers, PathLike
 from npgpt.text.corpus import Corpus
 from npgpt.text.load import make_tokenizer
@@ -163,7 +164,12 @@ class Dataset:
         own = 0 if self.own_validation else len(self.validation)
         return len(self.train) + own + len(self.test) + self.n_copies
 
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in ("train", "validation", "test"))
+        return f"<Dataset of {len(self):,} tokens: {parts}; tokenizer {self.tokenizer.name}>"
+
     @classmethod
+    @names_checked
     def from_text(
         cls,
         paths: PathLike | Iterable[PathLike],
@@ -173,9 +179,12 @@ class Dataset:
     ) -> "Dataset":
         """Read one file or several (folders: their .txt files; "-": stdin), clean and split them."""
         tokenizer = tokenizer or ByteTokenizer()
+        if isinstance(paths, str) and paths != "-" and not os.path.exists(paths):
+            raise missing(paths)
         return cls.from_ids(encode(Corpus(paths, clean), tokenizer), split, tokenizer)
 
     @classmethod
+    @names_checked
     def from_ids(cls, ids: Integers, split: Split, tokenizer: Tokenizer) -> "Dataset":
         """Split ids (N,); ValueError for fewer than 3.
 

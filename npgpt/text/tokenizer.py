@@ -79,6 +79,9 @@ class Tokenizer(ABC):
         fields = [sorted(v.tokens.items()), v.merges, sorted(v.special.items()), v.end_of_text, v.words]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.vocab_size:,} tokens>"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
 

@@ -37,7 +37,7 @@ def save(run: Path, step: int, model: GPT, tokenizer: Tokenizer, moments: Tensor
     try:
         huggingface.write_pretrained(temporary, model, tokenizer)
         save_file(moments, temporary / OPTIMIZER)
-        (temporary / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        (temporary / STATE).write_text(json.dumps(state, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         _write_manifest(temporary)
         for path in temporary.iterdir():
             _sync(path)
@@ -158,7 +158,9 @@ def pointed(run: Path, pointer: str) -> Path | None:
 
 def _write_manifest(folder: Path) -> None:
     files = {p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(
+        json.dumps({"files": files}, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def _sha256(path: Path) -> str:

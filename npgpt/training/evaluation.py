@@ -7,11 +7,13 @@ V = vocabulary; B, T = windows, tokens in a window.
 import gzip
 import lzma
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from npgpt.engine.finite import check_measured
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, Floats, Integers
 from npgpt.text.dataset import evaluation_batches
@@ -38,12 +40,15 @@ def mean_loss(model: GPT, batches: Iterable[tuple[Integers, ...]], map: Map = ma
 def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
     """Return how well the model predicts `ids`, by name.
 
-    loss (nats per token), perplexity, bits_per_byte, accuracy@1, accuracy@5, and the counts tokens and bytes.
+    loss (nats per token), perplexity (None where it is beyond a float), bits_per_byte, accuracy@1,
+    accuracy@5, and the counts tokens and bytes. ValueError for logits that are not finite.
     """
     T, end = model.config.block_size, tokenizer.end_of_text
     total, first, fifth = 0.0, 0, 0
     for x, y in evaluation_batches(ids, T, max(1, TOKENS_AT_ONCE // T), end):
-        logits, targets = model.logits(x)[y >= 0].astype(np.float64), y[y >= 0]  # (n,V), (n,)
+        logits, targets = model.logits(x)[y >= 0], y[y >= 0]  # (n,V), (n,)
+        check_measured("evaluate", logits, model.params)
+        logits = logits.astype(np.float64)
         at_target = logits[np.arange(len(targets)), targets][:, None]  # (n,1)
         top = logits.max(axis=1, keepdims=True)
         total += float((np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top - at_target).sum())
@@ -55,7 +60,7 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
         "tokens": n,
         "bytes": n_bytes,
         "loss": total / n,
-        "perplexity": math.exp(total / n),
+        "perplexity": math.exp(total / n) if total / n < math.log(sys.float_info.max) else None,
         "bits_per_byte": total / math.log(2) / max(n_bytes, 1),
         "accuracy@1": first / n,
         "accuracy@5": fifth / n,

@@ -58,8 +58,8 @@ class AdapterAdamW(AdamW):
 
     def load_state(self, state: Tensors, steps: int) -> None:
         super().load_state(state, steps)
-        self.model.flat_params[...] = state["adapters"]
-        self.model.touch()
+        with self.model.update() as adapters:
+            adapters[...] = state["adapters"]
 
 
 def make_task_plan(
@@ -154,9 +154,10 @@ def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) 
         return model, 0
     V = max(model.config.vocab_size, tokenizer.vocab_size)
     grown = GPT(replace(model.config, vocab_size=V), seed=None)
-    for name, w in model.params.items():
-        grown.params[name][: len(w)] = w
-    for rows in (grown.params["wte.weight"], grown.head_weights):
-        rows[known:] = rows[:known].mean(axis=0)
-    grown.touch()
+    with grown.edit() as params:
+        for name, w in model.params.items():
+            params[name][: len(w)] = w
+        for name in ("wte.weight", "lm_head.weight"):
+            if name in params:
+                params[name][known:] = params[name][:known].mean(axis=0)
     return grown, V - known

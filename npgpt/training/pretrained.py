@@ -1,9 +1,11 @@
 """Reading a model from a run, a checkpoint, another project's folder or file, or the Hugging Face Hub."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+from npgpt.engine.names import PATH_LENGTH, missing
 from npgpt.engine.types import PathLike
 from npgpt.interop import gguf, hub, huggingface, pytorch, tensorflow
 from npgpt.interop.layout import Pretrained
@@ -17,7 +19,7 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
     exists.
     """
     path = Path(path)
-    kind = path.suffix if path.is_file() else ""
+    kind = path.suffix if os.path.isfile(path) else ""
     if kind == ".safetensors":
         return pytorch.read_state_dict(path, **fields)
     if kind in (".pt", ".pth"):
@@ -34,7 +36,18 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
     if (folder / "adapter_config.json").exists():
         merged = "load the run that it lies in, or what PEFT's merge_and_unload gives"
         raise ValueError(f"load: {path} is an adapter without the weights of its base; {merged}")
+    if found := models_in(folder):
+        raise ValueError(
+            f"load: path must be one model, got a folder of several; load one: {', '.join(found)}"
+        )
     raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
+
+
+def models_in(folder: Path) -> list[str]:
+    """Return the paths of the runs and models in a folder, ten at most."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [p for p in inside if p.suffix == ".gguf" or (p / "config.json").exists() or checkpoint.is_run(p)]
+    return [*map(str, found[:10]), *["..."][: len(found) > 10]]
 
 
 def find_folder(path: PathLike) -> Path:
@@ -43,10 +56,12 @@ def find_folder(path: PathLike) -> Path:
     A broken checkpoint is skipped with a warning, and the one before it is used.
     """
     path = Path(path)
+    if len(str(path)) > PATH_LENGTH and not os.path.exists(path):  # which a Path cannot be asked
+        raise missing(path)
     if not path.exists():
         if hub.is_name(path):
             return hub.fetch(str(path))
-        raise FileNotFoundError(2, "No such file or directory", str(path))
+        raise missing(path)
     if checkpoint.is_run(path):
         path, broken = checkpoint.choose(path)
         for line in broken:

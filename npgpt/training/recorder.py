@@ -64,7 +64,7 @@ class Recorder:
     @_rank_0
     def add_sample(self, step: int, text: str) -> None:
         """Add the text that the model wrote after a step to samples.jsonl."""
-        self.samples.add(json.dumps({"step": step, "text": text}, ensure_ascii=False))
+        self.samples.add(json.dumps({"step": step, "text": text}, ensure_ascii=False, allow_nan=False))
 
     @_rank_0
     def write_schedule(self, step: int, knots: list[Knot]) -> None:
@@ -100,7 +100,7 @@ class Recorder:
             return False
 
     def _write_knots(self, knots: list[Knot]) -> None:
-        checkpoint.write_atomically(self.run / SCHEDULE, json.dumps(knots) + "\n")
+        checkpoint.write_atomically(self.run / SCHEDULE, json.dumps(knots, allow_nan=False) + "\n")
 
 
 def repair(run: Path, folder: Path, best_step: int) -> None:

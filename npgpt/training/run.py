@@ -117,7 +117,7 @@ def to_toml(table: Fields) -> str:
     """
 
     def value(v: Any) -> str:  # JSON's strings, numbers and lists are TOML's too
-        text = json.dumps(list(v) if isinstance(v, tuple) else v, ensure_ascii=False)
+        text = json.dumps(list(v) if isinstance(v, tuple) else v, ensure_ascii=False, allow_nan=False)
         return text.replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not
 
     lines = [f"{key} = {value(v)}" for key, v in table.items() if v is not None and not isinstance(v, dict)]

@@ -145,6 +145,7 @@ class Trainer(Updater):
         finally:
             listener.end()
         val_loss = self._final_validation(val_loss, should_stop)
+        _check_validation(self, recorder.run, val_loss)
         return self.result(recorder.run) | {
             "val_loss": val_loss,
             "falling": recorder.history.falling() if self.ended is None else None,
@@ -195,6 +196,7 @@ class Trainer(Updater):
         self._write_row(context.recorder, loss, val_loss, grad_norm, n / took)
         step = Step(self.step, self.schedule.steps, loss, val_loss, n / took, self.seconds)
         context.listener.step(step)
+        _check_validation(self, context.recorder.run, val_loss)
         if evaluated and not self.world.rank:
             self._sample_and_warn(context)
         final = last or bool(self.ended)
@@ -416,12 +418,17 @@ def _reached(plan: Plan, loss: float) -> bool:
     return plan.target_loss is not None and loss <= plan.target_loss
 
 
+def _check_validation(trainer: Trainer, run: Path, val_loss: float | None) -> None:
+    if val_loss is not None and not math.isfinite(val_loss):
+        raise _failure(trainer, run, f"the validation loss is {val_loss}")
+
+
 def _failure(trainer: Trainer, run: Path, what: str) -> TrainingFailed:
     """Return the error that ends a run whose numbers are not finite."""
     saved = checkpoint.checkpoints(run)
     kept = f"the last good checkpoint is {saved[0]}" if saved else "no checkpoint was saved before"
-    if trainer.bad_in_a_row:
-        what = f"{what}, as {MAX_SKIPPED} steps before it, which were skipped"
+    if before := max(0, trainer.bad_in_a_row - 1):
+        what = f"{what}, as {before} step{'s' * (before > 1)} before it, which were skipped"
     lower = f"{trainer.plan.lr / 3:.2g}"
     return TrainingFailed(
         f"step {trainer.step}: {what}, so training stopped; {kept}. "

@@ -118,5 +118,6 @@ class Updater:
         """Do the optimizer's step, sharded with --zero; return the gradient's norm before clipping."""
         grad_norm = self.optimizer.step(max_grad_norm=self.plan.clip)
         if self.cuts:
-            self.world.all_gather_shards(self.model.flat_params, self.cuts)
+            with self.model.update() as weights:
+                self.world.all_gather_shards(weights, self.cuts)
         return grad_norm

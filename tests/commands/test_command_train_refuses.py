@@ -79,7 +79,7 @@ def test_text_that_cannot_be_read(command, path, message):
         ("--init-from no/such/run", "no/such/run: No such file or directory"),
         ("--resume --out text.txt", "Not a directory"),
         ("--config none.toml", "none.toml: No such file or directory"),
-        ("--no-such-flag", "unrecognized arguments: --no-such-flag"),
+        ("--no-such-flag", "there is no flag --no-such-flag"),
         ("--n-embd 40000000", "not enough memory"),
         ("--out /proc/run", "/proc/run"),
         ("--out text.txt/run", "Not a directory"),

@@ -54,7 +54,7 @@ def test_engines_and_settings(engine):
             "model_engine must be the engine, 'gpt-2'",
         ),
         ({"engine": "gpt-2", "window": 4}, ValueError, "window is for engine gpt-3, got gpt-2"),
-        ({"depth": 3}, TypeError, "Train: depth must be one of epochs, "),
+        ({"depth": 3}, TypeError, "Train: there is no depth; did you mean n_layer?"),
         ({"dataset": "none.txt"}, FileNotFoundError, "none.txt"),
         ({"dataset": None}, ValueError, "Train: dataset must be a Dataset or the path of a text, got None"),
     ],

@@ -3,6 +3,7 @@
 import ast
 import gettext
 import inspect
+import json
 import os
 import re
 import runpy
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polib
 import pytest
 
@@ -154,12 +156,13 @@ RESULT = {"run": "r", "steps": 60, "seconds": 1.25}
     ],
 )
 def test_how_a_run_ended(locale, capsys, ended, english, portuguese):
-    for language_, how, after in (("C", english, "after 60 steps"), ("pt", portuguese, "após 60 passos")):
+    in_english, in_portuguese = "after 60 steps, 1.2 s: 2.00", "após 60 passos, 1,2 s: 2,00"
+    for language_, how, after in (("C", english, in_english), ("pt", portuguese, in_portuguese)):
         locale(LC_ALL=language_)
         messages.log_result(RESULT | {"ended": ended, "loss": 2.0}, "{loss:.2f}", 3)
-        assert capsys.readouterr().out.startswith(f"{how} {after}, 1.2 s: 2.00")
+        assert capsys.readouterr().out.startswith(f"{how} {after}")
         messages.log_finished(RESULT | {"ended": ended}, 3)
-        assert f": {how} {after}\n" in capsys.readouterr().out
+        assert f": {how} {after.partition(',')[0]}\n" in capsys.readouterr().out
 
 
 def test_sentences_of_results_in_portuguese(locale):
@@ -170,7 +173,7 @@ def test_sentences_of_results_in_portuguese(locale):
     unseen = "; em igual quantidade de texto que ele nunca viu: 2 bytes"
     assert messages.overlap_message(overlap | {"held_out_bytes": 2}) == said + unseen
     found = {"is_default": False, "loss": 2, "default_loss": 3, "minutes": 1, "changed": {}, "epochs": 4}
-    assert "em vez de 3.0000" in messages.tuning_message(found)
+    assert "em vez de 3,0000" in messages.tuning_message(found)
     assert "com metade do tempo;" in messages.tuning_message(found)
     assert "com lr 0.01, n_layer 4;" in messages.tuning_message(
         found | {"changed": {"lr": 0.01, "n_layer": 4}}
@@ -179,11 +182,78 @@ def test_sentences_of_results_in_portuguese(locale):
     assert messages.tuning_message(found, str).startswith("Validation loss 2.0000 instead of")
 
 
+@pytest.mark.parametrize(
+    "value, form, english, portuguese",
+    [
+        (446080, ",", "446,080", "446.080"),
+        (1.903, ".3f", "1.903", "1,903"),
+        (1234567.891, ",.1f", "1,234,567.9", "1.234.567,9"),
+        (np.float32(0.25), "7.1%", "  25.0%", "  25,0%"),
+        (np.int64(-1234), "+,", "-1,234", "-1.234"),
+        (1.5e-7, ".1e", "1.5e-07", "1,5e-07"),
+        (60, "", "60", "60"),
+    ],
+)
+def test_numbers_have_the_separators_of_the_language(locale, value, form, english, portuguese):
+    template = "{value:" + form + "} a.b,c {text} {text!r}"
+    for name, expected in (("C", english), ("pt_BR", portuguese)):
+        locale(LC_ALL=name)
+        assert language.number(value, form) == expected
+        filled = language.fill(template, value=value, text="1.5,x")
+        assert filled == f"{expected} a.b,c 1.5,x '1.5,x'", "texts and names stay as they are"
+
+
+def test_a_report_is_in_portuguese_and_its_files_are_not(tmp_path):
+    text, run = tmp_path / "t.txt", tmp_path / "run"
+    text.write_bytes(b"abc abd abe " * 400)
+    flags = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 8 --steps 6 --split 0.8,0.1,0.1 --json".split()
+    trained = command("npgpt.train", text, *flags, "--out", run, LC_ALL="pt_BR.UTF-8")
+    measured = command("npgpt.evaluate", run, "--json", LC_ALL="pt_BR.UTF-8")
+    for said in (trained, measured):
+        assert said.returncode == 0 and isinstance(json.loads(said.stdout.splitlines()[-1]), dict)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    words = re.sub(r"<style>.*?</style>|<pre>.*?</pre>|<[^>]*>", "\n", page, flags=re.S)
+    assert '<html lang="pt-BR">' in page
+    for shown in ("Perda", "Um GPT treinado com t.txt: 6 passos, ", "menor é melhor", "Configurações"):
+        assert shown in words
+    english = "Loss|step|Test|training|validation|epochs|tokens seen|wrote|Learning|Gradient|Settings|best"
+    assert not re.search(rf"\b({english})\b", words), "words that stayed English"
+    loss = json.loads((run / "test.json").read_text())["loss"]
+    assert f"{loss:.3f}".replace(".", ",") in words
+    numbers = re.search(r'<polyline class="one" points="([^"]*)"', page)[1]
+    assert all(len(list(map(float, point.split(",")))) == 2 for point in numbers.split())
+    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+    assert len({len(row) for row in rows}) == 1 and float(rows[1][3]) > 0
+    assert (
+        command("npgpt.train", "--config", run / "config.toml", text, "--out", tmp_path / "again").returncode
+        == 0
+    )
+
+
+def test_train_speaks_the_language_and_leaves_it_as_it_was(tmp_path):
+    code = (
+        "import gettext, sys, npgpt; flags = dict(steps=2, n_layer=1, n_head=1, n_embd=8, block_size=8);"
+        "npgpt.Train(dataset=sys.argv[1], out=sys.argv[2], **flags); print(gettext.textdomain())"
+    )
+    text = tmp_path / "t.txt"
+    text.write_bytes(b"abc abd abe " * 40)
+    for name, line in (("C", r"step 2/2: loss \d\.\d{4}"), ("pt_BR.UTF-8", r"passo 2/2: perda \d,\d{4}")):
+        variables = {n: v for n, v in os.environ.items() if n not in VARIABLES} | {"LC_ALL": name}
+        variables |= {"PYTHONPATH": str(PACKAGE.parent), "PYTHONUTF8": "1"}
+        run = [sys.executable, "-c", code, str(text), str(tmp_path / name)]
+        said = subprocess.run(run, env=variables, capture_output=True, text=True, encoding="utf-8")
+        assert said.returncode == 0 and re.search(f"(?m)^{line}, ", said.stdout), said
+        assert said.stdout.endswith("messages\n")
+
+
 def test_warnings_stay_english(locale, capsys):
     locale(LC_ALL="pt_BR")
     messages.log_warnings(["a checkpoint is broken; passed over"])
     assert capsys.readouterr().err == "warning: a checkpoint is broken; passed over\n"
-    assert messages.overfitting_message(Verdict(4, 8, (2, 0.5), (2, 2.4))).startswith("it is overfitting: ")
+    verdict = Verdict(4, 8, (2, 0.5), (2, 2.4))
+    assert "from 2.000 to 0.500 while" in messages.overfitting_message(verdict)
+    page = messages.overfitting_message(verdict, translate=language._)
+    assert page.startswith("há sobreajuste") and "de 2,000 para 0,500" in page
 
 
 def command(*args, **variables):
@@ -205,8 +275,8 @@ def test_a_command_speaks_portuguese(tmp_path):
     assert [run.stderr for run in both] == ["", ""]
     assert portuguese[0].startswith("rodando com ")
     assert "tokenizer: bytes, 257 tokens, 1.00 bytes in one" in english
-    assert "tokenizador: bytes, 257 tokens, 1.00 bytes em cada um" in portuguese
-    assert any(line.startswith("passo 2/2: perda ") for line in portuguese)
+    assert "tokenizador: bytes, 257 tokens, 1,00 bytes em cada um" in portuguese
+    assert any(re.match(r"passo 2/2: perda \d,\d{4}, ", line) for line in portuguese)
     assert any(line.startswith("concluído após 2 passos, ") for line in portuguese)
     sample = portuguese.index("ele escreve:")
     assert not set(portuguese[: sample + 1]) & set(english), "lines that stayed English"
@@ -280,7 +350,10 @@ def test_help_in_portuguese(name):
         and "\nopções:\n" in helps
         and "mostrar esta ajuda e sair" in helps
     )
-    english = set(command(f"npgpt.{name}", "--help", LC_ALL="C", COLUMNS="300").stdout.split("\n"))
+    in_english = command(f"npgpt.{name}", "--help", LC_ALL="C", COLUMNS="300").stdout
+    usages = [re.sub(r"\s+", " ", text.partition("\n\n")[0]) for text in (in_english, helps)]
+    assert usages[0].removeprefix("usage: ") == usages[1].removeprefix("uso: "), "the usage is cut"
+    english = set(in_english.split("\n"))
     prose = [line for line in helps.split("\n") if "  " in line.strip() and line in english]
     assert not prose, "helps that stayed English"
 

@@ -21,9 +21,9 @@ PACKED = np.array([[0, 0, 0, 3, 3, 3, 3, 7], [0, 0, 0, 0, 0, 5, 5, 7]], np.int32
 
 def made(rng, dtype=np.float64, **more):
     model = GPT(GPTConfig(**SMALL | more), seed=1, dtype=dtype)
-    for w in model.params.values():
-        w += 0.1 * rng.standard_normal(w.shape)
-    model.touch()
+    with model.edit() as params:
+        for w in params.values():
+            w += 0.1 * rng.standard_normal(w.shape)
     return model
 
 
@@ -51,20 +51,22 @@ def test_backward_of_the_product(rng):
 def test_gradients_of_adapters_in_packed_rows(more, rng):
     model = made(rng, **more)
     adapters = LoRA(model, rank=2, rows=3)
-    adapters.flat_params += 0.1 * rng.standard_normal(adapters.num_params)
-    adapters.touch()
+    with adapters.edit():
+        adapters.flat_params += 0.1 * rng.standard_normal(adapters.num_params)
     x, y = batch(rng)
     model.forward(x, y, PACKED)
     model.backward()
     assert not model.flat_grads.any() and len(model.flat_grads) < model.num_params
 
     def loss():
-        adapters.touch()
+        with adapters.edit():  # whose end merges them
+            pass
         return model.loss(x, y, PACKED)
 
-    for name, w in adapters.params.items():
-        where = rng.choice(w.size, min(w.size, 6), replace=False)
-        assert_gradient(name, loss, w, adapters.grads[name].copy(), where)
+    with adapters.edit() as params:
+        for name, w in params.items():
+            where = rng.choice(w.size, min(w.size, 6), replace=False)
+            assert_gradient(name, loss, w, adapters.grads[name].copy(), where)
 
 
 @pytest.mark.parametrize("more", [{}, {"post_norm": True}, {"window": 3}])

@@ -38,13 +38,12 @@ SMALL = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 40, "vocab_size"
 def random_model(rng, dtype=np.float32, seed=0, **fields):
     """A model whose every parameter is far from its initial value: nothing hides in small numbers."""
     model = GPT(GPTConfig(**fields), seed=seed, dtype=dtype)
-    for name, w in model.params.items():
-        w[...] = 0.3 * rng.standard_normal(w.shape) + (name.endswith("weight") and w.ndim == 1)
-        if name.endswith("c_attn.weight") and (model.config.rope or not model.config.scale_attn_weights):
-            w[:, : model.config.n_head * model.config.D] *= (
-                0.25  # else a softmax of such scores is all or nothing, and rounding decides
-            )
-    model.touch()
+    with model.edit() as params:
+        for name, w in params.items():
+            w[...] = 0.3 * rng.standard_normal(w.shape) + (name.endswith("weight") and w.ndim == 1)
+            if name.endswith("c_attn.weight") and (model.config.rope or not model.config.scale_attn_weights):
+                # else a softmax of such scores is all or nothing, and rounding decides
+                w[:, : model.config.n_head * model.config.D] *= 0.25
     return model
 
 
@@ -55,8 +54,8 @@ def random_ids(rng, model, B, T):
 def copy_of(model, dtype):
     """The same weights in another precision."""
     twin = GPT(model.config, seed=model.seed, dtype=dtype)
-    twin.flat_params[...] = model.flat_params
-    twin.touch()
+    with twin.edit():
+        twin.flat_params[...] = model.flat_params
     return twin
 
 
@@ -85,11 +84,12 @@ def test_gradients_are_those_of_central_differences(rng, family, bias, dropout):
     loss()
     model.backward()
     grads = {name: g.copy() for name, g in model.grads.items()}
-    for name, w in model.params.items():
-        where = rng.choice(w.size, min(20, w.size), replace=False)
-        if name == "wpe.weight":
-            where[:3] = (0, 15, 74)  # positions 0 to 4 are in use
-        assert_gradient(name, loss, w, grads[name], where)
+    with model.edit() as params:
+        for name, w in params.items():
+            where = rng.choice(w.size, min(20, w.size), replace=False)
+            if name == "wpe.weight":
+                where[:3] = (0, 15, 74)  # positions 0 to 4 are in use
+            assert_gradient(name, loss, w, grads[name], where)
 
 
 @pytest.mark.parametrize("counted", [[], [7, 8, 3], [0, 1, 2, 4, 6, 9]])
@@ -287,7 +287,8 @@ def test_parameters_are_views_of_one_flat_array_matrices_first():
     model = GPT(GPTConfig(**TINY))
     for flat, views in ((model.flat_params, model.params), (model.flat_grads, model.grads)):
         assert flat.shape == (model.num_params,) and flat.flags.c_contiguous
-        flat[...] = np.arange(flat.size)
+        with model.edit():
+            flat[...] = np.arange(flat.size)
         # laid end to end in the order of their names, they are the flat array
         np.testing.assert_array_equal(np.concatenate([w.reshape(-1) for w in views.values()]), flat)
         for w in views.values():
@@ -341,9 +342,9 @@ def test_no_token_counts(impl, rng):
 def test_a_window_ends_where_it_says(impl, rng):
     """Layer 0 sees everything, layer 1 its window: where the former adds nothing, nothing older matters."""
     model = random_model(rng, **SMALL, window=5)
-    for name in ("h.0.attn.c_proj.weight", "h.0.mlp.c_proj.weight"):
-        model.params[name][...] = 0
-    model.touch()
+    with model.edit() as params:
+        for name in ("h.0.attn.c_proj.weight", "h.0.mlp.c_proj.weight"):
+            params[name][...] = 0
     ids = random_ids(rng, model, 1, 40)
     other = ids.copy()
     other[0, 10] = (other[0, 10] + 1) % 97
@@ -354,9 +355,9 @@ def test_a_window_ends_where_it_says(impl, rng):
 def test_a_window_over_the_whole_context_is_no_window(impl, rng):
     model = random_model(rng, **SMALL | {"n_embd": 64, "n_head": 4}, window=40)
     wide = GPT(GPTConfig(**SMALL | {"n_embd": 64, "n_head": 4}))
-    for name, w in wide.params.items():
-        w[...] = model.params.get(name, 0)
-    wide.touch()
+    with wide.edit() as params:
+        for name, w in params.items():
+            w[...] = model.params.get(name, 0)
     ids = random_ids(rng, model, 2, 40)
     np.testing.assert_array_equal(model.logits(ids), wide.logits(ids))
 
@@ -443,12 +444,13 @@ def test_backward_needs_a_forward_of_its_own(rng):
     with pytest.raises(RuntimeError, match=r"^backward: "):
         model.backward()
     model.forward(ids, ids)
-    model.touch()  # the caches belong to the old weights
+    with model.edit():  # the caches belong to the old weights
+        pass
     with pytest.raises(RuntimeError, match=r"^backward: "):
         model.backward()
 
 
-@pytest.mark.parametrize("give_up", ["zero_grads", "touch"])
+@pytest.mark.parametrize("give_up", ["zero_grads", "edit"])
 def test_a_step_is_finished_or_given_up(impl, rng, give_up):
     """The head's gradient is there after forward: a second forward in its place would count it twice."""
     model = random_model(rng, **TINY)
@@ -461,7 +463,11 @@ def test_a_step_is_finished_or_given_up(impl, rng, give_up):
     with pytest.raises(RuntimeError, match=r"^forward: .*backward\(\).*loss\(ids, targets\).*zero_grads\(\)"):
         model.forward(ids, targets)
     assert model.loss(ids, targets) == loss, "loss() is free to be asked in between"
-    getattr(model, give_up)()
+    if give_up == "edit":
+        with model.edit():
+            pass
+    else:
+        model.zero_grads()
     assert not model.flat_grads.any()
     assert model.forward(ids, targets) == loss
     model.backward()
@@ -610,7 +616,8 @@ def test_targets_far_below_zero_do_not_count(impl, rng):
         ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, ValueError, r"dropout must be in \[0, 1\), got -0.1"),
         ({"dropout": math.nan}, ValueError, r"dropout must be in \[0, 1\), got nan"),
-        ({"layer_norm_epsilon": 0.0}, ValueError, "layer_norm_epsilon must be positive, got 0.0"),
+        ({"layer_norm_epsilon": 0.0}, ValueError, "layer_norm_epsilon must be positive and finite, got 0.0"),
+        ({"layer_norm_epsilon": math.inf}, ValueError, "layer_norm_epsilon .* and finite, got inf"),
         ({"window": 0}, ValueError, "window must be at least 1, got 0"),
         ({"window": 2.5}, TypeError, "window must be an integer, got 2.5"),
         ({"window": 4, "post_norm": True}, ValueError, "post_norm must be alone, .*"),

@@ -15,9 +15,9 @@ CONFIG = GPTConfig(n_layer=1, n_head=3, n_embd=15, block_size=7, vocab_size=11)
 
 def model_with_gradient(rng, dtype=np.float32, scale=1.0):
     model = GPT(CONFIG, seed=1, dtype=dtype)
-    model.flat_params[...] = rng.standard_normal(model.num_params)
-    model.flat_grads[...] = scale * rng.standard_normal(model.num_params)
-    model.touch()
+    with model.edit():
+        model.flat_params[...] = rng.standard_normal(model.num_params)
+        model.flat_grads[...] = scale * rng.standard_normal(model.num_params)
     return model
 
 
@@ -105,7 +105,8 @@ def test_goes_on_from_a_saved_state_bit_for_bit(impl):
     run(first, optimizer, range(3))
     state = {name: moment.copy() for name, moment in optimizer.state().items()}
     second = GPT(CONFIG, seed=9)
-    second.flat_params[...] = first.flat_params
+    with second.edit():
+        second.flat_params[...] = first.flat_params
     resumed = AdamW(second)
     resumed.load_state(state, optimizer.steps)
     assert resumed.steps == 3
@@ -195,7 +196,8 @@ def test_muon_goes_on_from_a_saved_state(impl, rng):
         model.flat_grads[...] = g
         optimizer.step(1.0)
     expected = model.flat_params.copy()
-    model.flat_params[...] = weights
+    with model.edit():
+        model.flat_params[...] = weights
     again = Muon(model)
     again.load_state(state, 2)
     for g in gradients[2:]:

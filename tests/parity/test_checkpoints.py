@@ -25,9 +25,9 @@ SMALL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 24, "vocab_size"
 
 def our_model(rng, **fields):
     model = npgpt.GPT(GPTConfig(**SMALL | fields))
-    for name, w in model.params.items():
-        w[...] = 0.2 * rng.standard_normal(w.shape) + (w.ndim == 1 and name.endswith("weight"))
-    model.touch()
+    with model.edit() as params:
+        for name, w in params.items():
+            w[...] = 0.2 * rng.standard_normal(w.shape) + (w.ndim == 1 and name.endswith("weight"))
     return model
 
 

@@ -29,8 +29,9 @@ def pair(request, tmp_path_factory):
     """(our model, theirs) of one folder, where 5 ends a text."""
     folder = tmp_path_factory.mktemp("pair")
     model = random_model(vocab_size=V, block_size=CONTEXT, **FAMILY[request.param])
-    model.params["wte.weight"][...] *= 0.2  # else a text repeats one token
-    model.params["wpe.weight"][...] *= 5
+    with model.edit() as params:
+        params["wte.weight"][...] *= 0.2  # else a text repeats one token
+        params["wpe.weight"][...] *= 5
     model.save_pretrained(folder)
     settings = json.loads((folder / "generation_config.json").read_text())
     return opened(folder, settings | {"eos_token_id": 5, "bos_token_id": 3})

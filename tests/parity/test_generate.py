@@ -21,10 +21,10 @@ def pair(request, tmp_path_factory):
     rng, folder = np.random.default_rng(7), tmp_path_factory.mktemp("pair")
     config = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=V, **FAMILY[request.param])
     model = npgpt.GPT2LMHeadModel(config)
-    for name, w in model.params.items():
-        spread = {"wte.weight": 0.15, "wpe.weight": 0.3}.get(name, 0.2)
-        w[...] = spread * rng.standard_normal(w.shape) + (w.ndim == 1 and name.endswith("weight"))
-    model.touch()
+    with model.edit() as params:
+        for name, w in params.items():
+            spread = {"wte.weight": 0.15, "wpe.weight": 0.3}.get(name, 0.2)
+            w[...] = spread * rng.standard_normal(w.shape) + (w.ndim == 1 and name.endswith("weight"))
     model.save_pretrained(folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     new = model.generate(rng.integers(0, V, (12, 9)), max_new_tokens=40)[:, 9:]

@@ -152,9 +152,11 @@ def fail(self, batch):
         if how == "hang":
             os.kill(os.getpid(), signal.SIGSTOP)
         if how == "nan":
-            self.model.params["wte.weight"][...] = float("nan")
+            with self.model.edit() as params:
+                params["wte.weight"][...] = float("nan")
         if how == "flip":
-            self.model.flat_params[-1] += 1
+            with self.model.edit():
+                self.model.flat_params[-1] += 1
     return forward_backward(self, batch)
 
 Trainer._forward_backward = fail

@@ -29,9 +29,9 @@ def our_model(rng, fields):
     """Weights far from their initial values, so that every one of them matters."""
     n_layer, n_head, n_embd, block_size, vocab_size, bias = fields
     model = npgpt.GPT(GPTConfig(n_layer, n_head, n_embd, block_size, vocab_size, bias=bias))
-    for w in model.params.values():
-        w[...] += 0.1 * rng.standard_normal(w.shape)
-    model.touch()
+    with model.edit() as params:
+        for w in params.values():
+            w[...] += 0.1 * rng.standard_normal(w.shape)
     return model
 
 
@@ -202,8 +202,8 @@ def test_autotokenizer_gives_our_ids(rng, tmp_path):
 def test_greedy_generation_is_that_of_transformers(impl, rng, tmp_path, vocab_size):
     """Both decode with a cache; 97 ids have no tokenizer, 257 are bytes."""
     model = our_model(rng, (3, 4, 64, 64, vocab_size, True))
-    model.params["wpe.weight"][...] *= 10  # else the text soon repeats itself, whatever the context
-    model.touch()
+    with model.edit() as params:
+        params["wpe.weight"][...] *= 10  # else the text soon repeats itself, whatever the context
     model.save_pretrained(tmp_path)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     theirs.generation_config.eos_token_id = None  # both go on for all of the 30 tokens

@@ -47,12 +47,12 @@ def our_model(rng, **fields):
     """Weights far from their initial values; those of unscaled queries small enough for a soft softmax."""
     sizes = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 257}
     model = npgpt.GPT(GPTConfig(**sizes | fields))
-    for name, w in model.params.items():
-        spread = 0.5 if name in ("wte.weight", "lm_head.weight") else 0.1
-        w[...] = spread * rng.standard_normal(w.shape) + (w.ndim == 1 and name.endswith("weight"))
-        if name.endswith("c_attn.weight") and not model.config.scale_attn_weights:
-            w[:, : len(w)] *= 0.25
-    model.touch()
+    with model.edit() as params:
+        for name, w in params.items():
+            spread = 0.5 if name in ("wte.weight", "lm_head.weight") else 0.1
+            w[...] = spread * rng.standard_normal(w.shape) + (w.ndim == 1 and name.endswith("weight"))
+            if name.endswith("c_attn.weight") and not model.config.scale_attn_weights:
+                w[:, : len(w)] *= 0.25
     return model
 
 
@@ -111,10 +111,10 @@ def test_gradients_are_those_of_autograd(impl, rng, measured, tmp_path, model):
 def test_two_hundred_greedy_tokens(rng, tmp_path):
     for name in ("gpt", "gpt-2", "gpt-3", "llama"):
         model = our_model(rng, **FAMILY[name] | {"block_size": 230})
-        model.params["wte.weight"][...] *= 0.2  # else the text soon repeats itself, whatever the context
-        if "wpe.weight" in model.params:
-            model.params["wpe.weight"][...] *= 5
-        model.touch()
+        with model.edit() as params:
+            params["wte.weight"][...] *= 0.2  # else the text soon repeats itself, whatever the context
+            if "wpe.weight" in params:
+                params["wpe.weight"][...] *= 5
         theirs = in_transformers(model, tmp_path / name)
         prompt = rng.integers(0, 256, (1, 21))
         expected = theirs.generate(

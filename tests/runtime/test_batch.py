@@ -13,8 +13,8 @@ V = 31
 def model(request):
     config = npgpt.GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=V, **request.param)
     model = npgpt.GPT2LMHeadModel(config, seed=3)
-    model.flat_params[: model.n_decay] *= 12  # far from uniform
-    model.touch()
+    with model.edit():
+        model.flat_params[: model.n_decay] *= 12  # far from uniform
     return model
 
 

@@ -20,8 +20,8 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
 def model():
     config = npgpt.GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
     model = npgpt.GPT(config, seed=3)
-    model.flat_params[: model.n_decay] *= 20  # far from uniform
-    model.touch()
+    with model.edit():
+        model.flat_params[: model.n_decay] *= 20  # far from uniform
     return model
 
 
@@ -163,9 +163,9 @@ def test_a_stream_is_the_text_in_whole_characters(model):
 
 def test_the_end_of_text_ends_it_unless_banned(model):
     ends = npgpt.GPT(model.config)
-    ends.params["ln_f.weight"][...], ends.params["ln_f.bias"][...] = 0, 1
-    ends.params["wte.weight"][256] = 10  # always by far the most probable
-    ends.touch()
+    with ends.edit() as params:
+        params["ln_f.weight"][...], params["ln_f.bias"][...] = 0, 1
+        params["wte.weight"][256] = 10  # always by far the most probable
     assert ends.generate("a", temperature=0) == ""
     assert len(ends.generate("a", temperature=0, max_new_tokens=3, ignore_eos=True, return_ids=True)) == 3
 
@@ -210,8 +210,8 @@ def test_nothing_comes_after_a_stop_string(model):
 
 def test_a_model_with_broken_weights_says_so(model):
     broken = npgpt.GPT(model.config)
-    broken.flat_params[...] = np.nan
-    broken.touch()
+    with broken.edit():
+        broken.flat_params[...] = np.nan
     with pytest.raises(ValueError, match="logits must be finite"):
         broken.generate("a")
 

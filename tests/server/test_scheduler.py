@@ -183,10 +183,12 @@ def test_the_queue_is_bounded_and_a_client_that_goes_frees_its_place(scheduler, 
 
 def test_broken_weights_are_the_sequences_own_trouble(scheduler):
     broken = random_model(seed=4)
-    broken.flat_params[...] = np.nan
-    broken.touch()
+    with broken.edit():
+        broken.flat_params[...] = np.nan
     ((text, _, finish),) = finished(scheduler(of=broken), [ask([65])])
     assert text == "" and isinstance(finish, ValueError) and "must be finite" in str(finish)
+    ((_, _, finish),) = finished(scheduler(of=broken), [EmbeddingRequest((65,))])
+    assert isinstance(finish, ValueError) and "must be finite" in str(finish)
 
 
 def test_no_memory_for_a_session_and_a_bug_are_reported(scheduler, monkeypatch, capsys):

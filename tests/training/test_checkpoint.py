@@ -23,7 +23,8 @@ def save(tmp_path):
     optimizer = AdamW(model)
 
     def save(step):
-        model.params["ln_f.bias"][...] = step
+        with model.edit() as params:
+            params["ln_f.bias"][...] = step
         optimizer.state()["m"][...] = step
         return checkpoint.save(tmp_path, step, model, ByteTokenizer(), optimizer.state(), {"step": step})
 
