@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _
-from npgpt.console.messages import log, overlap_message, start_command
+from npgpt.console.messages import log, log_changed, overlap_message, start_command
 from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
 from npgpt.console.settings import make_parser, thread_count
 
@@ -82,7 +82,9 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     from npgpt.training import run as runs
 
     if args.text:
-        given = encode(Corpus(args.text), tokenizer)
+        corpus = Corpus(args.text, tokenizer.normalizer)
+        given = encode(corpus, tokenizer)
+        log_changed(corpus.clean, corpus.changed)
         return GIVEN, given, given
     if not (Path(args.model) / runs.CONFIG).exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")

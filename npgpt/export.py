@@ -1,8 +1,10 @@
 """`python -m npgpt.export RUN --to gguf|hf -o OUT`: write a trained GPT for other programs."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from npgpt.console.messages import log
 from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import make_parser, one_of
 
@@ -50,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             model.save_pretrained(out)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
     print(f"{out}: {size / 1e6:,.1f} MB")
+    how = model.tokenizer.normalizer if model.tokenizer else "none"
+    if args.to == "gguf" and how != "none":
+        log(
+            "the text was cleaned ({how}): npgpt cleans prompts in the same way; llama.cpp and libnpgpt do "
+            "not, so give them text without \\r, composed (NFC)",
+            to=sys.stderr,
+            how=how,
+        )
     return 0
 
 

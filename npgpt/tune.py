@@ -109,7 +109,7 @@ def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
     settings["clean"] = settings["clean"] or "light"
     corpus = Corpus(args.text, settings["clean"])
     settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
-    tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, split)
+    tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, split).normalizing(corpus.clean)
     dataset = Dataset.from_ids(encode(corpus, tokenizer), split, tokenizer)
     folder = runs.find_folder(settings["out"], args.text[0], resume=False, suffix="-tune")
     seed = settings.pop("seed") or 0

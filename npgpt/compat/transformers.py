@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from npgpt.api import GPT
 from npgpt.runtime.batch import GenerationConfig, generate_rows
 from npgpt.runtime.sampling import Sampling
-from npgpt.text.load import load_tokenizer
 from npgpt.training import pretrained
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class GPT2Tokenizer:
     @classmethod
     def from_pretrained(cls, path: PathLike) -> GPT2Tokenizer:
         """Return the tokenizer of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
-        return cls(load_tokenizer(pretrained.find_folder(path)))
+        return cls(pretrained.read_tokenizer(path))
 
     def __len__(self) -> int:
         return self.vocab_size

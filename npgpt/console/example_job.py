@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ from npgpt.console.job import (
 from npgpt.console.language import _
 from npgpt.console.messages import (
     log,
+    log_changed,
     log_next,
     log_result,
     log_saved,
@@ -78,7 +80,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     set_threads(world, given["threads"])
     folder = open_folder(args.out, args.data, args.resume, world, lock)
     parent = read_parent(args.model, "taught with text")
-    data = _read_data(args, parent)
+    data = _read_data(args, parent, folder.config)
     model, rows = with_vocabulary(parent.model(), parent.tokenizer, data.tokenizer)
     about = {
         "data_sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
@@ -113,6 +115,7 @@ class Data(NamedTuple):
     encoded: list[Encoded]
     tokenizer: Tokenizer  # the parent's, plus the tokens of roles where the form needs them
     n_bad: int  # number of lines left out
+    cleaned: Counter[str]  # what the tokenizer's normalizer did, and how often
 
 
 class Base(NamedTuple):
@@ -122,18 +125,23 @@ class Base(NamedTuple):
     rows: int  # number of rows added to its embedding
 
 
-def _read_data(args: Namespace, parent: Pretrained) -> Data:
-    """Return the examples, read and encoded; one longer than the context is at fault as a bad line is."""
+def _read_data(args: Namespace, parent: Pretrained, config: Fields | None) -> Data:
+    """Return the examples, cleaned as the model's text was, or as a resumed run began, and encoded.
+
+    One longer than the context is at fault as a bad line is.
+    """
     from npgpt.text import examples
 
     read, bad = examples.read_examples(args.data, args.skip_bad)
     form, known, block_size = read[0].form, parent.tokenizer, parent.config.block_size
     assert known
+    known = known.normalizing(config["clean"]) if config else known
     if args.balance and form != "label":
         raise ValueError(f"--balance: {args.data} must have labels, got lines of {examples.FORMS[form]}")
     tokenizer = known if form == "prompt" else examples.add_roles(known)
-    fit = []
-    for example in read:
+    fit, cleaned = [], Counter[str]()
+    for raw in read:
+        example = examples.normalized(tokenizer, raw, cleaned)
         ids, mask = examples.encode_example(tokenizer, example)
         if len(ids) - 1 <= block_size:
             fit.append((example, (ids, mask)))
@@ -145,7 +153,8 @@ def _read_data(args: Namespace, parent: Pretrained) -> Data:
     if not fit:
         raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
     encoded = [encoded for _, encoded in fit]
-    return Data(Path(args.data).resolve(), form, [one for one, _ in fit], encoded, tokenizer, len(bad))
+    path = Path(args.data).resolve()
+    return Data(path, form, [one for one, _ in fit], encoded, tokenizer, len(bad), cleaned)
 
 
 def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:
@@ -203,7 +212,7 @@ class ExampleJob(Job):
         shape = {name: getattr(self.plan, name) for name in shown}
         settings = {"init_from": self.base.name, "text": [str(self.data.path)], **self.settings, **shape}
         about = self.about | {"memorise": False, "form": self.data.form}
-        runs.write_config(self.folder.path, settings | {"clean": "none"}, about)
+        runs.write_config(self.folder.path, settings | {"clean": self.data.tokenizer.normalizer}, about)
 
     def announce(self) -> None:
         """Print the number of examples, parameters and steps, and the memory and time to expect."""
@@ -218,6 +227,7 @@ class ExampleJob(Job):
             held_out=len(examples.held_out),
             targets=int(sum(mask.sum() for ids, mask in examples.training)),
         )
+        log_changed(self.data.tokenizer.normalizer, self.data.cleaned)
         if self.data.n_bad:
             log("{n} lines were at fault and are left out", n=self.data.n_bad)
         log(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from npgpt.console.language import N_, _
 
 if TYPE_CHECKING:
-    from npgpt.engine.types import Fields, PathLike
+    from npgpt.engine.types import Fields, PathLike, Text
     from npgpt.text.corpus import Corpus
+    from npgpt.text.tokenizer import Tokenizer
     from npgpt.training.overfitting import Verdict
 
 ENDINGS = {  # how a run ended -> the beginning of "... after 60 steps"
@@ -61,6 +62,28 @@ def log_warnings(lines: Iterable[str]) -> None:
     """Print each line on stderr as a warning."""
     for line in lines:
         print(f"warning: {line}", file=sys.stderr)
+
+
+def log_cleaned(tokenizer: Tokenizer | None, *texts: Text) -> bool:
+    """Print on stderr what a model's normalizer changes in these texts; return True if it does."""
+    changed: Counter[str] = Counter()
+    if tokenizer:
+        for text in texts:
+            tokenizer.normalize(text, changed)
+        log_changed(tokenizer.normalizer, changed)
+    return bool(changed)
+
+
+def log_changed(how: str, changed: Counter[str]) -> None:
+    """Print on stderr what cleaning (light or full) changed in the text that the user gave, if anything."""
+    if changed:
+        log(
+            "cleaned ({how}), as the model's own text was: {done}", sys.stderr, how=how, done=_counts(changed)
+        )
+
+
+def _counts(changed: Counter[str]) -> str:
+    return ", ".join(f"{n:,} {_(what)}" for what, n in changed.items())
 
 
 def start_command(threads: int | None, out: TextIO | None = None) -> None:
@@ -128,7 +151,7 @@ def corpus_report(corpus: Corpus) -> list[str]:
         if len(corpus.documents) > 1
         else _("text: {bytes:,} bytes in 1 file")
     )
-    done = ", ".join(f"{n:,} {_(what)}" for what, n in corpus.changed.items())
+    done = _counts(corpus.changed)
     effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
     if corpus.n_clean is None:  # its tokens were stored, so it was not read again
         effect = _("done before")

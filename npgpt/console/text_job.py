@@ -200,6 +200,7 @@ def _dataset(
 
     tokenizer = parent.tokenizer if parent else _new_tokenizer(settings, corpus, world)
     assert tokenizer
+    tokenizer = tokenizer.normalizing(corpus.clean)
     ids = encode(corpus, tokenizer, world)
     if folder.config:
         _refuse_changes(folder.config, corpus, given, settings, len(ids))

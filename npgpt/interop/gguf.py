@@ -18,6 +18,7 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
+from npgpt.text.cleaning import check_cleaning
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary
 
@@ -168,8 +169,10 @@ def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int)
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
     # llama.cpp requires merges: without any, write one that does nothing.
     merges = [" ".join(pair) for pair in vocabulary.merges] or [" ".join([vocabulary.end_of_text] * 2)]
-    template = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
-    return template | {
+    more = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
+    if vocabulary.normalizer != "none":  # read by npgpt alone
+        more["npgpt.normalizer"] = vocabulary.normalizer
+    return more | {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens + padding,
@@ -268,9 +271,11 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
     rules = [rule for rule in rules if not all(token in special for token in rule)]
     if any(len(rule) != 2 for rule in rules):
         raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs")
+    how = values.get("npgpt.normalizer", "none")
+    check_cleaning(how, f"{where}: npgpt.normalizer")
     if tokens == ByteTokenizer.vocabulary.tokens and not rules:
-        return ByteTokenizer()
-    return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False))
+        return ByteTokenizer(how)
+    return BPETokenizer(Vocabulary(where, tokens, rules, special, names[end], False, how))
 
 
 def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, StoredTensor]]:

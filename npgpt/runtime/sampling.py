@@ -210,10 +210,13 @@ def generate_ids(
         seen[token] = True
 
 
-def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+def prompt_ids(
+    prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int, begin: bool = True
+) -> list[int]:
     """Return the ids of a prompt, text (str, bytes) or ids; an empty one becomes one end of text.
 
-    ValueError or TypeError for a prompt that is neither, or ids outside the vocabulary.
+    With begin=False an empty one has no ids. ValueError or TypeError for a prompt that is neither, or ids
+    outside the vocabulary.
     """
     ids: Integers
     if isinstance(prompt, (str, bytes)):
@@ -227,6 +230,8 @@ def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size
         if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
             raise TypeError(f"generate: prompt must be text or a row of ids, got {ids.dtype} {ids.shape}")
     if not len(ids):
+        if not begin:
+            return []
         if tokenizer is None:
             raise ValueError("generate: prompt must hold at least 1 id, got none")
         ids = np.array([tokenizer.end_of_text])  # where a document begins

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from npgpt.engine.types import PathLike
+from npgpt.text.cleaning import check_cleaning, clean_document
 
-CLEANINGS = ("none", "light", "full")
 IN_MEMORY = 64 << 20  # bytes
 CHUNK = 8 << 20  # bytes
 STDIN = "stdin.txt"  # the file of a run that holds the text from stdin
@@ -87,8 +86,7 @@ class Corpus:
         paths: one or several; a folder stands for the .txt files in it and below, by name; "-" is stdin.
         ValueError for a file without text, OSError for one that cannot be read.
         """
-        if clean not in CLEANINGS:
-            raise ValueError(f"clean must be one of {', '.join(CLEANINGS)}, got {clean!r}")
+        check_cleaning(clean, "clean")
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         files = [file for path in paths for file in _files(str(path))]
         if files.count("-") > 1:
@@ -140,47 +138,6 @@ class Corpus:
                     file.writelines(document.blocks())
                     file.flush()
                     os.fsync(file.fileno())
-
-
-def clean_document(
-    document: bytes, how: str = "light", changed: Counter[str] | None = None, first: bool = True
-) -> bytes:
-    r"""Return `document` without bytes that only look like text.
-
-    light  byte-order mark, line ends, Unicode NFC: changes nothing in text that is clean
-    full   also control characters, blanks at line ends, runs of blank lines
-    A document that is not valid UTF-8 is returned as it is. `changed` counts what was done; `first` is False
-    for a chunk that is not the first of its document.
-
-    >>> clean_document(b"a\r\nb")
-    b'a\nb'
-    """
-    if how not in CLEANINGS:
-        raise ValueError(f"clean_document: how must be one of {', '.join(CLEANINGS)}, got {how!r}")
-    if how == "none":
-        return document
-    try:
-        text = document.decode("utf-8")
-    except UnicodeDecodeError:
-        return document
-    done = {}
-    if first and text.startswith("\ufeff"):
-        text, done["byte-order marks removed"] = text[1:], 1
-    done["line ends made \\n"] = text.count("\r")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    composed = unicodedata.normalize("NFC", text)
-    done["characters composed (NFC)"] = max(1, len(text) - len(composed)) if composed != text else 0
-    text = composed
-    if how == "full":
-        for what, pattern, instead in (  # the first: all of Cc but tab and newline
-            ("control characters removed", r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", ""),
-            ("line ends stripped of blanks", r"(?m:[^\S\n]+$)", ""),
-            ("runs of blank lines shortened", r"\n{3,}", "\n\n"),
-        ):
-            text, done[what] = re.subn(pattern, instead, text)
-    if changed is not None:
-        changed.update({what: n for what, n in done.items() if n})
-    return text.encode("utf-8")
 
 
 def _files(path: str) -> list[str]:

@@ -41,6 +41,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integ
     memory-mapped from a file, which is found again by the content of text and tokenizer. Each rank of `world`
     encodes a shard, and all get all ids; on each host one rank writes the file.
     """
+    tokenizer = tokenizer.normalizing("none")  # of a corpus, which is clean already
     chunks = _encode_chunks(corpus, tokenizer, world)
     if corpus.in_memory:
         return np.concatenate(list(chunks))
@@ -164,9 +165,13 @@ class Dataset:
         clean: str = "light",
         tokenizer: Tokenizer | None = None,
     ) -> "Dataset":
-        """Read one file or several (folders: their .txt files; "-": stdin), clean and split them."""
-        tokenizer = tokenizer or ByteTokenizer()
-        return cls.from_ids(encode(Corpus(paths, clean), tokenizer), split, tokenizer)
+        """Read one file or several (folders: their .txt files; "-": stdin), clean and split them.
+
+        The dataset's tokenizer cleans prompts in the same way.
+        """
+        corpus = Corpus(paths, clean)
+        tokenizer = (tokenizer or ByteTokenizer()).normalizing(clean)
+        return cls.from_ids(encode(corpus, tokenizer), split, tokenizer)
 
     @classmethod
     def from_ids(cls, ids: Integers, split: Split, tokenizer: Tokenizer) -> "Dataset":

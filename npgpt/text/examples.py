@@ -7,6 +7,7 @@ there. A prompt is followed by its completion as it stands, and that by the end 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,21 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
             segments += [([role_id], 0), (rest, int(role == "assistant"))]
     ids = np.concatenate([ids for ids, _ in segments]).astype(np.int32)
     return ids, np.repeat([mask for _, mask in segments], [len(ids) for ids, _ in segments]).astype(bool)
+
+
+def normalized(tokenizer: Tokenizer, example: Example, changed: Counter[str]) -> Example:
+    """Return the example as the tokenizer cleans its turns, so that two spellings of a label are one.
+
+    `changed` counts what was done.
+    """
+
+    def clean(text: str) -> str:
+        try:
+            return bytes(tokenizer.normalize(text, changed)).decode("utf-8")
+        except UnicodeDecodeError:  # half a JSON escape: no text, so it stays
+            return text
+
+    return replace(example, turns=tuple((role, clean(text)) for role, text in example.turns))
 
 
 # ---------------------------------------------------------------------------- files

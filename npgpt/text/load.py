@@ -18,7 +18,7 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
     """
     vocabulary = tokenizer_json.read_vocabulary(path)
     if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
-        return ByteTokenizer()
+        return ByteTokenizer(vocabulary.normalizer)
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
 
 

@@ -7,7 +7,10 @@ from typing import Any
 from npgpt.engine.types import PathLike
 from npgpt.interop import gguf, hub, huggingface, pytorch, tensorflow
 from npgpt.interop.layout import Pretrained
-from npgpt.training import checkpoint
+from npgpt.text.cleaning import check_cleaning
+from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer import Tokenizer
+from npgpt.training import checkpoint, run
 
 
 def read(path: PathLike, **fields: Any) -> Pretrained:
@@ -28,10 +31,36 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
         return gguf.read_gguf(path)
     folder = find_folder(path)
     if (folder / "config.json").exists():
-        return huggingface.read_pretrained(folder)
+        found = huggingface.read_pretrained(folder)
+        if found.tokenizer is None:
+            return found
+        return found._replace(tokenizer=_cleaning_as_its_run(found.tokenizer, folder))
     if (folder / "hparams.json").exists():
         return tensorflow.read_release(folder)
     raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
+
+
+def read_tokenizer(path: PathLike) -> Tokenizer:
+    """Return the tokenizer of a run, a checkpoint or a Hugging Face folder.
+
+    FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
+    """
+    folder = find_folder(path)
+    return _cleaning_as_its_run(load_tokenizer(folder), folder)
+
+
+def _cleaning_as_its_run(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    """Return a checkpoint's tokenizer, which cleans text as the run did.
+
+    npgpt 0.1.0 wrote that into the run's config.toml alone.
+    """
+    config = folder.parent / run.CONFIG
+    of_a_run = (folder / checkpoint.MANIFEST).exists() and config.exists()
+    if tokenizer.normalizer != "none" or not of_a_run:
+        return tokenizer
+    how = run.read_table(config).get("clean", "none")
+    check_cleaning(how, f"{config}: clean")
+    return tokenizer.normalizing(how)
 
 
 def find_folder(path: PathLike) -> Path:

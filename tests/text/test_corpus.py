@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from npgpt.console.messages import corpus_report
 from npgpt.text import corpus as corpora
 from npgpt.text import dataset
-from npgpt.text.corpus import CLEANINGS, Corpus, clean_document
+from npgpt.text.cleaning import CLEANINGS, clean_document
+from npgpt.text.corpus import Corpus
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 
 END = 256
