@@ -158,14 +158,12 @@ def corpus_report(corpus: Corpus) -> list[str]:
     line = f"{read}; {_('cleaning')} ({corpus.clean}) {effect}"
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}
     lines = [line.format(done=done, **counts)]
-    if odd := [document.name for document in corpus.documents if not document.is_utf8]:
-        lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd, _)))
     seen = Counter(document.sha256 for document in corpus.documents)
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
-        lines.append(f"warning: the same text several times: {_few(twice, str)}; the test would be too easy")
+        lines.append(f"warning: the same text several times: {_few(twice)}; the test would be too easy")
     return lines
 
 
-def _few(names: list[str], translate: Callable[[str], str]) -> str:
-    more = translate(" and {n} more").format(n=len(names) - 3) if len(names) > 3 else ""
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -97,6 +97,7 @@ SETTINGS = [
     ),
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
+    Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
     Setting(
         "optimizer",
         one_of("adamw", "muon"),
@@ -133,7 +134,7 @@ SETTINGS = [
         "number of threads (default: the CPUs this process may use, shared by a host's ranks)",
     ),
 ]
-DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
+DEFAULTS = {"encoding": "utf-8", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
 MAY_CHANGE = ("out", "threads", "keep", "save_every")  # on --resume, as no weight depends on them
 
@@ -166,7 +167,8 @@ def _corpus(args: Namespace, folder: RunFolder, settings: Fields, world: World) 
     """Return the text, the same one with the same settings on every rank."""
     from npgpt.text.corpus import Corpus
 
-    corpus = Corpus(args.text or (folder.config or {})["text"], settings["clean"])
+    corpus = Corpus(args.text or (folder.config or {})["text"], settings["clean"], settings["encoding"])
+    settings["clean"] = corpus.clean
     if world.size > 1 and "-" in args.text:
         raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
     checkpoint = folder.checkpoint.name if folder.checkpoint else None
