@@ -114,7 +114,7 @@ class Data(NamedTuple):
     examples: list[Example]
     encoded: list[Encoded]
     tokenizer: Tokenizer  # the parent's, plus the tokens of roles where the form needs them
-    n_bad: int  # number of lines left out
+    bad: list[str]  # what is wrong with each line that is left out
     cleaned: Counter[str]  # what the tokenizer's normalizer did, and how often
 
 
@@ -132,7 +132,9 @@ def _read_data(args: Namespace, parent: Pretrained, config: Fields | None) -> Da
     """
     from npgpt.text import examples
 
-    read, bad = examples.read_examples(args.data, args.skip_bad)
+    # what is resumed has begun already, with npgpt 0.1.0 on any share
+    max_bad = 0.0 if not args.skip_bad else 1.0 if config else examples.MAX_BAD
+    read, bad = examples.read_examples(args.data, max_bad)
     form, known, block_size = read[0].form, parent.tokenizer, parent.config.block_size
     assert known
     known = known.normalizing(config["clean"]) if config else known
@@ -147,14 +149,15 @@ def _read_data(args: Namespace, parent: Pretrained, config: Fields | None) -> Da
             fit.append((example, (ids, mask)))
             continue
         too_long = f"must be at most the context, {block_size} tokens, got {len(ids) - 1}"
-        bad.append(f"{args.data}: line {example.line}: {too_long}")
+        bad.append(f"line {example.line}: {too_long}")
         if not args.skip_bad:
-            raise ValueError(bad[-1])
+            raise ValueError(f"{args.data}: {bad[-1]}")
+    examples.check_share(args.data, bad, len(fit), max_bad)
     if not fit:
         raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
     encoded = [encoded for _, encoded in fit]
     path = Path(args.data).resolve()
-    return Data(path, form, [one for one, _ in fit], encoded, tokenizer, len(bad), cleaned)
+    return Data(path, form, [one for one, _ in fit], encoded, tokenizer, bad, cleaned)
 
 
 def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:
@@ -228,8 +231,8 @@ class ExampleJob(Job):
             targets=int(sum(mask.sum() for ids, mask in examples.training)),
         )
         log_changed(self.data.tokenizer.normalizer, self.data.cleaned)
-        if self.data.n_bad:
-            log("{n} lines were at fault and are left out", n=self.data.n_bad)
+        if bad := self.data.bad:
+            log("{n} lines were at fault and are left out; the first: {why}", n=len(bad), why=bad[0])
         log(
             "model: {all:,} parameters, {trained:,} of them trained as adapters of rank {rank}"
             if lora
@@ -297,7 +300,7 @@ class ExampleJob(Job):
         """Print the losses, the accuracy, the run's folder and the next command; return fields for --json."""
         from npgpt.console import report
 
-        more = {"skipped_lines": self.data.n_bad, "base": self.base.name}
+        more = {"skipped_lines": len(self.data.bad), "base": self.base.name}
         losses = _("training loss {train_loss:.4f} nats per target token")
         if result["best_val_loss"] is not None:
             losses = _(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
+from npgpt.text import kinds
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TURN, ROLES
 
@@ -25,6 +26,7 @@ FORMS = {
     "messages": '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
     "label": '{"text": "...", "label": "..."}',
 }
+MAX_BAD = 0.1  # the share of lines that --skip-bad leaves out: more is no slip, but data of another form
 Encoded: TypeAlias = tuple[Integers, NDArray[np.bool]]  # ids (n,), loss mask (n,)
 Packed: TypeAlias = tuple[Integers, Integers, Integers]  # x, y, starts (R,T) int32
 
@@ -134,14 +136,19 @@ def normalized(tokenizer: Tokenizer, example: Example, changed: Counter[str]) ->
 # ---------------------------------------------------------------------------- files
 
 
-def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
-    """Return the examples of a JSONL file, all of one form, and with skip_bad an error for each bad line.
+def read_examples(path: PathLike, max_bad: float = 0.0) -> tuple[list[Example], list[str]]:
+    """Return the examples of a JSONL file, all of one form, and what is wrong with each bad line.
 
-    ValueError, with file, line and what was expected, for the first bad line (without skip_bad), for a file
-    without examples, and for labels that are all the same.
+    max_bad is the share of the lines that may be bad, and are left out. ValueError, with file, line and what
+    was expected, for the first bad line (max_bad 0) or for more of them, for a file that is not UTF-8 or has
+    no examples, and for labels that are all the same.
     """
+    data = Path(path).read_bytes()
+    if not max_bad or kinds.wide_encoding(data):
+        kinds.check_utf8(str(path), data)
+    kinds.check_text(str(path), data)
     examples, bad, form = [], [], None
-    for number, line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
         try:
@@ -153,19 +160,31 @@ def read_examples(path: PathLike, skip_bad: bool = False) -> tuple[list[Example]
                 )
             examples.append(example)
         except ValueError as error:
-            bad.append(f"{path}: line {number}: {error}")
-            if not skip_bad:
-                raise ValueError(bad[0]) from None
+            bad.append(f"line {number}: {error}")
+            if not max_bad:
+                raise ValueError(f"{path}: {bad[0]}") from None
+    check_share(path, bad, len(examples), max_bad)
     if not examples:
-        raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got none")
+        got = bad[0] if bad else "none"
+        raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got {got}")
     if form == "label" and len(labels := {e.label for e in examples}) < 2:
         raise ValueError(f"{path}: must have two labels at least, got {next(iter(labels))!r} alone")
     return examples, bad
 
 
+def check_share(path: PathLike, bad: Sequence[str], n_good: int, max_bad: float) -> None:
+    """Raise ValueError, with the first reasons, where more than the share max_bad of the lines are bad."""
+    n = len(bad) + n_good
+    if len(bad) > max_bad * n:
+        more = f"more than the {max_bad:.0%} of them that may be left out"
+        raise ValueError(f"{path}: {len(bad)} of {n} lines are at fault, {more}; {'; '.join(bad[:3])}")
+
+
 def _example(line: bytes, number: int) -> Example:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"must be UTF-8, got byte 0x{line[error.start]:02x}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"must be JSON, as {FORMS['prompt']}, got {error}") from None
     if not isinstance(record, dict):

@@ -14,6 +14,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from npgpt.engine.types import PathLike
+
 HEAD = 1 << 16  # bytes at the beginning of a file that show what it is
 
 
@@ -119,6 +121,30 @@ def check_text(path: str, data: bytes, more: str = "") -> None:
         if re.match(pattern, data[:HEAD], re.DOTALL):
             first = f"; first: {_fill(command, path)}" if command else ""
             raise ValueError(f"{path}: must be text, got {name}{first}{more}")
+
+
+def check_utf8(path: str, data: bytes) -> None:
+    """Raise ValueError where `data`, a whole file, is not text in UTF-8.
+
+    It names the kind or the likely encoding, and the command that converts.
+    """
+    check_text(path, data)
+    line, encoding = 1, wide_encoding(data)
+    if encoding is None:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line, encoding = data.count(b"\n", 0, error.start) + 1, likely_encoding(data, controls(data))
+        else:
+            return
+    raise ValueError(f"{path}: must be UTF-8: line {line} is {conversion(path, encoding)}")
+
+
+def read_utf8(path: PathLike) -> str:
+    """Return the text of a small file in UTF-8, without a byte-order mark; ValueError where it is none."""
+    data = Path(path).read_bytes()
+    check_utf8(str(path), data)
+    return data.decode("utf-8-sig")
 
 
 def wide_encoding(data: bytes) -> str | None:

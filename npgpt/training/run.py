@@ -15,6 +15,7 @@ import numpy as np
 
 from npgpt.engine import kernels
 from npgpt.engine.types import Fields, PathLike
+from npgpt.text import kinds
 from npgpt.training.checkpoint import write_atomically
 from npgpt.version import __version__
 
@@ -104,8 +105,9 @@ def read_config(folder: PathLike) -> Fields:
 
 def read_table(path: Path) -> Fields:
     """Return the table of a TOML file; ValueError where it holds none."""
+    text = kinds.read_utf8(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(text)
     except ValueError as error:
         raise ValueError(f"{path}: must be TOML, got {error}") from None
 

@@ -217,3 +217,16 @@ def test_a_run_of_0_1_0_on_what_is_no_text_goes_on(command, monkeypatch):
     assert code == 0 and err == "" and command("evaluate", "r")[0] == 0
     assert command("train", *flags, "--encoding", "bytes", "--out", "s")[0] == 0
     assert weights("r") == weights("s")
+
+
+def test_a_config_file_in_another_encoding(command, text):
+    settings = "# não\nsteps = 2\n"
+    for codec, name in (("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("latin-1", "ISO-8859-1")):
+        Path("c.toml").write_bytes(settings.encode(codec))
+        says = (
+            f"c.toml: must be UTF-8: line 1 is not UTF-8, likely {name}; iconv -f {name} -t UTF-8 c.toml > c"
+        )
+        refused(command("train", text, "--config", "c.toml", "--out", "r"), says)
+    Path("c.toml").write_bytes(settings.encode("utf-8-sig"))  # as Windows writes it
+    assert nothing_written("text.txt", "c.toml")
+    assert command("train", text, *TINY, "--config", "c.toml", "--out", "r")[0] == 0

@@ -368,11 +368,12 @@ def test_a_model_is_tuned_and_answers(folder, client):
     """Upload, tune in a worker while the server goes on, chat with what came of it; one that is cancelled."""
     file = client.files.create(file=("d.jsonl", JOBS), purpose="fine-tune")
     bad = client.files.create(file=("bad.jsonl", b'{"prompt": 5}\n'), purpose="fine-tune")
+    wide = client.files.create(file=("wide.jsonl", JOBS.decode().encode("utf-16")), purpose="fine-tune")
     tune = functools.partial(client.fine_tuning.jobs.create, model="praia", training_file=file.id)
     how = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}
     first = tune(method=how, suffix="conta", seed=3)
     assert first.status in ("queued", "running") and first.hyperparameters.n_epochs == 2
-    failing = tune(training_file=bad.id)
+    failing, unread = tune(training_file=bad.id), tune(training_file=wide.id)
     endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
     queued = tune()
     client.files.delete(file.id)  # it was copied
@@ -396,12 +397,17 @@ def test_a_model_is_tuned_and_answers(folder, client):
     assert failed.status == "failed" and failed.error.code == "invalid_training_file"
     assert "training_file: line 1: must" in failed.error.message and "\n" not in failed.error.message
     assert failed.error.message.startswith("training_file: ")  # without where it lies
+    failed = ended(client, unread.id)
+    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
+    assert failed.error.message.startswith(
+        "training_file: must be UTF-8: line 1 is not UTF-8, likely UTF-16; iconv"
+    )
     while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
         time.sleep(0.05)
     assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="already completed"):
         client.fine_tuning.jobs.cancel(endless.id)
     assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, endless.id]
-    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 4  # page by page
+    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 5  # page by page
     with pytest.raises(openai.NotFoundError):
         tune(training_file="../../etc/passwd")

@@ -137,10 +137,19 @@ def test_bad_input_writes_nothing(base, tmp_path, capsys):
     assert "--balance" in refused(capsys, base, written(tmp_path, TALKS), out, "--balance")
     assert "No such file" in refused(capsys, base, tmp_path / "none", out)
     assert not out.exists()
-    data = written(tmp_path, [*LABELLED, {"text": "a"}, long])
+    written(tmp_path, [*LABELLED, {"text": "a"}, long])
+    shares = (
+        "2 of 14 lines are at fault, more than the 10% of them that may be left out; line 13: must have the"
+    )
+    assert shares in (err := refused(capsys, base, tmp_path / "data.jsonl", out, "--skip-bad"))
+    assert (
+        err.strip().endswith("; line 14: must be at most the context, 48 tokens, got 66") and not out.exists()
+    )
+    data = written(tmp_path, [*LABELLED * 2, {"text": "a"}, long])
     assert run(base, data, out, "--skip-bad", "--epochs", 1, "--json") == 0
     captured = capsys.readouterr().out
-    assert "2 lines were at fault" in captured and json.loads(captured.splitlines()[-1])["skipped_lines"] == 2
+    assert "2 lines were at fault and are left out; the first: line 25: must have the fields" in captured
+    assert json.loads(captured.splitlines()[-1])["skipped_lines"] == 2
     assert "exists already" in refused(capsys, base, data, out)
 
 
