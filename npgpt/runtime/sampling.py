@@ -245,7 +245,7 @@ def text_chunks(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = 
 
     Text that may begin a stop string is held back until that is decided.
     """
-    stream = TextStream(tokenizer.stream(), stop)
+    stream = TextStream(tokenizer.stream(), [tokenizer.normalize_part(s) for s in stop])
     for token in ids:
         if chunk := stream.push(token):
             yield chunk

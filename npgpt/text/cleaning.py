@@ -26,17 +26,19 @@ class Step(NamedTuple):
 BYTE_ORDER_MARK = Step("byte-order marks removed", "\\A\ufeff", needs="\ufeff")
 COMPOSE = Step("characters composed (NFC)", "")
 BLANKS = "[\t \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
-LIGHT = (BYTE_ORDER_MARK, Step("line ends made \\n", "\r\n?", "\n", needs="\r"), COMPOSE)
+LINE_ENDS = Step("line ends made \\n", "\r\n?", "\n", needs="\r")
+LIGHT = (BYTE_ORDER_MARK, LINE_ENDS, COMPOSE)
+BLANK_ENDS = Step("line ends stripped of blanks", f"{BLANKS}(?=\n)")
 FULL = (
     *LIGHT,
     Step("control characters removed", "[\0-\x08\x0b-\x1f\x7f-\x9f]"),  # all of Cc but tab and newline
-    Step("line ends stripped of blanks", f"{BLANKS}(?=\n)"),
+    BLANK_ENDS,
     Step("runs of blank lines shortened", "\n{3,}", "\n\n"),
 )
 STEPS: dict[str, tuple[Step, ...]] = {"none": (), "light": LIGHT, "full": FULL}
 CLEANINGS = tuple(STEPS)
-# A prompt may end inside a line, and what follows it decides; a document ends where it ends.
-DOCUMENT_END = Step("line ends stripped of blanks", f"{BLANKS}\\Z")
+# Blanks at the end of a prompt stay, as its line may go on; a document has ended.
+DOCUMENT_ENDS = BLANK_ENDS._replace(pattern=f"{BLANKS}(?=\n|\\Z)")
 
 
 def normalize(text: Buffer, how: str, changed: Counter[str] | None = None) -> Buffer:
@@ -48,6 +50,12 @@ def normalize(text: Buffer, how: str, changed: Counter[str] | None = None) -> Bu
     b'a\nb '
     """
     return _done(STEPS[how], text, changed)
+
+
+def normalize_part(text: str, how: str) -> str:
+    """Return a part of a text, such as a stop string, as it is spelt in a text cleaned by `how`."""
+    steps = [step for step in STEPS[how] if step in (LINE_ENDS, COMPOSE)]  # the others need what is around it
+    return bytes(_done(steps, text.encode("utf-8", "surrogatepass"), None)).decode("utf-8", "surrogatepass")
 
 
 def clean_document(
@@ -64,8 +72,8 @@ def clean_document(
     b'a\nb'
     """
     check_cleaning(how, "clean_document: how")
-    steps = [step for step in STEPS[how] if first or step is not BYTE_ORDER_MARK]
-    return bytes(_done(steps + [DOCUMENT_END] * (how == "full"), document, changed))
+    steps = [DOCUMENT_ENDS if step is BLANK_ENDS else step for step in STEPS[how]]
+    return bytes(_done([s for s in steps if first or s is not BYTE_ORDER_MARK], document, changed))
 
 
 def check_cleaning(how: str, where: str) -> None:

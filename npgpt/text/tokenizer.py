@@ -96,6 +96,10 @@ class Tokenizer(ABC):
         """Return the bytes that encode() makes ids of; `changed` counts what was cleaned."""
         return cleaning.normalize(_bytes(text), self.normalizer, changed)
 
+    def normalize_part(self, text: str) -> str:
+        """Return a part of a text, such as a stop string, as a text of this model spells it."""
+        return cleaning.normalize_part(text, self.normalizer)
+
     def encode(self, text: Text, special_tokens: bool = False) -> Integers:
         """Return the ids of `text` (str, or bytes of any kind) as dtype (N,); an end of text is never added.
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import npgpt
 from npgpt.interop.gguf import read_gguf, write_gguf
+from npgpt.runtime.sampling import text_chunks
 from npgpt.text import examples
 from npgpt.text.cleaning import CLEANINGS, clean_document, normalize
 from npgpt.text.load import load_tokenizer
@@ -59,6 +60,22 @@ def test_a_prompt_is_cleaned_as_a_document_but_for_blanks_at_its_end(text, how):
     assert clean_document(data + b"!", how) == normalize(data + b"!", how)
     assert normalize(data, "light") == clean_document(data, "light")
     assert normalize("O mar é ".encode(), how) == "O mar é ".encode()
+
+
+def test_a_stop_string_in_another_spelling_stops(plain):
+    ids = plain.encode(CLEAN).tolist()
+    for stop, before in ((unicodedata.normalize("NFD", "ção"), "A can"), ("\r\nE", "A canção é do mar.")):
+        light = plain.normalizing("light")
+        assert "".join(text_chunks(ids, light, [stop])) == before
+        assert "".join(text_chunks(ids, plain, [stop])) == CLEAN
+    for stop in (
+        "\t",
+        " ",
+        "\ufeff",
+        "\n\n\n",
+        "\ud83d",
+    ):  # what cleaning would empty or shorten at a text's end
+        assert plain.normalizing("full").normalize_part(stop) == stop
 
 
 def test_tokenizers_of_other_normalizers_differ_and_those_of_one_are_equal(plain):
