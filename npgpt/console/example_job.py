@@ -155,9 +155,9 @@ def _read_data(args: Namespace, parent: Pretrained, config: Fields | None) -> Da
     examples.check_share(args.data, bad, len(fit), max_bad)
     if not fit:
         raise ValueError(f"{args.data}: no example fits the context of {block_size} tokens")
-    encoded = [encoded for _, encoded in fit]
-    path = Path(args.data).resolve()
-    return Data(path, form, [one for one, _ in fit], encoded, tokenizer, bad, cleaned)
+    kept, encoded = [one for one, _ in fit], [encoded for _, encoded in fit]
+    examples.check_labels(args.data, kept)  # two spellings are one
+    return Data(Path(args.data).resolve(), form, kept, encoded, tokenizer, bad, cleaned)
 
 
 def _settings(given: Fields, folder: RunFolder, about: Fields) -> Fields:

@@ -167,9 +167,15 @@ def read_examples(path: PathLike, max_bad: float = 0.0) -> tuple[list[Example], 
     if not examples:
         got = bad[0] if bad else "none"
         raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got {got}")
-    if form == "label" and len(labels := {e.label for e in examples}) < 2:
-        raise ValueError(f"{path}: must have two labels at least, got {next(iter(labels))!r} alone")
+    check_labels(path, examples)
     return examples, bad
+
+
+def check_labels(path: PathLike, examples: Iterable[Example]) -> None:
+    """Raise ValueError where examples have labels, and these are all the same."""
+    labels = {example.label for example in examples}
+    if len(labels) == 1 and (label := labels.pop()) is not None:
+        raise ValueError(f"{path}: must have two labels at least, got {label!r} alone")
 
 
 def check_share(path: PathLike, bad: Sequence[str], n_good: int, max_bad: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from tests.commands.helpers import TINY
+from tests.commands.helpers import TINY, refused
 
 CLEAN = "A canção é do mar.\nE o coração?\n"
 SPELLINGS = [unicodedata.normalize("NFD", CLEAN), CLEAN.replace("\n", "\r\n"), "\ufeff" + CLEAN]
@@ -127,6 +127,17 @@ def test_examples_are_cleaned_and_a_tuned_run_goes_on_so(command, light):
                 0.3,
             )[1].splitlines()[-1]
         )
+
+
+def test_two_spellings_of_one_label_are_one_label(command, light):
+    labels = ["não", unicodedata.normalize("NFD", "não")]
+    Path("d.jsonl").write_text(
+        "\n".join(json.dumps({"text": str(n), "label": labels[n % 2]}) for n in range(8))
+    )
+    refused(
+        command("finetune", light, "d.jsonl", "-o", "r"),
+        "d.jsonl: must have two labels at least, got 'não' alone",
+    )
 
 
 def test_exports_carry_it_and_say_who_does_not_obey(command, light):
