@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _
-from npgpt.console.messages import log, start_command
+from npgpt.console.messages import log, log_cleaned, start_command
 from npgpt.console.process import errors_as_lines
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
 
@@ -81,6 +81,7 @@ class Conversation:
     def __init__(self, model: GPT, args: Namespace) -> None:
         assert model.tokenizer  # main() refuses a model without roles
         self.model, self.tokenizer, self.args, self.replies = model, model.tokenizer, args, 0
+        self.told_cleaning = False  # it is said once that a message was cleaned
         self.begin(args.system)
 
     def begin(self, system: str) -> None:
@@ -142,6 +143,9 @@ def _line() -> str | None:
 
 
 def _reply(talk: Conversation, text: str) -> None:
+    talk.told_cleaning = talk.told_cleaning or log_cleaned(
+        talk.tokenizer, *(message["content"] for message in talk.system), text
+    )
     try:
         with contextlib.closing(talk.reply(text)) as chunks:
             for chunk in chunks:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _, number
-from npgpt.console.messages import log, overlap_message, start_command
+from npgpt.console.messages import log, log_changed, overlap_message, start_command
 from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
-from npgpt.console.settings import make_parser, thread_count
+from npgpt.console.settings import make_parser, one_of, thread_count
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="*",
         metavar="TEXT",
         help="text to measure on instead of the test part of the run's text",
+    )
+    add(
+        "--encoding",
+        type=one_of("utf-8", "bytes"),
+        help="of TEXT: utf-8, or bytes: any file as it is (default: as the run's text was read)",
     )
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
@@ -88,15 +93,21 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     from npgpt.text.dataset import Dataset, encode
     from npgpt.training import run as runs
 
+    path = Path(args.model) / runs.CONFIG
     if args.text:
-        given = encode(Corpus(args.text), tokenizer)
+        encoding = args.encoding or (runs.read_table(path) if path.exists() else {}).get("encoding", "utf-8")
+        corpus = Corpus(args.text, "none" if encoding == "bytes" else tokenizer.normalizer, encoding)
+        given = encode(corpus, tokenizer)
+        log_changed(corpus.clean, corpus.changed)
         return GIVEN, given, given
-    if not (Path(args.model) / runs.CONFIG).exists():
+    if args.encoding:
+        raise ValueError("--encoding is of TEXT, which must be given")
+    if not path.exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
     config = runs.read_config(args.model)
     if "text_sha256" not in config["about"]:
         raise ValueError(f"{args.model}: was taught by examples, so TEXT must be given")
-    corpus = Corpus(config["text"], config["clean"])
+    corpus = Corpus(config["text"], config["clean"], config.get("encoding"))
     if corpus.sha256 != config["about"]["text_sha256"]:
         raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
     dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)

@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
     print(f"{out}: {number(size / 1e6, ',.1f')} MB", flush=True)
     if args.to == "gguf":
-        _log_readers(out, model.config)
+        _log_readers(out, model.config, model.tokenizer.normalizer if model.tokenizer else "none")
     return 0
 
 
-def _log_readers(file: Path, config: GPTConfig) -> None:
-    """Print on stderr who reads a gguf file, where that is not everybody or not at once."""
+def _log_readers(file: Path, config: GPTConfig, normalizer: str) -> None:
+    """Print on stderr who reads a gguf file, where that is not everybody or not at once, or needs clean text."""
     from npgpt.interop.gguf import architecture_of
 
     if architecture_of(config) == "npgpt":
@@ -75,6 +75,13 @@ def _log_readers(file: Path, config: GPTConfig) -> None:
     elif config.block_size != POSITIONS:
         how = f"gguf_file={file.name!r}, n_positions={config.block_size}"
         log("Transformers reads it with from_pretrained(FOLDER, {how})", to=sys.stderr, how=how)
+    if normalizer != "none":
+        log(
+            "the text was cleaned ({how}): npgpt cleans prompts in the same way; llama.cpp and libnpgpt do "
+            "not, so give them text without \\r, composed (NFC)",
+            to=sys.stderr,
+            how=normalizer,
+        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("-o", "--out", metavar="NEW", help="the new run's folder (default: runs/ and the data's name)")
     add_settings(parser, SETTINGS)
-    add("--skip-bad", action="store_true", help="leave out lines that are at fault, and print their number")
+    add(
+        "--skip-bad",
+        action="store_true",
+        help="leave out lines that are at fault, up to a tenth of all, and print their number",
+    )
     add("--balance", action="store_true", help="show each label equally often, the rarer ones repeatedly")
     add(
         "--resume",

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from npgpt.console.messages import start_command
+from npgpt.console.messages import log_cleaned, start_command
 from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
 
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # iterators, which draw no token yet
         samples = [model.generate(args.prompt, seed=seed, stream=True, **how) for seed in seeds]
         start_command(args.threads, out=sys.stderr)  # stdout is for the text alone
+        log_cleaned(model.tokenizer, args.prompt)
         if args.json:
             texts = ["".join(chunks) for chunks in samples]
             more = {"texts": texts} if len(texts) > 1 else {}

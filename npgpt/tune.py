@@ -32,6 +32,7 @@ SETTINGS = [
     Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1)"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
+    Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
     Setting(
         "tokenizer",
         str,
@@ -110,10 +111,11 @@ def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
     from npgpt.training.tuner import Search
 
     split = settings["split"] = parse_split(settings["split"] or DEFAULT_SPLIT)
-    settings["clean"] = settings["clean"] or "light"
-    corpus = Corpus(args.text, settings["clean"])
+    settings["encoding"] = settings["encoding"] or "utf-8"
+    corpus = Corpus(args.text, settings["clean"], settings["encoding"])
+    settings["clean"] = corpus.clean
     settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
-    tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, split)
+    tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, split).normalizing(corpus.clean)
     dataset = Dataset.from_ids(encode(corpus, tokenizer), split, tokenizer)
     folder = runs.find_folder(settings["out"], args.text[0], resume=False, suffix="-tune")
     seed = settings.pop("seed") or 0

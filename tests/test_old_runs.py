@@ -7,6 +7,7 @@ compared with what this version makes of the same files.
 import hashlib
 import json
 import platform
+import re
 import shlex
 import shutil
 import tarfile
@@ -127,6 +128,28 @@ def test_a_checkpoint_alone_loads(runs):
         assert model.tokenizer and model.generate("O", max_new_tokens=3, seed=1)
     best = npgpt.load(runs / "patience" / (runs / "patience" / "BEST").read_text().strip())
     assert (best.flat_params == npgpt.load(runs / "patience").flat_params).all()
+
+
+def test_a_run_cleans_prompts_as_its_config_says(runs):
+    """0.1.0 wrote it there alone."""
+    adamw = runs / "adamw"
+    how = {}
+    for clean in ("light", "full", "none"):
+        config = (adamw / "config.toml").read_text()
+        (adamw / "config.toml").write_text(re.sub('clean = ".*"', f'clean = "{clean}"', config))
+        model, folder = npgpt.load(adamw), last(adamw)
+        assert (
+            npgpt.load(folder).tokenizer
+            == npgpt.GPT2Tokenizer.from_pretrained(adamw)._tokenizer
+            == model.tokenizer
+        )
+        how[clean] = model.tokenizer.normalizer
+    assert how == {clean: clean for clean in how}
+    shutil.copytree(folder, "apart")  # beside no config.toml
+    assert npgpt.load("apart").tokenizer.normalizer == "none"
+    (adamw / "config.toml").write_text("clean = 'hard'")
+    with pytest.raises(ValueError, match=r"config\.toml: clean must be one of none, light, full, got 'hard'"):
+        npgpt.load(adamw)
 
 
 def test_the_test_part_of_its_text_is_the_same(npgpt_command, runs):

@@ -110,7 +110,10 @@ NPGPT_API void npgpt_get_config(const npgpt_model *model, npgpt_config *config);
 NPGPT_API npgpt_status npgpt_use_kernels(npgpt_model *model, const char *name, npgpt_error *error);
 NPGPT_API const char *npgpt_kernels(const npgpt_model *model);
 
-/* ---- text */
+/* ---- text
+ *
+ * Text is read as it is. A model that learnt cleaned text (npgpt.train --clean light, its default) knows line ends \n and
+ * composed characters (Unicode NFC) alone, and no byte-order mark: prompts must be so. Python's side makes them so. */
 
 NPGPT_API int npgpt_has_tokenizer(const npgpt_model *model);
 NPGPT_API int32_t npgpt_end_of_text(const npgpt_model *model); /* its id, -1 if there is none */

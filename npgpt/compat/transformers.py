@@ -15,7 +15,6 @@ from npgpt.engine.names import names_checked
 from npgpt.runtime.batch import GenerationConfig, generate_rows
 from npgpt.runtime.sampling import Sampling
 from npgpt.text.json_file import read_json
-from npgpt.text.load import load_tokenizer
 from npgpt.text.tokenizer_json import pad_token
 from npgpt.training import pretrained
 
@@ -204,7 +203,7 @@ class GPT2Tokenizer:
     def from_pretrained(cls, path: PathLike) -> GPT2Tokenizer:
         """Return the tokenizer of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
         folder = pretrained.find_folder(path)
-        tokenizer = cls(load_tokenizer(folder))
+        tokenizer = cls(pretrained.read_tokenizer(path))
         told = _settings(folder, "special_tokens_map.json") | _settings(folder, "tokenizer_config.json")
         pad = told.get("pad_token")
         pad = pad.get("content") if isinstance(pad, dict) else pad

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ from npgpt.console.job import (
 from npgpt.console.language import _
 from npgpt.console.messages import (
     log,
+    log_changed,
     log_falling,
     log_going_on,
     log_next,
@@ -84,10 +86,10 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     set_threads(world, given["threads"])
     folder = open_folder(args.out, args.data, args.resume, world, lock)
     parent = read_parent(args.model, "taught with text")
-    data = _read_data(args.data, args, parent)
+    data = _read_data(args.data, args, parent, folder.config)
     model, rows = with_vocabulary(parent.model(), parent.tokenizer, data.tokenizer)
     val = given["val"] or (folder.config or {}).get("val")
-    validation = _read_validation(val, data, args, parent) if val else None
+    validation = _read_validation(val, data, args, parent, folder.config) if val else None
     given["val"] = str(validation.path) if validation else None
     about = {
         "data_sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
@@ -113,7 +115,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
         lock_folder(folder.path, True, world, lock)
     path = Path(args.model)
     name = str(path.resolve() if path.resolve().exists() else args.model)  # else a name on the Hub
-    data = data._replace(n_bad=data.n_bad + (validation.n_bad if validation else 0), repeated=repeated)
+    data = data._replace(bad=data.bad + (validation.bad if validation else []), repeated=repeated)
     base = Base(name, rows, _in_transformers(args.model) if lora else None)
     return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
 
@@ -126,7 +128,8 @@ class Data(NamedTuple):
     examples: list[Example]
     encoded: list[Encoded]
     tokenizer: Tokenizer  # the parent's, plus the tokens of roles where the form needs them
-    n_bad: int  # number of lines left out
+    bad: list[str]  # what is wrong with each line that is left out
+    cleaned: Counter[str]  # what the tokenizer's normalizer did, and how often
     repeated: int = 0  # number of examples that share the input of one before, or of a training example
 
 
@@ -148,38 +151,51 @@ def _in_transformers(model: str) -> str | None:
     return str(folder.resolve()) if (folder / "config.json").exists() else None
 
 
-def _read_data(file: str, args: Namespace, parent: Pretrained, form: str | None = None) -> Data:
-    """Return the examples, read and encoded; one longer than the context is at fault as a bad line is.
+def _read_data(
+    file: str, args: Namespace, parent: Pretrained, config: Fields | None, form: str | None = None
+) -> Data:
+    """Return the examples, cleaned as the model's text was, or as a resumed run began, and encoded.
 
-    ValueError where they are not of this form, if one is given.
+    One longer than the context is at fault as a bad line is. `form` is that of the examples for training,
+    where these are for validation.
     """
     from npgpt.text import examples
 
-    read, bad = examples.read_examples(file, args.skip_bad, form)
-    form, known, block_size = read[0].form, parent.tokenizer, parent.config.block_size
+    # what is resumed has begun already, with npgpt 0.1.0 on any share
+    max_bad = 0.0 if not args.skip_bad else 1.0 if config else examples.MAX_BAD
+    read, bad = examples.read_examples(file, max_bad, form)
+    learnt, form = form is None, read[0].form
+    known, block_size = parent.tokenizer, parent.config.block_size
     assert known
+    known = known.normalizing(config["clean"]) if config else known
     if args.balance and form != "label":
         raise ValueError(f"--balance: {file} must have labels, got lines of {examples.FORMS[form]}")
     tokenizer = known if form == "prompt" else examples.add_roles(known)
-    fit = []
-    for example in read:
+    fit, cleaned = [], Counter[str]()
+    for raw in read:
+        example = examples.normalized(tokenizer, raw, cleaned)
         ids, mask = examples.encode_example(tokenizer, example)
         if len(ids) - 1 <= block_size:
             fit.append((example, (ids, mask)))
             continue
         too_long = f"must be at most the context, {block_size} tokens, got {len(ids) - 1}"
-        bad.append(f"{file}: line {example.line}: {too_long}")
+        bad.append(f"line {example.line}: {too_long}")
         if not args.skip_bad:
-            raise ValueError(bad[-1])
+            raise ValueError(f"{file}: {bad[-1]}")
+    examples.check_share(file, bad, len(fit), max_bad)
     if not fit:
         raise ValueError(f"{file}: no example fits the context of {block_size} tokens")
-    encoded = [encoded for _, encoded in fit]
-    return Data(Path(file).resolve(), form, [one for one, _ in fit], encoded, tokenizer, len(bad))
+    kept, encoded = [one for one, _ in fit], [encoded for _, encoded in fit]
+    if learnt:
+        examples.check_labels(file, kept)  # two spellings are one
+    return Data(Path(file).resolve(), form, kept, encoded, tokenizer, bad, cleaned)
 
 
-def _read_validation(file: str, data: Data, args: Namespace, parent: Pretrained) -> Data:
+def _read_validation(
+    file: str, data: Data, args: Namespace, parent: Pretrained, config: Fields | None
+) -> Data:
     """Return the examples of --val, which must be of the form and the labels of those for training."""
-    found = _read_data(file, args, parent, data.form)
+    found = _read_data(file, args, parent, config, data.form)
     labels = {example.label for example in data.examples}
     for example in found.examples:
         if example.label not in labels:
@@ -260,7 +276,7 @@ class ExampleJob(Job):
         shape = {name: getattr(self.plan, name) for name in shown}
         settings = {"init_from": self.base.name, "text": [str(self.data.path)], **self.settings, **shape}
         about = self.about | {"memorise": False, "form": self.data.form}
-        runs.write_config(self.folder.path, settings | {"clean": "none"}, about)
+        runs.write_config(self.folder.path, settings | {"clean": self.data.tokenizer.normalizer}, about)
 
     def announce(self) -> None:
         """Print the number of examples, parameters and steps, and the memory and time to expect."""
@@ -276,12 +292,13 @@ class ExampleJob(Job):
             held_out=len(examples.held_out),
             targets=int(sum(mask.sum() for ids, mask in examples.training)),
         )
+        log_changed(self.data.tokenizer.normalizer, self.data.cleaned)
         self._log_repeated()
         if n := sum(map(spells_an_end, self.data.examples)):
             spelt = f"{n:,} examples spell <|end|> or <|endoftext|>, which are learnt as letters"
             log_warnings([f"{self.data.path}: {spelt}; the end of an answer is added by itself"])
-        if self.data.n_bad:
-            log("{n} lines were at fault and are left out", n=self.data.n_bad)
+        if bad := self.data.bad:
+            log("{n} lines were at fault and are left out; the first: {why}", n=len(bad), why=bad[0])
         log(
             "model: {all:,} parameters, {trained:,} of them trained as adapters of rank {rank}"
             if lora
@@ -378,7 +395,7 @@ class ExampleJob(Job):
         """Print the losses, the accuracy, the run's folder and the next command; return fields for --json."""
         from npgpt.console import report
 
-        more = {"skipped_lines": self.data.n_bad, "base": self.base.name}
+        more = {"skipped_lines": len(self.data.bad), "base": self.base.name}
         losses = _("training loss {train_loss:.4f} nats per target token")
         if result["best_val_loss"] is not None:
             losses = _(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from npgpt.console.language import N_, _, fill, number
 
 if TYPE_CHECKING:
-    from npgpt.engine.types import Fields, PathLike
+    from npgpt.engine.types import Fields, PathLike, Text
     from npgpt.text.corpus import Corpus
+    from npgpt.text.tokenizer import Tokenizer
     from npgpt.training.overfitting import Verdict
     from npgpt.training.trainer import Trainer
 
@@ -92,6 +93,28 @@ def log_warnings(lines: Iterable[str]) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
+def log_cleaned(tokenizer: Tokenizer | None, *texts: Text) -> bool:
+    """Print on stderr what a model's normalizer changes in these texts; return True if it does."""
+    changed: Counter[str] = Counter()
+    if tokenizer:
+        for text in texts:
+            tokenizer.normalize(text, changed)
+        log_changed(tokenizer.normalizer, changed)
+    return bool(changed)
+
+
+def log_changed(how: str, changed: Counter[str]) -> None:
+    """Print on stderr what cleaning (light or full) changed in the text that the user gave, if anything."""
+    if changed:
+        log(
+            "cleaned ({how}), as the model's own text was: {done}", sys.stderr, how=how, done=_counts(changed)
+        )
+
+
+def _counts(changed: Counter[str]) -> str:
+    return ", ".join(f"{number(n, ',')} {_(what)}" for what, n in changed.items())
+
+
 def start_command(threads: int | None, out: TextIO | None = None) -> None:
     """Set the threads and print the first line of every command: the kernels in use, or how to build them."""
     from npgpt.engine import kernels
@@ -168,18 +191,16 @@ def corpus_report(corpus: Corpus) -> list[str]:
         if len(corpus.documents) > 1
         else _("text: {bytes:,} bytes in 1 file")
     )
-    done = ", ".join(f"{number(n, ',')} {_(what)}" for what, n in corpus.changed.items())
+    done = _counts(corpus.changed)
     effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
     if corpus.n_clean is None:  # its tokens were stored, so it was not read again
         effect = _("done before")
     line = f"{read}; {_('cleaning')} ({corpus.clean}) {effect}"
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}
     lines = [fill(line, done=done, **counts)]
-    if odd := [document.name for document in corpus.documents if not document.is_utf8]:
-        lines.append(_("not UTF-8, so kept byte for byte: {files}").format(files=_few(odd, _)))
     seen = Counter(document.sha256 for document in corpus.documents)
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
-        lines.append(f"warning: the same text several times: {_few(twice, str)}")
+        lines.append(f"warning: the same text several times: {_few(twice)}")
     return lines
 
 
@@ -188,7 +209,7 @@ def val_warnings(val: Corpus, corpus: Corpus) -> list[str]:
     lines = Counter(line for line in _lines(val) if len(line) >= LONG_LINE)
     known = {line for line in _lines(corpus) if line in lines}
     n, of = sum(lines[line] for line in known), lines.total()
-    name = _few([document.name for document in val.documents], str)
+    name = _few([document.name for document in val.documents])
     if n <= of / 100:
         return []
     return [
@@ -216,6 +237,6 @@ def _lines(corpus: Corpus) -> Iterable[bytes]:
         yield from map(bytes.strip, chunk.split(b"\n"))
 
 
-def _few(names: list[str], translate: Callable[[str], str]) -> str:
-    more = translate(" and {n} more").format(n=len(names) - 3) if len(names) > 3 else ""
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

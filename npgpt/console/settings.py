@@ -12,7 +12,6 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from npgpt.console.language import _, set_language
@@ -143,8 +142,11 @@ def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | Non
 
 def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
     """Return the settings in a TOML file by name; tables in it are notes and are ignored."""
+    from npgpt.text.kinds import read_utf8
+
+    content = read_utf8(path)
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(content)
     except ValueError as error:
         raise ValueError(f"{path}: must be TOML, got {error}") from None
     kinds = {setting.name: setting.kind for setting in settings}

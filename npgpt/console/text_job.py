@@ -104,6 +104,7 @@ SETTINGS = [
     Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
     Setting("val", not_empty, "a text for validation, instead of a part of TEXT: a file or a folder"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
+    Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
     Setting(
         "optimizer",
         one_of("adamw", "muon"),
@@ -140,7 +141,7 @@ SETTINGS = [
         "number of threads (default: the CPUs this process may use, shared by a host's ranks)",
     ),
 ]
-DEFAULTS = {"clean": "light", "keep": 2, "seed": 0}  # the rest is the plan's
+DEFAULTS = {"encoding": "utf-8", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
 # on --resume, as no weight depends on them; of val its content is compared
 MAY_CHANGE = ("out", "threads", "keep", "save_every", "val")
@@ -176,11 +177,13 @@ def _corpora(
     """Return the text and that of --val, the same ones with the same settings on every rank."""
     from npgpt.text.corpus import Corpus
 
-    corpus, val = Corpus(args.text or (folder.config or {})["text"], settings["clean"]), None
+    how = settings["clean"], settings["encoding"]
+    corpus, val = Corpus(args.text or (folder.config or {})["text"], *how), None
     if settings["val"]:
         if settings["val"] == "-":
             raise ValueError("--val must be a file or a folder, got -")
-        val = Corpus(settings["val"], settings["clean"])
+        val = Corpus(settings["val"], *how)
+    settings["clean"] = corpus.clean
     if world.size > 1 and "-" in args.text:
         raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
     checkpoint = folder.checkpoint.name if folder.checkpoint else None
@@ -217,6 +220,7 @@ def _dataset(
 
     tokenizer = parent.tokenizer if parent else _new_tokenizer(settings, corpus, world)
     assert tokenizer
+    tokenizer = tokenizer.normalizing(corpus.clean)
     ids = encode(corpus, tokenizer, world)
     if folder.config:
         _refuse_other_texts(folder.config, corpus, val, settings["val"])

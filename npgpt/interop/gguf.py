@@ -19,6 +19,7 @@ from npgpt.engine.finite import check_tensor, is_finite
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
+from npgpt.text.cleaning import check_cleaning
 from npgpt.text.load import tokenizer_of
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary, pad_token
@@ -196,8 +197,10 @@ def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int)
     tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
     types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
-    template = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
-    return template | {
+    more = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
+    if vocabulary.normalizer != "none":  # read by npgpt alone
+        more["npgpt.normalizer"] = vocabulary.normalizer
+    return more | {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens + padding,
@@ -279,7 +282,8 @@ def _value_of(values: Fields, key: str, kind: type[T], where: str, default: T | 
 
 def _check_keys(values: Fields, arch: str, where: str) -> None:
     """Raise ValueError for a key of the architecture that is not known, or of another type."""
-    known = {f"{arch}.{name}": kind for name, kind in KEYS.items()} | {"npgpt.bias": bool}
+    known = {f"{arch}.{name}": kind for name, kind in KEYS.items()}
+    known |= {"npgpt.bias": bool, "npgpt.normalizer": str}
     known |= {f"{OWN}.{name}": kind for name, kind in OWN_KEYS.items()} if arch == OWN else {}
     for key in values:
         if key in known:
@@ -370,7 +374,9 @@ def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
             raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs, got {rule!r:.60}")
         if left not in special or right not in special:
             rules.append((left, right))
-    tokenizer = tokenizer_of(Vocabulary(where, tokens, rules, special, names[end], False))
+    how = _value_of(values, "npgpt.normalizer", str, where, "none")
+    check_cleaning(how, f"{where}: npgpt.normalizer")
+    tokenizer = tokenizer_of(Vocabulary(where, tokens, rules, special, names[end], False, how))
     tokenizer.more_ends = tuple(dict.fromkeys(one for one in ends if one != end))
     return tokenizer
 

@@ -219,10 +219,13 @@ def generate_ids(
         seen[token] = True
 
 
-def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+def prompt_ids(
+    prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int, begin: bool = True
+) -> list[int]:
     """Return the ids of a prompt, text (str, bytes) or ids; an empty one becomes one end of text.
 
-    ValueError or TypeError for a prompt that is neither, or ids outside the vocabulary.
+    With begin=False an empty one has no ids. ValueError or TypeError for a prompt that is neither, or ids
+    outside the vocabulary.
     """
     ids: Integers
     if isinstance(prompt, (str, bytes)):
@@ -239,6 +242,8 @@ def prompt_ids(prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size
             got = f"{ids.dtype} {ids.shape}" if ids.ndim else repr(prompt)
             raise TypeError(f"generate: prompt must be text or a row of ids, got {got}")
     if not len(ids):
+        if not begin:
+            return []
         if tokenizer is None:
             raise ValueError("generate: prompt must hold at least 1 id, got none")
         ids = np.array([tokenizer.end_of_text])  # where a document begins
@@ -252,7 +257,7 @@ def text_chunks(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = 
 
     Text that may begin a stop string is held back until that is decided.
     """
-    stream = TextStream(tokenizer.stream(), stop)
+    stream = TextStream(tokenizer.stream(), [tokenizer.normalize_part(s) for s in stop])
     for token in ids:
         if chunk := stream.push(token):
             yield chunk

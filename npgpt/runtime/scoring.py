@@ -31,7 +31,7 @@ def score(model: GPT, tokenizer: Tokenizer | None, prompt: Text | ArrayLike, com
     """
 
     def ids(text: Any) -> list[int]:
-        return prompt_ids(text, tokenizer, model.config.vocab_size) if len(text) else []
+        return prompt_ids(text, tokenizer, model.config.vocab_size, begin=False)
 
     if completions is None:
         prompt, completions = "", prompt

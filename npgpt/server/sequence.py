@@ -152,7 +152,7 @@ class RunningText(Running):
         banned = request.ends[0] if request.ignore_eos else None
         self._sampling = libnpgpt.sampling_struct(request.sampling, banned, request.seed)
         self._decoder = CountingDecoder(tokenizer)
-        self._stream = TextStream(self._decoder, request.stop)
+        self._stream = TextStream(self._decoder, [tokenizer.normalize_part(s) for s in request.stop])
         self._held: list[Token] = []  # those whose text is not decided yet
         self._sent = 0.0  # characters of text that were put; infinite once all tokens may go
         self._row: Floats | None = None  # (V,) logits before the next id of a prompt that is reported

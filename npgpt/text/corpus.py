@@ -4,13 +4,12 @@ A text up to IN_MEMORY bytes is held in memory; a larger one is read again, chun
 needed. Chunks end where no cleaning reaches across, so that cleaning them is cleaning the document.
 """
 
-import codecs
 import hashlib
 import os
 import re
 import sys
 import tempfile
-import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from npgpt.engine.types import PathLike
+from npgpt.text import kinds
+from npgpt.text.cleaning import check_cleaning, clean_document
 
-CLEANINGS = ("none", "light", "full")
+ENCODINGS = ("utf-8", "bytes")
 IN_MEMORY = 64 << 20  # bytes
 CHUNK = 8 << 20  # bytes
 STDIN = "stdin.txt"  # the file of a run that holds the text from stdin
@@ -37,7 +38,8 @@ class Document:
     name: str
     n_bytes: int
     sha256: str
-    is_utf8: bool
+    is_utf8: bool  # else it is kept byte for byte
+    encoding: str | None  # the likely one of a text that is not UTF-8, where there is one
     content: bytes | None  # None: too large for memory, read again when needed
     spooled: IO[bytes] | None = None  # the temporary file that holds what came from stdin
 
@@ -81,24 +83,38 @@ class Document:
 class Corpus:
     """The documents of some files and folders, and how they are cleaned."""
 
-    def __init__(self, paths: PathLike | Iterable[PathLike], clean: str = "light") -> None:
+    def __init__(
+        self,
+        paths: PathLike | Iterable[PathLike],
+        clean: str | None = None,
+        encoding: str | None = "utf-8",
+    ) -> None:
         """Read all files once.
 
         paths: one or several; a folder stands for the .txt files in it and below, by name; "-" is stdin.
+        clean: none, light or full (default light). encoding: "utf-8" refuses files that are no text, and
+        warns of those in another encoding, which are kept byte for byte; "bytes" takes any file, uncleaned;
+        None does what npgpt 0.1.0 did, for its runs: any file, cleaned where it is UTF-8.
         ValueError for a file without text, OSError for one that cannot be read.
         """
-        if clean not in CLEANINGS:
-            raise ValueError(f"clean must be one of {', '.join(CLEANINGS)}, got {clean!r}")
+        if encoding not in (*ENCODINGS, None):
+            raise ValueError(f"encoding must be {' or '.join(ENCODINGS)}, got {encoding!r}")
+        clean = clean or ("none" if encoding == "bytes" else "light")
+        check_cleaning(clean, "clean")
+        if encoding == "bytes" and clean != "none":
+            raise ValueError(f"clean must be none where the encoding is bytes, got {clean}")
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         files = [file for path in paths for file in _files(str(path))]
         if files.count("-") > 1:
             raise ValueError("-: stdin can be read only once")
-        self.clean = clean
+        self.clean, self.encoding = clean, encoding
         free = IN_MEMORY
         self.documents = []
         for file in files:
-            self.documents.append(_read(file, free))
+            self.documents.append(_read(file, free, encoding))
             free -= self.documents[-1].n_bytes
+        if encoding == "utf-8":
+            self._warn_of_encodings()
         self.n_bytes = sum(document.n_bytes for document in self.documents)
         # set once chunks() has ended: {what cleaning did: how often}, and the number of bytes that it left
         self.changed: Counter[str] = Counter()
@@ -127,6 +143,17 @@ class Corpus:
                 yield number, chunk
         self.changed, self.n_clean = changed, n_clean
 
+    def _warn_of_encodings(self) -> None:
+        """Warn once for each encoding that is not UTF-8, naming the command that converts."""
+        odd: dict[str | None, list[str]] = {}
+        for document in self.documents:
+            if not document.is_utf8:
+                odd.setdefault(document.encoding, []).append(document.name)
+        for encoding, names in odd.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            line = f"{names[0]}{more}: kept byte for byte, as it is {kinds.conversion(names[0], encoding)}"
+            warnings.warn(f"{line}; --encoding bytes takes it without a warning", stacklevel=3)
+
     def names(self, run: Path) -> list[str]:
         """Return the absolute paths of the files; for stdin that of the file that keep_stdin() writes."""
         where = [str(run / STDIN) if d.name == "-" else d.name for d in self.documents]
@@ -142,47 +169,6 @@ class Corpus:
                     os.fsync(file.fileno())
 
 
-def clean_document(
-    document: bytes, how: str = "light", changed: Counter[str] | None = None, first: bool = True
-) -> bytes:
-    r"""Return `document` without bytes that only look like text.
-
-    light  byte-order mark, line ends, Unicode NFC: changes nothing in text that is clean
-    full   also control characters, blanks at line ends, runs of blank lines
-    A document that is not valid UTF-8 is returned as it is. `changed` counts what was done; `first` is False
-    for a chunk that is not the first of its document.
-
-    >>> clean_document(b"a\r\nb")
-    b'a\nb'
-    """
-    if how not in CLEANINGS:
-        raise ValueError(f"clean_document: how must be one of {', '.join(CLEANINGS)}, got {how!r}")
-    if how == "none":
-        return document
-    try:
-        text = document.decode("utf-8")
-    except UnicodeDecodeError:
-        return document
-    done = {}
-    if first and text.startswith("\ufeff"):
-        text, done["byte-order marks removed"] = text[1:], 1
-    done["line ends made \\n"] = text.count("\r")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    composed = unicodedata.normalize("NFC", text)
-    done["characters composed (NFC)"] = max(1, len(text) - len(composed)) if composed != text else 0
-    text = composed
-    if how == "full":
-        for what, pattern, instead in (  # the first: all of Cc but tab and newline
-            ("control characters removed", r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", ""),
-            ("line ends stripped of blanks", r"(?m:[^\S\n]+$)", ""),
-            ("runs of blank lines shortened", r"\n{3,}", "\n\n"),
-        ):
-            text, done[what] = re.subn(pattern, instead, text)
-    if changed is not None:
-        changed.update({what: n for what, n in done.items() if n})
-    return text.encode("utf-8")
-
-
 def _files(path: str) -> list[str]:
     if path == "-" or not Path(path).is_dir():
         return [path]
@@ -194,17 +180,17 @@ def _files(path: str) -> list[str]:
     return found
 
 
-def _read(path: str, free: int) -> Document:
+def _read(path: str, free: int, encoding: str | None) -> Document:
     """Read a file once; keep its content if it is at most `free` bytes."""
     kept: list[bytes] | None = []
-    digest, n, blank, is_utf8 = hashlib.sha256(), 0, True, True
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    digest, n, blank = hashlib.sha256(), 0, encoding != "bytes"
+    form = kinds.Form(path, checked=encoding == "utf-8")
     file = sys.stdin.buffer if path == "-" else open(path, "rb")
     spooled = None
     try:
         while block := file.read(CHUNK):
             digest.update(block)
-            is_utf8 = is_utf8 and _decodes(decoder, block)
+            form.add(block)
             n, blank = n + len(block), blank and not block.strip()
             if kept is not None:
                 kept.append(block)
@@ -221,21 +207,13 @@ def _read(path: str, free: int) -> Document:
     finally:
         if path != "-":
             file.close()
-    if blank:
+    if blank or not n:
         raise ValueError(f"{path}: must hold text, got {'only whitespace' if n else 'an empty file'}")
     if spooled:
         spooled.flush()
     content = None if kept is None else b"".join(kept)
-    is_utf8 = is_utf8 and _decodes(decoder, b"", final=True)
-    return Document(path, n, digest.hexdigest(), is_utf8, content, spooled)
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:
-    try:
-        decoder.decode(block, final)
-    except UnicodeDecodeError:
-        return False
-    return True
+    is_utf8 = form.is_utf8()
+    return Document(path, n, digest.hexdigest(), is_utf8, form.likely(), content, spooled)
 
 
 def _chunk_end(block: bytes) -> int:

@@ -43,10 +43,12 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integ
     memory-mapped from a file, which is found again by the content of text and tokenizer. Each rank of `world`
     encodes a shard, and all get all ids; on each host one rank writes the file.
     """
+    tokenizer = tokenizer.normalizing("none")  # of a corpus, which is clean already
     chunks = _encode_chunks(corpus, tokenizer, world)
     if corpus.in_memory:
         return np.concatenate(list(chunks))
-    key = f"{corpus.sha256} {corpus.clean} {tokenizer.fingerprint}"  # all that the ids depend on
+    form = corpus.clean if corpus.encoding == "utf-8" else f"{corpus.clean} {corpus.encoding}"
+    key = f"{corpus.sha256} {form} {tokenizer.fingerprint}"  # all that the ids depend on
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ids"
     missing = not path.exists()
     if world.any(missing)[0]:
@@ -174,14 +176,20 @@ class Dataset:
         cls,
         paths: PathLike | Iterable[PathLike],
         split: Split = DEFAULT_SPLIT,
-        clean: str = "light",
+        clean: str | None = None,
         tokenizer: Tokenizer | None = None,
+        encoding: str = "utf-8",
     ) -> "Dataset":
-        """Read one file or several (folders: their .txt files; "-": stdin), clean and split them."""
-        tokenizer = tokenizer or ByteTokenizer()
+        """Read one file or several (folders: their .txt files; "-": stdin), clean and split them.
+
+        clean: none, light or full (default light). The dataset's tokenizer cleans prompts in the same way.
+        encoding "bytes" takes any file as it is, uncleaned. ValueError for a file that is no text.
+        """
         if isinstance(paths, str) and paths != "-" and not os.path.exists(paths):
             raise missing(paths)
-        return cls.from_ids(encode(Corpus(paths, clean), tokenizer), split, tokenizer)
+        corpus = Corpus(paths, clean, encoding)
+        tokenizer = (tokenizer or ByteTokenizer()).normalizing(corpus.clean)
+        return cls.from_ids(encode(corpus, tokenizer), split, tokenizer)
 
     @classmethod
     @names_checked

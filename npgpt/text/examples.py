@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
+from npgpt.text import kinds
 from npgpt.text.tokenizer import BPETokenizer, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TEXT, END_OF_TURN, ROLES
 
@@ -26,6 +27,7 @@ FORMS = {
     "messages": '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
     "label": '{"text": "...", "label": "..."}',
 }
+MAX_BAD = 0.1  # the share of lines that --skip-bad leaves out: more is no slip, but data of another form
 Encoded: TypeAlias = tuple[Integers, NDArray[np.bool]]  # ids (n,), loss mask (n,)
 Packed: TypeAlias = tuple[Integers, Integers, Integers]  # x, y, starts (R,T) int32
 
@@ -140,20 +142,40 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
     return ids, np.repeat([mask for _, mask in segments], [len(ids) for ids, _ in segments]).astype(bool)
 
 
+def normalized(tokenizer: Tokenizer, example: Example, changed: Counter[str]) -> Example:
+    """Return the example as the tokenizer cleans its turns, so that two spellings of a label are one.
+
+    `changed` counts what was done.
+    """
+
+    def clean(text: str) -> str:
+        try:
+            return bytes(tokenizer.normalize(text, changed)).decode("utf-8")
+        except UnicodeDecodeError:  # half a JSON escape: no text, so it stays
+            return text
+
+    return replace(example, turns=tuple((role, clean(text)) for role, text in example.turns))
+
+
 # ---------------------------------------------------------------------------- files
 
 
 def read_examples(
-    path: PathLike, skip_bad: bool = False, form: str | None = None
+    path: PathLike, max_bad: float = 0.0, form: str | None = None
 ) -> tuple[list[Example], list[str]]:
-    """Return the examples of a JSONL file, all of one form, and with skip_bad an error for each bad line.
+    """Return the examples of a JSONL file, all of one form, and what is wrong with each bad line.
 
-    `form` is that of the examples for training, where these are for validation. ValueError, with file, line
-    and what was expected, for the first bad line (without skip_bad), for a file without examples, and for
-    labels to learn that are all the same.
+    max_bad is the share of the lines that may be bad, and are left out. `form` is that of the examples for
+    training, where these are for validation. ValueError, with file, line and what was expected, for the first
+    bad line (max_bad 0) or for more of them, for a file that is not UTF-8 or has no examples, and for labels
+    to learn that are all the same.
     """
+    data = Path(path).read_bytes()
+    if not max_bad or kinds.wide_encoding(data):
+        kinds.check_utf8(str(path), data)
+    kinds.check_text(str(path), data)
     examples, bad, learnt = [], [], form is None
-    for number, line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
         try:
@@ -164,19 +186,38 @@ def read_examples(
                 raise ValueError(f"must be of one form with {lines}, {FORMS[form]}, got {_keys(line)}")
             examples.append(example)
         except ValueError as error:
-            bad.append(f"{path}: line {number}: {error}")
-            if not skip_bad:
-                raise ValueError(bad[0]) from None
+            bad.append(f"line {number}: {error}")
+            if not max_bad:
+                raise ValueError(f"{path}: {bad[0]}") from None
+    check_share(path, bad, len(examples), max_bad)
     if not examples:
-        raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got none")
-    if learnt and form == "label" and len(labels := {e.label for e in examples}) < 2:
-        raise ValueError(f"{path}: must have two labels at least, got {next(iter(labels))!r} alone")
+        got = bad[0] if bad else "none"
+        raise ValueError(f"{path}: must hold examples, a JSON object a line, as {FORMS['prompt']}, got {got}")
+    if learnt:
+        check_labels(path, examples)
     return examples, bad
+
+
+def check_labels(path: PathLike, examples: Iterable[Example]) -> None:
+    """Raise ValueError where examples have labels, and these are all the same."""
+    labels = {example.label for example in examples}
+    if len(labels) == 1 and (label := labels.pop()) is not None:
+        raise ValueError(f"{path}: must have two labels at least, got {label!r} alone")
+
+
+def check_share(path: PathLike, bad: Sequence[str], n_good: int, max_bad: float) -> None:
+    """Raise ValueError, with the first reasons, where more than the share max_bad of the lines are bad."""
+    n = len(bad) + n_good
+    if len(bad) > max_bad * n:
+        more = f"more than the {max_bad:.0%} of them that may be left out"
+        raise ValueError(f"{path}: {len(bad)} of {n} lines are at fault, {more}; {'; '.join(bad[:3])}")
 
 
 def _example(line: bytes, number: int) -> Example:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"must be UTF-8, got byte 0x{line[error.start]:02x}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"must be JSON, as {FORMS['prompt']}, got {error}") from None
     if not isinstance(record, dict):

@@ -23,7 +23,7 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
     """Return the tokenizer of a vocabulary; ValueError, naming the first fault, where it is inconsistent."""
     if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
-        return ByteTokenizer()
+        return ByteTokenizer(vocabulary.normalizer)
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
 
 

@@ -2,6 +2,7 @@
 
 Any bytes go in and the same bytes come out, so no prompt ever holds an unknown character. A special token
 is one that no text spells: a literal "<|endoftext|>" is plain bytes unless special tokens are asked for.
+The tokenizer of a model that learnt cleaned text cleans what it encodes, by its normalizer.
 The files written are Hugging Face's, which give the very same ids there.
 """
 
@@ -11,9 +12,11 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +24,7 @@ from numpy.typing import ArrayLike
 from npgpt.distributed.world import SINGLE, World
 from npgpt.engine import kernels
 from npgpt.engine.types import Buffer, Integers, PathLike, Text
-from npgpt.text import tokenizer_json
+from npgpt.text import cleaning, tokenizer_json
 from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, END_OF_WORD, Vocabulary
 
@@ -77,6 +80,7 @@ class Tokenizer(ABC):
         """The sha256 of everything that ids depend on: equal for tokenizers that give equal ids."""
         v = self.vocabulary
         fields = [sorted(v.tokens.items()), v.merges, sorted(v.special.items()), v.end_of_text, v.words]
+        fields += [v.normalizer] * (v.normalizer != "none")
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -88,23 +92,46 @@ class Tokenizer(ABC):
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
+    @property
+    def normalizer(self) -> str:
+        """How text is cleaned before it is encoded: none, light or full, as --clean has it."""
+        return self.vocabulary.normalizer
+
+    def normalizing(self, how: str) -> Self:
+        """Return this tokenizer with the normalizer `how`; GPT-1's, which has its own, as it is.
+
+        ValueError for another one than none, light and full.
+        """
+        cleaning.check_cleaning(how, "normalizing: how")
+        if how == self.normalizer or self.vocabulary.words:
+            return self
+        other = object.__new__(type(self))
+        other.__dict__ = self.__dict__ | {"vocabulary": replace(self.vocabulary, normalizer=how)}
+        other.__dict__.pop("fingerprint", None)
+        return other
+
+    def normalize(self, text: Text, changed: Counter[str] | None = None) -> Buffer:
+        """Return the bytes that encode() makes ids of; `changed` counts what was cleaned."""
+        return cleaning.normalize(_bytes(text), self.normalizer, changed)
+
+    def normalize_part(self, text: str) -> str:
+        """Return a part of a text, such as a stop string, as a text of this model spells it."""
+        return cleaning.normalize_part(text, self.normalizer)
+
     def encode(self, text: Text, special_tokens: bool = False) -> Integers:
         """Return the ids of `text` (str, or bytes of any kind) as dtype (N,); an end of text is never added.
 
+        The text is cleaned first, where the tokenizer has a normalizer and the text is valid UTF-8.
         In a str, surrogates that Python puts for undecodable bytes of a file name or an argument
         (surrogateescape) become those bytes again. With special_tokens=True a special token that is spelt
         out in the text becomes its id, as Hugging Face always does: not safe for text that others wrote.
         """
-        if isinstance(text, str):
-            text = _utf8(text)
-        elif not isinstance(text, (bytes, bytearray, memoryview, np.ndarray)):
-            raise TypeError(f"encode: text must be str or bytes, got {type(text).__name__}")
         special = self.vocabulary.special
         if not (special_tokens and special):
-            return self._encode(text)
+            return self._encode(self.normalize(text))
         names = sorted((name.encode() for name in special), key=len, reverse=True)
-        segments = re.split(b"(" + b"|".join(map(re.escape, names)) + b")", bytes(text))
-        arrays = [self._encode(segment) for segment in segments]
+        segments = re.split(b"(" + b"|".join(map(re.escape, names)) + b")", bytes(_bytes(text)))
+        arrays = [self._encode(self.normalize(segment)) for segment in segments]
         for i in range(1, len(segments), 2):
             arrays[i] = np.array([special[segments[i].decode()]], self.dtype)
         return np.concatenate(arrays)
@@ -146,7 +173,7 @@ class Tokenizer(ABC):
 
 
 class ByteTokenizer(Tokenizer):
-    """A tokenizer of 257 ids: id b is byte b, 256 the end of text. Any two of them are equal.
+    """A tokenizer of 257 ids: id b is byte b, 256 the end of text. Any two of one normalizer are equal.
 
     >>> ByteTokenizer().encode("ção").tolist()
     [195, 167, 195, 163, 111]
@@ -165,6 +192,11 @@ class ByteTokenizer(Tokenizer):
     )
     vocab_size = 257
     end_of_text = 256
+
+    def __init__(self, normalizer: str = "none") -> None:
+        """Clean text as `normalizer` says; ValueError for another one than none, light and full."""
+        cleaning.check_cleaning(normalizer, "ByteTokenizer: normalizer")
+        self.vocabulary = replace(ByteTokenizer.vocabulary, normalizer=normalizer)
 
     def _encode(self, data: Buffer) -> Integers:
         return np.frombuffer(data, np.uint8).astype(np.uint16)
@@ -244,7 +276,11 @@ class BPETokenizer(Tokenizer):
         return cls(tokenizer_json.read_pair(vocabulary, merges))
 
 
-def _utf8(text: str) -> bytes:
+def _bytes(text: Text) -> Buffer:
+    if isinstance(text, (bytes, bytearray, memoryview, np.ndarray)):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"encode: text must be str or bytes, got {type(text).__name__}")
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a lone surrogate of another kind, as half a JSON escape gives
@@ -293,7 +329,7 @@ def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
         end = END_OF_TEXT if END_OF_TEXT in special or len(special) != 1 else next(iter(special))
     if end not in special:
         raise ValueError(f"{where}: {end} must be a special token, to end a text with")
-    complete = Vocabulary(where, tokens, vocabulary.merges, special, end, vocabulary.words)
+    complete = replace(vocabulary, end_of_text=end)
     return complete, np.array(table, np.uint32).reshape(-1, 3)
 
 

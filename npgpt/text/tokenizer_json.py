@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.engine.types import Fields, PathLike
+from npgpt.text.cleaning import COMPOSE, STEPS
 from npgpt.text.json_file import read_json
 from npgpt.text.special_tokens import read_special_tokens
 
@@ -51,6 +52,7 @@ class Vocabulary:
     special: dict[str, int]
     end_of_text: str  # as tokenizer_config.json names it; "" where it does not
     words: bool  # GPT-1's: merges work on words that end in </w>
+    normalizer: str = "none"  # how text is cleaned before encoding, a key of STEPS; GPT-1 has its own way
 
 
 def read_vocabulary(path: PathLike) -> Vocabulary:
@@ -108,7 +110,14 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     special, tokens = dict(more.ids), tokens | more.ids
     if END_OF_TEXT in tokens:  # special in every vocabulary that has it, marked or not
         special |= {END_OF_TEXT: tokens[END_OF_TEXT]}
-    return Vocabulary(str(path), tokens, pairs, special, more.end_of_text, words)
+    normalizer = "none" if words else _read_normalizer(settings) or "none"
+    return Vocabulary(str(path), tokens, pairs, special, more.end_of_text, words, normalizer)
+
+
+def _read_normalizer(settings: Fields) -> str | None:
+    """Return the cleaning that the normalizer of a tokenizer.json is; None for another."""
+    found = settings.get("normalizer") if _steps(settings.get("normalizer"), "normalizers") else None
+    return next((how for how in STEPS if _normalizer(how) == found), None)
 
 
 def _plain(pairs: list[tuple[str, str]]) -> set[str]:
@@ -134,7 +143,7 @@ def _check_supported(path: Path, settings: Fields, model: Fields, words: bool) -
         wrong["normalizer"] = not bert
         wrong["pre_tokenizer"] = splits.get("type") != "BertPreTokenizer"
     else:
-        wrong["normalizer"] = kind
+        wrong["normalizer"] = _read_normalizer(settings) is None
         wrong["end_of_word_suffix"] = model.get("end_of_word_suffix")
         wrong["pre_tokenizer"] = splits.get("type") != "ByteLevel" or not splits.get("use_regex", True)
         wrong["add_prefix_space"] = splits.get("add_prefix_space")
@@ -192,6 +201,9 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
     else:
         names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.end_of_text)
         config |= names | {"add_prefix_space": False}
+    if vocabulary.normalizer != "none":  # which GPT2Tokenizer drops; 4's general class adds token types
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config["model_input_names"] = ["input_ids", "attention_mask"]
     if END_OF_TURN in vocabulary.special:
         added = {str(token.pop("id")): token for token in _added(vocabulary)}
         config |= {"added_tokens_decoder": added, "chat_template": CHAT_TEMPLATE}
@@ -228,7 +240,7 @@ def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
         }
     else:
         steps = {
-            "normalizer": None,
+            "normalizer": _normalizer(vocabulary.normalizer),
             "pre_tokenizer": byte_level(add_prefix_space=False, trim_offsets=True),
             "post_processor": byte_level(add_prefix_space=True, trim_offsets=False),
             "decoder": byte_level(add_prefix_space=True, trim_offsets=True),
@@ -252,6 +264,16 @@ def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
             "merges": [" ".join(pair) for pair in vocabulary.merges],
         },
     }
+
+
+def _normalizer(how: str) -> Fields | None:
+    """Return a cleaning as the normalizer of a tokenizer.json."""
+
+    def replace(pattern: str, instead: str) -> Fields:
+        return {"type": "Replace", "pattern": {"Regex": pattern}, "content": instead}
+
+    steps = [{"type": "NFC"} if s is COMPOSE else replace(s.pattern, s.instead) for s in STEPS[how]]
+    return {"type": "Sequence", "normalizers": steps} if steps else None
 
 
 def _write_json(path: Path, value: object) -> None:

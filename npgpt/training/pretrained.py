@@ -9,7 +9,10 @@ from npgpt.engine.names import PATH_LENGTH, missing
 from npgpt.engine.types import PathLike
 from npgpt.interop import gguf, hub, huggingface, pytorch, tensorflow
 from npgpt.interop.layout import Pretrained
-from npgpt.training import checkpoint
+from npgpt.text.cleaning import check_cleaning
+from npgpt.text.load import load_tokenizer
+from npgpt.text.tokenizer import Tokenizer
+from npgpt.training import checkpoint, run
 
 
 def read(path: PathLike, **fields: Any) -> Pretrained:
@@ -30,7 +33,10 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
         return gguf.read_gguf(path)
     folder = find_folder(path)
     if (folder / "config.json").exists():
-        return huggingface.read_pretrained(folder)
+        loaded = huggingface.read_pretrained(folder)
+        if loaded.tokenizer is None:
+            return loaded
+        return loaded._replace(tokenizer=_cleaning_as_its_run(loaded.tokenizer, folder))
     if (folder / "hparams.json").exists():
         return tensorflow.read_release(folder)
     if (folder / "adapter_config.json").exists():
@@ -48,6 +54,29 @@ def models_in(folder: Path) -> list[str]:
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [p for p in inside if p.suffix == ".gguf" or (p / "config.json").exists() or checkpoint.is_run(p)]
     return [*map(str, found[:10]), *["..."][: len(found) > 10]]
+
+
+def read_tokenizer(path: PathLike) -> Tokenizer:
+    """Return the tokenizer of a run, a checkpoint or a Hugging Face folder.
+
+    FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
+    """
+    folder = find_folder(path)
+    return _cleaning_as_its_run(load_tokenizer(folder), folder)
+
+
+def _cleaning_as_its_run(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    """Return a checkpoint's tokenizer, which cleans text as the run did.
+
+    npgpt 0.1.0 wrote that into the run's config.toml alone.
+    """
+    config = folder.parent / run.CONFIG
+    of_a_run = (folder / checkpoint.MANIFEST).exists() and config.exists()
+    if tokenizer.normalizer != "none" or not of_a_run:
+        return tokenizer
+    how = run.read_table(config).get("clean", "none")
+    check_cleaning(how, f"{config}: clean")
+    return tokenizer.normalizing(how)
 
 
 def find_folder(path: PathLike) -> Path:

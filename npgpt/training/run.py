@@ -15,6 +15,7 @@ import numpy as np
 
 from npgpt.engine import kernels
 from npgpt.engine.types import Fields, PathLike
+from npgpt.text import kinds
 from npgpt.training.checkpoint import write_atomically
 from npgpt.version import __version__
 
@@ -95,14 +96,20 @@ def write_config(folder: Path, settings: Fields, about: Fields) -> None:
 def read_config(folder: PathLike) -> Fields:
     """Return the table that write_config wrote; ValueError for another table, OSError for no file."""
     path = Path(folder) / CONFIG
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: must be TOML, got {error}") from None
+    config = read_table(path)
     for key in ("text", "split", "clean", "about"):
         if key not in config:
             raise ValueError(f"{path}: must have {key}, got {', '.join(config)}")
     return config
+
+
+def read_table(path: Path) -> Fields:
+    """Return the table of a TOML file; ValueError where it holds none."""
+    text = kinds.read_utf8(path)
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: must be TOML, got {error}") from None
 
 
 def to_toml(table: Fields) -> str:

@@ -1,5 +1,6 @@
 """`npgpt train` refuses bad input before it writes anything; a plan needs the memory that it announces."""
 
+import json
 import os
 import re
 import resource
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.helpers import ROOT, nothing_written, python, refused
+from tests.commands.helpers import ROOT, TINY, nothing_written, python, refused, stopped, weights
 
 
 @pytest.mark.parametrize(
@@ -160,3 +161,72 @@ def test_memory_is_what_was_announced(flags, optimizer):
     expected = 1e6 * float(re.search(r"expected: ([\d,]+) MB", done.stdout)[1])
     peak = int(done.stdout.splitlines()[-1].split()[1])
     assert 0.8 <= peak / expected <= 1.25, f"the peak was {peak / expected:.2f} times the memory announced"
+
+
+def test_what_is_no_text_is_refused_and_taken_as_bytes(command):
+    Path("report.pdf").write_bytes(b"%PDF-1.7\r\n" + bytes(range(256)) * 2)
+    way_out = "report.pdf: must be text, got a PDF; first: pdftotext report.pdf report.txt (--encoding bytes "
+    refused(command("train", "report.pdf", "--tokenizer", "bpe:300"), way_out)
+    refused(command("tune", "report.pdf", "--minutes", 1), way_out)
+    assert nothing_written("report.pdf")
+    flags = "--encoding", "bytes"
+    refused(
+        command("train", "report.pdf", *flags, "--clean", "light"), "clean must be none where the encoding is"
+    )
+    code, out, err = command("train", "report.pdf", *TINY, "--steps", 3, "--out", "r", *flags)
+    assert code == 0 and err == "" and "cleaning (none) changed nothing" in out
+    config = Path("r/config.toml").read_text()
+    assert 'encoding = "bytes"' in config and 'clean = "none"' in config
+    own, given = (command("evaluate", "r", *text, "--json") for text in ([], ["report.pdf"]))
+    assert own[0] == given[0] == 0 and own[2] == given[2] == ""
+    assert json.loads(own[1].splitlines()[-1])["loss"] == json.loads(given[1].splitlines()[-1])["loss"]
+    refused(command("evaluate", "r", "report.pdf", "--encoding", "utf-8"), way_out)
+    refused(command("evaluate", "r", "--encoding", "utf-8"), "--encoding is of TEXT, which must be given")
+    again = command("train", "report.pdf", *TINY, "--steps", 3, "--out", "s", "--config", "r/config.toml")
+    assert again[0] == 0 and weights("r") == weights("s")
+    assert command("train", "report.pdf", *TINY, "--steps", 3, "--out", "r", "--resume")[0] == 0
+    refused(
+        command("train", "report.pdf", "--out", "r", "--resume", "--encoding", "utf-8"),
+        "encoding is bytes in this run",
+    )
+
+
+def test_another_encoding_is_warned_of_with_the_command_that_converts(command):
+    Path("t.txt").write_bytes("Não há ação. ".encode("latin-1") * 20)
+    for name, more in (("train", [*TINY, "--steps", 2, "--out", "r"]), ("evaluate", [])):
+        args = ["r", "t.txt"] if name == "evaluate" else ["t.txt"]
+        code, _, err = command(name, *args, *more)
+        says = (
+            "kept byte for byte, as it is not UTF-8, likely ISO-8859-1; iconv -f ISO-8859-1 -t UTF-8 t.txt > "
+        )
+        assert code == 0 and err.startswith(f"warning: t.txt: {says}") and err.count("\n") == 1
+        out = ["--out", "b"] if name == "train" else []
+        assert command(name, *args, *more, *out, "--encoding", "bytes")[2] == ""
+
+
+def test_a_run_of_0_1_0_on_what_is_no_text_goes_on(command, monkeypatch):
+    """Its config.toml has no encoding: any file was taken, and cleaned where it was UTF-8."""
+    Path("t").write_bytes(b"%PDF-1.7\r\n" + b"abc " * 80)
+    flags = ["t", *TINY, "--steps", 4, "--save-every", 1, "--seed", 3]
+    with monkeypatch.context() as patch:
+        stopped(patch, at=2)
+        assert command("train", *flags, "--encoding", "bytes", "--out", "r")[0] == 130
+    config = Path("r/config.toml")
+    config.write_text(re.sub("encoding = .*", "", config.read_text()))
+    code, _, err = command("train", "--resume", "--out", "r")
+    assert code == 0 and err == "" and command("evaluate", "r")[0] == 0
+    assert command("train", *flags, "--encoding", "bytes", "--out", "s")[0] == 0
+    assert weights("r") == weights("s")
+
+
+def test_a_config_file_in_another_encoding(command, text):
+    settings = "# não\nsteps = 2\n"
+    for codec, name in (("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("latin-1", "ISO-8859-1")):
+        Path("c.toml").write_bytes(settings.encode(codec))
+        says = (
+            f"c.toml: must be UTF-8: line 1 is not UTF-8, likely {name}; iconv -f {name} -t UTF-8 c.toml > c"
+        )
+        refused(command("train", text, "--config", "c.toml", "--out", "r"), says)
+    Path("c.toml").write_bytes(settings.encode("utf-8-sig"))  # as Windows writes it
+    assert nothing_written("text.txt", "c.toml")
+    assert command("train", text, *TINY, "--config", "c.toml", "--out", "r")[0] == 0

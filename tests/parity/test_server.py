@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -112,6 +113,27 @@ def test_stop_echo_and_what_each_token_had(client, model):
     stopped = complete(client, stop=[stop, "never there"], logprobs=0, **GREEDY).choices[0]
     assert stopped.text == text[: text.find(stop)] and stopped.finish_reason == "stop"
     assert all(offset < len(stopped.text) for offset in stopped.logprobs.text_offset)
+
+
+def test_a_prompt_is_cleaned_as_the_text_was(model, tmp_path):
+    tokenizer = examples.add_roles(model.tokenizer.normalizing("light"))
+    random_model(vocab_size=261, block_size=128).save_pretrained(tmp_path / "praia")
+    tokenizer.save(tmp_path / "praia", 128)
+    clean = "A canção\né do mar"
+    answers = []
+    with (
+        Process(tmp_path / "praia") as server,
+        openai.OpenAI(base_url=server.url + "/v1", api_key="none") as client,
+    ):
+        for prompt in (clean, unicodedata.normalize("NFD", "\ufeff" + clean.replace("\n", "\r\n"))):
+            text = complete(client, prompt, echo=True, logprobs=1, seed=1).choices[0]
+            vector = client.embeddings.create(model="praia", input=prompt).data[0].embedding
+            talk = [{"role": "user", "content": prompt}]
+            reply = client.chat.completions.create(model="praia", messages=talk, seed=1, max_tokens=5)
+            answers.append((text.text, text.logprobs, vector, reply.choices[0].message.content))
+    assert answers[0] == answers[1] and text.text.startswith(clean)
+    offsets = text.logprobs.text_offset[: len(clean.encode())]  # a character's bytes share its place
+    assert offsets == [len(clean.encode()[:n].decode("utf-8", "ignore")) for n in range(len(clean.encode()))]
 
 
 def test_settings_of_the_sampler_count(client, model):
@@ -367,6 +389,7 @@ def test_a_model_is_tuned_and_answers(folder, client):
     file = client.files.create(file=("d.jsonl", JOBS), purpose="fine-tune")
     val = client.files.create(file=("v.jsonl", JOBS[:400].rpartition(b"\n")[0]), purpose="fine-tune")
     bad = client.files.create(file=("bad.jsonl", b'{"prompt": 5}\n'), purpose="fine-tune")
+    wide = client.files.create(file=("wide.jsonl", JOBS.decode().encode("utf-16")), purpose="fine-tune")
     tune = functools.partial(client.fine_tuning.jobs.create, model="praia", training_file=file.id)
     how = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}
     first = tune(method=how, suffix="conta", seed=3, validation_file=val.id)
@@ -374,6 +397,7 @@ def test_a_model_is_tuned_and_answers(folder, client):
     assert first.validation_file == val.id
     failing = tune(training_file=bad.id)
     invalid = tune(validation_file=bad.id)
+    failing, unread = tune(training_file=bad.id), tune(training_file=wide.id)
     endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
     queued = tune()
     client.files.delete(file.id)  # it was copied
@@ -400,6 +424,11 @@ def test_a_model_is_tuned_and_answers(folder, client):
     failed = ended(client, invalid.id)
     assert failed.error.code == "invalid_validation_file" and failed.error.param == "validation_file"
     assert failed.error.message.startswith("validation_file: line 1: must")
+    failed = ended(client, unread.id)
+    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
+    assert failed.error.message.startswith(
+        "training_file: must be UTF-8: line 1 is not UTF-8, likely UTF-16; iconv"
+    )
     while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
         time.sleep(0.05)
     assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001
 
+import functools
 import json
 import random
 import unicodedata
@@ -15,13 +16,16 @@ tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
+import npgpt  # noqa: E402
 from npgpt.text import bpe, gpt1  # noqa: E402
+from npgpt.text.cleaning import CLEANINGS  # noqa: E402
 from npgpt.text.load import load_tokenizer  # noqa: E402
 from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer  # noqa: E402
 
 # As tiktoken_ext.openai_public has it for GPT-2.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CODE_POINTS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+TINY = npgpt.GPTConfig(n_layer=1, n_head=1, n_embd=4, block_size=256, vocab_size=274)
 BLOCKS = [CODE_POINTS[i : i + 16384] for i in range(0, len(CODE_POINTS), 16384)]
 
 
@@ -238,6 +242,54 @@ def test_what_we_write_they_read(written, tmp_path):
         assert ids == theirs.encode(text).ids == auto(text)["input_ids"] == older(text)["input_ids"]
         assert theirs.decode(ids) == written.decode(ids)
         assert auto.decode(ids) == text == written.decode(ids, skip_special_tokens=False)
+
+
+MESSY = st.text(
+    st.sampled_from("ab \t\r\n\n\x00\x85\x1fé\u0301\u0327\ufeff\u00a0\u3000\u2028語😀각\u11a8"), max_size=60
+)
+
+
+@pytest.mark.parametrize("how", CLEANINGS)
+@given(parts=st.lists(MESSY, min_size=1, max_size=3))
+@settings(max_examples=300)
+def test_they_clean_text_as_we_do(how, parts, tmp_path_factory):
+    """Also between special tokens, where each part is cleaned by itself."""
+    ours = _bpe().normalizing(how)
+    folder = tmp_path_factory.getbasetemp() / f"cleaning-{how}"
+    if not folder.exists():
+        npgpt.GPT(TINY, tokenizer=ours).save_pretrained(folder)
+    text = END_OF_TEXT.join(parts)
+    ids = ours.encode(text, special_tokens=True).tolist()
+    assert _theirs(folder)[0].encode(text).ids == ids
+    assert _theirs(folder)[1](text)["input_ids"] == ids
+
+
+def test_a_folder_that_cleans_is_a_tokenizer_like_the_others(tmp_path):
+    """GPT2Tokenizer of Transformers would drop the normalizer; the general class is told what a GPT takes."""
+    folders = {how: tmp_path / how for how in ("none", "light")}
+    for how, folder in folders.items():
+        npgpt.GPT(TINY, tokenizer=_bpe().normalizing(how)).save_pretrained(folder)
+    plain, light = map(transformers.AutoTokenizer.from_pretrained, folders.values())
+    assert plain("O mar").keys() == light("O mar").keys() == {"input_ids", "attention_mask"}
+    assert plain.special_tokens_map == light.special_tokens_map and len(plain) == len(light)
+    assert plain.model_max_length == light.model_max_length
+    ids = light("O mar , é n't").input_ids
+    assert (
+        plain("O mar , é n't").input_ids == ids and plain.decode(ids) == light.decode(ids) == "O mar , é n't"
+    )
+    light.save_pretrained(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again") == _bpe().normalizing("light")
+
+
+@functools.cache
+def _bpe():
+    return BPETokenizer.train(["A canção é do mar.\n\nO coração \n".encode() * 4], 274)
+
+
+@functools.cache
+def _theirs(folder):
+    file = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return file, transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def test_what_they_write_we_read(hugging, ours, data_dir, tmp_path):

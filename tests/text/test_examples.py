@@ -128,8 +128,48 @@ def test_bad_lines_are_named_or_skipped(line, what, tmp_path):
     path = written(tmp_path, GOOD["prompt"], line, GOOD["prompt"])
     with pytest.raises(ValueError, match=f"data.jsonl: line 2: .*{what}"):
         examples.read_examples(path)
-    read, bad = examples.read_examples(path, skip_bad=True)
-    assert [e.line for e in read] == [1, 3] and len(bad) == 1
+    read, bad = examples.read_examples(path, max_bad=0.4)
+    assert [e.line for e in read] == [1, 3] and len(bad) == 1 and bad[0].startswith("line 2: ")
+    with pytest.raises(
+        ValueError, match=f"data.jsonl: 1 of 3 lines are at fault, .* 30% .*; line 2: .*{what}"
+    ):
+        examples.read_examples(path, max_bad=0.3)
+
+
+def test_a_file_without_a_good_line_shows_the_first_reasons(tmp_path):
+    path = written(tmp_path, "{", "[1]", "{", "{")
+    reasons = "line 1: must be JSON, .*; line 2: must be a JSON object, .*; line 3: must be JSON"
+    with pytest.raises(ValueError, match=f"4 of 4 lines are at fault, .*10% .*; {reasons}"):
+        examples.read_examples(path, examples.MAX_BAD)
+    with pytest.raises(ValueError, match=r"must hold examples, .*, got line 1: must be JSON"):
+        examples.read_examples(path, max_bad=1.0)
+
+
+@pytest.mark.parametrize("max_bad", [0.0, examples.MAX_BAD, 1.0])
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-32", "utf-32-be"])
+def test_wide_characters_are_refused_before_any_line(codec, max_bad, tmp_path):
+    path = written(tmp_path, *[GOOD["prompt"]] * 30)
+    path.write_bytes(path.read_text().encode(codec))
+    name = codec.removesuffix("-le").removesuffix("-be").upper()
+    with pytest.raises(
+        ValueError, match=rf"data.jsonl: must be UTF-8: line 1 is .*likely {name}.*; iconv -f {name}"
+    ):
+        examples.read_examples(path, max_bad)
+
+
+def test_other_bytes_and_other_kinds(tmp_path):
+    path = written(tmp_path, *[json.dumps(GOOD["label"], ensure_ascii=False)] * 9)
+    other = json.dumps({"text": "mau", "label": "não"}, ensure_ascii=False)
+    path.write_bytes(path.read_bytes() + b"\r\n" + other.encode() + b"\n" + other.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"data\.jsonl: must be UTF-8: line 11 is not UTF-8, likely"):
+        examples.read_examples(path)
+    read, bad = examples.read_examples(path, examples.MAX_BAD)
+    assert len(read) == 10 and bad == ["line 11: must be UTF-8, got byte 0xe3"]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(examples.read_examples(path, examples.MAX_BAD)[0]) == 10
+    path.write_bytes(b"PK\3\4" + b"x" * 40)
+    with pytest.raises(ValueError, match=r"data\.jsonl: must be text, got a zip archive; first: unzip"):
+        examples.read_examples(path, examples.MAX_BAD)
 
 
 def test_files_without_examples_or_with_one_label(tmp_path):

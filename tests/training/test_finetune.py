@@ -265,10 +265,19 @@ def test_bad_input_writes_nothing(base, tmp_path, capsys):
     assert "--balance" in refused(capsys, base, written(tmp_path, TALKS), out, "--balance")
     assert "No such file" in refused(capsys, base, tmp_path / "none", out)
     assert not out.exists()
-    data = written(tmp_path, [*LABELLED, {"text": "a"}, long])
+    written(tmp_path, [*LABELLED, {"text": "a"}, long])
+    shares = (
+        "2 of 14 lines are at fault, more than the 10% of them that may be left out; line 13: must have the"
+    )
+    assert shares in (err := refused(capsys, base, tmp_path / "data.jsonl", out, "--skip-bad"))
+    assert (
+        err.strip().endswith("; line 14: must be at most the context, 48 tokens, got 66") and not out.exists()
+    )
+    data = written(tmp_path, [*LABELLED * 2, {"text": "a"}, long])
     assert run(base, data, out, "--skip-bad", "--epochs", 1, "--json") == 0
     captured = capsys.readouterr().out
-    assert "2 lines were at fault" in captured and json.loads(captured.splitlines()[-1])["skipped_lines"] == 2
+    assert "2 lines were at fault and are left out; the first: line 25: must have the fields" in captured
+    assert json.loads(captured.splitlines()[-1])["skipped_lines"] == 2
     assert "exists already" in refused(capsys, base, data, out)
 
 
@@ -305,7 +314,7 @@ def test_embeddings_and_scores_of_many_are_those_of_each(base):
         np.testing.assert_allclose(one, model.embed(text), atol=1e-6)
     scores = model.score("olá ", texts)
     assert scores == pytest.approx([model.score("olá ", text) for text in texts], abs=1e-4)
-    with pytest.raises(ValueError, match="labels must be two at least"):
+    with pytest.raises(TypeError, match="labels must be a list of texts"):
         model.classify("a", "b")
     beyond = model.config.block_size + 9  # a label longer than the context
     assert len(model.classify("a", ["b" * beyond, "c"])) == 2

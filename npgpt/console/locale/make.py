@@ -16,7 +16,7 @@ MARKS = {"_": 0, "N_": 0, "log": 0, "translate": 0, "make_parser": 1, "Setting":
 # file: its messages without a mark. The counts of computing code are translated by their names.
 UNMARKED = {
     "argparse.py": ["usage: ", "options", "positional arguments", "show this help message and exit"],
-    "text/corpus.py": [
+    "text/cleaning.py": [
         "byte-order marks removed",
         "line ends made \\n",
         "characters composed (NFC)",
