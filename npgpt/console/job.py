@@ -42,7 +42,7 @@ def open_folder(
     Nothing is created. FileExistsError where the folder exists and is not to be resumed, BlockingIOError
     while another process trains in it.
     """
-    from npgpt.training import checkpoint
+    from npgpt.training import checkpoint, recorder
     from npgpt.training import run as runs
 
     path = runs.find_folder(out, text, resume)
@@ -51,6 +51,8 @@ def open_folder(
     lock_folder(path, False, world, lock)
     config = runs.read_config(path)
     found, broken = checkpoint.last(path) or (None, [])
+    if not world.rank:
+        recorder.check(path, checkpoint.step_of(found) if found else 0)
     return RunFolder(path, config, found, tuple(broken))
 
 

@@ -10,9 +10,7 @@ import contextlib
 import difflib
 import math
 import os
-import tomllib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from npgpt.console.language import _, set_language
@@ -124,10 +122,9 @@ def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | Non
 
 def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
     """Return the settings in a TOML file by name; tables in it are notes and are ignored."""
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: must be TOML, got {error}") from None
+    from npgpt.training.run import read_toml
+
+    table = read_toml(path)
     kinds = {setting.name: setting.kind for setting in settings}
     values = {}
     for key, value in table.items():

@@ -91,8 +91,13 @@ def prune(run: Path, keep: int) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the checkpoint folders of a run, newest first, without verifying them."""
-    found = [path for path in run.glob("step-*") if path.name[5:].isdigit() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+    found = [path for path in run.glob("step-*") if path.name[5:].isdecimal() and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder, which has it in its name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def is_run(folder: Path) -> bool:
@@ -105,9 +110,13 @@ def choose(run: Path, pointers: Sequence[str] = ("BEST", "LATEST")) -> tuple[Pat
 
     Also return one line for each broken checkpoint that was skipped. ValueError if none is left.
     """
-    candidates = [folder for pointer in pointers if (folder := pointed(run, pointer))]
-    candidates += checkpoints(run)
-    broken: list[str] = []
+    found = {pointer: pointed(run, pointer) for pointer in pointers}
+    candidates = [*filter(None, found.values()), *checkpoints(run)]
+    broken = [
+        f"{run / pointer}: must name a checkpoint that is there; passed over"
+        for pointer, folder in found.items()
+        if not folder and (run / pointer).exists()
+    ]
     for folder in dict.fromkeys(candidates):
         try:
             verify(folder)
@@ -129,7 +138,7 @@ def verify(folder: Path) -> None:
         expected = {str(name): (int(entry["size"]), entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError:
         raise ValueError(f"{folder}: {MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{folder}: {MANIFEST} is broken") from None
     for name, (size, sha256) in expected.items():
         path = folder / name

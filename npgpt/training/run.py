@@ -20,6 +20,12 @@ from npgpt.version import __version__
 
 CONFIG = "config.toml"
 TAKEN = "exists already; --resume goes on with a run, a new one needs another --out"
+REQUIRED = {  # key of config.toml -> its type, and what it must be
+    "text": (list, "a list of files"),
+    "split": (list, "a list of three shares"),
+    "clean": (str, "none, light or full"),
+    "about": (dict, "a table"),
+}
 LEFT = ("lock", f".{CONFIG}.tmp", "stdin.txt")  # files of a process that ended before it wrote its settings
 
 
@@ -95,14 +101,23 @@ def write_config(folder: Path, settings: Fields, about: Fields) -> None:
 def read_config(folder: PathLike) -> Fields:
     """Return the table that write_config wrote; ValueError for another table, OSError for no file."""
     path = Path(folder) / CONFIG
+    config = read_toml(path)
+    for key, (kind, what) in REQUIRED.items():
+        if key not in config:
+            raise ValueError(f"{path}: must have {key}, got {', '.join(config) or 'nothing'}")
+        if not isinstance(config[key], kind) or not config[key]:
+            raise ValueError(f"{path}: {key} must be {what}, got {config[key]!r}")
+    return config
+
+
+def read_toml(path: PathLike) -> Fields:
+    """Return the table of a TOML file; ValueError for a file of another kind, OSError for none."""
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError(f"{path}: must be TOML, got tables or lists nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{path}: must be TOML, got {error}") from None
-    for key in ("text", "split", "clean", "about"):
-        if key not in config:
-            raise ValueError(f"{path}: must have {key}, got {', '.join(config)}")
-    return config
 
 
 def to_toml(table: Fields) -> str:
