@@ -33,7 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
-    add("--system", default="", metavar="TEXT", help="system message of the conversation (default: none)")
+    add(
+        "--system",
+        type=str,
+        default="",
+        metavar="TEXT",
+        help="system message of the conversation (default: none)",
+    )
     add("--max-new-tokens", type=count, default=100, help="maximum number of tokens of a reply (default 100)")
     add("--temperature", type=not_negative, default=0.7, help="0: always the most likely token (default 0.7)")
     add("--top-k", type=count, help="only the K most likely tokens (default: all)")

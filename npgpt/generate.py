@@ -18,7 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("generate", "Let a trained GPT write.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
-    add("prompt", nargs="?", default="", help="text to continue (default: the beginning of a document)")
+    add(
+        "prompt",
+        nargs="?",
+        type=str,
+        default="",
+        help="text to continue (default: the beginning of a document)",
+    )
     add(
         "--max-new-tokens", type=count_or_zero, default=200, help="maximum number of new tokens (default 200)"
     )

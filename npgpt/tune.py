@@ -15,6 +15,7 @@ from npgpt.console.settings import (
     add_settings,
     count_or_zero,
     make_parser,
+    not_empty,
     one_of,
     positive,
     resolve,
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from npgpt.training.tuner import Search, Trial
 
 SETTINGS = [
-    Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
-    Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1)"),
+    Setting("out", not_empty, "the search's folder (default: runs/, the text's name and -tune)"),
+    Setting("split", not_empty, "shares of training, validation, test (default 0.8,0.1,0.1)"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting(
         "tokenizer",
-        str,
+        not_empty,
         "bytes, bpe:N, or the path of a vocabulary (default: bytes for small texts, else bpe)",
     ),
     Setting("seed", count_or_zero, "random seed of candidates, weights, batches and dropout (default 0)"),

@@ -34,7 +34,14 @@ class Setting(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with help in the locale's language and errors of one line, in English."""
+    """argparse with help in the locale's language and errors of one line, in English.
+
+    An argument without a type is text that must not be empty; type=str lets it be.
+    """
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.register("type", None, not_empty)
 
     def add_argument(self, *names: str, help: str | None = None, **more: Any) -> argparse.Action:
         """Add an argument as argparse does, with its help translated."""
@@ -93,6 +100,13 @@ count_or_zero = number(int, "a whole number, at least 0", lambda v: v >= 0)
 positive = number(float, "a number above 0", lambda v: v > 0)
 not_negative = number(float, "a number, at least 0", lambda v: v >= 0)
 share = number(float, "a number in 0..1, 1 excluded", lambda v: 0 <= v < 1)
+
+
+def not_empty(text: str) -> str:
+    """Return the text, a type for argparse: an empty one is a variable of a shell that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

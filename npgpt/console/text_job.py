@@ -34,6 +34,7 @@ from npgpt.console.settings import (
     config_values,
     count,
     count_or_zero,
+    not_empty,
     not_negative,
     one_of,
     positive,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
 def _tokenizer_name(text: str) -> str:
     """Return bytes, bpe:N, or the full path of a vocabulary; it is a type for argparse."""
-    if text == "bytes" or re.fullmatch(r"bpe:\d+", text):
+    if not_empty(text) == "bytes" or re.fullmatch(r"bpe:\d+", text):
         return text
     if not Path(text).exists():
         raise argparse.ArgumentTypeError(f"must be bytes, bpe:N or the path of a vocabulary, got {text}")
@@ -65,8 +66,10 @@ def _tokenizer_name(text: str) -> str:
 
 
 SETTINGS = [
-    Setting("out", str, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
-    Setting("init_from", str, "begin with the weights and tokenizer of this model: a run or a GPT-2 folder"),
+    Setting("out", not_empty, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
+    Setting(
+        "init_from", not_empty, "begin with the weights and tokenizer of this model: a run or a GPT-2 folder"
+    ),
     Setting(
         "engine",
         one_of("gpt", "gpt-2", "gpt-3"),
@@ -95,7 +98,9 @@ SETTINGS = [
         "bytes (257 tokens), bpe:N (N tokens, trained on the training part), or the path of a vocabulary "
         "(default: bytes for small texts, else bpe)",
     ),
-    Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
+    Setting(
+        "split", not_empty, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"
+    ),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting(
         "optimizer",

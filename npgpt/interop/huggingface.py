@@ -91,6 +91,8 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     The folder is made if need be. A model without biases is written with zeros for them, as Transformers
     always has them, and with a note in config.json, so that read_pretrained returns what was saved.
     """
+    if folder == "":
+        raise ValueError("save_pretrained: folder must not be empty")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors(family_of(model.config), model), folder / WEIGHTS, metadata={"format": "pt"})

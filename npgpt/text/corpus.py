@@ -90,6 +90,8 @@ class Corpus:
         if clean not in CLEANINGS:
             raise ValueError(f"clean must be one of {', '.join(CLEANINGS)}, got {clean!r}")
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        if "" in paths:
+            raise ValueError("the path of a text must not be empty")
         files = [file for path in paths for file in _files(str(path))]
         if files.count("-") > 1:
             raise ValueError("-: stdin can be read only once")

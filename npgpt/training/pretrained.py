@@ -16,8 +16,7 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
     npgpt.load describes `path` and `fields`. ValueError where there is no such model, OSError where nothing
     exists.
     """
-    path = Path(path)
-    kind = path.suffix if path.is_file() else ""
+    kind = Path(path).suffix if Path(path).is_file() else ""
     if kind == ".safetensors":
         return pytorch.read_state_dict(path, **fields)
     if kind in (".pt", ".pth"):
@@ -39,6 +38,8 @@ def find_folder(path: PathLike) -> Path:
 
     A broken checkpoint is skipped with a warning, and the one before it is used.
     """
+    if path == "":
+        raise ValueError("load: path must not be empty")
     path = Path(path)
     if not path.exists():
         if hub.is_name(path):

@@ -35,6 +35,8 @@ def find_folder(out: str | None, text: str, resume: bool, suffix: str = "") -> P
     Nothing is created. A new run gets NAME-2, NAME-3, ... where NAME exists; resume=True means the last one.
     FileExistsError where `out` exists and is not to be resumed, or is no run.
     """
+    if out == "":
+        raise ValueError("the folder of a run must not be empty")
     if out is not None:
         folder = Path(out)
         if folder.exists() and not resume:
