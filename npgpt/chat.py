@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _
 from npgpt.console.messages import log, start_command
-from npgpt.console.process import errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ HELP = N_("""\
 /quit          end, as Ctrl-D does; Ctrl-C ends a reply""")
 
 
+@command("chat")
 def main(argv: Sequence[str] | None = None) -> int:
     """Talk until the end of the input and return exit code 0; exit with 2 for a model without roles."""
     parser = make_parser("chat", "Talk with a GPT that was taught to reply.")

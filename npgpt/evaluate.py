@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _
 from npgpt.console.messages import log, overlap_message, start_command
-from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import make_parser, thread_count
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ MEMORISED = N_("the text that it was trained on, which was to be memorised (ther
 SAMPLES, SAMPLE_TOKENS = 4, 300  # to search for stretches of the training text
 
 
+@command("evaluate")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write test.json into the run, and return exit code 0.
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_intermixed_args(argv)
 
-    with errors_as_lines("evaluate", as_json=args.json), end_quietly_on_closed_pipe():
+    with errors_as_lines("evaluate", as_json=args.json):
         from npgpt.api import load
         from npgpt.console import report
         from npgpt.training import checkpoint, evaluation, overfitting

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from npgpt.console.process import errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import make_parser, one_of
 
 
+@command("export")
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file or folder and return exit code 0; exit with 2 where it exists or cannot be written."""
     parser = make_parser("export", "Write a trained GPT as other programs read it.")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from npgpt.console.messages import start_command
-from npgpt.console.process import errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_settings, count, make_parser, resolve
 from npgpt.console.text_job import SETTINGS, text_job
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from npgpt.distributed.world import World
 
 
+@command("train", goes_on=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the text and return the exit code.
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from npgpt.console.language import _
 from npgpt.console.messages import corpus_report, log, log_next, log_saved, start_command, tuning_message
-from npgpt.console.process import errors_as_lines, interruptible
+from npgpt.console.process import command, errors_as_lines, interruptible
 from npgpt.console.settings import (
     Setting,
     add_settings,
     count_or_zero,
     make_parser,
+    minutes,
     not_empty,
     one_of,
-    positive,
     resolve,
     thread_count,
 )
@@ -43,6 +43,7 @@ SETTINGS = [
 ]
 
 
+@command("tune", goes_on=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Search for settings and return the exit code.
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("text", nargs="+", metavar="TEXT", help="files, folders of .txt files, or - for stdin")
     add(
         "--minutes",
-        type=positive,
+        type=minutes,
         required=True,
         help="minutes of the complete search; a training with its result takes about a fifth of them",
     )

@@ -5,7 +5,6 @@ English, as programs read them too. Everything is English until a command calls 
 """
 
 import gettext
-import io
 import os
 import sys
 from pathlib import Path
@@ -20,8 +19,8 @@ def set_language() -> None:
     gettext.bindtextdomain("npgpt", str(CATALOGUES))
     gettext.textdomain("messages" if english else "npgpt")
     for stream in (sys.stdout, sys.stderr):  # a character that the console lacks must not end the command
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        if reconfigure := getattr(stream, "reconfigure", None):  # not in a notebook
+            reconfigure(errors="replace")
 
 
 def _(message: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T", int, float)
+FLOATS, INT32 = (1e-30, 1e30), 2**31 - 1
 Kind: TypeAlias = Callable[[str], Any]  # converts a text, or raises ArgumentTypeError
 
 
@@ -80,21 +81,36 @@ def flag(name: str) -> str:
 def number(kind: Callable[[str], T], what: str, holds: Callable[[T], bool]) -> Callable[[str], T]:
     """Return a type for argparse that converts by `kind` and refuses a value for which holds() is false.
 
+    So are numbers that float32, in which training computes, cannot hold and multiply.
+
     >>> count("12")
     12
     """
+    low, high = FLOATS
 
     def convert(text: str) -> T:
+        also = ""
         with contextlib.suppress(ValueError):
             value = kind(text)
             if math.isfinite(value) and holds(value):
-                return value
-        raise argparse.ArgumentTypeError(f"must be {what}, got {text}")
+                if kind is int or not value or low <= abs(value) <= high:
+                    return value
+                also = f", in {low:g}..{high:g}"
+        raise argparse.ArgumentTypeError(f"must be {what}{also}, got {text}")
 
     return convert
 
 
-count = number(int, "a whole number, at least 1", lambda v: v >= 1)
+def count(text: str) -> int:
+    """Return a whole number from 1 to what an int32 holds; it is a type for argparse."""
+    value = _count(text)
+    if value > INT32:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 1..{INT32}, got {text}")
+    return value
+
+
+_count = number(int, "a whole number, at least 1", lambda v: v >= 1)
+minutes = number(float, "a number above 0, at most a million", lambda v: 0 < v <= 1e6)
 thread_count = number(int, "a whole number in 1..1024", lambda v: 1 <= v <= 1024)
 count_or_zero = number(int, "a whole number, at least 0", lambda v: v >= 0)
 positive = number(float, "a number above 0", lambda v: v > 0)
