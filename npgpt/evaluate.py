@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _
-from npgpt.console.messages import log, overlap_message, start_command
+from npgpt.console.messages import log, log_found, overlap_message, start_command
 from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import make_parser, thread_count
 
@@ -81,6 +81,7 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     from npgpt.text.corpus import Corpus
     from npgpt.text.dataset import Dataset, encode
     from npgpt.training import run as runs
+    from npgpt.training.source import find_text
 
     if args.text:
         given = encode(Corpus(args.text), tokenizer)
@@ -90,9 +91,8 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     config = runs.read_config(args.model)
     if "text_sha256" not in config["about"]:
         raise ValueError(f"{args.model}: was taught by examples, so TEXT must be given")
-    corpus = Corpus(config["text"], config["clean"])
-    if corpus.sha256 != config["about"]["text_sha256"]:
-        raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
+    corpus, elsewhere = find_text(Path(args.model), config)
+    log_found(elsewhere)
     dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):
         return TEST, dataset.test, dataset.train

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("export"):
         from npgpt.api import load
         from npgpt.interop.gguf import write_gguf
+        from npgpt.training.checkpoint import written_whole
 
         out = Path(args.out)
         if out.exists():
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.to == "gguf":
             write_gguf(out, model, model.tokenizer, args.type or "f32", Path(args.model).resolve().name)
         else:
-            model.save_pretrained(out)
+            with written_whole(out) as new:
+                model.save_pretrained(new)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
     print(f"{out}: {size / 1e6:,.1f} MB")
     return 0

@@ -96,13 +96,19 @@ def _supervise(args: Namespace, argv: list[str], world: World) -> int:
     out = resolve(SETTINGS, args, args.config)["out"]
     if not (args.text or (args.resume and out)):
         raise ValueError("TEXT must be given (or --resume --out RUN)")
-    folder = runs.find_folder(out, args.text[0] if args.text else "", args.resume)
+    text = args.text[0] if args.text else ""
+    folder = runs.find_folder(out, text, args.resume)
+    if not (out or (args.resume and folder.exists())):
+        folder = runs.make_numbered(text)[1]
     plain = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for name in ("--restarts", "--launch", "--out"):
         plain.add_argument(name)
     command = [*shlex.split(args.launch or ""), sys.executable, "-m", "npgpt.train"]
     command += [*plain.parse_known_args(argv)[1], "--out", str(folder)]
-    return restarts.supervise(command, folder, args.restarts)
+    try:
+        return restarts.supervise(command, folder, args.restarts)
+    finally:
+        runs.remove_unused(folder)
 
 
 if __name__ == "__main__":

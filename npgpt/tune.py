@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import _
@@ -77,9 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "{rungs} rungs; the last trains for {minutes:.2f} minutes, as the winner will",
         **{"rungs": len(tuner.SHARES), "minutes": search.minutes},
     )
-    with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed), args.json):
-        search.folder.mkdir(parents=True)
-        corpus.keep_stdin(search.folder)
+    with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed), args.json), ExitStack() as lock:
+        _make_folder(search, corpus, args, lock)
         best = _run(search)
     where = shlex.quote(str(search.folder))
     if best is None:
@@ -118,6 +118,17 @@ def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
     about = {"memorise": False, "text_sha256": corpus.sha256}
     shared = settings | {"text": corpus.names(folder), "seed": seed}
     return Search(dataset, folder, args.minutes, shared, about, seed), corpus
+
+
+def _make_folder(search: Search, corpus: Corpus, args: Namespace, lock: ExitStack) -> None:
+    """Make and lock the folder of the search; another search of this text may have begun meanwhile."""
+    from npgpt.training import run as runs
+
+    if not search.settings["out"]:
+        search.folder = runs.make_numbered(args.text[0], "-tune")[1]
+    lock.enter_context(runs.locked(search.folder, new=True))
+    corpus.keep_stdin(search.folder)
+    search.settings["text"] = corpus.names(search.folder)
 
 
 def _run(search: Search) -> Trial | None:

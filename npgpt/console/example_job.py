@@ -13,10 +13,11 @@ from npgpt.console.job import (
     RunFolder,
     check_ranks,
     kept_settings,
-    lock_folder,
+    make_folder,
     open_folder,
     read_parent,
     set_threads,
+    stored_name,
 )
 from npgpt.console.language import _
 from npgpt.console.messages import (
@@ -98,10 +99,9 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     if folder.checkpoint:
         trainer.resume(folder.path, folder.checkpoint)
     elif not folder.config:
-        lock_folder(folder.path, True, world, lock)
-    path = Path(args.model)
-    name = str(path.resolve() if path.resolve().exists() else args.model)  # else a name on the Hub
-    return ExampleJob(folder, settings, trainer, world, data, examples, Base(name, rows), about)
+        folder = make_folder(folder, world, lock)
+    base = Base(stored_name(args.model), rows)
+    return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
 
 
 class Data(NamedTuple):

@@ -44,6 +44,12 @@ def _how(result: Fields, patience: int | None) -> str:
     return _(ENDINGS.get(ended, ended)).format(n=patience)  # npgpt 0.1.0 saved the sentence of patience
 
 
+def log_found(text: str | None) -> None:
+    """Print where the text of a run was found, if that is not where it was."""
+    if text:
+        log("the text of the run is not where it was; found by its sha256: {text}", text=text)
+
+
 def log_saved(folder: PathLike) -> None:
     """Print the folder of a run and its report."""
     log("saved to {run}, drawn in {run}/report.html", run=folder)

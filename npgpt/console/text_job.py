@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import re
 import shlex
 import time
@@ -15,15 +16,17 @@ from npgpt.console.job import (
     RunFolder,
     check_ranks,
     kept_settings,
-    lock_folder,
+    make_folder,
     open_folder,
     read_parent,
     set_threads,
+    stored_name,
 )
 from npgpt.console.language import _
 from npgpt.console.messages import (
     corpus_report,
     log,
+    log_found,
     log_next,
     log_result,
     log_saved,
@@ -163,16 +166,23 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
     resident = memory.resident_bytes()
     spent = time.perf_counter() - started
     trainer = _trainer(dataset, parent, folder, flags, settings["seed"], spent, world)
+    if folder.config and not folder.checkpoint:
+        _refuse_another_parent(folder.config, trainer)
     if not folder.config:
-        lock_folder(folder.path, True, world, lock)
+        folder = make_folder(folder, world, lock)
     return TextJob(folder, settings, trainer, world, corpus, resident, started)
 
 
 def _corpus(args: Namespace, folder: RunFolder, settings: Fields, world: World) -> Corpus:
     """Return the text, the same one with the same settings on every rank."""
     from npgpt.text.corpus import Corpus
+    from npgpt.training.source import find_text
 
-    corpus = Corpus(args.text or (folder.config or {})["text"], settings["clean"])
+    if args.text:
+        corpus = Corpus(args.text, settings["clean"])
+    else:
+        corpus, elsewhere = find_text(folder.path, folder.config or {})
+        log_found(elsewhere)
     if world.size > 1 and "-" in args.text:
         raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
     checkpoint = folder.checkpoint.name if folder.checkpoint else None
@@ -291,7 +301,7 @@ def _parent_settings(path: str, parent: Pretrained, given: Fields) -> Fields:
     for name, size in sizes.items():
         if given[name] not in (None, size):
             raise ValueError(f"--init-from {path}: {name} is {size} there, got {given[name]}")
-    return sizes | {"tokenizer": parent.tokenizer.name, "init_from": str(Path(path).resolve())}
+    return sizes | {"tokenizer": parent.tokenizer.name, "init_from": stored_name(path)}
 
 
 def _refuse_changes(config: Fields, corpus: Corpus, given: Fields, settings: Fields, n_tokens: int) -> None:
@@ -308,11 +318,24 @@ def _refuse_changes(config: Fields, corpus: Corpus, given: Fields, settings: Fie
     if then["minutes"] and now["minutes"]:
         now["steps"] = then["steps"]
     for name in new | lengths:
-        if name != "epochs" and then[name] != now[name] and name != "init_from":
+        if name == "init_from" and then[name]:  # the same folder, however it is written
+            then[name], now[name] = (str(Path(s[name]).resolve()) for s in (then, now))
+        if name != "epochs" and then[name] != now[name]:
             raise ValueError(
                 f"--resume: {name} is {then[name]} in this run, got {now[name]}; "
                 "a run goes on as it began (--init-from begins another from its weights)"
             )
+
+
+def _refuse_another_parent(config: Fields, trainer: Trainer) -> None:
+    """Raise ValueError where a run without a checkpoint would begin from other weights than it did."""
+    known = config["about"].get("parent_sha256")
+    if known and known != _weights_sha256(trainer):
+        raise ValueError(f"{config['init_from']}: has changed since the run began from its weights")
+
+
+def _weights_sha256(trainer: Trainer) -> str:
+    return hashlib.sha256(trainer.model.flat_params.data).hexdigest()
 
 
 class TextJob(Job):
@@ -353,6 +376,8 @@ class TextJob(Job):
             settings["steps"] = None
         self.corpus.keep_stdin(path)
         about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
+        if settings["init_from"]:
+            about["parent_sha256"] = _weights_sha256(self.trainer)
         runs.write_config(path, settings, about)
 
     def announce(self) -> None:

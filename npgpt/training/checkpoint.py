@@ -5,11 +5,12 @@ checkpoint is atomic: it is written into a temporary folder, every file is synce
 The pointer is replaced in the same way. Reading first checks sizes and sha256 against the manifest.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safetensors.numpy import load_file
@@ -74,11 +75,31 @@ def point(run: Path, pointer: str, name: str) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file atomically: at any moment it holds the old text or the new one."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or a new folder; it becomes `path` when it is whole and on the disk.
+
+    Where that fails nothing is left, and what a killed process left is replaced.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="replace")
-    _sync(temporary)
-    os.replace(temporary, path)
+    _remove(temporary)
+    try:
+        yield temporary
+        for written in [*temporary.rglob("*"), temporary]:
+            _sync(written)
+        os.replace(temporary, path)
+    except BaseException:
+        _remove(temporary)
+        raise
     _sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def prune(run: Path, keep: int) -> None:
