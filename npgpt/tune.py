@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import _
-from npgpt.console.messages import corpus_report, log, log_next, log_saved, start_command, tuning_message
+from npgpt.console.messages import (
+    corpus_report,
+    log,
+    log_next,
+    log_saved,
+    shell_path,
+    start_command,
+    tuning_message,
+)
 from npgpt.console.process import command, errors_as_lines, interruptible
 from npgpt.console.settings import (
     Setting,
@@ -66,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     with errors_as_lines("tune", as_json=args.json):
+        from npgpt.text.corpus import STDIN
         from npgpt.training import tuner
         from npgpt.training.trainer import TrainingFailed
 
@@ -81,13 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed), args.json), ExitStack() as lock:
         _make_folder(search, corpus, args, lock)
         best = _run(search)
-    where = shlex.quote(str(search.folder))
+    where = shell_path(search.folder)
     if best is None:
         log("interrupted; the trials so far are in {where}", where=where)
         return 130
     print(tuning_message(search.verdict(best)))
     log_saved(search.folder)
-    log_next(f"python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
+    texts = [search.folder / STDIN if text == "-" else text for text in args.text]
+    log_next(f"python -m npgpt.train {' '.join(map(shell_path, texts))} --config {where}/config.toml")
     if args.json:
         result = {
             "run": str(search.folder),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,11 +25,13 @@ from npgpt.console.messages import (
     log_result,
     log_saved,
     log_warnings,
+    shell_path,
 )
 from npgpt.console.settings import (
     Setting,
     count,
     count_or_zero,
+    flag,
     not_negative,
     positive,
     resolve,
@@ -302,7 +303,10 @@ class ExampleJob(Job):
         report.write(path)
         log_saved(path)
         if interrupted:
-            log("go on: the same command with --resume")
+            flags = "".join(f" {flag(name)}" for name in ("skip_bad", "balance") if self.about[name])
+            files = f"{shell_path(self.base.name)} {shell_path(self.data.path)}{flags}"
+            command = f"python -m npgpt.finetune {files} --resume -o {shell_path(path)}"
+            log("go on: {command}", command=command)
         elif self.data.form != "prompt":
-            log_next(f"python -m npgpt.chat {shlex.quote(str(path))}")
+            log_next(f"python -m npgpt.chat {shell_path(path)}")
         return more

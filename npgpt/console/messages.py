@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -53,6 +54,12 @@ def log_found(text: str | None) -> None:
 def log_saved(folder: PathLike) -> None:
     """Print the folder of a run and its report."""
     log("saved to {run}, drawn in {run}/report.html", run=folder)
+
+
+def shell_path(path: PathLike) -> str:
+    """Return a path as the argument of a command that is printed: a shell and argparse read it as it is."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def log_next(*commands: str) -> None:

@@ -31,6 +31,7 @@ from npgpt.console.messages import (
     log_result,
     log_saved,
     log_warnings,
+    shell_path,
 )
 from npgpt.console.settings import (
     Setting,
@@ -426,7 +427,7 @@ class TextJob(Job):
         _log_losses(result, self.plan)
         report.write(path)
         if result["ended"] == "interrupted":
-            log("go on: {command}", command=f"python -m npgpt.train --resume --out {shlex.quote(str(path))}")
+            log("go on: {command}", command=f"python -m npgpt.train --resume --out {shell_path(path)}")
         else:
             _show_sample(path, self.beginning, self.plan, self.settings["seed"])
         return {}
@@ -502,5 +503,6 @@ def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> N
     log("it writes:")
     print(rule, text.rstrip(), rule, sep="\n")
     prompt = " ".join(beginning[:200].decode("utf-8", "ignore").split()[:2])
-    where = shlex.quote(str(folder))
-    log_next(f"python -m npgpt.generate {where} {shlex.quote(prompt)}", f"python -m npgpt.evaluate {where}")
+    prompt = shlex.quote(prompt if prompt.isprintable() else "")  # no shell passes a NUL on
+    where, dashes = shell_path(folder), "-- " if prompt.strip("'").startswith("-") else ""
+    log_next(f"python -m npgpt.generate {where} {dashes}{prompt}", f"python -m npgpt.evaluate {where}")
