@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from npgpt.api import load
         from npgpt.interop.gguf import write_gguf
         from npgpt.training.checkpoint import written_whole
+        from npgpt.training.run import shown
 
         out = Path(args.out)
         if out.exists():
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(2, "No such folder", str(out.parent))
         model = load(args.model)
         if args.to == "gguf":
-            write_gguf(out, model, model.tokenizer, args.type or "f32", Path(args.model).resolve().name)
+            write_gguf(
+                out, model, model.tokenizer, args.type or "f32", shown(Path(args.model).resolve().name)
+            )
         else:
             with written_whole(out) as new:
                 model.save_pretrained(new)

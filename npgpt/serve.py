@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from npgpt.server import app, connections, guard
         except ImportError as error:
             raise ValueError(f"needs {error.name}: pip install 'npgpt[server]'") from None
+        from npgpt.training.run import shown
         from npgpt.version import __version__
 
         settings = guard.Settings(
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             grace=args.grace,
         )
         path = Path(args.model).resolve()
-        name = path.stem if path.suffix == ".gguf" else path.name
+        name = shown(path.stem if path.suffix == ".gguf" else path.name)
         application = app.App(
             Path(args.model),
             name,

@@ -89,14 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed), args.json), ExitStack() as lock:
         _make_folder(search, corpus, args, lock)
         best = _run(search)
-    where = shell_path(search.folder)
     if best is None:
-        log("interrupted; the trials so far are in {where}", where=where)
+        log("interrupted; the trials so far are in {where}", where=search.folder)
         return 130
     print(tuning_message(search.verdict(best)))
     log_saved(search.folder)
+    config = shell_path(search.folder / "config.toml")
     texts = [search.folder / STDIN if text == "-" else text for text in args.text]
-    log_next(f"python -m npgpt.train {' '.join(map(shell_path, texts))} --config {where}/config.toml")
+    log_next(f"python -m npgpt.train {' '.join(map(shell_path, texts))} --config {config}")
     if args.json:
         result = {
             "run": str(search.folder),

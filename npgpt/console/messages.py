@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -59,7 +60,12 @@ def log_saved(folder: PathLike) -> None:
 def shell_path(path: PathLike) -> str:
     """Return a path as the argument of a command that is printed: a shell and argparse read it as it is."""
     text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+    text = f"./{text}" if text.startswith("-") else text
+    try:
+        text.encode()
+        return shlex.quote(text)
+    except UnicodeEncodeError:  # a name of other bytes, as bash, zsh and POSIX 2024 write it
+        return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + "'"
 
 
 def log_next(*commands: str) -> None:

@@ -128,9 +128,7 @@ def _lock(descriptor: int) -> None:
 
 def write_config(folder: Path, settings: Fields, about: Fields) -> None:
     """Write config.toml: the settings as --config reads them; below [about], facts that are no settings."""
-    with contextlib.suppress(ValueError):  # on Windows, of another drive
-        relative = [Path(os.path.relpath(path, folder)).as_posix() for path in settings.get("text", [])]
-        about = about | {"text_from_run": relative}
+    about = about | _places(settings.get("text", []), folder)
     about = about | {
         "npgpt": __version__,
         "python": platform.python_version(),
@@ -141,6 +139,21 @@ def write_config(folder: Path, settings: Fields, about: Fields) -> None:
     text = "# Every setting of this run, resolved. A new run can start from it: --config\n"
     text += to_toml(settings | {"about": about})
     write_atomically(folder / CONFIG, text)
+
+
+def _places(texts: list[str], folder: Path) -> Fields:
+    """Return where the texts lie from the folder, and the bytes of names that are not UTF-8, as TOML is."""
+    names = {"text": texts}
+    with contextlib.suppress(ValueError):  # on Windows, of another drive
+        names["text_from_run"] = [Path(os.path.relpath(path, folder)).as_posix() for path in texts]
+    odd = any(shown(path) != path for path in texts)
+    as_bytes = {f"{key}_bytes": [os.fsencode(path).hex() for path in paths] for key, paths in names.items()}
+    return {key: paths for key, paths in names.items() if key != "text"} | (as_bytes if odd else {})
+
+
+def shown(name: str) -> str:
+    """Return a file's name as text: "?" for each byte of it that is not UTF-8."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def read_config(folder: PathLike) -> Fields:

@@ -18,7 +18,7 @@ def find_text(run: Path, config: Fields) -> tuple[Corpus, str | None]:
     for paths in there:
         corpus = Corpus(paths, config["clean"])
         if corpus.sha256 == config["about"].get("text_sha256"):
-            return corpus, None if paths == config["text"] else paths[0]
+            return corpus, None if paths == _names(config, "text") else paths[0]
     if there:
         raise ValueError(f"{there[0][0]}: has changed since the run was trained on it; give TEXT")
     where = f"No such file, nor any of this name in or beside {run}; give TEXT"
@@ -27,9 +27,17 @@ def find_text(run: Path, config: Fields) -> tuple[Corpus, str | None]:
 
 def _places(run: Path, config: Fields) -> Iterator[list[str]]:
     """Yield the lists of paths at which the text may be: where it was, as it lay from the run, and near."""
-    texts = [str(text) for text in config["text"]]
+    texts = _names(config, "text")
     yield texts
-    if relative := config["about"].get("text_from_run"):
+    if relative := _names(config, "text_from_run"):
         yield [os.path.normpath(run / path) for path in relative]
     for folder in (run, run.resolve().parent, Path()):
         yield [str(folder / os.path.basename(text)) for text in texts]
+
+
+def _names(config: Fields, key: str) -> list[str]:
+    """Return the paths of a key; [about] has the bytes of those that are not UTF-8."""
+    about = config["about"]
+    if odd := about.get(f"{key}_bytes"):
+        return [os.fsdecode(bytes.fromhex(name)) for name in odd]
+    return [str(path) for path in config.get(key) or about.get(key) or []]
