@@ -68,9 +68,10 @@ class Output:
         except OSError as error:
             self.failed = error
             # what the stream still holds would fail again, in the interpreter's last flush
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            with contextlib.suppress(OSError):  # it has no descriptor
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
             if self._stop:
                 raise SystemExit(1) from None
 
@@ -91,10 +92,11 @@ def command(name: str, goes_on: bool = False) -> Callable[[Main], Main]:
             out, err = Output(sys.stdout, not goes_on), Output(sys.stderr, False)
             sys.stdout, sys.stderr = out, err
             code: Any = 1
+            ended = False
             try:
                 code = main(argv)
             except SystemExit as end:
-                code = end.code or 0
+                code, ended = end.code or 0, True
             finally:
                 with contextlib.suppress(SystemExit):
                     out.flush()
@@ -105,6 +107,8 @@ def command(name: str, goes_on: bool = False) -> Callable[[Main], Main]:
                 sys.stdout, sys.stderr = before
             if out.failed and code in (0, 1):
                 code = 141 if isinstance(out.failed, BrokenPipeError) else 1  # 128 + SIGPIPE
+            if ended:
+                raise SystemExit(code)
             return int(code)
 
         return cast(Main, guarded)
@@ -118,13 +122,11 @@ def _open_closed_streams() -> None:
     What is read from stdin or written to stdout then fails with EBADF; stderr takes everything.
     """
     modes = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
-    for number, (name, mode) in enumerate(modes.items()):
+    for name, mode in modes.items():
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, mode)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False, errors="replace"))
+            number = os.open(os.devnull, mode)  # the lowest that is free, which is the stream's own
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False, errors="replace"))
 
 
 @contextlib.contextmanager
