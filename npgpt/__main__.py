@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from npgpt.console.language import N_, _, set_language
-from npgpt.console.process import end_quietly_on_closed_pipe
+from npgpt.console.process import command
 from npgpt.engine.names import hint
 
 COMMANDS = {
@@ -27,16 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return int(import_module(f"npgpt.{argv[0]}").main(argv[1:]))
+    return _list(argv)
+
+
+@command("--help")
+def _list(argv: Sequence[str] | None) -> int:
     set_language()
     if argv and argv[0] not in ("-h", "--help"):
         end = hint(argv[0], COMMANDS)
         print(f"npgpt: NAME must be one of {', '.join(COMMANDS)}, got {argv[0]}{end}", file=sys.stderr)
         return 2
-    with end_quietly_on_closed_pipe():
-        print(_("npgpt NAME ..., where NAME is one of"))
-        for name, what in COMMANDS.items():
-            print(f"  {name:10}{_(what)}")
-        print(_("npgpt NAME --help shows more."))
+    print(_("npgpt NAME ..., where NAME is one of"))
+    for name, what in COMMANDS.items():
+        print(f"  {name:10}{_(what)}")
+    print(_("npgpt NAME --help shows more."))
     return 0
 
 

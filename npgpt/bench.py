@@ -12,6 +12,7 @@ import numpy as np
 
 from npgpt.console.language import _, fill, number
 from npgpt.console.messages import log, start_command
+from npgpt.console.process import command
 from npgpt.console.settings import make_parser, thread_count
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
 }
 
 
+@command("bench")
 def main(argv: Sequence[str] | None = None) -> int:
     """Print GFLOP/s, milliseconds and tokens/s, and return exit code 0."""
     parser = make_parser("bench", "Measure matrix products and training steps, beside this machine's limits.")

@@ -10,8 +10,8 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _
-from npgpt.console.messages import log, log_cleaned, start_command
-from npgpt.console.process import errors_as_lines
+from npgpt.console.messages import log, log_cleaned, shell_path, start_command
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ HELP = N_("""\
 /quit          end, as Ctrl-D does; Ctrl-C ends a reply""")
 
 
+@command("chat")
 def main(argv: Sequence[str] | None = None) -> int:
     """Talk until the end of the input and return exit code 0; exit with 2 for a model without roles."""
     parser = make_parser("chat", "Talk with a GPT that was taught to reply.")
@@ -33,8 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
-    add("--system", default="", metavar="TEXT", help="system message of the conversation (default: none)")
-    add("--max-new-tokens", type=count, default=100, help="maximum number of tokens of a reply (default 100)")
+    add(
+        "--system",
+        type=str,
+        default="",
+        metavar="TEXT",
+        help="system message of the conversation (default: none)",
+    )
+    add(
+        "--max-new-tokens",
+        type=count,
+        help="maximum number of tokens of a reply (default 100, at most half the context)",
+    )
     add("--temperature", type=not_negative, default=0.7, help="0: always the most likely token (default 0.7)")
     add("--top-k", type=count, help="only the K most likely tokens (default: all)")
     add(
@@ -54,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         model = load(args.model)
         if model.tokenizer is None or not has_roles(model.tokenizer):
-            how = f"python -m npgpt.finetune {args.model} DIALOGUES.jsonl"
+            how = f"python -m npgpt.finetune {shell_path(args.model)} DIALOGUES.jsonl"
             raise ValueError(f"{args.model}: has no roles, so it cannot chat; {how} gives it some")
+        args.max_new_tokens = args.max_new_tokens or max(1, min(100, model.config.block_size // 2))
         if args.max_new_tokens >= model.config.block_size:
             raise ValueError(f"--max-new-tokens must be below the context, {model.config.block_size} tokens")
         model.generate("", 0, *_how(args))  # raises for a bad setting

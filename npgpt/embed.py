@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from npgpt.console.process import exit_with_error
+from npgpt.console.process import command, exit_with_error
 from npgpt.console.settings import make_parser
 
 HERE = Path(__file__).resolve().parent
 
 
+@command("embed")
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the flags and return exit code 0; exit with 1 where libnpgpt was not built, 2 for bad flags."""
     parser = make_parser("embed", "Print what a C compiler needs to build against libnpgpt (npgpt.h).")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _, number
-from npgpt.console.messages import log, log_changed, overlap_message, start_command
-from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
+from npgpt.console.messages import log, log_changed, log_found, overlap_message, start_command
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import make_parser, one_of, thread_count
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ MEMORISED = N_("the text that it was trained on, which was to be memorised (ther
 SAMPLES, SAMPLE_TOKENS = 4, 300  # to search for stretches of the training text
 
 
+@command("evaluate")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write test.json into the run, and return exit code 0.
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_intermixed_args(argv)
 
-    with errors_as_lines("evaluate", as_json=args.json), end_quietly_on_closed_pipe():
+    with errors_as_lines("evaluate", as_json=args.json):
         from npgpt.api import load
         from npgpt.console import report
         from npgpt.training import checkpoint, evaluation, overfitting
@@ -92,6 +93,7 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     from npgpt.text.corpus import Corpus
     from npgpt.text.dataset import Dataset, encode
     from npgpt.training import run as runs
+    from npgpt.training.source import find_text
 
     path = Path(args.model) / runs.CONFIG
     if args.text:
@@ -107,16 +109,14 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     config = runs.read_config(args.model)
     if "text_sha256" not in config["about"]:
         raise ValueError(f"{args.model}: was taught by examples, so TEXT must be given")
-    corpus = Corpus(config["text"], config["clean"], config.get("encoding"))
-    if corpus.sha256 != config["about"]["text_sha256"]:
-        raise ValueError(f"{config['text'][0]}: has changed since the run was trained on it; give TEXT")
+    corpus, elsewhere = find_text(Path(args.model), config)
+    log_found(elsewhere)
     dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):
         return TEST, dataset.test, dataset.train
     if "val" in config:
-        val = Corpus(config["val"], config["clean"])
-        if val.sha256 != config["about"]["val_sha256"]:
-            raise ValueError(f"{config['val']}: has changed since the run was validated by it; give TEXT")
+        val, elsewhere = find_text(Path(args.model), config, "val")
+        log_found(elsewhere)
         return VALIDATION, encode(val, tokenizer), dataset.train
     trained = np.concatenate([dataset.train, dataset.validation])
     return MEMORISED if config["about"].get("memorise") else TRAINED, trained, dataset.train

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.console.language import number
 from npgpt.console.messages import log
-from npgpt.console.process import errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import make_parser, one_of
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 POSITIONS = 1024  # of a GPT-2 that Transformers reads from a gguf file, whatever the file says
 
 
+@command("export")
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file or folder and return exit code 0; exit with 2 where it exists or cannot be written."""
     parser = make_parser("export", "Write a trained GPT as other programs read it.")
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("export"):
         from npgpt.api import load
         from npgpt.interop.gguf import write_gguf
+        from npgpt.training.checkpoint import written_whole
+        from npgpt.training.run import shown
 
         out = Path(args.out)
         if out.exists():
@@ -56,9 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(2, "No such folder", str(out.parent))
         model = load(args.model)
         if args.to == "gguf":
-            write_gguf(out, model, model.tokenizer, args.type or "f32", Path(args.model).resolve().name)
+            write_gguf(
+                out, model, model.tokenizer, args.type or "f32", shown(Path(args.model).resolve().name)
+            )
         else:
-            model.save_pretrained(out)
+            with written_whole(out) as new:
+                model.save_pretrained(new)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
     print(f"{out}: {number(size / 1e6, ',.1f')} MB", flush=True)
     if args.to == "gguf":
@@ -67,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _log_readers(file: Path, config: GPTConfig, normalizer: str) -> None:
-    """Print on stderr who reads a gguf file, where that is not everybody or not at once, or needs clean text."""
+    """Print on stderr who reads a gguf file, where that is not everybody, or not as it is."""
     from npgpt.interop.gguf import architecture_of
 
     if architecture_of(config) == "npgpt":

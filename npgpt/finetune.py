@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from npgpt.console.example_job import SETTINGS, example_job
 from npgpt.console.messages import start_command
-from npgpt.console.process import errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_settings, make_parser
 
 
+@command("finetune", goes_on=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the examples and return the exit code.
 

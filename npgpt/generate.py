@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from npgpt.console.messages import log_cleaned, start_command
-from npgpt.console.process import end_quietly_on_closed_pipe, errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
 
 HOW = (  # the flags that are arguments of the model's generate()
@@ -13,12 +13,19 @@ HOW = (  # the flags that are arguments of the model's generate()
 )  # fmt: skip
 
 
+@command("generate")
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the texts and return exit code 0; exit with 2 for bad input."""
     parser = make_parser("generate", "Let a trained GPT write.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
-    add("prompt", nargs="?", default="", help="text to continue (default: the beginning of a document)")
+    add(
+        "prompt",
+        nargs="?",
+        type=str,
+        default="",
+        help="text to continue (default: the beginning of a document)",
+    )
     add(
         "--max-new-tokens", type=count_or_zero, default=200, help="maximum number of new tokens (default 200)"
     )
@@ -36,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_intermixed_args(argv)
 
-    with errors_as_lines("generate"), end_quietly_on_closed_pipe():
+    with errors_as_lines("generate"):
         from npgpt.api import load
 
         model = load(args.model)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.console.messages import log, start_command
-from npgpt.console.process import errors_as_lines, exit_with_error
+from npgpt.console.process import command, errors_as_lines, exit_with_error
 from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, thread_count
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
+@command("serve", goes_on=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal and return exit code 0; exit with 2 for a bad model or address."""
     parser = make_parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from npgpt.server import app, connections, guard
         except ImportError as error:
             raise ValueError(f"needs {error.name}: pip install 'npgpt[server]'") from None
+        from npgpt.training.run import shown
         from npgpt.version import __version__
 
         settings = guard.Settings(
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             grace=args.grace,
         )
         path = Path(args.model).resolve()
-        name = path.stem if path.suffix == ".gguf" else path.name
+        name = shown(path.stem if path.suffix == ".gguf" else path.name)
         application = app.App(
             Path(args.model),
             name,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from npgpt.console.messages import start_command
-from npgpt.console.process import errors_as_lines
+from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_settings, count, make_parser, resolve
 from npgpt.console.text_job import SETTINGS, text_job
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from npgpt.distributed.world import World
 
 
+@command("train", goes_on=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the text and return the exit code.
 
@@ -96,13 +97,19 @@ def _supervise(args: Namespace, argv: list[str], world: World) -> int:
     out = resolve(SETTINGS, args, args.config)["out"]
     if not (args.text or (args.resume and out)):
         raise ValueError("TEXT must be given (or --resume --out RUN)")
-    folder = runs.find_folder(out, args.text[0] if args.text else "", args.resume)
+    text = args.text[0] if args.text else ""
+    folder = runs.find_folder(out, text, args.resume)
+    if not (out or (args.resume and folder.exists())):
+        folder = runs.make_numbered(text)[1]
     plain = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for name in ("--restarts", "--launch", "--out"):
         plain.add_argument(name)
     command = [*shlex.split(args.launch or ""), sys.executable, "-m", "npgpt.train"]
     command += [*plain.parse_known_args(argv)[1], "--out", str(folder)]
-    return restarts.supervise(command, folder, args.restarts)
+    try:
+        return restarts.supervise(command, folder, args.restarts)
+    finally:
+        runs.remove_unused(folder)
 
 
 if __name__ == "__main__":

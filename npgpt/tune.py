@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import _
-from npgpt.console.messages import corpus_report, log, log_next, log_saved, start_command, tuning_message
-from npgpt.console.process import errors_as_lines, interruptible
+from npgpt.console.messages import (
+    corpus_report,
+    log,
+    log_next,
+    log_saved,
+    shell_path,
+    start_command,
+    tuning_message,
+)
+from npgpt.console.process import command, errors_as_lines, interruptible
 from npgpt.console.settings import (
     Setting,
     add_settings,
     count_or_zero,
     make_parser,
+    minutes,
+    not_empty,
     one_of,
-    positive,
     resolve,
     thread_count,
 )
@@ -29,13 +38,13 @@ if TYPE_CHECKING:
     from npgpt.training.tuner import Search, Trial
 
 SETTINGS = [
-    Setting("out", str, "the search's folder (default: runs/, the text's name and -tune)"),
-    Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1)"),
+    Setting("out", not_empty, "the search's folder (default: runs/, the text's name and -tune)"),
+    Setting("split", not_empty, "shares of training, validation, test (default 0.8,0.1,0.1)"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
     Setting(
         "tokenizer",
-        str,
+        not_empty,
         "bytes, bpe:N, or the path of a vocabulary (default: bytes for small texts, else bpe)",
     ),
     Setting("seed", count_or_zero, "random seed of candidates, weights, batches and dropout (default 0)"),
@@ -43,6 +52,7 @@ SETTINGS = [
 ]
 
 
+@command("tune", goes_on=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Search for settings and return the exit code.
 
@@ -55,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("text", nargs="+", metavar="TEXT", help="files, folders of .txt files, or - for stdin")
     add(
         "--minutes",
-        type=positive,
+        type=minutes,
         required=True,
         help="minutes of the complete search; a training with its result takes about a fifth of them",
     )
@@ -64,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     with errors_as_lines("tune", as_json=args.json):
+        from npgpt.text.corpus import STDIN
         from npgpt.training import tuner
         from npgpt.training.trainer import TrainingFailed
 
@@ -76,17 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "{rungs} rungs; the last trains for {minutes:.2f} minutes, as the winner will",
         **{"rungs": len(tuner.SHARES), "minutes": search.minutes},
     )
-    with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed), args.json):
-        search.folder.mkdir(parents=True)
-        corpus.keep_stdin(search.folder)
+    with errors_as_lines("tune", 1, (OSError, MemoryError, TrainingFailed), args.json), ExitStack() as lock:
+        _make_folder(search, corpus, args, lock)
         best = _run(search)
-    where = shlex.quote(str(search.folder))
     if best is None:
-        log("interrupted; the trials so far are in {where}", where=where)
+        log("interrupted; the trials so far are in {where}", where=search.folder)
         return 130
     print(tuning_message(search.verdict(best)))
     log_saved(search.folder)
-    log_next(f"python -m npgpt.train {shlex.join(args.text)} --config {where}/config.toml")
+    config = shell_path(search.folder / "config.toml")
+    texts = [search.folder / STDIN if text == "-" else text for text in args.text]
+    log_next(f"python -m npgpt.train {' '.join(map(shell_path, texts))} --config {config}")
     if args.json:
         result = {
             "run": str(search.folder),
@@ -122,6 +133,17 @@ def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
     about = {"memorise": False, "text_sha256": corpus.sha256}
     shared = settings | {"text": corpus.names(folder), "seed": seed}
     return Search(dataset, folder, args.minutes, shared, about, seed), corpus
+
+
+def _make_folder(search: Search, corpus: Corpus, args: Namespace, lock: ExitStack) -> None:
+    """Make and lock the folder of the search; another search of this text may have begun meanwhile."""
+    from npgpt.training import run as runs
+
+    if not search.settings["out"]:
+        search.folder = runs.make_numbered(args.text[0], "-tune")[1]
+    lock.enter_context(runs.locked(search.folder, new=True))
+    corpus.keep_stdin(search.folder)
+    search.settings["text"] = corpus.names(search.folder)
 
 
 def _run(search: Search) -> Trial | None:

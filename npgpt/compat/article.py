@@ -58,8 +58,8 @@ def Train(
     ids = np.concatenate([dataset.train, dataset.validation, dataset.test])
     dataset = Dataset.from_ids(ids, plan.make_plan(len(ids), **flags).split, dataset.tokenizer)
     trainer = prepare(dataset, flags, seed)
-    folder = run.find_folder(out, "train", resume=False)
-    with run.locked(folder):
+    folder = run.find_folder(out, "train", resume=False) if out is not None else run.make_numbered("train")[1]
+    with run.locked(folder, new=True):
         about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
         run.write_config(folder, {**trainer.plan.settings(), "seed": seed}, about)
         with spoken():

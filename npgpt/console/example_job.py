@@ -14,10 +14,11 @@ from npgpt.console.job import (
     RunFolder,
     check_ranks,
     kept_settings,
-    lock_folder,
+    make_folder,
     open_folder,
     read_parent,
     set_threads,
+    stored_name,
 )
 from npgpt.console.language import _
 from npgpt.console.messages import (
@@ -29,11 +30,13 @@ from npgpt.console.messages import (
     log_result,
     log_saved,
     log_warnings,
+    shell_path,
 )
 from npgpt.console.settings import (
     Setting,
     count,
     count_or_zero,
+    flag,
     not_empty,
     not_negative,
     positive,
@@ -112,11 +115,9 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     if folder.checkpoint:
         trainer.resume(folder.path, folder.checkpoint)
     elif not folder.config:
-        lock_folder(folder.path, True, world, lock)
-    path = Path(args.model)
-    name = str(path.resolve() if path.resolve().exists() else args.model)  # else a name on the Hub
+        folder = make_folder(folder, world, lock)
     data = data._replace(bad=data.bad + (validation.bad if validation else []), repeated=repeated)
-    base = Base(name, rows, _in_transformers(args.model) if lora else None)
+    base = Base(stored_name(args.model), rows, _in_transformers(args.model) if lora else None)
     return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
 
 
@@ -411,7 +412,10 @@ class ExampleJob(Job):
         report.write(path)
         log_saved(path)
         if interrupted:
-            log("go on: the same command with --resume")
+            flags = "".join(f" {flag(name)}" for name in ("skip_bad", "balance") if self.about[name])
+            files = f"{shell_path(self.base.name)} {shell_path(self.data.path)}{flags}"
+            command = f"python -m npgpt.finetune {files} --resume -o {shell_path(path)}"
+            log("go on: {command}", command=command)
         elif self.data.form != "prompt":
-            log_next(f"python -m npgpt.chat {shlex.quote(str(path))}")
+            log_next(f"python -m npgpt.chat {shell_path(path)}")
         return more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ class RunFolder:
     checkpoint: Path | None = None  # the one to resume from; None where training begins
     ended: bool = False  # after its last step, or by its patience or target
     broken: tuple[str, ...] = ()  # a line for each broken checkpoint that was skipped
+    text: str | None = None  # of a new run in runs/, which takes the next free name from it
 
 
 def open_folder(
@@ -43,21 +45,39 @@ def open_folder(
     Nothing is created. FileExistsError where the folder exists and is not to be resumed, BlockingIOError
     while another process trains in it.
     """
-    from npgpt.training import checkpoint
+    from npgpt.training import checkpoint, recorder
     from npgpt.training import run as runs
 
     path = runs.find_folder(out, text, resume)
     if not (resume and (path / runs.CONFIG).exists()):
-        return RunFolder(path)
-    lock_folder(path, False, world, lock)
+        return RunFolder(path, text=None if out or (resume and path.exists()) else text)
+    _lock(path, False, world, lock)
     config = runs.read_config(path)
     found, broken = checkpoint.last(path) or (None, [])
     ended = found is not None and checkpoint.read_state(found)["ended"] is not None
+    if not world.rank:
+        recorder.check(path, checkpoint.step_of(found) if found else 0)
     return RunFolder(path, config, found, ended, tuple(broken))
 
 
-def lock_folder(path: Path, new: bool, world: World, lock: contextlib.ExitStack) -> None:
-    """Lock the folder on rank 0 until the stack is closed; new=True creates it."""
+def make_folder(folder: RunFolder, world: World, lock: contextlib.ExitStack) -> RunFolder:
+    """Return the folder of a new run, made and locked until the stack is closed.
+
+    In runs/ it gets the first name that is free now, as others may have started since open_folder() looked.
+    Rank 0 takes it, and tells the other ranks.
+    """
+    from npgpt.training import run as runs
+
+    path = folder.path
+    if folder.text is not None:
+        taken = runs.make_numbered(folder.text)[0] if world.rank == 0 else 0
+        names = runs.numbered(folder.text)
+        path = next(itertools.islice(names, int(world.broadcast(taken)), None))
+    _lock(path, True, world, lock)
+    return RunFolder(path)
+
+
+def _lock(path: Path, new: bool, world: World, lock: contextlib.ExitStack) -> None:
     from npgpt.training import run as runs
 
     if world.rank == 0:
@@ -82,6 +102,11 @@ def check_ranks(world: World, settings: Fields, **facts: object) -> None:
 
         named = {flag(name): settings[name] or "default" for name in settings if name != "threads"}
         world.check_equal(**named, **facts, **library_versions())
+
+
+def stored_name(model: PathLike) -> str:
+    """Return the name by which a config.toml names a model: its full path, or the name on the Hub."""
+    return str(Path(model).resolve()) if Path(model).exists() else str(model)
 
 
 def read_parent(path: PathLike, what_for: str) -> Pretrained:

@@ -8,7 +8,6 @@ set_language().
 
 import contextlib
 import gettext
-import io
 import os
 import string
 import sys
@@ -23,8 +22,8 @@ def set_language() -> None:
     """Set the language, argparse's too, from LANGUAGE, LC_ALL, LC_MESSAGES or LANG."""
     _choose_catalogue()
     for stream in (sys.stdout, sys.stderr):  # a character that the console lacks must not end the command
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        if reconfigure := getattr(stream, "reconfigure", None):  # not in a notebook
+            reconfigure(errors="replace")
 
 
 @contextlib.contextmanager
@@ -43,6 +42,9 @@ def _choose_catalogue() -> None:
     english = locale in ("C", "POSIX")  # these ignore LANGUAGE, as GNU's gettext does
     gettext.bindtextdomain("npgpt", str(CATALOGUES))
     gettext.textdomain("messages" if english else "npgpt")
+    for stream in (sys.stdout, sys.stderr):  # a character that the console lacks must not end the command
+        if reconfigure := getattr(stream, "reconfigure", None):  # not in a notebook
+            reconfigure(errors="replace")
 
 
 def _(message: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -74,9 +76,26 @@ def log_falling(result: Fields, command: str) -> None:
         log("for longer: {command}", command=command)
 
 
+def log_found(text: str | None) -> None:
+    """Print where the text of a run was found, if that is not where it was."""
+    if text:
+        log("the text of the run is not where it was; found by its sha256: {text}", text=text)
+
+
 def log_saved(folder: PathLike) -> None:
     """Print the folder of a run and its report."""
     log("saved to {run}, drawn in {run}/report.html", run=folder)
+
+
+def shell_path(path: PathLike) -> str:
+    """Return a path as the argument of a command that is printed: a shell and argparse read it as it is."""
+    text = str(path)
+    text = f"./{text}" if text.startswith("-") else text
+    try:
+        text.encode()
+        return shlex.quote(text)
+    except UnicodeEncodeError:  # a name of other bytes, as bash, zsh and POSIX 2024 write it
+        return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + "'"
 
 
 def log_next(*commands: str) -> None:

@@ -3,26 +3,29 @@
 The page is made from the files of the run's folder alone, so it can be made again at any time.
 """
 
-import csv
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from npgpt.console import charts
 from npgpt.console.language import _, fill, number
-from npgpt.console.messages import overfitting_message, overlap_message
+from npgpt.console.messages import log_warnings, overfitting_message, overlap_message
 from npgpt.engine.types import Fields
 from npgpt.training.checkpoint import write_atomically
+from npgpt.training.journal import Journal
 from npgpt.training.overfitting import History
+from npgpt.training.recorder import METRICS, journals
 from npgpt.training.run import read_config
 
 Rows: TypeAlias = list[dict[str, str]]  # of metrics.csv, by the columns' names
 POINTS = 300  # of the training curve; each is a mean over its chunk of the steps
 SHAPE = ("engine", "n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer")
+TEST_KEYS = {"part", "tokens", "bits_per_byte", "loss", "accuracy@1", "accuracy@5"}
 HIDDEN = ("text", "about", "split", "threads", "keep", "save_every", "eval_tokens")
 
 STYLE = """
@@ -73,10 +76,17 @@ class Bar(float):
 
 
 def write(run: Path) -> Path:
-    """Write run/report.html, and run/loss.png where matplotlib is installed; return the page's path."""
-    rows = metrics(run)
-    config = read_config(run)
-    test = _json(run / "test.json")
+    """Write run/report.html, and run/loss.png where matplotlib is installed; return the page's path.
+
+    Where a file of the run was changed by hand, so that it cannot be read, a warning names it and the page
+    stays as it is.
+    """
+    try:
+        rows, samples = metrics(run), _lines(journals(run)[1])
+        config, test = read_config(run), _test_result(run / "test.json")
+    except ValueError as error:
+        log_warnings([f"{error}; {run / 'report.html'} stays as it is"])
+        return run / "report.html"
     curves, marks = _curves(rows)
     sections = [
         _figures(rows, test),
@@ -85,7 +95,7 @@ def write(run: Path) -> Path:
         f'<p class="soft">{_("Nats per token; lower is better.")}</p>',
         charts.line_chart(curves, _("step"), marks=marks),
         _test(test),
-        _samples(run),
+        _samples(samples),
         _rates(rows),
         _settings(config),
     ]
@@ -123,12 +133,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], best: int | Non
 
 
 def metrics(run: Path) -> Rows:
-    """Return the rows of metrics.csv by their columns' names; an empty list without the file."""
-    try:
-        with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row["seconds"]]
-    except OSError:
-        return []
+    """Return the rows of metrics.csv by their columns' names; an empty list without the file.
+
+    ValueError, with the number of the line, where one is not as a run writes it.
+    """
+    journal = journals(run)[0]
+    return [dict(zip(METRICS.split(","), row.split(","), strict=True)) for row in _lines(journal)]
 
 
 def points(rows: Rows, name: str, by: str = "step") -> list[tuple[float, float]]:
@@ -137,11 +147,24 @@ def points(rows: Rows, name: str, by: str = "step") -> list[tuple[float, float]]
     return [point for point in found if math.isfinite(point[1])]
 
 
-def _json(path: Path) -> Any:
+def _lines(journal: Journal) -> list[str]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return journal.read(sys.maxsize)
+    except OSError:
+        return []
+
+
+def _test_result(path: Path) -> Fields | None:
+    """Return what evaluate wrote, None without the file; ValueError where it holds something else."""
+    try:
+        test = json.loads(path.read_text(encoding="utf-8-sig"))
+        if test["baselines"] is not None and TEST_KEYS <= set(test):
+            return dict(test)
+    except OSError:
         return None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise ValueError(f"{path}: must be what npgpt.evaluate writes; it writes it anew")
 
 
 def _curves(rows: Rows) -> tuple[list[charts.Curve], list[charts.Mark]]:
@@ -170,7 +193,8 @@ def _description(config: Fields, rows: Rows) -> str:
     if rows:
         steps += ", " + fill(_("{epochs:.1f} epochs"), epochs=float(rows[-1]["epoch"]))
     said = fill(_("A GPT trained on {text}: {steps}"), text=text, steps=steps)
-    return f"{said} · npgpt {config['about']['npgpt']}, {config['about']['kernels']}"
+    about = config["about"]
+    return f"{said} · npgpt {about.get('npgpt', '')}, {about.get('kernels', '')}"
 
 
 def _figures(rows: Rows, test: Fields | None) -> str:
@@ -225,14 +249,10 @@ def _test(test: Fields | None) -> str:
     return "\n".join(lines)
 
 
-def _samples(run: Path) -> str:
-    try:
-        with open(run / "samples.jsonl", encoding="utf-8") as file:
-            samples = [json.loads(line) for line in file]
-    except (OSError, ValueError):
+def _samples(lines: list[str]) -> str:
+    if not lines:
         return ""
-    if not samples:
-        return ""
+    samples = [json.loads(line) for line in lines]
     shown = samples[:: max(1, len(samples) // 6)]
     shown += [] if shown[-1] is samples[-1] else [samples[-1]]
     lines = [
@@ -262,7 +282,7 @@ def _settings(config: Fields) -> str:
         "text": ", ".join(Path(t).name for t in config["text"][:3]),
     }
     shown |= {"val": Path(config["val"]).name} if "val" in config else {}
-    shown |= {name: config["about"][name] for name in ("kernels", "python", "numpy")}
+    shown |= {name: config["about"].get(name, "") for name in ("kernels", "python", "numpy")}
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(f'{v:g}' if isinstance(v, float) else str(v))}</dd></div>"
         for name, v in shown.items()

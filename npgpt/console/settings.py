@@ -10,7 +10,6 @@ import contextlib
 import math
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T", int, float)
+FLOATS, INT32 = (1e-30, 1e30), 2**31 - 1
 Kind: TypeAlias = Callable[[str], Any]  # converts a text, or raises ArgumentTypeError
 
 
@@ -36,7 +36,14 @@ class Setting(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with help in the locale's language and errors of one line, in English."""
+    """argparse with help in the locale's language and errors of one line, in English.
+
+    An argument without a type is text that must not be empty; type=str lets it be.
+    """
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.register("type", None, not_empty)
 
     def add_argument(self, *names: str, help: str | None = None, **more: Any) -> argparse.Action:
         """Add an argument as argparse does, with its help translated."""
@@ -86,26 +93,48 @@ def flag(name: str) -> str:
 def number(kind: Callable[[str], T], what: str, holds: Callable[[T], bool]) -> Callable[[str], T]:
     """Return a type for argparse that converts by `kind` and refuses a value for which holds() is false.
 
+    So are numbers that float32, in which training computes, cannot hold and multiply.
+
     >>> count("12")
     12
     """
+    low, high = FLOATS
 
     def convert(text: str) -> T:
+        also = ""
         with contextlib.suppress(ValueError):
             value = kind(text)
             if math.isfinite(value) and holds(value):
-                return value
-        raise argparse.ArgumentTypeError(f"must be {what}, got {text}")
+                if kind is int or not value or low <= abs(value) <= high:
+                    return value
+                also = f", in {low:g}..{high:g}"
+        raise argparse.ArgumentTypeError(f"must be {what}{also}, got {text}")
 
     return convert
 
 
-count = number(int, "a whole number, at least 1", lambda v: v >= 1)
+def count(text: str) -> int:
+    """Return a whole number from 1 to what an int32 holds; it is a type for argparse."""
+    value = _count(text)
+    if value > INT32:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 1..{INT32}, got {text}")
+    return value
+
+
+_count = number(int, "a whole number, at least 1", lambda v: v >= 1)
+minutes = number(float, "a number above 0, at most a million", lambda v: 0 < v <= 1e6)
 thread_count = number(int, "a whole number in 1..1024", lambda v: 1 <= v <= 1024)
 count_or_zero = number(int, "a whole number, at least 0", lambda v: v >= 0)
 positive = number(float, "a number above 0", lambda v: v > 0)
 not_negative = number(float, "a number, at least 0", lambda v: v >= 0)
 share = number(float, "a number in 0..1, 1 excluded", lambda v: 0 <= v < 1)
+
+
+def not_empty(text: str) -> str:
+    """Return the text, a type for argparse: an empty one is a variable of a shell that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -117,13 +146,6 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return convert
-
-
-def not_empty(text: str) -> str:
-    """Return the text; it is a type for argparse that refuses an empty one."""
-    if not text:
-        raise argparse.ArgumentTypeError("must be a path, got an empty text")
-    return text
 
 
 def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | None) -> Fields:
@@ -142,13 +164,9 @@ def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | Non
 
 def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
     """Return the settings in a TOML file by name; tables in it are notes and are ignored."""
-    from npgpt.text.kinds import read_utf8
+    from npgpt.training.run import read_table
 
-    content = read_utf8(path)
-    try:
-        table = tomllib.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: must be TOML, got {error}") from None
+    table = read_table(path)
     kinds = {setting.name: setting.kind for setting in settings}
     values = {}
     for key, value in table.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import re
 import shlex
 import time
@@ -15,21 +16,24 @@ from npgpt.console.job import (
     RunFolder,
     check_ranks,
     kept_settings,
-    lock_folder,
+    make_folder,
     open_folder,
     read_parent,
     set_threads,
+    stored_name,
 )
 from npgpt.console.language import _
 from npgpt.console.messages import (
     corpus_report,
     log,
     log_falling,
+    log_found,
     log_going_on,
     log_next,
     log_result,
     log_saved,
     log_warnings,
+    shell_path,
     spelt_end_warnings,
     val_warnings,
 )
@@ -38,6 +42,7 @@ from npgpt.console.settings import (
     config_values,
     count,
     count_or_zero,
+    minutes,
     not_empty,
     not_negative,
     one_of,
@@ -62,7 +67,7 @@ if TYPE_CHECKING:
 
 def _tokenizer_name(text: str) -> str:
     """Return bytes, bpe:N, or the full path of a vocabulary; it is a type for argparse."""
-    if text == "bytes" or re.fullmatch(r"bpe:\d+", text):
+    if not_empty(text) == "bytes" or re.fullmatch(r"bpe:\d+", text):
         return text
     if not Path(text).exists():
         raise argparse.ArgumentTypeError(f"must be bytes, bpe:N or the path of a vocabulary, got {text}")
@@ -70,8 +75,10 @@ def _tokenizer_name(text: str) -> str:
 
 
 SETTINGS = [
-    Setting("out", str, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
-    Setting("init_from", str, "begin with the weights and tokenizer of this model: a run or a GPT-2 folder"),
+    Setting("out", not_empty, "the run's folder (default: runs/ and the text's name, then -2, -3)"),
+    Setting(
+        "init_from", not_empty, "begin with the weights and tokenizer of this model: a run or a GPT-2 folder"
+    ),
     Setting(
         "engine",
         one_of("gpt", "gpt-2", "gpt-3", "llama"),
@@ -83,7 +90,7 @@ SETTINGS = [
     ),
     Setting("epochs", count, "number of epochs; in one, each training token is a target once"),
     Setting("steps", count, "number of steps (default: by the size of the text)"),
-    Setting("minutes", positive, "minutes from the beginning of the command to its end"),
+    Setting("minutes", minutes, "minutes from the beginning of the command to its end"),
     Setting("batch_size", count, "windows in memory at a time, over all ranks (default 8; a small text: 6)"),
     Setting("gradient_accumulation_steps", count, "batches whose gradients make one step (default 1)"),
     Setting("block_size", count, "tokens in a window, the model's context (default: 128)"),
@@ -101,8 +108,9 @@ SETTINGS = [
         "bytes (257 tokens), bpe:N (N tokens, trained on the training part), or the path of a vocabulary "
         "(default: bytes for small texts, else bpe)",
     ),
-    Setting("split", str, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"),
-    Setting("val", not_empty, "a text for validation, instead of a part of TEXT: a file or a folder"),
+    Setting(
+        "split", not_empty, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"
+    ),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
     Setting(
@@ -166,8 +174,10 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
     resident = memory.resident_bytes()
     spent = time.perf_counter() - started
     trainer = _trainer(dataset, parent, folder, flags, settings["seed"], spent, world)
+    if folder.config and not folder.checkpoint:
+        _refuse_another_parent(folder.config, trainer)
     if not folder.config:
-        lock_folder(folder.path, True, world, lock)
+        folder = make_folder(folder, world, lock)
     return TextJob(folder, settings, trainer, world, corpus, val, resident, started)
 
 
@@ -176,12 +186,20 @@ def _corpora(
 ) -> tuple[Corpus, Corpus | None]:
     """Return the text and that of --val, the same ones with the same settings on every rank."""
     from npgpt.text.corpus import Corpus
+    from npgpt.training.source import find_text
 
-    how = settings["clean"], settings["encoding"]
-    corpus, val = Corpus(args.text or (folder.config or {})["text"], *how), None
-    if settings["val"]:
-        if settings["val"] == "-":
-            raise ValueError("--val must be a file or a folder, got -")
+    how, config, val = (settings["clean"], settings["encoding"]), folder.config or {}, None
+    if args.text:
+        corpus = Corpus(args.text, *how)
+    else:
+        corpus, elsewhere = find_text(folder.path, config)
+        log_found(elsewhere)
+    if settings["val"] == "-":
+        raise ValueError("--val must be a file or a folder, got -")
+    if settings["val"] and settings["val"] == config.get("val"):
+        val, elsewhere = find_text(folder.path, config, "val")
+        log_found(elsewhere)
+    elif settings["val"]:
         val = Corpus(settings["val"], *how)
     settings["clean"] = corpus.clean
     if world.size > 1 and "-" in args.text:
@@ -318,7 +336,7 @@ def _parent_settings(path: str, parent: Pretrained, given: Fields) -> Fields:
     for name, size in sizes.items():
         if given[name] not in (None, size):
             raise ValueError(f"--init-from {path}: {name} is {size} there, got {given[name]}")
-    return sizes | {"tokenizer": parent.tokenizer.name, "init_from": str(Path(path).resolve())}
+    return sizes | {"tokenizer": parent.tokenizer.name, "init_from": stored_name(path)}
 
 
 def _refuse_other_texts(config: Fields, corpus: Corpus, val: Corpus | None, val_name: str) -> None:
@@ -344,11 +362,24 @@ def _refuse_changes(given: Fields, settings: Fields, n_tokens: int) -> None:
     if then["minutes"] and now["minutes"]:
         now["steps"] = then["steps"]
     for name in new | lengths:
-        if name != "epochs" and then[name] != now[name] and name != "init_from":
+        if name == "init_from" and then[name]:  # the same folder, however it is written
+            then[name], now[name] = (str(Path(s[name]).resolve()) for s in (then, now))
+        if name != "epochs" and then[name] != now[name]:
             raise ValueError(
                 f"--resume: {name} is {then[name]} in this run, got {now[name]}; "
                 "a run goes on as it began (--init-from begins another from its weights)"
             )
+
+
+def _refuse_another_parent(config: Fields, trainer: Trainer) -> None:
+    """Raise ValueError where a run without a checkpoint would begin from other weights than it did."""
+    known = config["about"].get("parent_sha256")
+    if known and known != _weights_sha256(trainer):
+        raise ValueError(f"{config['init_from']}: has changed since the run began from its weights")
+
+
+def _weights_sha256(trainer: Trainer) -> str:
+    return hashlib.sha256(trainer.model.flat_params.data).hexdigest()
 
 
 class TextJob(Job):
@@ -391,6 +422,8 @@ class TextJob(Job):
         self.corpus.keep_stdin(path)
         about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
         about |= {"val_sha256": self.val.sha256} if self.val else {}
+        if settings["init_from"]:
+            about["parent_sha256"] = _weights_sha256(self.trainer)
         runs.write_config(path, settings, about)
 
     def announce(self) -> None:
@@ -444,7 +477,7 @@ class TextJob(Job):
         from npgpt.console import report
 
         path = self.folder.path
-        command = f"python -m npgpt.train --resume --out {shlex.quote(str(path))}"
+        command = f"python -m npgpt.train --resume --out {shell_path(path)}"
         _log_losses(result, self.plan, f"{command} {self._twice(result)}")
         report.write(path)
         if result["ended"] == "interrupted":
@@ -529,5 +562,6 @@ def _show_sample(folder: PathLike, beginning: bytes, plan: Plan, seed: int) -> N
     log("it writes:")
     print(rule, text.rstrip(), rule, sep="\n")
     prompt = " ".join(beginning[:200].decode("utf-8", "ignore").split()[:2])
-    where = shlex.quote(str(folder))
-    log_next(f"python -m npgpt.generate {where} {shlex.quote(prompt)}", f"python -m npgpt.evaluate {where}")
+    prompt = shlex.quote(prompt if prompt.isprintable() else "")  # no shell passes a NUL on
+    where, dashes = shell_path(folder), "-- " if prompt.strip("'").startswith("-") else ""
+    log_next(f"python -m npgpt.generate {where} {dashes}{prompt}", f"python -m npgpt.evaluate {where}")

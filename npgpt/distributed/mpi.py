@@ -40,14 +40,11 @@ HEARTBEAT_SECONDS, MAX_MISSED = 0.5, 12  # a rank that misses more heartbeats in
 class MPIWorld(World):
     """A world of several ranks, of which this process is one."""
 
-    def __init__(self, size: int) -> None:
-        """Join the ranks. ValueError unless MPI counts as many of them as mpiexec, which gave `size`."""
+    def __init__(self) -> None:
+        """Join the ranks."""
         from mpi4py import MPI
 
         self._mpi, world = MPI, MPI.COMM_WORLD
-        if size != world.size:
-            library = MPI.Get_library_version().split("\n")[0].strip()
-            raise ValueError(f"mpiexec must belong to the MPI that mpi4py uses, which is {library}")
         self.rank, self.size, self.host = world.rank, world.size, socket.gethostname()
         self._comm, self._gradients, self._heartbeats = (world.Dup() for _ in range(3))  # one for each thread
         self._host = world.Split_type(MPI.COMM_TYPE_SHARED)
@@ -316,15 +313,35 @@ def library_versions() -> Fields:
     }
 
 
-def init_world() -> World:
-    """Return the world that this process belongs to: SINGLE where it was not started by mpiexec.
+def launched() -> tuple[int | None, int]:
+    """Return the number of ranks that a launcher started and this one's, (1, 0) without a launcher.
 
-    ValueError without mpi4py, or without the MPI that mpiexec belongs to.
+    The number is None where the launcher tells each rank its own alone, as PMIx does: prterun, srun.
     """
-    size = max(int(os.environ.get(name) or 1) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    environment = os.environ
+    for size, rank in (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")):
+        if environment.get(size):
+            return int(environment[size]), int(environment.get(rank) or 0)
+    if not environment.get("PMIX_RANK"):
+        return 1, 0
+    tasks = environment.get("SLURM_STEP_NUM_TASKS")
+    return int(tasks) if tasks else None, int(environment["PMIX_RANK"])
+
+
+def init_world() -> World:
+    """Return the world that this process belongs to: SINGLE where no launcher started several.
+
+    ValueError without mpi4py, or without the MPI that the launcher belongs to.
+    """
+    size, rank = launched()
     if size == 1:
         return SINGLE
     try:
-        return MPIWorld(size)
+        from mpi4py import MPI
     except (ImportError, RuntimeError):  # which mpi4py raises where there is no MPI
         raise ValueError('mpiexec needs mpi4py and an MPI for it: pip install "npgpt[mpi]"') from None
+    there = MPI.COMM_WORLD.size
+    if size not in (None, there) or rank >= there:
+        library = MPI.Get_library_version().split("\n")[0].strip()
+        raise ValueError(f"mpiexec must belong to the MPI that mpi4py uses, which is {library}")
+    return SINGLE if there == 1 else MPIWorld()

@@ -140,6 +140,8 @@ def write_pretrained(folder: PathLike, model: GPT, tokenizer: Tokenizer | None =
     The folder is made if need be. A model without biases is written with zeros for them, as Transformers
     always has them, and with a note in config.json, so that read_pretrained returns what was saved.
     """
+    if folder == "":
+        raise ValueError("save_pretrained: folder must not be empty")
     folder, stored = Path(folder), tensors(family_of(model.config), model)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})

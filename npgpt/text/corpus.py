@@ -104,6 +104,8 @@ class Corpus:
         if encoding == "bytes" and clean != "none":
             raise ValueError(f"clean must be none where the encoding is bytes, got {clean}")
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        if "" in paths:
+            raise ValueError("the path of a text must not be empty")
         files = [file for path in paths for file in _files(str(path))]
         if files.count("-") > 1:
             raise ValueError("-: stdin can be read only once")

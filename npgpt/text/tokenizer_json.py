@@ -60,6 +60,8 @@ def read_vocabulary(path: PathLike) -> Vocabulary:
 
     FileNotFoundError where there is none, ValueError for files that are faulty or of another kind.
     """
+    if path == "":
+        raise ValueError("the path of a tokenizer must not be empty")
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (path / "tokenizer.json").exists():

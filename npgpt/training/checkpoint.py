@@ -5,11 +5,12 @@ checkpoint is atomic: it is written into a temporary folder, every file is synce
 The pointer is replaced in the same way. Reading first checks sizes and sha256 against the manifest.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safetensors.numpy import load_file
@@ -80,11 +81,31 @@ def point(run: Path, pointer: str, name: str) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file atomically: at any moment it holds the old text or the new one."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or a new folder; it becomes `path` when it is whole and on the disk.
+
+    Where that fails nothing is left, and what a killed process left is replaced.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="replace")
-    _sync(temporary)
-    os.replace(temporary, path)
+    _remove(temporary)
+    try:
+        yield temporary
+        for written in [*temporary.rglob("*"), temporary]:
+            _sync(written)
+        os.replace(temporary, path)
+    except BaseException:
+        _remove(temporary)
+        raise
     _sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def prune(run: Path, keep: int) -> None:
@@ -97,8 +118,13 @@ def prune(run: Path, keep: int) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the checkpoint folders of a run, newest first, without verifying them."""
-    found = [path for path in run.glob("step-*") if path.name[5:].isdigit() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+    found = [path for path in run.glob("step-*") if path.name[5:].isdecimal() and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder, which has it in its name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def is_run(folder: Path) -> bool:
@@ -111,9 +137,13 @@ def choose(run: Path, pointers: Sequence[str] = ("BEST", "LATEST")) -> tuple[Pat
 
     Also return one line for each broken checkpoint that was skipped. ValueError if none is left.
     """
-    candidates = [folder for pointer in pointers if (folder := pointed(run, pointer))]
-    candidates += checkpoints(run)
-    broken: list[str] = []
+    found = {pointer: pointed(run, pointer) for pointer in pointers}
+    candidates = [*filter(None, found.values()), *checkpoints(run)]
+    broken = [
+        f"{run / pointer}: must name a checkpoint that is there; passed over"
+        for pointer, folder in found.items()
+        if not folder and (run / pointer).exists()
+    ]
     for folder in dict.fromkeys(candidates):
         try:
             verify(folder)
@@ -135,7 +165,7 @@ def verify(folder: Path) -> None:
         expected = {str(name): (int(entry["size"]), entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError:
         raise ValueError(f"{folder}: {MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{folder}: {MANIFEST} is broken") from None
     for name, (size, sha256) in expected.items():
         path = folder / name

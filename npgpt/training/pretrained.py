@@ -84,6 +84,8 @@ def find_folder(path: PathLike) -> Path:
 
     A broken checkpoint is skipped with a warning, and the one before it is used.
     """
+    if path == "":
+        raise ValueError("load: path must not be empty")
     path = Path(path)
     if len(str(path)) > PATH_LENGTH and not os.path.exists(path):  # which a Path cannot be asked
         raise missing(path)

@@ -41,8 +41,7 @@ class Recorder:
     def __init__(self, run: Path, keep: int, world: World, listener: Listener) -> None:
         """Keep the last `keep` checkpoints and the best; the listener is warned of failed writes."""
         self.run, self.keep, self.world, self.listener = run, keep, world, listener
-        self.metrics = Journal(run / "metrics.csv", step_of_row, METRICS)
-        self.samples = Journal(run / "samples.jsonl", lambda line: int(json.loads(line)["step"]))
+        self.metrics, self.samples = journals(run)
         self.history = History()
         self._flushed_at = time.perf_counter()
 
@@ -103,6 +102,18 @@ class Recorder:
         checkpoint.write_atomically(self.run / SCHEDULE, json.dumps(knots, allow_nan=False) + "\n")
 
 
+def journals(run: Path) -> tuple[Journal, Journal]:
+    """Return metrics.csv and samples.jsonl of a run."""
+    return Journal(run / "metrics.csv", step_of_row, METRICS), Journal(run / "samples.jsonl", step_of_sample)
+
+
+def check(run: Path, step: int) -> None:
+    """Raise ValueError where a file that a resume at `step` reads and writes anew was changed by hand."""
+    for journal in journals(run):
+        journal.read(step)
+    read_knots(run)
+
+
 def repair(run: Path, folder: Path, best_step: int) -> None:
     """Repair the pointers and folders of a killed run that is resumed from the checkpoint `folder`."""
     checkpoint.clean_up(run)
@@ -119,17 +130,39 @@ def point_to_best(run: Path, step: int) -> None:
 
 
 def step_of_row(line: str) -> int:
-    """Return the step of a line of metrics.csv; ValueError for half a line."""
+    """Return the step of a line of metrics.csv; ValueError where a cell is missing or no number."""
     step, *rest = line.split(",")
     if len(rest) != METRICS.count(","):
         raise ValueError(line)
+    for name, cell in zip(METRICS.split(",")[1:], rest, strict=True):
+        if cell or name != "val_loss":
+            float(cell)
     return int(step)
 
 
+def step_of_sample(line: str) -> int:
+    """Return the step of a line of samples.jsonl; ValueError, KeyError or TypeError for another line."""
+    sample = json.loads(line)
+    if not isinstance(sample["text"], str):
+        raise TypeError(line)
+    return int(sample["step"])
+
+
 def read_knots(run: Path) -> list[Knot] | None:
-    """Return the schedule's knots that a run with --minutes wrote, None where it has none."""
+    """Return the schedule's knots that a run with --minutes wrote, None where it has none.
+
+    ValueError for a file that holds something else.
+    """
     try:
-        knots: list[Knot] = json.loads((run / SCHEDULE).read_text(encoding="utf-8"))
-        return knots
-    except (OSError, ValueError):
+        text = (run / SCHEDULE).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
         return None
+    try:
+        knots = [(int(at), float(here), int(end)) for at, here, end in json.loads(text)]
+        if not knots:
+            raise ValueError("[]")
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(
+            f"{run / SCHEDULE}: must hold [[step, progress, last step], ...], got {text.strip()[:100]!r}"
+        ) from None
+    return knots

@@ -120,7 +120,7 @@ def test_a_run_that_missed_its_target_says_so_again(command, text):
     assert json.loads(told.splitlines()[-1])["steps"] == json.loads(out.splitlines()[-1])["steps"] == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interrupted_run_saves_and_says_130(text, number):
     process = python("npgpt.train", text, *TINY, "--steps", 10**6, "--target-loss", "1e-9", "--out", "r")
     while not Path("r/metrics.csv").exists():

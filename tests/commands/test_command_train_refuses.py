@@ -99,6 +99,9 @@ def test_bad_flags(command, text, flags, message):
         ("n_embd = 0", "bad.toml: n_embd must be a whole number, at least 1, got 0"),
         ("n_embed = 64", "n_embed is not a setting; did you mean n_embd?"),
         ("n_embd = ", "bad.toml: must be TOML"),
+        ("a = " + 9999 * "[", "bad.toml: must be TOML, got tables or lists nested too deeply"),
+        ("minutes = 1e308", "bad.toml: minutes must be a number above 0, at most a million, got 1e+308"),
+        ("lr = nan", "bad.toml: lr must be a number above 0, got nan"),
     ],
 )
 def test_bad_config_files(command, text, toml, message):

@@ -13,7 +13,8 @@ def test_tune(command):
     assert code == 0 and err == "", err
     found = json.loads(out.splitlines()[-1])
     assert found["run"] == "runs/t-tune" and found["val_loss"] > 0
-    assert {path.name for path in Path("runs/t-tune").iterdir()} == {"config.toml", "report.html", "trials"}
+    left = {path.name for path in Path("runs/t-tune").iterdir()}
+    assert left == {"config.toml", "lock", "report.html", "trials"}
     assert Path("runs/t-tune/trials/3-0/report.html").exists()
     code, out, _ = command("train", "t.txt", "--config", "runs/t-tune/config.toml")
     assert code == 0 and f"{found['steps']}/{found['steps']}" in out

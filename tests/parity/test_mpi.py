@@ -91,12 +91,13 @@ def wait_for_checkpoint(folder, process):
         time.sleep(0.01)
 
 
-def test_stopped_on_two_ranks_goes_on_with_others(tmp_path, text, measured):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_stopped_on_two_ranks_goes_on_with_others(tmp_path, text, measured, number):
     flags = [text, *FLAGS, "--optimizer", "adamw", "--eval-every", "20", "--steps", "400"]
     run(1, *flags, "--out", tmp_path / "whole")
     process = start(2, *flags, "--zero", "--out", tmp_path / "run")
     wait_for_checkpoint(tmp_path / "run", process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted after" in out, out + err
     before = len(metrics(tmp_path / "run", "train_loss"))
@@ -134,6 +135,91 @@ def test_an_error_of_one_rank_is_told_once(tmp_path, text):
     )
     err = run(2, tmp_path / "none.txt", *flags, expect=2)
     assert err.count("No such file") == 1 and "(rank" not in err
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, (1, 0)),
+        ({"PMI_SIZE": "4", "PMI_RANK": "2"}, (4, 2)),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "PMIX_RANK": "3"}, (4, 3)),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0"}, (1, 0)),
+        ({"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-vm-1@1"}, (None, 1)),  # prterun
+        ({"PMIX_RANK": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, (2, 1)),  # srun --mpi=pmix
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "1"}, (1, 0)),
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, (1, 0)),  # a script of sbatch
+    ],
+)
+def test_what_launchers_tell_a_rank(monkeypatch, environment, expected):
+    from npgpt.distributed import mpi
+
+    for name in ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert mpi.launched() == expected
+
+
+PMIX_ALONE = """
+import os, sys
+from mpi4py import MPI  # which has joined the ranks
+os.environ["PMIX_RANK"] = os.environ.pop("PMI_RANK")
+del os.environ["PMI_SIZE"]
+if "other" in sys.argv:  # an MPI that does not know the launcher
+    MPI = sys.modules["mpi4py.MPI"]
+    sys.modules["mpi4py"].MPI = type("MPI", (), {"COMM_WORLD": type("", (), {"size": 1}),
+        "Get_library_version": lambda: "another MPI"})
+from npgpt.train import main
+sys.exit(main([arg for arg in sys.argv[1:] if arg != "other"]))
+"""
+
+
+def test_ranks_of_a_launcher_that_tells_the_rank_alone(tmp_path, text):
+    """As prterun does: both train one model, and are refused where their MPI counts one."""
+    run(2, text, *FLAGS, "--out", tmp_path / "1")
+    out = run(2, text, *FLAGS, "--out", tmp_path / "2", program=("-c", PMIX_ALONE))
+    assert "exists already" not in out and arrays(tmp_path / "1") == arrays(tmp_path / "2")
+    out = run(2, text, "other", *FLAGS, "--out", tmp_path / "3", program=("-c", PMIX_ALONE), expect=2)
+    assert "mpiexec must belong to the MPI that mpi4py uses, which is another MPI" in out
+
+
+TOGETHER = """
+import os, sys, time, pathlib
+from npgpt import train
+from npgpt.training import run
+find, me = run.find_folder, pathlib.Path(sys.argv[1])
+def together(*args, **more):
+    found = find(*args, **more)
+    me.with_suffix("." + os.environ["PMI_RANK"]).touch()
+    while len(list(me.parent.glob("met*.*"))) < 4: time.sleep(0.01)
+    return found
+run.find_folder = together
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+def test_of_two_jobs_at_once_the_second_takes_the_next_name(tmp_path, text):
+    """All four ranks have looked for a free name before one makes a folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NPGPT_THREADS": "1"}
+    jobs = []
+    for name in ("a", "b"):
+        command = [
+            str(MPIEXEC),
+            "-n",
+            "2",
+            sys.executable,
+            "-c",
+            TOGETHER,
+            tmp_path / f"met{name}",
+            text,
+            *FLAGS,
+        ]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        jobs.append(subprocess.Popen([str(part) for part in command], env=environment, cwd=tmp_path, **pipes))
+    outs = [job.communicate(timeout=100)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outs
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"text", "text-2"}
+    assert arrays(tmp_path / "runs/text") == arrays(tmp_path / "runs/text-2")
 
 
 VICTIM = """
