@@ -48,7 +48,8 @@ def read_special_tokens(
         found += [(path, token) for token in _decoder(path, config["added_tokens_decoder"])]
     else:
         if (path := folder / "special_tokens_map.json").exists():
-            named |= dict(_named(path, read_json(path)))
+            listed = any(config.get(key) for key in LISTS)  # then the map's list does not count
+            named |= {key: name for key, name in _named(path, read_json(path)) if key in NAMES or not listed}
         if (path := folder / "added_tokens.json").exists():
             found += [(path, token) for token in _added(path, named)]
     special: dict[str, int] = {}
@@ -86,8 +87,9 @@ def _named(path: Path, settings: Fields) -> Iterator[tuple[str, str]]:
         tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
         if not isinstance(tokens, list):
             raise ValueError(f"{path}: {key} must be a list of tokens, got {tokens!r:.60}")
-        for i, token in enumerate(tokens):
-            yield f"{key}[{i}]", _content(path, key, token)
+        for token in tokens:
+            name = _content(path, key, token)
+            yield f"{key}: {name}", name
 
 
 def _content(path: Path, key: str, token: object) -> str:

@@ -74,6 +74,10 @@ READ = {
     "more special tokens": {CONFIG: {"additional_special_tokens": ["<x>", "<a>"]}},
     "extra special tokens": {CONFIG: {"extra_special_tokens": {"x_token": "<x>"}}},
     "a map": {MAP: {"pad_token": "[PAD]", "additional_special_tokens": ["<x>"]}},
+    "a list before that of the map": {
+        CONFIG: {"additional_special_tokens": ["<x>", "<a>"]},
+        MAP: {"additional_special_tokens": ["<b>", "<a>"]},
+    },
     "a map before the config": {CONFIG: {"eos_token": "<a>"}, MAP: {"eos_token": "<x>"}},
     "a map that a decoder hides": {CONFIG: decoder() | {"eos_token": "<x>"}, MAP: {"eos_token": "<b>"}},
     "added tokens": {ADDED: {"[PAD]": 281, "<x>": 280}, MAP: {"pad_token": "[PAD]", "mask_token": "<x>"}},
