@@ -52,19 +52,20 @@ class GPT2LMHeadModel(GPT):
     from_pretrained, generate and save_pretrained are those of Transformers; what else it has is npgpt.GPT's.
     """
 
-    _generation: Mapping[str, Any] = MappingProxyType(
-        {}
-    )  # what the folder's generation_config.json says instead of DEFAULTS
+    # what the folder's generation_config.json says instead of DEFAULTS
+    _generation: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
     def from_pretrained(cls, path: PathLike) -> Self:
         """Return the model of a folder, or of anything else that npgpt.load reads, with float32 weights."""
         folder = Path(path) if Path(path).exists() else pretrained.find_folder(path)
         model = cls.of(pretrained.read(folder))
-        told, names = _settings(folder, "generation_config.json"), tuple(DEFAULTS)
-        if not told:
+        told, names, said = _settings(folder, "generation_config.json"), tuple(DEFAULTS), {}
+        if told:
+            said = {"eos_token_id": None}  # where the file is there and has no end, a text has none
+        else:
             told, names = _settings(folder, "config.json"), ("bos_token_id", "eos_token_id", "pad_token_id")
-        model._generation = {name: told[name] for name in names if told.get(name) is not None}
+        model._generation = said | {name: told[name] for name in names if told.get(name) is not None}
         return model
 
     @names_checked
@@ -82,10 +83,11 @@ class GPT2LMHeadModel(GPT):
         max_length counts the prompt, max_new_tokens does not; without both come 20 ids, or those that still
         fit the context. do_sample draws by temperature 1.0, top_k 50, top_p 1.0 and min_p; num_beams
         searches, with length_penalty and early_stopping. repetition_penalty weighs ids that were there.
-        num_return_sequences continues each prompt several times. eos_token_id is an id or a list; not given
-        it is the tokenizer's end of text, None is none. A given length beyond the context goes on with its
-        newer half. The same `seed` (npgpt's own) gives the same ids. Arrays and lists give an array, a tensor
-        gives a tensor. TypeError for a setting of another name, ValueError for a wrong value.
+        num_return_sequences continues each prompt several times. eos_token_id is an id or a list, None is
+        none; where no file of the folder names one it is the tokenizer's end of text. A given length beyond
+        the context goes on with its newer half. The same `seed` (npgpt's own) gives the same ids. Arrays and
+        lists give an array, a tensor gives a tensor. TypeError for a setting of another name, ValueError for
+        a wrong value.
         """
         seed = settings.pop("seed", None)
         if unknown := [name for name in settings if name not in DEFAULTS]:
@@ -116,10 +118,10 @@ class GPT2LMHeadModel(GPT):
         if given.get("max_length") is not None and given.get("max_new_tokens") is not None:
             raise ValueError("generate: max_length must be left out where max_new_tokens is given")
         length, new = how["max_length"], how["max_new_tokens"]
-        if length is None or new is not None:
-            length = prompt + _whole("max_new_tokens", NEW_IDS if new is None else new)
-        if how["max_length"] is None and new is None:
-            length = min(length, self.config.block_size)
+        if new is not None:
+            length = prompt + _whole("max_new_tokens", new)
+        elif length is None:
+            length = min(prompt + NEW_IDS, self.config.block_size)
         if _whole("max_length", length) <= prompt:
             what = f"more than the {prompt} ids of the prompt, or max_new_tokens must be given"
             raise ValueError(f"generate: max_length must be {what}, got {length}")

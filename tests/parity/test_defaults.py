@@ -164,6 +164,19 @@ def test_what_generation_config_says_is_the_default(said, rng, tmp_path):
     assert same((npgpt.GPT2LMHeadModel.from_pretrained(tmp_path), theirs))[0, 0] == 8
 
 
+def test_a_generation_config_without_an_end_has_none(rng, tmp_path):
+    """Whatever the tokenizer's end of text is: here it is what the model writes."""
+    model, ids = random_model(block_size=CONTEXT), rng.integers(6, V, (1, 9))
+    model.save_pretrained(tmp_path)
+    written = int(npgpt.GPT2LMHeadModel.from_pretrained(tmp_path).generate(ids, max_new_tokens=5)[0, 11])
+    model.params["wte.weight"][[written, 256]] = model.params["wte.weight"][[256, written]]
+    model.save_pretrained(tmp_path)
+    ended = npgpt.GPT2LMHeadModel.from_pretrained(tmp_path).generate(ids, max_new_tokens=25)
+    pair = opened(tmp_path, {"bos_token_id": 256})
+    rows = same(pair, ids, max_new_tokens=25)
+    assert rows.shape == (1, 34) and 256 in rows[0, 9:-1] and ended.shape[1] < 34
+
+
 def test_weights_are_float32_whatever_the_folder_has(tmp_path):
     """The one default of from_pretrained that differs: theirs computes in the folder's type."""
     random_model().save_pretrained(tmp_path / "ours")

@@ -62,7 +62,7 @@ def test_rows_are_what_they_are_alone(model, rng, how):
 def test_numpy_writes_the_same_rows(model, rng, how):
     mask = np.arange(6) >= np.array([[2], [0], [5]])
     ids = np.where(mask, rng.integers(0, V, (3, 6)), 30)
-    how = {"max_new_tokens": 9, "repetition_penalty": 1.1, "eos_token_id": 4, **how}
+    how = {"max_new_tokens": 9, "repetition_penalty": 1.1, "eos_token_id": [4, 17], **how}
     rows = model.generate(ids, mask, **how)
     with kernels.use("numpy"):
         np.testing.assert_array_equal(model.generate(ids, mask, **how), rows)
