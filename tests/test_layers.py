@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "runtime": {"engine", "text"},
     "training": {*BELOW_TRAINING, "version"},
     "console": {*BELOW_TRAINING, "training", "version"},
-    "server": {"runtime", "text", "engine.types"},
+    "server": {"runtime", "text", "engine.names", "engine.types"},
     "api": {*BELOW_TRAINING, "training", "console"},
     "compat": {*BELOW_TRAINING, "training", "console", "api"},
     "__init__": {"api", "compat", "engine", "text", "version"},  # by name and lazily

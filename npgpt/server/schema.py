@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from npgpt.engine.names import meant
 from npgpt.engine.types import Fields
 
 
@@ -154,6 +155,8 @@ def check(path: str, body: object) -> Fields:
     for name in body:
         if name not in fields:
             message = f"Unrecognized request argument supplied: {name[:100]}"
+            if ours := meant(name[:100], fields):
+                message += f"; did you mean {ours}?"
             raise ApiError(400, message, name[:100], "unknown_parameter")
     given = {name: value for name, value in body.items() if value is not None}
     for name in required:
