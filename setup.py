@@ -37,6 +37,8 @@ FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 # For libnpgpt, and for what npgpt._kernels has in common with it. -O2 follows -O3 and wins: as fast, a third
 # smaller. Sections: a program keeps what it uses.
 LIBRARY_FLAGS = ["-O2", "-ffunction-sections", "-fdata-sections"]
+# What opens files and checks arguments runs once: small, not fast.
+OPENING = re.compile("csrc/runtime/(api|gguf|model|stream|vocabulary)")
 INFERENCE_FLAGS = [
     "-DNPGPT_INFERENCE",
     "-Wno-unused-function",
@@ -99,7 +101,9 @@ class BuildKernels(build_ext):
             isa_flags = ISA_FLAGS.get(isa[1], []) if isa else []
             if source in LIBRARY:
                 library.append(str((temporary / "libnpgpt" / source).with_suffix(".o")))
-                jobs[library[-1]] = source, [*LIBRARY_FLAGS, *(INFERENCE_FLAGS if isa else []), *isa_flags]
+                small = ["-Os"] if OPENING.match(source) else []
+                flags = [*LIBRARY_FLAGS, *small, *(INFERENCE_FLAGS if isa else []), *isa_flags]
+                jobs[library[-1]] = source, flags
             if source in LIBRARY and not isa and "/text/" not in source:  # the tokenizer gains by -O3
                 own.append(library[-1])
             else:

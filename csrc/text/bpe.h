@@ -7,7 +7,6 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "split.h"
@@ -57,7 +56,10 @@ class Bpe {
     int shift;  // 64 - log2(slots)
     std::string bytes;  // of all tokens, one behind the other
     std::vector<size_t> offsets;  // tokens + 1
-    std::unordered_map<std::string_view, uint32_t> whole;  // where whole pieces count: ids by bytes
+    std::string_view token(uint32_t id) const {
+        return std::string_view(bytes).substr(offsets[id], offsets[id + 1] - offsets[id]);
+    }
+    std::vector<uint32_t> whole;  // where whole pieces count: all ids, in the order of their bytes
     mutable std::mutex mutex;
     mutable std::vector<std::unique_ptr<Cache>> caches;  // that wait for the next encode
 };

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.api import GPT
-from npgpt.engine.names import names_checked
+from npgpt.engine.names import hint
 from npgpt.runtime.batch import GenerationConfig, generate_rows
 from npgpt.runtime.sampling import Sampling
 from npgpt.text.json_file import read_json
@@ -68,7 +68,6 @@ class GPT2LMHeadModel(GPT):
         model._generation = said | {name: told[name] for name in names if told.get(name) is not None}
         return model
 
-    @names_checked
     def generate(  # type: ignore[override]
         self, input_ids: Any = None, attention_mask: ArrayLike | None = None, **settings: Any
     ) -> Any:
@@ -91,7 +90,8 @@ class GPT2LMHeadModel(GPT):
         """
         seed = settings.pop("seed", None)
         if unknown := [name for name in settings if name not in DEFAULTS]:
-            raise TypeError(f"generate: {unknown[0]} is not supported, but {', '.join(DEFAULTS)} are")
+            end = hint(unknown[0], DEFAULTS) or f", but {', '.join(DEFAULTS)} are"
+            raise TypeError(f"generate: there is no {unknown[0]}{end}")
         own = {"eos_token_id": self.tokenizer.ends} if self.tokenizer else {}
         how = DEFAULTS | own | dict(self._generation) | settings
         ends = _ends(how["eos_token_id"])

@@ -111,6 +111,7 @@ SETTINGS = [
     Setting(
         "split", not_empty, "shares of training, validation, test (default 0.8,0.1,0.1; a small text: 1)"
     ),
+    Setting("val", not_empty, "a text for validation, instead of a part of TEXT: a file or a folder"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
     Setting(

@@ -63,7 +63,8 @@ class Tokenizer(ABC):
     @property
     def end_names(self) -> list[str]:
         """The special tokens among the ends, by name."""
-        return [name for name, i in self.vocabulary.special.items() if i in self.ends]
+        names = {i: name for name, i in self.vocabulary.special.items()}
+        return [names[i] for i in self.ends if i in names]
 
     @property
     def dtype(self) -> type[np.uint16 | np.uint32]:

@@ -372,10 +372,7 @@ class Trainer(Updater):
         }
 
     def resume(self, run: Path, folder: Path) -> None:
-        """Restore the state of the checkpoint `folder` of `run`, from which self.model was read.
-
-        ValueError where the plan is longer than that of a run that cannot go on.
-        """
+        """Restore the state of the checkpoint of `run`, in which self.model was; ValueError for a bad plan."""
         state, moments = checkpoint.load(folder)
         self.optimizer.load_state(moments, state["optimizer_steps"])
         for name in COUNTED:

@@ -132,7 +132,7 @@ def test_tokenizers_datasets_and_configs_are_copied(copied, tmp_path):
         assert twin == tokenizer and twin.encode(text).tolist() == tokenizer.encode(text).tolist()
         data = Dataset.from_text(tmp_path / "t.txt", tokenizer=tokenizer)
         again = copied(data)
-        assert again.tokenizer == tokenizer
+        assert again.tokenizer == data.tokenizer
         for name in ("train", "validation", "test"):
             np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
     config = npgpt.GPTConfig(n_layer=1, n_head=1, n_embd=8, window=3)
