@@ -18,6 +18,7 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.finite import check_tensor, is_finite
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
+from npgpt.interop.blocks import TYPES as BLOCK_TYPES
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
 from npgpt.text.cleaning import check_cleaning
 from npgpt.text.load import tokenizer_of
@@ -26,9 +27,8 @@ from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary, pa
 
 T = TypeVar("T")
 SHARED, OWN = "gpt2", "npgpt"  # general.architecture
-# ggml's number of the type, general.file_type, numbers and bytes of a block
-TYPES = {"f32": (0, 0, 1, 4), "f16": (1, 1, 1, 2), "q8_0": (8, 7, 32, 34), "q4_0": (2, 2, 32, 18)}
-TYPE_NAMES = {number: name for name, (number, *_) in TYPES.items()}
+TYPES = {name: BLOCK_TYPES[name] for name in ("f32", "f16", "q8_0", "q4_0")}  # that libnpgpt computes with
+TYPE_NAMES = {of.number: name for name, of in TYPES.items()}
 PLAIN = {"f32": "<f4", "f16": "<f2"}
 ALIGNMENT = 32
 NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5  # of tokenizer.ggml.token_type
@@ -76,18 +76,13 @@ def _cast(x: Floats, plain: str, stored: Floats, type: str = "") -> Array:
 
 def dequantise(data: Array, type: str, shape: Shape) -> Array:
     """Return the float32 array of this shape, (rows, n), from the bytes of quantise()."""
-    if type in PLAIN:
-        return data.view(PLAIN[type]).astype(np.float32).reshape(shape)
-    blocks = data.reshape(-1, TYPES[type][3])
-    d, q = blocks[:, :2].copy().view("<f2").astype(np.float32), blocks[:, 2:]
-    if type == "q8_0":
-        return (d * q.view(np.int8)).reshape(shape)
-    return (d * (np.concatenate([q & 15, q >> 4], -1).astype(np.int8) - 8)).reshape(shape)
+    of = TYPES[type]
+    return of.dequantise(data.reshape(-1, of.size)).reshape(shape)
 
 
 def _bytes_of(shape: Shape, type: str) -> int:
-    _, _, numbers, size = TYPES[type]
-    return prod(shape) // numbers * size
+    of = TYPES[type]
+    return prod(shape) // of.n * of.size
 
 
 # ---------------------------------------------------------------------------- writing
@@ -120,7 +115,7 @@ def write_gguf(
     head += [_string(key) + _value(value) for key, value in values.items()]
     for theirs, spec, of, begin in infos:
         head.append(_string(theirs) + struct.pack("<I", len(spec.shape)))
-        head.append(struct.pack(f"<{len(spec.shape)}QIQ", *spec.shape[::-1], TYPES[of][0], begin))
+        head.append(struct.pack(f"<{len(spec.shape)}QIQ", *spec.shape[::-1], TYPES[of].number, begin))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -168,7 +163,7 @@ def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Fields:
     values = {
         "general.architecture": arch,
         "general.name": name,
-        "general.file_type": TYPES[type][1],
+        "general.file_type": TYPES[type].file_type,
         "general.quantization_version": 2,
         f"{arch}.context_length": config.block_size,
         f"{arch}.embedding_length": config.n_embd,

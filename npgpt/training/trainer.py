@@ -372,7 +372,7 @@ class Trainer(Updater):
         }
 
     def resume(self, run: Path, folder: Path) -> None:
-        """Restore the state of the checkpoint of `run`, in which self.model was; ValueError for a bad plan."""
+        """Restore the state of the checkpoint that self.model was in; ValueError for a plan that is over."""
         state, moments = checkpoint.load(folder)
         self.optimizer.load_state(moments, state["optimizer_steps"])
         for name in COUNTED:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import npgpt
+from npgpt.interop import blocks
 from npgpt.interop.gguf import TYPES, quantise, write_gguf
 from npgpt.runtime import libnpgpt
 from npgpt.text.tokenizer import BPETokenizer
@@ -119,6 +120,19 @@ def test_the_gguf_package_reads_our_files(models):
     np.testing.assert_array_equal(
         tensors["blk.1.attn_qkv.weight"].data, model.params["h.1.attn.c_attn.weight"].T
     )
+
+
+@pytest.mark.parametrize("type", blocks.TYPES)
+def test_numbers_of_a_block_are_theirs_to_the_bit(type, rng):
+    """Of any bytes, for every type that llama.cpp's quantizer makes for such models."""
+    ours, number = blocks.TYPES[type], gguf.GGMLQuantizationType[type.upper()]
+    assert (ours.number, (ours.n, ours.size)) == (number.value, gguf.GGML_QUANT_SIZES[number])
+    data = rng.integers(0, 256, (500, ours.size), dtype=np.uint8)
+    with np.errstate(all="ignore"):  # some scales are not finite
+        found = ours.dequantise(data).reshape(-1)
+        expected = gguf.quants.dequantize(data, number).astype(np.float32).reshape(-1)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)  # NaN equals NaN
 
 
 @pytest.mark.parametrize("type", TYPES)
