@@ -58,7 +58,7 @@ class GPT2LMHeadModel(GPT):
     @classmethod
     def from_pretrained(cls, path: PathLike) -> Self:
         """Return the model of a folder, or of anything else that npgpt.load reads, with float32 weights."""
-        folder = Path(path) if Path(path).exists() else pretrained.find_folder(path)
+        folder = Path(path) if path != "" and Path(path).exists() else pretrained.find_folder(path)
         model = cls.of(pretrained.read(folder))
         told, names, said = _settings(folder, "generation_config.json"), tuple(DEFAULTS), {}
         if told:

@@ -41,7 +41,12 @@ class LoRA:
     """The adapters of a model, which become its model.adapters. edit() alone changes them, as its weights."""
 
     def __init__(self, model: GPT, rank: int, rows: int = 0, seed: int = 0) -> None:
-        """Draw A as N(0, 1 / K) by seed and set B to 0; the last `rows` rows of wte are trained too."""
+        """Draw A as N(0, 1 / K) by seed and set B to 0; the last `rows` rows of wte are trained too.
+
+        ValueError for rows where the head has weights of its own, which would never learn them.
+        """
+        if rows and not model.config.tied:
+            raise ValueError(f"LoRA: the head must be tied to wte to train {rows} rows of added tokens")
         self.model, self.config, self.dtype, self.rank = model, model.config, model.dtype, rank
         self.alpha, self.scale = 2 * rank, 2.0  # scale = alpha / rank
         self._shapes = shapes = adapter_shapes(model.config, rank, rows)

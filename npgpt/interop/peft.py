@@ -60,6 +60,6 @@ def write_adapter(folder: PathLike, adapters: LoRA, base_model: str, tokenizer: 
         "bias": "none",
         "target_modules": list(dict.fromkeys(modules)),
     }
-    text = json.dumps(settings, indent=2) + "\n"
+    text = json.dumps(settings, indent=2, allow_nan=False) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     tokenizer.save(folder, config.block_size)

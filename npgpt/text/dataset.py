@@ -185,7 +185,7 @@ class Dataset:
         clean: none, light or full (default light). The dataset's tokenizer cleans prompts in the same way.
         encoding "bytes" takes any file as it is, uncleaned. ValueError for a file that is no text.
         """
-        if isinstance(paths, str) and paths != "-" and not os.path.exists(paths):
+        if isinstance(paths, str) and paths not in ("", "-") and not os.path.exists(paths):
             raise missing(paths)
         corpus = Corpus(paths, clean, encoding)
         tokenizer = (tokenizer or ByteTokenizer()).normalizing(corpus.clean)

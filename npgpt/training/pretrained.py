@@ -21,6 +21,8 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
     npgpt.load describes `path` and `fields`. ValueError where there is no such model, OSError where nothing
     exists.
     """
+    if path == "":
+        raise ValueError("load: path must not be empty")
     path = Path(path)
     kind = path.suffix if os.path.isfile(path) else ""
     if kind == ".safetensors":

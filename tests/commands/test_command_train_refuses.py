@@ -73,7 +73,7 @@ def test_text_that_cannot_be_read(command, path, message):
         ("--tokenizer words", "must be bytes, bpe:N or the path of a vocabulary, got words"),
         ("--epochs 1 --steps 1", "--epochs and --steps cannot both be given"),
         ("--minutes 1 --steps 1", "--steps and --minutes cannot both be given"),
-        ("--minutes 0", "--minutes: must be a number above 0, got 0"),
+        ("--minutes 0", "--minutes: must be a number above 0, at most a million, got 0"),
         ("--patience 0", "--patience: must be"),
         ("--gradient-accumulation-steps 0", "--gradient-accumulation-steps: must be"),
         ("--schedule steps", "must be linear or cosine or constant, got steps"),

@@ -64,7 +64,7 @@ def test_the_text_for_validation_changes_no_weight_and_is_resumed(command, text,
     "flags, message",
     [
         (["--val", "none.txt"], "none.txt: No such file or directory"),
-        (["--val", ""], "must be a path, got an empty text"),
+        (["--val", ""], "must not be empty"),
         (["--val", "-"], "--val must be a file or a folder, got -"),
         (["--val", "other.txt", "--split", "0.8,0.2"], "split must hold out no validation part beside val"),
     ],

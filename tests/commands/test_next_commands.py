@@ -14,7 +14,7 @@ SMALL = "--n-layer 1 --n-head 2 --n-embd 16 --batch-size 4 --steps 3".split()
 TALK = "".join(
     json.dumps({"messages": [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "a"}]})
     + "\n"
-    for i in range(8)
+    for i in range(12)
 )
 NAMES = ["run", "it's my $HOME", "-r", "a b/-c d", "é/ção", "run\ttab;ls"]
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from npgpt.engine import kernels, lora
-from npgpt.engine.config import GPTConfig, training_floats
+from npgpt.engine.config import GPTConfig, engine_config, training_floats
 from npgpt.engine.lora import LoRA, lora_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
@@ -142,3 +142,12 @@ def test_memory_is_little():
     held += 4 * adapters.num_params
     kept = full - 4 * model.num_params
     assert little == held + kept and held < 0.6 * 4 * model.num_params
+
+
+def test_rows_of_a_head_of_its_own_are_refused():
+    config = engine_config("llama", n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=11, tied=False)
+    with pytest.raises(
+        ValueError, match=r"^LoRA: the head must be tied to wte to train 2 rows of added tokens$"
+    ):
+        LoRA(GPT(config), rank=2, rows=2)
+    assert LoRA(GPT(config), rank=2).num_params == 2 * (16 + 48 + 16 + 16 + 16 + 128 + 64 + 16)

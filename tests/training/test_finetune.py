@@ -126,7 +126,7 @@ def test_a_validation_file_that_does_not_fit_is_refused(base, tmp_path, capsys):
         val = written(tmp_path, records, "val.jsonl")
         assert what in refused(capsys, base, data, out, "--val", val)
     assert "cannot both be given" in refused(capsys, base, data, out, "--val", data, "--val-fraction", 0.2)
-    assert "must be a path" in refused(capsys, base, data, out, "--val", "")
+    assert "must not be empty" in refused(capsys, base, data, out, "--val", "")
     assert "No such file" in refused(capsys, base, data, out, "--val", tmp_path / "none")
     assert not out.exists()
 
