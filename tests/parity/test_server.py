@@ -395,9 +395,8 @@ def test_a_model_is_tuned_and_answers(folder, client):
     first = tune(method=how, suffix="conta", seed=3, validation_file=val.id)
     assert first.status in ("queued", "running") and first.hyperparameters.n_epochs == 2
     assert first.validation_file == val.id
-    failing = tune(training_file=bad.id)
-    invalid = tune(validation_file=bad.id)
     failing, unread = tune(training_file=bad.id), tune(training_file=wide.id)
+    invalid = tune(validation_file=bad.id)
     endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
     queued = tune()
     client.files.delete(file.id)  # it was copied
@@ -435,6 +434,6 @@ def test_a_model_is_tuned_and_answers(folder, client):
     with pytest.raises(openai.BadRequestError, match="already completed"):
         client.fine_tuning.jobs.cancel(endless.id)
     assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, endless.id]
-    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 5  # page by page
+    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 6  # page by page
     with pytest.raises(openai.NotFoundError):
         tune(training_file="../../etc/passwd")
