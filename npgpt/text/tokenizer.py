@@ -53,7 +53,7 @@ class Tokenizer(ABC):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The ids that end a generation: end_of_text, <|endoftext|> where another took its place, more_ends.
+        """The ids that end a generation: end_of_text, the base's where another took its place, more_ends.
 
         A model that was fine-tuned ends its turns by another token, but has learnt the first one too.
         """
