@@ -131,7 +131,8 @@ void gelu_linear_backward(float* dh, float* dw, float* db, const float* dz, cons
     if (db) sum_rows(db, dz, M, N);
 }
 
-void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Heads heads, float scale) {
+void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, const Heads& heads,
+                       float scale) {
     const auto [B, T, H, K, D] = heads;
     const Index stride = heads.stride(), C = H * D, space = active->attention_scratch(T, D);
     const int workers = num_threads();
@@ -150,7 +151,7 @@ void attention_forward(float* out, float* lse, const float* qkv, const int32_t* 
 }
 
 void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                        const int32_t* first_key, Heads heads, float scale) {
+                        const int32_t* first_key, const Heads& heads, float scale) {
     const auto [B, T, H, K, D] = heads;
     const Index stride = heads.stride(), C = H * D, space = active->attention_scratch(T, D);
     const int workers = num_threads();

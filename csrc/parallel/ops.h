@@ -53,9 +53,10 @@ struct Heads {
     Index B, T, H, K, D;
     Index stride() const { return (H + 2 * K) * D; }  // of qkv
 };
-void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, Heads heads, float scale);
+void attention_forward(float* out, float* lse, const float* qkv, const int32_t* first_key, const Heads& heads,
+                       float scale);
 void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                        const int32_t* first_key, Heads heads, float scale);
+                        const int32_t* first_key, const Heads& heads, float scale);
 void softmax_forward(float* y, const float* x, Index rows, Index N);
 void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N);
 // Returns the mean loss; with dx (rows,C), it and dwte (V,C) get the gradients

@@ -78,14 +78,15 @@ typedef struct npgpt_config {
     int32_t n_inner;   /* numbers inside an MLP; 0: 4 n_embd */
     int32_t rms_norm;  /* 1: RMSNorm for layernorm */
     int32_t gated;     /* 1: SwiGLU; "mlp.c_fc" makes 2 n_inner numbers, the gates before what they let through */
-    float rope_theta;  /* rotary positions and no "wpe.weight": pair i turns by theta^(-2i/head_size) a token; 0: learned */
+    float rope_theta;  /* rotary positions: pair i turns by theta^(-2i/head_size) a token; 0: learned ones */
     float rope_factor; /* they turn so many times slower; 0: 1 */
-    float rope_low, rope_high, rope_context; /* llama3's: that holds for pairs of less than rope_low turns in a context
-                                              * of rope_context, not at all above rope_high; rope_high 0: for all */
+    float rope_low;    /* llama3's: all that holds for pairs of less turns in rope_context */
+    float rope_high;   /* and not at all for those of more; 0: for all */
+    float rope_context; /* the context before it was made longer, in tokens */
 } npgpt_config;
 
 typedef struct npgpt_tensor {
-    const char *name; /* GPT-2's: "wte.weight" (V,C), "wpe.weight" (T,C), "h.0.attn.c_attn.weight", ... (C = n_embd) */
+    const char *name; /* GPT-2's: "wte.weight" (V,C), "wpe.weight" (T,C), "h.0.attn.c_attn.weight", ... */
     const float *data;
     int32_t rows, columns; /* rows 1 for a vector */
     int32_t transposed;    /* a linear layer's matrix is (in,out) as in GPT-2's files; 1: (out,in) */
