@@ -10,7 +10,7 @@ from npgpt import finetune
 from npgpt.interop.gguf import write_gguf
 from npgpt.text.examples import encode_chat
 from npgpt.text.tokenizer import ByteTokenizer
-from tests.models import random_model
+from tests.models import LLAMA, random_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -24,6 +24,7 @@ FAMILY = {
     "gpt-2": {"bias": False},
     "gpt-3": {"window": 5},
     "gpt-3, vocabulary padded": {"window": 5, "vocab_size": 270},
+    "llama": LLAMA | {"n_head": 4, "n_kv_head": 2, "head_size": 8},
 }
 TURNS = ["oi", "sim", "não", "um dois"]
 EXAMPLES = {
