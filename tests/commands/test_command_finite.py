@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ def broken(model, request):
 def test_every_command_refuses_a_model_of_such_numbers(command, broken, text):
     Path("talks.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 9)
     before = {path.name for path in Path(".").iterdir()}
-    calls = [("generate", broken, "a"), ("evaluate", broken, text), ("chat", broken), ("serve", broken)]
+    calls = [("generate", broken, "a"), ("evaluate", broken, text), ("chat", broken)]
+    calls += [("serve", broken)] if find_spec("starlette") else []  # of an extra
     calls += [
         ("export", broken, "--to", "gguf", "--type", t, "-o", "x") for t in ("f32", "f16", "q8_0", "q4_0")
     ]
