@@ -14,9 +14,9 @@ python3 -m venv "$folder/venv"
 export PATH="$folder/venv/bin:$PATH"
 pip install -q --no-compile --disable-pip-version-check setuptools==84.2.1
 python -c 'import setuptools; print("setuptools", setuptools.__version__)'
-mkdir -p "$folder/work/waves/waves"
-echo 'HEIGHT = 3' >"$folder/work/waves/waves/__init__.py"
-cat >"$folder/work/waves/pyproject.toml" <<'EOF'
+mkdir -p "$folder/clones/waves/waves"
+echo 'HEIGHT = 3' >"$folder/clones/waves/waves/__init__.py"
+cat >"$folder/clones/waves/pyproject.toml" <<'EOF'
 [build-system]
 requires = ["setuptools"]
 build-backend = "setuptools.build_meta"
@@ -27,14 +27,14 @@ version = "1"
 packages = ["waves"]
 EOF
 look() {
-    pip install -q --no-build-isolation --disable-pip-version-check "$@" "$folder/work/waves"
-    (cd "$folder/work" && python -c 'import waves; print(getattr(waves, "HEIGHT", "empty"))')
+    pip install -q --no-build-isolation --disable-pip-version-check "$@" "$folder/clones/waves"
+    (cd "$folder/clones" && python -c 'import waves; print(getattr(waves, "HEIGHT", "empty"))')
     pip uninstall -q -y waves
-    rm -rf "$folder/work/waves/build" "$folder/work/waves"/*.egg-info
+    rm -rf "$folder/clones/waves/build" "$folder/clones/waves"/*.egg-info
 }
 finder=$(look -e)
 plain=$(look)
-echo 'package-dir = { "" = "." }' >>"$folder/work/waves/pyproject.toml"
+echo 'package-dir = { "" = "." }' >>"$folder/clones/waves/pyproject.toml"
 path=$(look -e)
 echo "editable: $finder; plain: $plain; editable, with package-dir: $path"
 if [ "$finder $plain $path" = "empty 3 3" ]; then

@@ -14,7 +14,7 @@ from npgpt.api import GPT
 from npgpt.engine.names import hint
 from npgpt.runtime.batch import GenerationConfig, generate_rows
 from npgpt.runtime.sampling import Sampling
-from npgpt.text.json_file import read_json
+from npgpt.text.json_file import read_json_if_any
 from npgpt.text.tokenizer_json import pad_token
 from npgpt.training import pretrained
 
@@ -60,11 +60,14 @@ class GPT2LMHeadModel(GPT):
         """Return the model of a folder, or of anything else that npgpt.load reads, with float32 weights."""
         folder = Path(path) if path != "" and Path(path).exists() else pretrained.find_folder(path)
         model = cls.of(pretrained.read(folder))
-        told, names, said = _settings(folder, "generation_config.json"), tuple(DEFAULTS), {}
+        told, names, said = read_json_if_any(folder / "generation_config.json"), tuple(DEFAULTS), {}
         if told:
             said = {"eos_token_id": None}  # where the file is there and has no end, a text has none
         else:
-            told, names = _settings(folder, "config.json"), ("bos_token_id", "eos_token_id", "pad_token_id")
+            told, names = (
+                read_json_if_any(folder / "config.json"),
+                ("bos_token_id", "eos_token_id", "pad_token_id"),
+            )
         model._generation = said | {name: told[name] for name in names if told.get(name) is not None}
         return model
 
@@ -126,11 +129,6 @@ class GPT2LMHeadModel(GPT):
             what = f"more than the {prompt} ids of the prompt, or max_new_tokens must be given"
             raise ValueError(f"generate: max_length must be {what}, got {length}")
         return length
-
-
-def _settings(folder: Path, name: str) -> Fields:
-    """Return what a JSON file of a folder says, nothing where there is none."""
-    return read_json(folder / name) if (folder / name).exists() else {}
 
 
 def _whole(name: str, value: Any) -> int:
@@ -206,7 +204,9 @@ class GPT2Tokenizer:
         """Return the tokenizer of a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
         folder = pretrained.find_folder(path)
         tokenizer = cls(pretrained.read_tokenizer(path))
-        told = _settings(folder, "special_tokens_map.json") | _settings(folder, "tokenizer_config.json")
+        told = read_json_if_any(folder / "special_tokens_map.json") | read_json_if_any(
+            folder / "tokenizer_config.json"
+        )
         pad = told.get("pad_token")
         pad = pad.get("content") if isinstance(pad, dict) else pad
         if pad in tokenizer._tokenizer.vocabulary.tokens:  # another one has no row in the model

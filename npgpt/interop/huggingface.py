@@ -21,7 +21,7 @@ from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
 from npgpt.interop.safetensors_file import save_file
-from npgpt.text.json_file import read_json
+from npgpt.text.json_file import read_json, read_json_if_any
 from npgpt.text.load import load_tokenizer, tokenizer_of
 from npgpt.text.tokenizer import Tokenizer
 
@@ -169,7 +169,7 @@ def read_pretrained(folder: PathLike) -> Pretrained:
     settings = read_json(folder / "config.json")
     config = _config_from_json(settings, folder)
     path = folder / "generation_config.json"
-    generation = read_json(path) if path.exists() else {}
+    generation = read_json_if_any(path)
     _check_generation(path, generation)
     tokenizer = fit_tokenizer(read_tokenizer(folder), settings, config, f"read_pretrained: {folder}")
     if tokenizer:

@@ -15,3 +15,8 @@ def read_json(path: Path) -> Fields:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}")
     return value
+
+
+def read_json_if_any(path: Path) -> Fields:
+    """Return the JSON object of a file, an empty one without a file; ValueError where it holds none."""
+    return read_json(path) if path.exists() else {}

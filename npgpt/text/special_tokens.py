@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt.engine.types import Fields
-from npgpt.text.json_file import read_json
+from npgpt.text.json_file import read_json, read_json_if_any
 
 # In this order Transformers appends those that the vocabulary lacks.
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -40,7 +40,7 @@ def read_special_tokens(
     changes ids in a way that npgpt does not follow, and for malformed files.
     """
     path = folder / "tokenizer_config.json"
-    config = read_json(path) if path.exists() else {}
+    config = read_json_if_any(path)
     _check_config(path, config, added is not None, words)
     named = dict(_named(path, config))
     found: list[tuple[Path, Any]] = [(folder / "tokenizer.json", token) for token in added or []]
