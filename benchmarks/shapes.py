@@ -2,7 +2,7 @@
 
     python -m benchmarks.shapes TEXT... --minutes M [--engine gpt-2 llama ...] [--seeds N] [--json]
 
-As `python -m benchmarks.vocabulary`, but for what differs: the engine. Each has the size that the default plan
+As `python -m benchmarks.vocabulary`, but the engine is what differs. Each has the size that the default plan
 gives it. The table has the mean of the seeds and how far they lie apart.
 """
 
