@@ -8,7 +8,7 @@ from npgpt.interop.gguf_values import array_of, value_of
 from npgpt.text.cleaning import check_cleaning
 from npgpt.text.load import tokenizer_of
 from npgpt.text.tokenizer import Tokenizer
-from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary, pad_token
+from npgpt.text.tokenizer_json import Vocabulary, chat_template_of, pad_token
 
 NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5  # of tokenizer.ggml.token_type
 ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of text, turn, message
@@ -31,7 +31,7 @@ def tokenizer_values(tokenizer: Tokenizer | None, arch: str, vocab_size: int) ->
     tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
     types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
     padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
-    more = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
+    more = {"tokenizer.chat_template": template} if (template := chat_template_of(vocabulary)) else {}
     if vocabulary.normalizer != "none":  # read by npgpt alone
         more["npgpt.normalizer"] = vocabulary.normalizer
     return more | {
@@ -91,6 +91,7 @@ def tokenizer_from(values: Fields, where: str) -> Tokenizer | None:
             rules.append((left, right))
     how = value_of(values, "npgpt.normalizer", str, where, "none")
     check_cleaning(how, f"{where}: npgpt.normalizer")
-    tokenizer = tokenizer_of(Vocabulary(where, tokens, rules, special, names[end], False, how))
+    template = value_of(values, "tokenizer.chat_template", str, where, "") or None
+    tokenizer = tokenizer_of(Vocabulary(where, tokens, rules, special, names[end], False, how, template))
     tokenizer.more_ends = tuple(dict.fromkeys(one for one in ends if one != end))
     return tokenizer
