@@ -1,14 +1,16 @@
 """Our GGUF files in llama.cpp and in the gguf package: the same probabilities, tokens and blocks."""
 
+import ctypes
 import json
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import npgpt
 from npgpt.interop import blocks
-from npgpt.interop.gguf import TYPES, write_gguf
+from npgpt.interop.gguf import write_gguf
 from npgpt.interop.quantise import quantise
 from npgpt.runtime import libnpgpt
 from npgpt.text.tokenizer import BPETokenizer
@@ -138,12 +140,42 @@ def test_numbers_of_a_block_are_theirs_to_the_bit(type, rng):
     np.testing.assert_array_equal(found, expected)  # NaN equals NaN
 
 
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", ["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0"])
 def test_blocks_are_those_of_ggml(type, rng):
     x = rng.normal(0, 1, (7, 96)).astype(np.float32)
-    x[0, :32], x[1, 5] = 0, 1e4
+    x[0, :32], x[1, 5], x[2] = 0, 1e4, np.abs(x[2])
     theirs = gguf.quants.quantize(x, gguf.GGMLQuantizationType[type.upper()])
     assert np.array_equal(quantise(x, type), theirs.view(np.uint8).reshape(7, -1))
+
+
+def by_ggml(x, type):
+    """The numbers that are left of x by llama.cpp's own quantizer."""
+    chunk = ctypes.CDLL(next(Path(xllamacpp.__file__).parent.glob("*.so"))).ggml_quantize_chunk
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    chunk.argtypes = [ctypes.c_int, pointer, pointer, count, count, count, pointer]
+    of, x = blocks.TYPES[type], np.ascontiguousarray(x)
+    out = np.zeros((x.size // of.n, of.size), np.uint8)
+    chunk(of.number, x.ctypes.data, out.ctypes.data, 0, *x.shape, None)
+    return blocks.dequantise(out, type).reshape(x.shape)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails", "positive", "rows and columns", "sparse"])
+@pytest.mark.parametrize("type", ["q4_k", "q6_k"])
+def test_blocks_of_256_are_nearer_than_those_of_ggml(type, kind, rng, measured):
+    """By the mean square of the errors, and by one that counts large weights more, as both quantizers do."""
+    shape = 256, 1024
+    x = rng.standard_t(4, shape) if kind == "heavy tails" else rng.normal(0, 1, shape)
+    x = np.abs(x) if kind == "positive" else x
+    x = x * (rng.random(shape) < 0.3) if kind == "sparse" else x
+    if kind == "rows and columns":
+        x = x * np.exp(rng.normal(0, 1, (256, 1)) + rng.normal(0, 0.5, (1, 1024)))
+    x = (0.02 * x).astype(np.float32)
+    ours, theirs = blocks.dequantise(quantise(x, type), type).reshape(shape), by_ggml(x, type)
+    groups = np.abs(x).reshape(-1, 16 if type == "q6_k" else 32)
+    weights = groups + np.sqrt(np.square(groups).mean(-1, keepdims=True))
+    for name, w in (("square", 1), ("weighted square", weights.reshape(shape))):
+        error, allowed = ((w * np.square(found - x)).mean() for found in (ours, theirs))
+        measured(f"{name} of {type}'s error by ggml's", error / allowed, 1.001)
 
 
 def test_our_reader_reads_theirs(tmp_path):
