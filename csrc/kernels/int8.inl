@@ -43,6 +43,13 @@ NPGPT_INLINE __m256i word_of(const Int8Block& x, int i) {
     return _mm256_set1_epi32(word);
 }
 
+// `offset` times the sum of q: what each weight stored with -offset more than it is counts too much
+NPGPT_INLINE __m256i times_sums(const Int8Block& x, int16_t offset) {
+    int32_t both;
+    __builtin_memcpy(&both, x.sums, 4);
+    return _mm256_madd_epi16(_mm256_set1_epi32(both), _mm256_set1_epi16(offset));
+}
+
 #ifdef NPGPT_VNNI
 NPGPT_INLINE __m256i two_chains(__m256i even, const Bytes w[8], const Int8Block& x) {
     __m256i odd = _mm256_setzero_si256();
@@ -89,7 +96,7 @@ struct Q8Rows {
 #ifdef NPGPT_VNNI
             products[i] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x_q);
         }
-        return _mm256_add_epi32(sums_of_eight(products), _mm256_slli_epi32(_mm256_set1_epi32(x.minus_8_sums), 4));
+        return _mm256_add_epi32(sums_of_eight(products), times_sums(x, -128));
 #else
             const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x_q, w));
             products[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
@@ -115,7 +122,7 @@ struct Q8Words {
     }
     inline __attribute__((always_inline)) __m256i times(const Int8Block& x) const {
 #ifdef NPGPT_VNNI
-        __m256i sum = two_chains(_mm256_slli_epi32(_mm256_set1_epi32(x.minus_8_sums), 4), w, x);
+        __m256i sum = two_chains(times_sums(x, -128), w, x);
 #else
         __m256i sum = _mm256_setzero_si256();
 #pragma GCC unroll 8
@@ -145,7 +152,7 @@ struct Q4Words {
         }
     }
     inline __attribute__((always_inline)) __m256i times(const Int8Block& x) const {
-        __m256i sum = _mm256_set1_epi32(x.minus_8_sums);
+        __m256i sum = times_sums(x, -8);
 #ifdef NPGPT_VNNI
         return two_chains(sum, w, x);
 #else
@@ -260,22 +267,25 @@ static void matvec_int8(float* y, Index ldy, const Int8Block* x, const Matrix& w
         int8_rows<Q4Words>(y, ldy, x, w, first, count, M, add, bias);
 }
 
-// q[0..32) = the integers of these vectors, which fit; returns their sum
-NPGPT_INLINE int32_t put_bytes(int8_t* bytes, const IVec* q) {
+// q[0..32) = the integers of these vectors, which fit; sums of the first 16 and the last
+NPGPT_INLINE void put_bytes(Int8Block& block, const IVec* q) {
 #if NPGPT_VLEN == 8
     const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32((__m256i)q[0], (__m256i)q[1]),
                                               _mm256_packs_epi32((__m256i)q[2], (__m256i)q[3]));
     const __m256i in_order = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), in_order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.q), in_order);
 #else
-    for (int i = 0; i < 32; i++) bytes[i] = int8_t(q[i / VLEN][i % VLEN]);
+    for (int i = 0; i < 32; i++) block.q[i] = int8_t(q[i / VLEN][i % VLEN]);
 #endif
-    IVec sum = IVec{};
-#pragma GCC unroll 8
-    for (int v = 0; v < 32 / VLEN; v++) sum += q[v];
-    int32_t total = 0;
-    for (Index i = 0; i < VLEN; i++) total += sum[i];
-    return total;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        IVec sum = IVec{};
+#pragma GCC unroll 4
+        for (int v = 0; v < 16 / VLEN; v++) sum += q[half * 16 / VLEN + v];
+        int32_t total = 0;
+        for (Index i = 0; i < VLEN; i++) total += sum[i];
+        block.sums[half] = int16_t(total);
+    }
 }
 
 static void round_int8(Int8Block* blocks, const float* x, Index first, Index count, Index M, Index K) {
@@ -295,9 +305,9 @@ static void round_int8(Int8Block* blocks, const float* x, Index first, Index cou
 #pragma GCC unroll 8
             for (int v = 0; v < N; v++)  // 1.5 * 2^23 more is an integer in the low bits, of which a byte is kept
                 q[v] = (IVec)(load(x + v * VLEN) * set1(inverse) + set1(12582912.0f)) << 24 >> 24;
-            const int32_t total = put_bytes(block.q, q);
+            put_bytes(block, q);
             block.scale = most / 127 + reduce_add(broken);
-            block.minus_8_sums = -8 * total;
+            block.sum = block.scale * float(block.sums[0] + block.sums[1]);
         }
 }
 

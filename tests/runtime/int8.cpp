@@ -53,9 +53,12 @@ static void check(const Kernels& kernels, const Kernels* twin, WeightType type, 
             const Int8Block& block = blocks[size_t(k / 32 * M + m)];
             const float* from = x.data() + m * K + k;
             float most = 0;
-            int32_t sum = 0;
-            for (Index i = 0; i < 32; i++) most = std::fmax(most, std::fabs(from[i])), sum += block.q[i];
-            need(block.scale == most / 127 && block.minus_8_sums == -8 * sum, "a block's scale or sum", kernels, N, K, M);
+            int32_t sums[2] = {};
+            for (Index i = 0; i < 32; i++) most = std::fmax(most, std::fabs(from[i])), sums[i / 16] += block.q[i];
+            need(block.scale == most / 127, "a block's scale", kernels, N, K, M);
+            need(block.sums[0] == sums[0] && block.sums[1] == sums[1] &&
+                     block.sum == block.scale * float(sums[0] + sums[1]),
+                 "a block's sums", kernels, N, K, M);
             for (Index i = 0; i < 32; i++)
                 need(block.q[i] == int8_t(std::nearbyint(from[i] * (most > 0 ? 127 / most : 0))), "rounding", kernels, N, K, M);
         }
