@@ -1,0 +1,160 @@
+"""libnpgpt on files of Llama's shape: matrices lie apart, each of its own type, and heads pair by pair."""
+
+import numpy as np
+import pytest
+
+from npgpt.engine.config import Rope
+from npgpt.interop.gguf import dequantise, quantise
+from npgpt.runtime import libnpgpt
+from tests.conftest import COMPILED
+from tests.gguf_files import File
+from tests.models import FAMILY, LLAMA, random_model, steps
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
+KINDS = {name: fields for name, fields in FAMILY.items() if name.startswith("llama")}
+KINDS["llama, linear"] = LLAMA | {"rope": Rope(1e4, "linear", 2.5), "n_head": 4, "n_kv_head": 2}
+
+
+def pair_by_pair(w, D):
+    """Rows of heads of D, or a bias, in the order of GGUF's architecture llama."""
+    return w.reshape(-1, 2, D // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def file_of(model, **types):
+    """A File of the model, with the types of matrices by words in their names."""
+    c, file = model.config, File()
+    file.values = {
+        "general.architecture": "llama",
+        "llama.context_length": c.block_size,
+        "llama.embedding_length": c.n_embd,
+        "llama.block_count": c.n_layer,
+        "llama.feed_forward_length": c.F,
+        "llama.attention.head_count": c.n_head,
+        "llama.attention.head_count_kv": c.K,
+        "llama.attention.key_length": c.D,
+        "llama.attention.layer_norm_rms_epsilon": c.layer_norm_epsilon,
+        "llama.rope.freq_base": c.rope.theta,
+        "llama.vocab_size": c.vocab_size,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    file.tensors = {}
+    if c.rope.type == "linear":
+        file.values["llama.rope.scaling.factor"] = c.rope.factor
+    if c.rope.type == "llama3":
+        plain = Rope(c.rope.theta).angles(2, c.D, np.float64)[1]
+        file.tensors["rope_freqs.weight"] = (plain / c.rope.angles(2, c.D, np.float64)[1]).astype(np.float32)
+    ours = {"wte": "token_embd", "lm_head": "output", "ln_f": "output_norm", "ln_1": "attn_norm"}
+    ours |= {"ln_2": "ffn_norm", "attn.c_proj": "attn_output", "mlp.c_proj": "ffn_down"}
+    for name, w in model.params.items():
+        module, _, kind = name.rpartition(".")
+        layer, part = ("", module) if not module.startswith("h.") else module[2:].split(".", 1)
+        before, w = f"blk.{layer}." * bool(layer), w.T if layer else w  # (out, in)
+        if part == "attn.c_attn":
+            q, k, v = np.split(w, [c.n_head * c.D, (c.n_head + c.K) * c.D])
+            parts = {"attn_q": pair_by_pair(q, c.D), "attn_k": pair_by_pair(k, c.D), "attn_v": v}
+        elif part == "mlp.c_fc":
+            parts = dict(zip(("ffn_gate", "ffn_up"), np.split(w, 2), strict=True))
+        else:
+            parts = {ours[part]: w}
+        file.tensors |= {f"{before}{n}.{kind}": np.ascontiguousarray(w) for n, w in parts.items()}
+    matrices = [name for name, w in file.tensors.items() if w.ndim == 2]
+    file.types = {name: type for word, type in types.items() for name in matrices if word in name}
+    return file
+
+
+def in_rows(model):
+    """libnpgpt's model of the engine's weights, (out, in) as a file has them, and whole."""
+    kept = {name: np.ascontiguousarray(w.T) for name, w in model.params.items() if name.startswith("h.")}
+
+    def make(ffi, lib, made, error):
+        config = ffi.new("npgpt_config *")
+        lib.npgpt_get_config(libnpgpt.Model.of(model).handle, config)
+        names = [ffi.new("char[]", name.encode()) for name in model.params]
+        tensors = ffi.new("npgpt_tensor[]", len(names))
+        for tensor, chars, (name, w) in zip(tensors, names, model.params.items(), strict=True):
+            w = kept.get(name, w)
+            tensor.name, tensor.data = chars, ffi.cast("float *", w.ctypes.data)
+            tensor.rows, tensor.columns = w.shape if w.ndim == 2 else (1, len(w))
+            tensor.transposed = name in kept
+        return lib.npgpt_from_tensors(config, tensors, len(names), made, error)
+
+    return libnpgpt.Model(make, keeps=(kept, model))
+
+
+def opened(file, folder, isa):
+    runtime = libnpgpt.Model.open(file.write(folder / f"{len(list(folder.iterdir()))}.gguf"))
+    runtime.use_kernels(isa)
+    return runtime
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_gives_the_engines_logits(kind, isa, rng, tmp_path, measured):
+    model = random_model(**KINDS[kind])
+    ids = rng.integers(0, model.config.vocab_size, 45)
+    full, runtime = model.logits(ids[None])[0], opened(file_of(model), tmp_path, isa)
+    session = libnpgpt.Session(runtime)
+    in_parts = np.concatenate([session.feed(part, every=True) for part in np.split(ids, [3, 13, 14, 22])])
+    for logits in (in_parts, steps(libnpgpt.Session(runtime), ids)):
+        measured("key-value cache against the full pass", np.abs(logits - full).max(), 1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_in_the_file_changes_no_bit(kind, isa, rng, tmp_path):
+    """Beside the engine's weights, which are whole and have the first of all pairs before the second."""
+    model = random_model(**KINDS[kind])
+    ids = rng.integers(0, model.config.vocab_size, 30)
+    results = []
+    for runtime in (opened(file_of(model), tmp_path, isa), in_rows(model)):
+        runtime.use_kernels(isa)
+        session = libnpgpt.Session(runtime)
+        results.append([*session.feed(ids[:20], every=True), *steps(session, ids[20:])])
+    if model.config.rope.type == "llama3":  # whose factors the file has in float32
+        np.testing.assert_allclose(*results, rtol=0, atol=1e-4)
+    else:
+        np.testing.assert_array_equal(*results)
+
+
+MIXED = {"attn_q": "q8_0", "attn_v": "q4_0", "ffn_gate": "f16", "ffn_up": "q8_0", "ffn_down": "q4_0"}
+TYPES = {
+    "f32": {},
+    "f16": {"": "f16"},
+    "q8_0": {"": "q8_0"},
+    "mixed": MIXED,
+    "embedding": {"token_embd": "q8_0"},
+}
+
+
+@pytest.mark.parametrize("types", TYPES)
+def test_the_same_bits_in_any_company_and_on_any_threads(types, isa, threads, tmp_path):
+    model = random_model(**LLAMA | {"n_embd": 192, "n_head": 6, "n_kv_head": 2, "tied": types != "mixed"})
+    runtime, rng = opened(file_of(model, **TYPES[types]), tmp_path, isa), np.random.default_rng(1)
+    prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5)]
+    told = rng.integers(0, 257, (8, len(prompts)))
+    results = []
+    for count, together in ((1, False), (2, False), (3, False), (1, True), (3, True)):
+        threads(count)
+        sessions = [libnpgpt.Session(runtime) for _ in prompts]
+        for session, prompt in zip(sessions, prompts, strict=True):
+            session.feed(prompt)
+        for ids in told:
+            if together:
+                libnpgpt.feed_many(sessions[::-1], ids[::-1])
+            else:
+                for session, i in zip(sessions, ids, strict=True):
+                    session.feed([i])
+        results.append(np.array([session.logits() for session in sessions]))
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+def test_parts_of_several_types_are_what_they_stand_for(isa, rng, tmp_path, measured):
+    model = random_model(**LLAMA | {"n_embd": 96, "n_head": 6, "n_kv_head": 2})
+    ids = rng.integers(0, 257, 12)
+    for names in (MIXED, {"attn_k": "q8_0"}, {"ffn_up": "f16", "attn_v": "f16"}, {"ffn_gate": "q4_0"}):
+        file, plain = file_of(model, **names), file_of(model)
+        for name, type in file.types.items():
+            w = file.tensors[name]
+            plain.tensors[name] = dequantise(quantise(w, type), type, w.shape)
+        many, few, exact = (libnpgpt.Session(opened(f, tmp_path, isa)) for f in (file, file, plain))
+        expected = exact.feed(ids, every=True)
+        for logits in (many.feed(ids, every=True), steps(few, ids)):
+            measured("libnpgpt on a file in blocks", np.abs(logits - expected).max(), 0.1)
