@@ -10,7 +10,7 @@ import struct
 from dataclasses import replace
 from math import isfinite, prod, sqrt
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,20 +19,16 @@ from npgpt.engine.finite import check_tensor, is_finite
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.blocks import TYPES as BLOCK_TYPES
+from npgpt.interop.gguf_tokenizer import tokenizer_from, tokenizer_values
+from npgpt.interop.gguf_values import value_of
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
-from npgpt.text.cleaning import check_cleaning
-from npgpt.text.load import tokenizer_of
 from npgpt.text.tokenizer import Tokenizer
-from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary, pad_token
 
-T = TypeVar("T")
 SHARED, OWN = "gpt2", "npgpt"  # general.architecture
 TYPES = {name: BLOCK_TYPES[name] for name in ("f32", "f16", "q8_0", "q4_0")}  # that libnpgpt computes with
 TYPE_NAMES = {of.number: name for name, of in TYPES.items()}
 PLAIN = {"f32": "<f4", "f16": "<f2"}
 ALIGNMENT = 32
-NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5  # of tokenizer.ggml.token_type
-ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of text, turn, message
 # the number of a value's type -> struct's letter; 8 is a string, 9 an array
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 
@@ -101,7 +97,7 @@ def write_gguf(
         raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
     config, path = model.config, Path(path)
     arch = architecture_of(config)
-    values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
+    values = _metadata(config, arch, type, name) | tokenizer_values(tokenizer, arch, config.vocab_size)
 
     infos, offset = [], 0
     layout_config = config if arch == "npgpt" else replace(config, window=None)
@@ -181,32 +177,6 @@ def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Fields:
     return values
 
 
-def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int) -> Fields:
-    if tokenizer is None:
-        return {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": vocab_size}
-    vocabulary = tokenizer.vocabulary
-    if vocabulary.words:
-        raise ValueError("write_gguf: tokenizer must be of bytes or byte-level BPE, got GPT-1's")
-    if len(tokenizer.ends) > len(ENDS):
-        raise ValueError(f"write_gguf: tokenizer must have at most {len(ENDS)} ends, got {tokenizer.ends}")
-    tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
-    types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
-    padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
-    more = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
-    if vocabulary.normalizer != "none":  # read by npgpt alone
-        more["npgpt.normalizer"] = vocabulary.normalizer
-    return more | {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens + padding,
-        "tokenizer.ggml.token_type": types + [UNUSED] * len(padding),
-        "tokenizer.ggml.merges": [" ".join(pair) for pair in vocabulary.merges],
-        "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
-        **dict(zip(ENDS, tokenizer.ends, strict=False)),
-        "tokenizer.ggml.padding_token_id": vocabulary.tokens[pad_token(vocabulary)],
-    }
-
-
 def _string(text: str) -> bytes:
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
@@ -236,11 +206,6 @@ KEYS: dict[str, type] = {
     "attention.causal": bool,
 }
 OWN_KEYS = {"post_norm": bool, "exact_gelu": bool, "attention.sliding_window": int, "attention.scale": float}
-# Keys behind "tokenizer.ggml." that change the ids of a text, unless they are false
-ADDITIONS = (
-    *("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix"),
-    *("remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents"),
-)
 
 
 def read_gguf(path: PathLike) -> Pretrained:
@@ -250,29 +215,19 @@ def read_gguf(path: PathLike) -> Pretrained:
     """
     where = f"read_gguf: {path}"
     values, tensors = _parse(path, where)
-    arch = _value_of(values, "general.architecture", str, where)
+    arch = value_of(values, "general.architecture", str, where)
     if arch not in (SHARED, OWN):
         raise ValueError(f"{where}: general.architecture must be {SHARED} or {OWN}, got {arch!r}")
     _check_keys(values, arch, where)
-    tokenizer = _read_tokenizer(values, where)
+    tokenizer = tokenizer_from(values, where)
     config = _read_config(values, arch, len(values["tokenizer.ggml.tokens"]) if tokenizer else None, where)
     pretrained = Pretrained(config, read_weights("gguf", config, tensors, where), tokenizer)
-    factor = _value_of(values, "npgpt.attention.scale", float, where, config.scale) / config.scale
+    factor = value_of(values, "npgpt.attention.scale", float, where, config.scale) / config.scale
     if abs(factor - 1) > 1e-6:
         for name, w in pretrained.tensors.items():
             if "c_attn" in name:
                 w[..., : config.n_embd] *= factor
     return pretrained
-
-
-def _value_of(values: Fields, key: str, kind: type[T], where: str, default: T | None = None) -> T:
-    """Return the value of a key; ValueError for one of another type, and without a default for none."""
-    if key not in values and default is None:
-        raise ValueError(f"{where}: there is no {key}")
-    found = values.get(key, default)
-    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
-        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
-    return found
 
 
 def _check_keys(values: Fields, arch: str, where: str) -> None:
@@ -282,23 +237,23 @@ def _check_keys(values: Fields, arch: str, where: str) -> None:
     known |= {f"{OWN}.{name}": kind for name, kind in OWN_KEYS.items()} if arch == OWN else {}
     for key in values:
         if key in known:
-            _value_of(values, key, known[key], where)
+            value_of(values, key, known[key], where)
         elif key.startswith((f"{SHARED}.", f"{OWN}.")):
             raise ValueError(f"{where}: {key!r:.80} is no key of {arch} that npgpt computes with")
 
 
 def _read_config(values: Fields, arch: str, n_tokens: int | None, where: str) -> GPTConfig:
     def size(name: str) -> int:
-        return _value_of(values, f"{arch}.{name}", int, where)
+        return value_of(values, f"{arch}.{name}", int, where)
 
     n_embd, n_head = size("embedding_length"), size("attention.head_count")
     for key in (f"{arch}.attention.layer_norm_epsilon", "npgpt.attention.scale"):
         if not (0 < values.get(key, 1) and isfinite(values.get(key, 1))):
             raise ValueError(f"{where}: {key} must be positive and finite, got {values[key]}")
-    window = _value_of(values, "npgpt.attention.sliding_window", int, where, 0)
+    window = value_of(values, "npgpt.attention.sliding_window", int, where, 0)
     if window < 1 and "npgpt.attention.sliding_window" in values:
         raise ValueError(f"{where}: npgpt.attention.sliding_window must be at least 1, got {window}")
-    epsilon = _value_of(values, f"{arch}.attention.layer_norm_epsilon", float, where)
+    epsilon = value_of(values, f"{arch}.attention.layer_norm_epsilon", float, where)
     config = config_of(
         where,
         n_layer=size("block_count"),
@@ -306,9 +261,9 @@ def _read_config(values: Fields, arch: str, n_tokens: int | None, where: str) ->
         n_embd=n_embd,
         block_size=size("context_length"),
         vocab_size=size("vocab_size") if n_tokens is None else n_tokens,
-        bias=_value_of(values, "npgpt.bias", bool, where, True),
+        bias=value_of(values, "npgpt.bias", bool, where, True),
         layer_norm_epsilon=float(f"{epsilon:.7g}"),  # stored as float32: 1e-5 comes back as 1e-5
-        post_norm=_value_of(values, "npgpt.post_norm", bool, where, False),
+        post_norm=value_of(values, "npgpt.post_norm", bool, where, False),
         activation="gelu" if values.get("npgpt.exact_gelu", False) else "gelu_new",
         window=window or None,
     )
@@ -324,66 +279,7 @@ def _read_config(values: Fields, arch: str, n_tokens: int | None, where: str) ->
 def read_tokenizer(path: PathLike) -> Tokenizer | None:
     """Return the tokenizer of a GGUF file, None where it has none; the errors are read_gguf's."""
     where = f"read_tokenizer: {path}"
-    return _read_tokenizer(_parse(path, where)[0], where)
-
-
-def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
-    kind = _value_of(values, "tokenizer.ggml.model", str, where)
-    if kind == "no_vocab":
-        return None
-    pre = values.get("tokenizer.ggml.pre", "gpt-2")
-    if (kind, pre) != ("gpt2", "gpt-2"):
-        raise ValueError(f"{where}: tokenizer.ggml.model must be gpt2, with pre gpt-2, got {kind!r}, {pre!r}")
-    for key in (f"tokenizer.ggml.{name}" for name in ADDITIONS):
-        if _value_of(values, key, bool, where, False):
-            raise ValueError(f"{where}: {key} must be false")
-    if "tokenizer.ggml.suppress_tokens" in values:
-        raise ValueError(f"{where}: tokenizer.ggml.suppress_tokens must be left out")
-    names: list[str] = _array_of(values, "tokens", str, where)
-    merges: list[str] = _array_of(values, "merges", str, where)
-    types: list[int] = _array_of(values, "token_type", int, where, [NORMAL] * len(names))
-    if len(names) != len(types):
-        raise ValueError(
-            f"{where}: tokenizer.ggml.token_type must have {len(names)} elements, got {len(types)}"
-        )
-    end = _value_of(values, ENDS[0], int, where)
-    ends = [end, *(_value_of(values, key, int, where, end) for key in ENDS[1:])]
-    used = next((i for i in range(len(types), 0, -1) if types[i - 1] != UNUSED), 0)  # the rest is padding
-    for key, one in zip(ENDS, ends, strict=True):
-        if not 0 <= one < used:
-            raise ValueError(f"{where}: {key} must be in 0..{used - 1}, got {one}")
-    tokens: dict[str, int] = {}
-    for i, (name, type) in enumerate(zip(names[:used], types, strict=False)):
-        if type not in (NORMAL, UNKNOWN, CONTROL):
-            what = "normal (1), unknown (2) or control (3), or unused (5) at the end"
-            raise ValueError(
-                f"{where}: tokenizer.ggml.token_type of {name!r:.60} (id {i}) must be {what}, got {type}"
-            )
-        if tokens.setdefault(name, i) != i:
-            raise ValueError(f"{where}: tokenizer.ggml.tokens: {name!r:.60} is there twice")
-    special = {name: i for name, i in tokens.items() if types[i] in (UNKNOWN, CONTROL) or i == end}
-    rules = []
-    for rule in merges:
-        left, blank, right = rule.partition(" ")
-        if not blank:
-            raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs, got {rule!r:.60}")
-        if left not in special or right not in special:
-            rules.append((left, right))
-    how = _value_of(values, "npgpt.normalizer", str, where, "none")
-    check_cleaning(how, f"{where}: npgpt.normalizer")
-    tokenizer = tokenizer_of(Vocabulary(where, tokens, rules, special, names[end], False, how))
-    tokenizer.more_ends = tuple(dict.fromkeys(one for one in ends if one != end))
-    return tokenizer
-
-
-def _array_of(
-    values: Fields, name: str, kind: type[T], where: str, default: list[T] | None = None
-) -> list[T]:
-    key = f"tokenizer.ggml.{name}"
-    found = _value_of(values, key, list, where, default)
-    if not all(isinstance(value, kind) for value in found):
-        raise ValueError(f"{where}: {key} must be an array of type {kind.__name__}")
-    return found
+    return tokenizer_from(_parse(path, where)[0], where)
 
 
 def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, StoredTensor]]:

@@ -17,8 +17,7 @@ def test_llama_cpp_reads_the_same_model(case, tmp_path, measured):
     model, llama = npgpt.load(path), Llama(path)
     ids = np.random.default_rng(2).integers(33, 127, 12)
     ours = log_softmax(model.logits(ids[None])[0, -1])
-    in_blocks = "q8_0" in case.types()
-    what, allowed = ("q8_0", 0.1) if in_blocks else ("F32", 5e-3)
+    what, allowed = ("blocks", 0.1) if case.in_blocks() else ("F32", 5e-3)
     for token, theirs in llama.log_probabilities(ids, 20).items():
         measured(f"log-probabilities in llama.cpp, {what}", abs(theirs - ours[token]), allowed)
     for text in ("a 1", " 1 1 11", "ação\n\n 12 's"):
