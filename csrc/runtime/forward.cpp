@@ -244,12 +244,16 @@ struct Pass {
         });
     }
 
-    // Of heads of D numbers whose pairs lie side by side: the first of each pair, then the second. space: (D)
-    static void part_pairs(float* x, float* space, Index heads, Index D) {
-        for (Index head = 0; head < heads; head++, x += D) {
-            std::copy_n(x, D, space);
-            for (Index i = 0; i < D / 2; i++) x[i] = space[2 * i], x[D / 2 + i] = space[2 * i + 1];
+    // Heads of a token, turned by its position; where pairs lie side by side, the first of all come before the second then
+    void turn(float* x, Index heads, Index row, int worker) const {
+        const Index D = model.config.head_size, half = D / 2;
+        if (!model.config.rope_theta) return;
+        float* pairs = own_row(worker);
+        for (Index head = 0; model.in_pairs && head < heads; head++) {
+            std::copy_n(x + head * D, D, pairs);
+            for (Index i = 0; i < half; i++) x[head * D + i] = pairs[2 * i], x[head * D + half + i] = pairs[2 * i + 1];
         }
+        kernels.rotate(x, heads, half, turns + row * D, turns + row * D + half, 1);
     }
 
     // out (M,HD) of x (M,C) by way of qkv (M,N), whose keys and values go into the caches
@@ -263,25 +267,20 @@ struct Pass {
         const auto keys_of = [&](const Piece& piece, Index head) {  // where they lie in the cache, and the values
             return (layer * KV + head) * piece.cache.context * D;
         };
-        // Keys and values of a head, side by side from qkv's row `row` on, go to the cache.
-        const auto remember = [&](const Piece& piece, Index row, Index head) {
-            const Index at = keys_of(piece, head) + piece.position * D;
-            const float* k = qkv + row * N + (H + head) * D;
-            for (Index t = 0; t < piece.count; t++, k += N) {
-                std::memcpy(piece.cache.keys + at + t * D, k, size_t(D) * sizeof(float));
-                std::memcpy(piece.cache.values + at + t * D, k + KV * D, size_t(D) * sizeof(float));
-            }
+        const Index tokens = count == 1 ? M : 1;  // of a piece
+        // A token's key and value of a head go to the cache; the key is turned before, and the queries that will meet it.
+        const auto remember = [&](Index row, Index head, int worker) {
+            const Piece& piece = pieces[row / tokens];
+            const Index at = keys_of(piece, head) + (piece.position + row % tokens) * D;
+            float* k = qkv + row * N + (H + head) * D;
+            turn(k, 1, row, worker), turn(qkv + row * N + head * (H / KV) * D, H / KV, row, worker);
+            std::memcpy(piece.cache.keys + at, k, size_t(D) * sizeof(float));
+            std::memcpy(piece.cache.values + at, k + KV * D, size_t(D) * sizeof(float));
         };
         OneRow one(*this, x, c_attn, ln, false);
         if (!by_heads) linear(qkv, x, c_attn, M, false, ln);
-        if (c.rope_theta)
-            team.share(M, [&](Index row, int worker) {
-                const float* cosine = turns + row * D;
-                if (model.in_pairs) part_pairs(qkv + row * N, own_row(worker), H + KV, D);
-                kernels.rotate(qkv + row * N, H + KV, D / 2, cosine, cosine + D / 2, 1);
-            });
         if (KV < H)  // several heads of queries wait for one of keys
-            team.share(count * KV, [&](Index item, int) { remember(pieces[item / KV], item / KV, item % KV); });
+            team.share(M * KV, [&](Index item, int worker) { remember(item / KV, item % KV, worker); });
         team.share(count * H, [&](Index item, int worker) {
             const Index row = item / H, head = item % H;  // the piece's first row: of several each has one
             const Piece& piece = pieces[row];
@@ -293,7 +292,7 @@ struct Pass {
             if (by_heads)
                 for (Index part = 0; part < 3; part++)
                     outputs(qkv, N, one.input(worker), c_attn.parts[0], (part * H + head) * D, D, 1, false, nullptr);
-            if (KV == H) remember(piece, row, head);
+            for (Index t = 0; KV == H && t < piece.count; t++) remember(row + t, head, worker);
             if (wide)
                 kernels.attend_block(y, H * D, scores, q, N, keys, values, piece.count, piece.position + piece.count,
                                      window, D, c.scale);
