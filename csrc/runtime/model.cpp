@@ -121,10 +121,20 @@ struct Builder {
                  "config: rope_high must be above rope_low (%g) and rope_context above 0, got %g and %g",
                  double(c.rope_low), double(c.rope_high), double(c.rope_context));
     }
+    void check_factors(const float* first, const float* end) const {
+        const float factor = model.config.rope_factor;
+        if (factor != 0 && factor != 1)
+            refuse(NPGPT_UNSUPPORTED, "rope_freqs.weight", "must be alone, got a factor of all speeds beside it");
+        const bool numbers = std::all_of(first, end, [](float x) { return x > 0 && std::isfinite(x); });
+        if (!numbers || !std::is_sorted(first, end) || (*first < 1 && *first != end[-1]))
+            refuse(NPGPT_UNSUPPORTED, "rope_freqs.weight",
+                   "must be factors that are all the same, or those of llama3's scaling");
+    }
     // As Rope.angles of npgpt/engine/config.py, for one token
     std::vector<float> rope_speeds() const {
         const npgpt_config& c = model.config;
         const float* const slower = vector("rope_freqs.weight", c.head_size / 2, false);
+        if (slower) check_factors(slower, slower + c.head_size / 2);
         std::vector<float> speeds;
         const double factor = c.rope_factor ? double(c.rope_factor) : 1.0;
         for (int32_t i = 0; i < c.head_size / 2; i++) {
@@ -135,8 +145,6 @@ struct Builder {
                 share = (turns - double(c.rope_low)) / (double(c.rope_high) - double(c.rope_low));
                 share = std::min(1.0, std::max(0.0, share));
             }
-            if (slower && !(slower[i] > 0 && std::isfinite(slower[i])))
-                refuse(NPGPT_BAD_FORMAT, "rope_freqs.weight", "must be positive and finite");
             speeds.push_back(float((share * speed + (1 - share) * speed / factor) / (slower ? double(slower[i]) : 1)));
         }
         return speeds;
@@ -272,7 +280,7 @@ void check_keys(const Gguf& file, const Architecture& of, const npgpt_config& c)
                  {"attention.causal", ALL, ANY},
                  {"embedding_length_out", ALL, C},
                  {"expert_count", ALL, 0},
-                 {"expert_used_count", LLAMA, 0},
+                 {"expert_used_count", ALL, 0},
                  {"tensor_data_layout", LLAMA, ANY},
                  {"attention.value_length", ALL, D},
                  {"attention.layer_norm_epsilon", GPT2 | OWN, ANY},
@@ -298,7 +306,7 @@ void check_keys(const Gguf& file, const Architecture& of, const npgpt_config& c)
     for (const Architecture& other : ARCHITECTURES)
         for (const std::string_view name : file.keys(other.prefix)) {
             const Name key(other.prefix, name);
-            if (other.bit == OWN && (name == "bias" || name == "normalizer")) continue;
+            if (other.bit == OWN && (name == "normalizer" || (name == "bias" && of.bit != LLAMA))) continue;
             const auto rule = std::find_if(std::begin(rules), std::end(rules),
                                            [&](const auto& rule) { return rule.name == name && rule.of & of.bit; });
             if (other.bit != of.bit || rule == std::end(rules))
