@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.interop.blocks import TYPES
-from npgpt.interop.gguf import quantise
+from npgpt.interop.quantise import quantise
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS
 
 C, T, H, L = 32, 16, 2, 2
@@ -54,7 +54,8 @@ class File:
         shapes = _gpt2_shapes() if arch == "gpt2" else _llama_shapes(width)
         rng = np.random.default_rng(5)
         for name, shape in shapes.items():
-            w = 0.2 * rng.standard_normal(shape) + (name.endswith("norm.weight"))
+            spread = 0.2 if len(shape) == 1 else 0.2 * (C / width) ** 0.5
+            w = spread * rng.standard_normal(shape) + (name.endswith("norm.weight"))
             self.tensors[name] = w.astype(np.float32)
 
     def write(self, path: Path) -> Path:
@@ -134,7 +135,7 @@ def _stored(w: Any, type: str, seed: int) -> tuple[int, bytes]:
             blocks[:, at : at + 2] = (by * factor * scales).astype("<f2")[:, None].view(np.uint8)
 
     scale(1)
-    scale(0.2 / of.dequantise(blocks).std())
+    scale(w.std() / of.dequantise(blocks).std())
     return of.number, blocks.tobytes()
 
 

@@ -2,9 +2,16 @@
 
 from typing import TypeVar
 
+import numpy as np
+
 from npgpt.engine.types import Fields
 
 T = TypeVar("T")
+
+
+def is_of(value: object, kind: type) -> bool:
+    """Return whether a value is of a type; true and false are no integers."""
+    return isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
 
 
 def value_of(values: Fields, key: str, kind: type[T], where: str, default: T | None = None) -> T:
@@ -12,7 +19,7 @@ def value_of(values: Fields, key: str, kind: type[T], where: str, default: T | N
     if key not in values and default is None:
         raise ValueError(f"{where}: there is no {key}")
     found = values.get(key, default)
-    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+    if not is_of(found, kind):
         raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
     return found
 
@@ -24,3 +31,15 @@ def array_of(values: Fields, name: str, kind: type[T], where: str, default: list
     if not all(isinstance(value, kind) for value in found):
         raise ValueError(f"{where}: {key} must be an array of type {kind.__name__}")
     return found
+
+
+def shortest(value: float) -> float:
+    """Return the shortest decimal that float32, in which files hold it, rounds to this: 1e-5 comes back."""
+    return float(str(np.float32(value)))
+
+
+def raise_all(where: str, wrong: list[str]) -> None:
+    """Raise ValueError, `where` first, for all faults of a file at once, where there is any."""
+    if wrong:
+        more = f"; and {len(wrong) - 20} more faults" if len(wrong) > 20 else ""
+        raise ValueError(f"{where}: " + "; ".join(wrong[:20]) + more)

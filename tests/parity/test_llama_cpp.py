@@ -8,7 +8,8 @@ import pytest
 
 import npgpt
 from npgpt.interop import blocks
-from npgpt.interop.gguf import TYPES, quantise, write_gguf
+from npgpt.interop.gguf import TYPES, write_gguf
+from npgpt.interop.quantise import quantise
 from npgpt.runtime import libnpgpt
 from npgpt.text.tokenizer import BPETokenizer
 from tests.models import random_model
@@ -50,6 +51,8 @@ class Llama:
         params.n_ctx, params.n_parallel, params.warmup = context, 1, False
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        # its flash attention rounds to float16, whatever the cache
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.server = xllamacpp.Server(params)
 
     def ask(self, path, **body):
