@@ -8,59 +8,12 @@ from npgpt.interop.blocks import dequantise
 from npgpt.interop.quantise import quantise
 from npgpt.runtime import libnpgpt
 from tests.conftest import COMPILED
-from tests.gguf_files import File
+from tests.gguf_files import llama_file
 from tests.models import FAMILY, LLAMA, random_model, steps
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 KINDS = {name: fields for name, fields in FAMILY.items() if name.startswith("llama")}
 KINDS["llama, linear"] = LLAMA | {"rope": Rope(1e4, "linear", 2.5), "n_head": 4, "n_kv_head": 2}
-
-
-def pair_by_pair(w, D):
-    """Rows of heads of D, or a bias, in the order of GGUF's architecture llama."""
-    return w.reshape(-1, 2, D // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
-
-
-def file_of(model, **types):
-    """A File of the model, with the types of matrices by words in their names."""
-    c, file = model.config, File()
-    file.values = {
-        "general.architecture": "llama",
-        "llama.context_length": c.block_size,
-        "llama.embedding_length": c.n_embd,
-        "llama.block_count": c.n_layer,
-        "llama.feed_forward_length": c.F,
-        "llama.attention.head_count": c.n_head,
-        "llama.attention.head_count_kv": c.K,
-        "llama.attention.key_length": c.D,
-        "llama.attention.layer_norm_rms_epsilon": c.layer_norm_epsilon,
-        "llama.rope.freq_base": c.rope.theta,
-        "llama.vocab_size": c.vocab_size,
-        "tokenizer.ggml.model": "no_vocab",
-    }
-    file.tensors = {}
-    if c.rope.type == "linear":
-        file.values["llama.rope.scaling.factor"] = c.rope.factor
-    if c.rope.type == "llama3":
-        plain = Rope(c.rope.theta).angles(2, c.D, np.float64)[1]
-        file.tensors["rope_freqs.weight"] = (plain / c.rope.angles(2, c.D, np.float64)[1]).astype(np.float32)
-    ours = {"wte": "token_embd", "lm_head": "output", "ln_f": "output_norm", "ln_1": "attn_norm"}
-    ours |= {"ln_2": "ffn_norm", "attn.c_proj": "attn_output", "mlp.c_proj": "ffn_down"}
-    for name, w in model.params.items():
-        module, _, kind = name.rpartition(".")
-        layer, part = ("", module) if not module.startswith("h.") else module[2:].split(".", 1)
-        before, w = f"blk.{layer}." * bool(layer), w.T if layer else w  # (out, in)
-        if part == "attn.c_attn":
-            q, k, v = np.split(w, [c.n_head * c.D, (c.n_head + c.K) * c.D])
-            parts = {"attn_q": pair_by_pair(q, c.D), "attn_k": pair_by_pair(k, c.D), "attn_v": v}
-        elif part == "mlp.c_fc":
-            parts = dict(zip(("ffn_gate", "ffn_up"), np.split(w, 2), strict=True))
-        else:
-            parts = {ours[part]: w}
-        file.tensors |= {f"{before}{n}.{kind}": np.ascontiguousarray(w) for n, w in parts.items()}
-    matrices = [name for name, w in file.tensors.items() if w.ndim == 2]
-    file.types = {name: type for word, type in types.items() for name in matrices if word in name}
-    return file
 
 
 def in_rows(model):
@@ -92,7 +45,7 @@ def opened(file, folder, isa):
 def test_a_file_gives_the_engines_logits(kind, isa, rng, tmp_path, measured):
     model = random_model(**KINDS[kind])
     ids = rng.integers(0, model.config.vocab_size, 45)
-    full, runtime = model.logits(ids[None])[0], opened(file_of(model), tmp_path, isa)
+    full, runtime = model.logits(ids[None])[0], opened(llama_file(model), tmp_path, isa)
     session = libnpgpt.Session(runtime)
     in_parts = np.concatenate([session.feed(part, every=True) for part in np.split(ids, [3, 13, 14, 22])])
     for logits in (in_parts, steps(libnpgpt.Session(runtime), ids)):
@@ -105,7 +58,7 @@ def test_the_order_in_the_file_changes_no_bit(kind, isa, rng, tmp_path):
     model = random_model(**KINDS[kind])
     ids = rng.integers(0, model.config.vocab_size, 30)
     results = []
-    for runtime in (opened(file_of(model), tmp_path, isa), in_rows(model)):
+    for runtime in (opened(llama_file(model), tmp_path, isa), in_rows(model)):
         runtime.use_kernels(isa)
         session = libnpgpt.Session(runtime)
         results.append([*session.feed(ids[:20], every=True), *steps(session, ids[20:])])
@@ -132,7 +85,7 @@ TYPES = {
 @pytest.mark.parametrize("types", TYPES)
 def test_the_same_bits_in_any_company_and_on_any_threads(types, isa, threads, tmp_path):
     shape = {"n_embd": 256, "n_head": 8, "n_kv_head": 2, "n_inner": 256, "tied": types != "mixed"}
-    file = file_of(random_model(**LLAMA | shape), **TYPES[types])
+    file = llama_file(random_model(**LLAMA | shape), **TYPES[types])
     runtime, rng = opened(file, tmp_path, isa), np.random.default_rng(1)
     prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5)]
     told = rng.integers(0, 257, (8, len(prompts)))
@@ -156,7 +109,7 @@ def test_parts_of_several_types_are_what_they_stand_for(isa, rng, tmp_path, meas
     model = random_model(**LLAMA | {"n_embd": 96, "n_head": 6, "n_kv_head": 2})
     ids = rng.integers(0, 257, 12)
     for names in (MIXED, {"attn_k": "q8_0"}, {"ffn_up": "f16", "attn_v": "f16"}, {"ffn_gate": "q4_0"}):
-        file, plain = file_of(model, **names), file_of(model)
+        file, plain = llama_file(model, **names), llama_file(model)
         for name, type in file.types.items():
             w = file.tensors[name]
             plain.tensors[name] = dequantise(quantise(w, type), type).reshape(w.shape)
