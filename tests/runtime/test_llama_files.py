@@ -72,6 +72,7 @@ MIXED = {"attn_q": "q8_0", "attn_v": "q4_0", "ffn_gate": "f16", "ffn_up": "q8_0"
 OF_32 = {"attn_q": "q4_1", "attn_k": "q5_0", "attn_v": "q5_1", "ffn_gate": "iq4_nl", "ffn_up": "bf16"}
 OF_256 = {"attn_q": "q4_k", "attn_k": "q2_k", "attn_v": "q6_k", "attn_output": "q3_k", "ffn_gate": "q5_k"}
 OF_256 |= {"ffn_up": "iq4_xs", "ffn_down": "q6_k", "token_embd": "q6_k"}
+SHAPE = {"n_embd": 256, "n_head": 8, "n_kv_head": 2, "n_inner": 256}
 TYPES = {
     "f32": {},
     "f16": {"": "f16"},
@@ -84,8 +85,7 @@ TYPES = {
 
 @pytest.mark.parametrize("types", TYPES)
 def test_the_same_bits_in_any_company_and_on_any_threads(types, isa, threads, tmp_path):
-    shape = {"n_embd": 256, "n_head": 8, "n_kv_head": 2, "n_inner": 256, "tied": types != "mixed"}
-    file = llama_file(random_model(**LLAMA | shape), **TYPES[types])
+    file = llama_file(random_model(**LLAMA | SHAPE | {"tied": types != "mixed"}), **TYPES[types])
     runtime, rng = opened(file, tmp_path, isa), np.random.default_rng(1)
     prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5)]
     told = rng.integers(0, 257, (8, len(prompts)))
@@ -103,6 +103,19 @@ def test_the_same_bits_in_any_company_and_on_any_threads(types, isa, threads, tm
                     session.feed([i])
         results.append(np.array([session.logits() for session in sessions]))
     assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("types", TYPES)
+def test_guesses_change_no_bit(types, isa, rng, tmp_path):
+    """A few tokens read together are as each alone, at any position."""
+    file = llama_file(random_model(**LLAMA | SHAPE), **TYPES[types])
+    runtime = opened(file, tmp_path, isa)
+    ids = [*rng.integers(0, 257, 9), *[7, 8, 9, 10, 11, 12] * 4, *rng.integers(0, 3, 9)]
+    plain, guessing = libnpgpt.Session(runtime), libnpgpt.Session(runtime, speculate=True)
+    for i in ids:
+        plain.feed([i])
+        guessing.feed([i])
+        np.testing.assert_array_equal(plain.logits(), guessing.logits())
 
 
 def test_parts_of_several_types_are_what_they_stand_for(isa, rng, tmp_path, measured):
