@@ -64,10 +64,15 @@ static inline Index row_bytes(WeightType type, Index K) {
     return K / BLOCK_SIZES[type].length * BLOCK_SIZES[type].bytes;
 }
 
+// What the numbers of IQ4_NL and IQ4_XS stand for
+alignas(16) constexpr int8_t NONLINEAR[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
 // 32 numbers of x, rounded: scale * q, as Q8_0 has them
 struct Int8Block {
-    float scale, sum;  // sum: scale times the sum of q, of which the weights' minima take their share
-    int16_t sums[2];   // of q's first and last 16: what weights stored without their sign count too much
+    float scale;
+    float sum;             // scale times the sum of q: what a weight's minimum is multiplied by
+    int32_t minus_8_sums;  // -8 times the sum of q: what weights stored as q + 8 count too much
+    int16_t sums[2];       // of the first sixteen q and of the last
     int8_t q[32];
 };
 
