@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.engine.config import Rope
+from npgpt.engine.model import GPT
 from npgpt.interop.blocks import TYPES
 from npgpt.interop.quantise import quantise
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS
@@ -537,3 +539,50 @@ REFUSED_LLAMA = [
     llama("a bias in f16", both(biases("ffn_up"), typed("f16", "1.ffn_up.bias")), "1.ffn_up.bias must be"),
 ]  # fmt: skip
 REFUSED = REFUSED_GPT2 + REFUSED_LLAMA
+
+
+def pair_by_pair(w: Any, D: int) -> Any:
+    """Return rows of heads of D, or a bias, in the order of GGUF's architecture llama."""
+    return w.reshape(-1, 2, D // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def llama_file(model: GPT, **types: str) -> File:
+    """Return the File of a Llama, with the types of matrices by words in their names."""
+    c, file = model.config, File()
+    file.values = {
+        "general.architecture": "llama",
+        "llama.context_length": c.block_size,
+        "llama.embedding_length": c.n_embd,
+        "llama.block_count": c.n_layer,
+        "llama.feed_forward_length": c.F,
+        "llama.attention.head_count": c.n_head,
+        "llama.attention.head_count_kv": c.K,
+        "llama.attention.key_length": c.D,
+        "llama.attention.layer_norm_rms_epsilon": c.layer_norm_epsilon,
+        "llama.rope.freq_base": c.rope.theta,
+        "llama.vocab_size": c.vocab_size,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    file.tensors = {}
+    if c.rope.type == "linear":
+        file.values["llama.rope.scaling.factor"] = c.rope.factor
+    if c.rope.type == "llama3":
+        plain = Rope(c.rope.theta).angles(2, c.D, np.float64)[1]
+        file.tensors["rope_freqs.weight"] = (plain / c.rope.angles(2, c.D, np.float64)[1]).astype(np.float32)
+    ours = {"wte": "token_embd", "lm_head": "output", "ln_f": "output_norm", "ln_1": "attn_norm"}
+    ours |= {"ln_2": "ffn_norm", "attn.c_proj": "attn_output", "mlp.c_proj": "ffn_down"}
+    for name, w in model.params.items():
+        module, _, kind = name.rpartition(".")
+        layer, part = ("", module) if not module.startswith("h.") else module[2:].split(".", 1)
+        before, w = f"blk.{layer}." * bool(layer), w.T if layer else w  # (out, in)
+        if part == "attn.c_attn":
+            q, k, v = np.split(w, [c.n_head * c.D, (c.n_head + c.K) * c.D])
+            parts = {"attn_q": pair_by_pair(q, c.D), "attn_k": pair_by_pair(k, c.D), "attn_v": v}
+        elif part == "mlp.c_fc":
+            parts = dict(zip(("ffn_gate", "ffn_up"), np.split(w, 2), strict=True))
+        else:
+            parts = {ours[part]: w}
+        file.tensors |= {f"{before}{n}.{kind}": np.ascontiguousarray(w) for n, w in parts.items()}
+    matrices = [name for name, w in file.tensors.items() if w.ndim == 2]
+    file.types = {name: type for word, type in types.items() for name in matrices if word in name}
+    return file

@@ -47,10 +47,10 @@ def models(tmp_path_factory):
 class Llama:
     """llama.cpp's server, in this process."""
 
-    def __init__(self, path):
+    def __init__(self, path, context=64):
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.warmup = 64, 1, False
+        params.n_ctx, params.n_parallel, params.warmup = context, 1, False
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         # its flash attention rounds to float16, whatever the cache
