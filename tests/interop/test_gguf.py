@@ -146,7 +146,7 @@ def rounded(x):
 
 @pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 @pytest.mark.parametrize("kind", FAMILY)
-@pytest.mark.parametrize("type", ["f16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("type", ["f16", "q8_0", "q4_0", "q4_1", "q4_k", "q6_k"])
 def test_libnpgpt_computes_with_the_weights_that_the_file_holds(
     type, kind, isa, tmp_path, rng, measured, monkeypatch
 ):
@@ -173,8 +173,10 @@ def test_libnpgpt_computes_with_the_weights_that_the_file_holds(
         for compute in (wide, steps):
             measured("libnpgpt on a file", error(ids, compute), 1e-4)
     else:  # a sum's last bit may tip a rounding, and that one others behind it: rarely within two tokens
+        deviation = unpacked.logits(ids[None]).std()
         for compute in (wide, steps):
-            measured("libnpgpt on a file in blocks", error(ids, compute), 0.1)
+            share = error(ids, compute) / deviation
+            measured("libnpgpt on a file in blocks, of the deviation, at most", share, 0.08)
         pairs = [error(ids[i : i + 2], steps) for i in range(0, 40, 2)]
         measured("libnpgpt on a file in blocks, two tokens, median", np.median(pairs), 1e-4)
 
@@ -354,7 +356,7 @@ def patched(data: bytes, key: bytes, offset: int, value: bytes) -> bytes:
         (b"GGUF", 12, struct.pack("<Q", 2**62), "do not fit a file"),
         (b"general.architecture", 4, struct.pack("<Q", 2**63), "a string at byte .* are left"),
         (b"general.architecture", 0, struct.pack("<I", 77), "general.architecture at byte .* is of type 77"),
-        (b"general.architecture", 12, b"gptX", "must be gpt2 or npgpt, got gptX"),
+        (b"general.architecture", 12, b"gptX", "must be gpt2, llama or npgpt, got gptX"),
         (b"gpt2.block_count", 4, struct.pack("<I", 2), "tensor blk.1.attn_norm.weight is missing"),
         (b"gpt2.block_count", 4, struct.pack("<I", 2**31), "gpt2.block_count must be in 1..16777216"),
         (b"gpt2.embedding_length", 4, struct.pack("<I", 64), "gpt2.feed_forward_length must be 256, got 128"),
@@ -371,11 +373,11 @@ def patched(data: bytes, key: bytes, offset: int, value: bytes) -> bytes:
         (b"token_embd.weight", 0, struct.pack("<I", 9), "dimensions must be 1 to 4"),
         (b"token_embd.weight", 4, struct.pack("<Q", 0), "a length must be 1 to 2.48 in all, got 0"),
         (b"token_embd.weight", 4, struct.pack("<Q", 2**60), "a length must be"),
-        (b"token_embd.weight", 20, struct.pack("<I", 30), "token_embd.weight is of type 30"),
+        (b"token_embd.weight", 20, struct.pack("<I", 39), "token_embd.weight .*MXFP4"),
         (b"token_embd.weight", 24, struct.pack("<Q", 2**50), r"token_embd.weight \(F32\) needs .* bytes at"),
         (b"token_embd.weight", 24, struct.pack("<Q", 4), "aligned to 32"),
         (b"blk.0.ffn_up.weight", 4, struct.pack("<Q", 16), r"must be \(32, 128\), got \(16, 128\)"),
-        (b"blk.0.ffn_up.bia", 0, b"t", "blk.0.ffn_up.biat is none of a GPT's"),
+        (b"blk.0.ffn_up.bia", 0, b"t", "blk.0.ffn_up.biat is none of a model of gpt2"),
     ],
 )
 def test_what_is_wrong_is_said_where(key, offset, value, line, small_file, tmp_path):

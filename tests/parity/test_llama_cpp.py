@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import npgpt
+from npgpt.engine.config import Rope
 from npgpt.interop import blocks
 from npgpt.interop.gguf import write_gguf
 from npgpt.interop.quantise import quantise
 from npgpt.runtime import libnpgpt
 from npgpt.text.tokenizer import BPETokenizer
-from tests.models import random_model
+from tests.models import LLAMA, random_model
 
 xllamacpp = pytest.importorskip("xllamacpp")
 gguf = pytest.importorskip("gguf")
@@ -22,6 +23,16 @@ gguf = pytest.importorskip("gguf")
 TEXT = (
     "Olá! O rato roeu a roupa do rei de Roma; não é?\n\n  It's 12 345 — naïve façade, 'll 'S don't 😀  \t x"
 )
+
+
+SHAPES = {
+    "untied": {"tied": False},
+    "llama": LLAMA | {"n_head": 6, "n_kv_head": 2, "head_size": 8},
+    "llama, untied": LLAMA | {"tied": False, "bias": True},
+    "llama, biases of the MLP": LLAMA | {"mlp_bias": True, "n_kv_head": 1},
+    "llama, linear": LLAMA | {"rope": Rope(1e4, "linear", 3.0)},
+    "llama, of Llama 3.1": LLAMA | {"rope": Rope(5e4, "llama3", 8.0, 1.0, 4.0, 100)},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +45,7 @@ def models(tmp_path_factory):
         "unscaled": random_model(n_embd=96, n_head=3, block_size=64, scale_attn_weights=False),
         "wide window": random_model(n_embd=96, n_head=3, block_size=64, window=64),
     }
+    kinds |= {kind: random_model(**SHAPES[kind]) for kind in SHAPES}
     tokenizer = BPETokenizer.train([TEXT.encode() * 3], 290)
     kinds["bpe"] = random_model(n_embd=64, block_size=64, vocab_size=300)
     kinds["bpe"].tokenizer = tokenizer
@@ -81,14 +93,17 @@ def log_softmax(logits):
     return z - np.log(np.exp(z).sum())
 
 
-@pytest.mark.parametrize("kind", ["bytes", "no bias", "unscaled", "wide window", "bpe"])
+@pytest.mark.parametrize("kind", ["bytes", "no bias", "unscaled", "wide window", "bpe", *SHAPES])
 def test_llama_cpp_computes_the_same(models, kind, measured):
     model, path = models[kind]
     llama = Llama(path)
     ids = np.random.default_rng(2).integers(0, 256, 21)
     ours = log_softmax(model.logits(ids[None])[0, -1])
     for token, theirs in llama.log_probabilities(ids, 20).items():
-        measured("log-probabilities in llama.cpp, F32", abs(theirs - ours[token]), 5e-3)
+        if "llama" in kind:
+            measured("log-probabilities in llama.cpp, F32, Llama", abs(theirs - ours[token]), 2e-5)
+        else:  # its GELU is a float16 table
+            measured("log-probabilities in llama.cpp, F32", abs(theirs - ours[token]), 5e-3)
 
 
 @pytest.mark.parametrize("type, allowed", [("f16", 2e-2), ("q8_0", 0.1), ("q4_0", 0.2)])
