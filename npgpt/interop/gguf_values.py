@@ -19,9 +19,9 @@ def value_of(values: Fields, key: str, kind: type[T], where: str, default: T | N
     if key not in values and default is None:
         raise ValueError(f"{where}: there is no {key}")
     found = values.get(key, default)
-    if not is_of(found, kind):
-        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
-    return found
+    if isinstance(found, kind) and is_of(found, kind):
+        return found
+    raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
 
 
 def array_of(values: Fields, name: str, kind: type[T], where: str, default: list[T] | None = None) -> list[T]:
