@@ -83,11 +83,12 @@ def with_factors(config: GPTConfig, stored: StoredTensor, where: str) -> Rope:
         if (factors == factors[0]).all():
             factor = shortest(factors[0])
             return rope if factor == 1 else Rope(rope.theta, "linear", factor)
-        for found in _candidates(rope.theta, factors):
-            if np.allclose(_speeds(found, config.D) * factors, _speeds(rope, config.D), 1e-5, 0):
-                return found
+        for scaling in _candidates(rope.theta, factors):
+            if np.allclose(_speeds(scaling, config.D) * factors, _speeds(rope, config.D), 1e-5, 0):
+                return scaling
     what = "factors that are all the same, or those of llama3's scaling"
-    raise ValueError(f"{where} must be {what}, got {np.array2string(factors, precision=4, threshold=8)}")
+    found = " ".join(f"{x:.5g}" for x in factors[:16]) + " ..." * (len(factors) > 16)
+    raise ValueError(f"{where} must be {what}, got {found}")
 
 
 def _candidates(theta: float, factors: Floats) -> list[Rope]:
