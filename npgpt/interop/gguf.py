@@ -22,12 +22,13 @@ from npgpt.interop import gguf_rope
 from npgpt.interop.blocks import TYPES as BLOCK_TYPES
 from npgpt.interop.gguf_file import Outgoing, read_file, write_file
 from npgpt.interop.gguf_tokenizer import tokenizer_from, tokenizer_values
-from npgpt.interop.gguf_values import is_of, raise_all, shortest, value_of
+from npgpt.interop.gguf_values import is_of, shortest, value_of
 from npgpt.interop.layout import (
     Pretrained,
     StoredTensor,
     TensorSpec,
     config_of,
+    raise_all,
     read_weights,
     tensor_specs,
     without_defaults,

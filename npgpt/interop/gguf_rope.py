@@ -11,8 +11,8 @@ import numpy as np
 
 from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.types import Fields, Floats
-from npgpt.interop.gguf_values import raise_all, shortest
-from npgpt.interop.layout import StoredTensor
+from npgpt.interop.gguf_values import shortest
+from npgpt.interop.layout import StoredTensor, raise_all
 
 # Keys behind "llama." -> the type of the value
 KEYS: dict[str, type] = {

@@ -36,10 +36,3 @@ def array_of(values: Fields, name: str, kind: type[T], where: str, default: list
 def shortest(value: float) -> float:
     """Return the shortest decimal that float32, in which files hold it, rounds to this: 1e-5 comes back."""
     return float(str(np.float32(value)))
-
-
-def raise_all(where: str, wrong: list[str]) -> None:
-    """Raise ValueError, `where` first, for all faults of a file at once, where there is any."""
-    if wrong:
-        more = f"; and {len(wrong) - 20} more faults" if len(wrong) > 20 else ""
-        raise ValueError(f"{where}: " + "; ".join(wrong[:20]) + more)

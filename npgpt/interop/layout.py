@@ -124,6 +124,13 @@ def config_of(where: str, /, **fields: Any) -> GPTConfig:
         raise ValueError(f"{where}: {error}") from None
 
 
+def raise_all(where: str, wrong: list[str]) -> None:
+    """Raise ValueError, `where` first, for all faults of a file at once, where there is any."""
+    if wrong:
+        more = f"; and {len(wrong) - 20} more faults" if len(wrong) > 20 else ""
+        raise ValueError(f"{where}: " + "; ".join(wrong[:20]) + more)
+
+
 def without_defaults(fields: Fields) -> Fields:
     """Return a Llama's fields of GPTConfig without those that say what None says: equal shapes are equal."""
     C, H = fields["n_embd"], fields["n_head"]
@@ -251,8 +258,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         known = _dtypes(format, shape)
         if tensor.dtype not in known:
             wrong.append(f"{name} must be one of {', '.join(known)}, got {tensor.dtype}")
-    if wrong:
-        raise ValueError(f"{where}: " + "; ".join(wrong))
+    raise_all(where, wrong)
 
     weights = kernels.zeros(count_parameters(config))
     params = views_of(weights, parameter_shapes(config))
