@@ -159,6 +159,7 @@ def dequantise(data: Array, type: str) -> Floats:
     of = TYPES[type]
     blocks = data.reshape(-1, of.size)
     out, step = np.empty((len(blocks), of.n), np.float32), TILE // of.n
-    for first in range(0, len(blocks), step):
-        out[first : first + step] = of.dequantise(blocks[first : first + step])
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever reads weights refuses what is not finite
+        for first in range(0, len(blocks), step):
+            out[first : first + step] = of.dequantise(blocks[first : first + step])
     return out.reshape(-1)

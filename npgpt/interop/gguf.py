@@ -22,12 +22,13 @@ from npgpt.interop import gguf_rope
 from npgpt.interop.blocks import TYPES as BLOCK_TYPES
 from npgpt.interop.gguf_file import Outgoing, read_file, write_file
 from npgpt.interop.gguf_tokenizer import tokenizer_from, tokenizer_values
-from npgpt.interop.gguf_values import is_of, raise_all, shortest, value_of
+from npgpt.interop.gguf_values import is_of, shortest, value_of
 from npgpt.interop.layout import (
     Pretrained,
     StoredTensor,
     TensorSpec,
     config_of,
+    raise_all,
     read_weights,
     tensor_specs,
     without_defaults,
@@ -142,9 +143,18 @@ KEYS: dict[str, type] = {
     "attention.causal": bool,
 }
 EPSILON, RMS_EPSILON = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
-OF_LLAMA = {RMS_EPSILON: float, "tensor_data_layout": str, **gguf_rope.KEYS}
-OF_OWN = {"post_norm": bool, "exact_gelu": bool, "attention.sliding_window": int, "attention.scale": float}
-MORE_KEYS = {SHARED: {EPSILON: float}, LLAMA: OF_LLAMA, OWN: {EPSILON: float} | OF_OWN}
+OF_LLAMA: dict[str, type] = {RMS_EPSILON: float, "tensor_data_layout": str, **gguf_rope.KEYS}
+OF_OWN: dict[str, type] = {
+    "post_norm": bool,
+    "exact_gelu": bool,
+    "attention.sliding_window": int,
+    "attention.scale": float,
+}
+MORE_KEYS: dict[str, dict[str, type]] = {
+    SHARED: {EPSILON: float},
+    LLAMA: OF_LLAMA,
+    OWN: {EPSILON: float} | OF_OWN,
+}
 # Those that must be there, and those that must be above 0
 NEEDED = (*SIZES[:3], "attention.head_count")
 NEEDED_BY = {SHARED: (EPSILON,), LLAMA: ("feed_forward_length", RMS_EPSILON), OWN: (EPSILON,)}
@@ -170,7 +180,7 @@ def open_gguf(path: PathLike, where: str) -> Opened:
     _check_keys(values, arch, where)
     tokenizer = tokenizer_from(values, where)
     head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
-    if head and embedding and head[:2] == embedding[:2] and np.array_equal(head.raw, embedding.raw):
+    if head and embedding and _equal(head, embedding):
         del tensors[HEAD]  # a copy, which older converters wrote: the head is tied
     fields: Fields = {
         "n_layer": values[f"{arch}.block_count"],
@@ -211,10 +221,18 @@ def read_tokenizer(path: PathLike) -> Tokenizer | None:
     return tokenizer_from(read_file(path, where)[0], where)
 
 
+def _equal(a: StoredTensor, b: StoredTensor) -> bool:
+    """Return whether two tensors are of one type and shape, and of the same bytes."""
+    if a.raw is None or b.raw is None or (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    return np.array_equal(a.raw, b.raw)
+
+
 def _check_keys(values: Fields, arch: str, where: str) -> None:
     """Raise ValueError for the keys of an architecture that are wrong whatever the others say: for all."""
     known = {f"{arch}.{name}": kind for name, kind in (KEYS | MORE_KEYS[arch]).items()}
-    known |= {"npgpt.normalizer": str} | ({} if arch == LLAMA else {"npgpt.bias": bool})
+    known |= {"npgpt.normalizer": str}
+    known |= {} if arch == LLAMA else {"npgpt.bias": bool}
     positive = {f"{arch}.{name}" for name in POSITIVE}
     wrong = [
         f"there is no {key}"

@@ -16,8 +16,7 @@ import numpy as np
 
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.blocks import NAMES, TYPES, dequantise
-from npgpt.interop.gguf_values import raise_all
-from npgpt.interop.layout import StoredTensor
+from npgpt.interop.layout import StoredTensor, raise_all
 
 ALIGNMENT = 32
 # the number of a value's type -> struct's letter; 8 is a string, 9 an array
@@ -195,12 +194,24 @@ class _Cursor:
                 raise ValueError(
                     f"{self.where}: the array at byte {self.at} of {count} strings goes beyond the file"
                 )
-            return [self.string() for _ in range(count)]
+            return self._strings(count)
         if kind not in SCALARS or count > self.left // struct.calcsize(SCALARS[kind]):
             raise ValueError(
                 f"{self.where}: the array at byte {self.at} is malformed or goes beyond the file"
             )
         return list(self.take(f"{count}{SCALARS[kind]}"))
+
+    def _strings(self, count: int) -> list[str]:
+        """Return that many strings: a vocabulary has a hundred thousand."""
+        view, end, found = memoryview(self.data), len(self.data), []
+        for _ in range(count):
+            begin = self.at + 8
+            stop = begin + int.from_bytes(view[self.at : begin], "little")
+            if max(begin, stop) > end:
+                self.string()  # says what is wrong
+            found.append(str(view[begin:stop], "utf-8", "replace"))
+            self.at = stop
+        return found
 
     def tensor_info(self) -> Info:
         """Return name, shape, type and offset of a tensor."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.types import Fields, Floats
-from npgpt.interop.gguf_values import raise_all, shortest
-from npgpt.interop.layout import StoredTensor
+from npgpt.interop.gguf_values import shortest
+from npgpt.interop.layout import StoredTensor, raise_all
 
 # Keys behind "llama." -> the type of the value
 KEYS: dict[str, type] = {
@@ -59,9 +59,9 @@ def rope_of(values: Fields, where: str) -> Rope:
     kind = values.get(TYPE, "linear")
     if kind not in ("none", "linear"):
         wrong.append(f"{TYPE} must be none or linear, got {kind!r:.60}")
-    factor = 1.0 if kind == "none" else values.get(FACTOR, values.get(OLD_FACTOR, 1.0))
+    key = FACTOR if FACTOR in values else OLD_FACTOR
+    factor: float = 1.0 if kind == "none" or key not in values else values[key]
     if not 0 <= factor < np.inf:
-        key = FACTOR if FACTOR in values else OLD_FACTOR
         wrong.append(f"{key} must be positive and finite, got {factor}")
     raise_all(where, wrong)
     factor = shortest(factor or 1.0)
@@ -83,11 +83,12 @@ def with_factors(config: GPTConfig, stored: StoredTensor, where: str) -> Rope:
         if (factors == factors[0]).all():
             factor = shortest(factors[0])
             return rope if factor == 1 else Rope(rope.theta, "linear", factor)
-        for found in _candidates(rope.theta, factors):
-            if np.allclose(_speeds(found, config.D) * factors, _speeds(rope, config.D), 1e-5, 0):
-                return found
+        for scaling in _candidates(rope.theta, factors):
+            if np.allclose(_speeds(scaling, config.D) * factors, _speeds(rope, config.D), 1e-5, 0):
+                return scaling
     what = "factors that are all the same, or those of llama3's scaling"
-    raise ValueError(f"{where} must be {what}, got {np.array2string(factors, precision=4, threshold=8)}")
+    found = " ".join(f"{x:.5g}" for x in factors[:16]) + " ..." * (len(factors) > 16)
+    raise ValueError(f"{where} must be {what}, got {found}")
 
 
 def _candidates(theta: float, factors: Floats) -> list[Rope]:
@@ -105,18 +106,16 @@ def _candidates(theta: float, factors: Floats) -> list[Rope]:
     whole, none = share > 1 - 1e-6, share < 1e-6
     inside = [int(i) for i in np.flatnonzero(~whole & ~none)]
     found = []
-    for i in inside[:1]:  # as all Llamas have them, with a whole number of tokens
+    for i in inside[:1]:  # as all Llamas have them
         low, high = USUAL
-        context = round(2 * pi * (low + (high - low) * share[i]) / speeds[i])
-        found += [(low, high, context)]
+        found.append((low, high, round(2 * pi * (low + (high - low) * share[i]) / speeds[i])))
     points = [*np.flatnonzero(whole)[-1:], *inside, *np.flatnonzero(none)[:1]] if len(inside) < 2 else inside
     for i, j in combinations(points, 2):
         slope = (share[i] - share[j]) / (speeds[i] - speeds[j])
         start = share[i] - slope * speeds[i]  # of the line, below 0
         if start < 0:
-            found.append((1.0, 1 - 1 / start, 2 * pi * slope / -start))
-    return [
-        Rope(theta, "llama3", shortest(most), low, float(high), context if high == 4 else float(context))
-        for low, high, context in found
-        if context > 0
-    ]
+            context = max(1, round(2 * pi * slope / -start))  # which is free
+            low = context * -start / (2 * pi * slope)
+            found.append((low, low - low / start, context))
+    scalings = [(float(low), float(high), context) for low, high, context in found if low < high and context]
+    return [Rope(theta, "llama3", shortest(most), *scaling) for scaling in scalings]

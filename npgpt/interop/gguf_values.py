@@ -19,9 +19,9 @@ def value_of(values: Fields, key: str, kind: type[T], where: str, default: T | N
     if key not in values and default is None:
         raise ValueError(f"{where}: there is no {key}")
     found = values.get(key, default)
-    if not is_of(found, kind):
-        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
-    return found
+    if isinstance(found, kind) and is_of(found, kind):
+        return found
+    raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
 
 
 def array_of(values: Fields, name: str, kind: type[T], where: str, default: list[T] | None = None) -> list[T]:
@@ -36,10 +36,3 @@ def array_of(values: Fields, name: str, kind: type[T], where: str, default: list
 def shortest(value: float) -> float:
     """Return the shortest decimal that float32, in which files hold it, rounds to this: 1e-5 comes back."""
     return float(str(np.float32(value)))
-
-
-def raise_all(where: str, wrong: list[str]) -> None:
-    """Raise ValueError, `where` first, for all faults of a file at once, where there is any."""
-    if wrong:
-        more = f"; and {len(wrong) - 20} more faults" if len(wrong) > 20 else ""
-        raise ValueError(f"{where}: " + "; ".join(wrong[:20]) + more)

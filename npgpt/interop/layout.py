@@ -124,6 +124,13 @@ def config_of(where: str, /, **fields: Any) -> GPTConfig:
         raise ValueError(f"{where}: {error}") from None
 
 
+def raise_all(where: str, wrong: list[str]) -> None:
+    """Raise ValueError, `where` first, for all faults of a file at once, where there is any."""
+    if wrong:
+        more = f"; and {len(wrong) - 20} more faults" if len(wrong) > 20 else ""
+        raise ValueError(f"{where}: " + "; ".join(wrong[:20]) + more)
+
+
 def without_defaults(fields: Fields) -> Fields:
     """Return a Llama's fields of GPTConfig without those that say what None says: equal shapes are equal."""
     C, H = fields["n_embd"], fields["n_head"]
@@ -231,7 +238,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if format != "gguf" and not name.startswith(("transformer.", "model.", "model/", "lm_head.")):
             name = f"{'model' if format == 'llama' else 'transformer'}.{name}"  # saved without the head
         if name in given:
-            wrong.append(f"{name} is there twice")
+            wrong.append(f"{_shown(name)} is there twice")
         given[name] = tensor
     theirs = "output.weight" if format == "gguf" else "lm_head.weight"
     # some repeat the tied head, or have it instead of the embedding
@@ -241,7 +248,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         given[wte], head = head, None
     needed = (name for name in wanted if format != "gguf" or not name.endswith(".bias"))
     wrong += [f"{name} is missing" for name in needed if name not in given]
-    wrong += [f"{name} does not belong" for name in given if name not in wanted]
+    wrong += [f"{_shown(name)} does not belong" for name in given if name not in wanted]
     checked = {name: (given[name], spec.shape) for name, spec in wanted.items() if name in given}
     if head:
         checked[theirs] = head, wanted[wte].shape
@@ -251,8 +258,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         known = _dtypes(format, shape)
         if tensor.dtype not in known:
             wrong.append(f"{name} must be one of {', '.join(known)}, got {tensor.dtype}")
-    if wrong:
-        raise ValueError(f"{where}: " + "; ".join(wrong))
+    raise_all(where, wrong)
 
     weights = kernels.zeros(count_parameters(config))
     params = views_of(weights, parameter_shapes(config))
@@ -270,6 +276,11 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if head and spec.name == "wte.weight" and not np.array_equal(head.read(), array):
             raise ValueError(f"{where}: {theirs} must equal {name} (tied)")
     return weights
+
+
+def _shown(name: str) -> str:
+    """Return a file's name of a tensor as a line can hold it."""
+    return name if name.isprintable() and len(name) < 80 else f"{name!r:.80}"
 
 
 def _without_ones(format: str, shape: Shape) -> Shape:

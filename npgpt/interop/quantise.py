@@ -153,7 +153,8 @@ class _Best:
     """The best candidates so far of groups: arrays (count, n), replaced where a higher score comes."""
 
     def __init__(self, count: int) -> None:
-        self.score, self.kept = np.full((count, 1), -np.inf, np.float32), []
+        self.score: Floats = np.full((count, 1), -np.inf, np.float32)
+        self.kept: list[Floats] = []
 
     def offer(self, score: Floats, *candidates: Floats) -> None:
         """Keep these candidates where their score (count, 1) is higher."""
@@ -167,52 +168,40 @@ class _Best:
 
 def _q6_k(x: Floats, out: Array) -> None:
     groups = x.reshape(-1, 16)
-    w, largest = _weights(groups), _largest(groups)
-    wx, inverse = w * groups, _inverse(largest)
-    fits = _Best(len(groups))
-    for levels in np.arange(-32.9, -31, 0.1, np.float32):  # onto which the largest number is scaled
-        q = _rounded(groups * (levels * inverse), -32, 31)
-        xq = _sums(wx, q)
-        scale = xq * _inverse(_sums(w, q, q))
-        fits.offer(xq * scale, scale)  # by what the squares of the errors fall
-    scale = fits.kept[0].reshape(-1, 16)
+    w = _weights(groups)
+    scale = _fitted_scales(groups, w).reshape(-1, 16)
     d = _put_half(out, 208, _largest(scale) / np.float32(-128), x, "q6_k")
     near = _rounded(scale * _inverse(d), -128, 127).reshape(-1, 1)
     d = np.repeat(d, 16, axis=0)
     best = _Best(len(groups))
     for step in (0, -1, 1):  # the scales are rounded, too: which of their neighbours fits?
         s = np.clip(near + np.float32(step), -128, 127)
-        q = _rounded(groups * _inverse(d * s), -32, 31)
-        error = groups - d * s * q
-        best.offer(-_sums(w, error, error), s, q)
-    s, q = best.kept
-    q = (q + np.float32(32)).astype(np.uint8).reshape(-1, 2, 4, 32)  # halves, quarters of them
+        rounded = _rounded(groups * _inverse(d * s), -32, 31)
+        error = groups - d * s * rounded
+        best.offer(-_sums(w, error, error), s, rounded)
+    s, rounded = best.kept
+    q = (rounded + 32).astype(np.uint8).reshape(-1, 2, 4, 32)  # halves, quarters of them
     out[:, :128] = (q[:, :, :2] & 15 | q[:, :, 2:] << 4).reshape(-1, 128)
     high = q >> 4 << np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     out[:, 128:192] = np.bitwise_or.reduce(high, axis=2).reshape(-1, 64)
     out[:, 192:208] = s.astype(np.int8).reshape(-1, 16).view(np.uint8)
 
 
+def _fitted_scales(groups: Floats, w: Floats) -> Floats:
+    """Return scales (count, 1) by which groups are near to integers from -32 to 31; errors are weighted."""
+    wx, inverse, fits = w * groups, _inverse(_largest(groups)), _Best(len(groups))
+    for levels in np.arange(-32.9, -31, 0.1, dtype=np.float32):  # onto which the largest number is scaled
+        q = _rounded(groups * (levels * inverse), -32, 31)
+        xq = _sums(wx, q)
+        scale = xq * _inverse(_sums(w, q, q))
+        fits.offer(xq * scale, scale)  # by what the squares of the errors fall
+    return fits.kept[0]
+
+
 def _q4_k(x: Floats, out: Array) -> None:
     groups = x.reshape(-1, 32)
-    w, low = _weights(groups), np.minimum(groups.min(-1, keepdims=True), 0)
-    inverse = _inverse(groups.max(-1, keepdims=True) - low)
-    wx = w * groups
-    W, X = _sums(w), _sums(wx)
-    fits = _Best(len(groups))
-    for levels in np.arange(14, 16.6, 0.1, np.float32):  # between the smallest number and the largest
-        low = fits.kept[1] if fits.kept else low  # from the best minimum so far
-        q = _rounded((groups - low) * (levels * inverse), 0, 15)
-        Q, QQ, XQ = _sums(w, q), _sums(w, q, q), _sums(wx, q)
-        spread = W * QQ - Q * Q
-        spread[spread < 1e-5 * W * QQ] = 0  # all are rounded alike
-        over = _inverse(spread)
-        scale, least = (W * XQ - Q * X) * over, (QQ * X - Q * XQ) * over
-        alone = (least >= 0) | (spread == 0)  # no minimum above 0 can be stored
-        lowest = np.where(QQ == 0, np.minimum(X * _inverse(W), 0), 0)
-        scale, least = np.where(alone, XQ * _inverse(QQ), scale), np.where(alone, lowest, least)
-        fits.offer(scale * XQ + least * X, scale, least)
-    scale, least = (fit.reshape(-1, 8) for fit in fits.kept)
+    w = _weights(groups)
+    scale, least = (fit.reshape(-1, 8) for fit in _fitted_lines(groups, w))
     d = _put_half(out, 0, scale.max(-1, keepdims=True) / np.float32(63), x, "q4_k")
     m = _put_half(out, 2, least.min(-1, keepdims=True) / np.float32(-63), x, "q4_k")
     near = _rounded(scale * _inverse(d), 0, 63).reshape(-1, 1)
@@ -221,16 +210,40 @@ def _q4_k(x: Floats, out: Array) -> None:
     best = _Best(len(groups))
     for step, step_m in product((0, -1, 1), (0, -1, 1)):
         s, t = (np.clip(a + np.float32(b), 0, 63) for a, b in ((near, step), (near_m, step_m)))
-        q = _rounded((groups + m * t) * _inverse(d * s), 0, 15)
-        error = groups - (d * s * q - m * t)
-        best.offer(-_sums(w, error, error), s, t, q)
-    s, t, q = best.kept
-    s, t = (part.astype(np.uint8).reshape(-1, 2, 4) for part in (s, t))  # the second four are in two parts
+        rounded = _rounded((groups + m * t) * _inverse(d * s), 0, 15)
+        error = groups - (d * s * rounded - m * t)
+        best.offer(-_sums(w, error, error), s, t, rounded)
+    s, t, q = (kept.astype(np.uint8) for kept in best.kept)
+    s, t = s.reshape(-1, 2, 4), t.reshape(-1, 2, 4)  # the second four are in two parts
     out[:, 4:8] = s[:, 0] | s[:, 1] >> 4 << 6
     out[:, 8:12] = t[:, 0] | t[:, 1] >> 4 << 6
     out[:, 12:16] = s[:, 1] & 15 | t[:, 1] << 4
-    q = q.astype(np.uint8).reshape(-1, 4, 2, 32)
+    q = q.reshape(-1, 4, 2, 32)
     out[:, 16:] = (q[:, :, 0] | q[:, :, 1] << 4).reshape(-1, 128)
+
+
+def _fitted_lines(groups: Floats, w: Floats) -> list[Floats]:
+    """Return scales and minima (count, 1) by which groups are near to integers from 0 to 15.
+
+    A minimum is at most 0, as none above it can be stored.
+    """
+    low = np.minimum(groups.min(-1, keepdims=True), np.float32(0))
+    inverse, fits = _inverse(groups.max(-1, keepdims=True) - low), _Best(len(groups))
+    wx = w * groups
+    W, X = _sums(w), _sums(wx)
+    for levels in np.arange(14, 16.6, 0.1, dtype=np.float32):  # between the smallest number and the largest
+        low = fits.kept[1] if fits.kept else low  # the best minimum so far
+        q = _rounded((groups - low) * (levels * inverse), 0, 15)
+        Q, QQ, XQ = _sums(w, q), _sums(w, q, q), _sums(wx, q)
+        spread = W * QQ - Q * Q
+        spread[spread < 1e-5 * W * QQ] = 0  # all are rounded alike
+        over = _inverse(spread)
+        scale, least = (W * XQ - Q * X) * over, (QQ * X - Q * XQ) * over
+        alone = (least >= 0) | (spread == 0)
+        lowest = np.where(QQ == 0, np.minimum(X * _inverse(W), 0), 0)
+        scale, least = np.where(alone, XQ * _inverse(QQ), scale), np.where(alone, lowest, least)
+        fits.offer(scale * XQ + least * X, scale, least)  # by what the squares of the errors fall
+    return fits.kept
 
 
 QUANTISERS = {"q8_0": _q8_0, "q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q4_k": _q4_k, "q6_k": _q6_k}
