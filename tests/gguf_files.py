@@ -7,10 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.interop.gguf import TYPES, quantise
+from npgpt.engine.config import Rope
+from npgpt.engine.model import GPT
+from npgpt.interop.blocks import TYPES
+from npgpt.interop.quantise import quantise
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS
 
 C, T, H, L = 32, 16, 2, 2
+D, K, F = 16, 1, 96  # of the Llama: its heads are as wide as together they need not be
+WIDE = 256  # of blocks of 256
 BLANK = BYTE_CHARACTERS[32]
 TOKENS = [*BYTE_CHARACTERS, f"{BLANK}1", "<|endoftext|>"]
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # of token_type
@@ -26,17 +31,18 @@ class As(NamedTuple):
 
 
 class File:
-    """The keys and tensors of a file: a GPT-2 of two layers, until they are edited."""
+    """The keys and tensors of a file: a GPT-2 or a Llama of two layers, until they are edited."""
 
-    def __init__(self) -> None:
+    def __init__(self, arch: str = "gpt2", width: int = C) -> None:
+        self.width = width
         self.values: dict[str, Any] = {
-            "general.architecture": "gpt2",
-            "gpt2.context_length": T,
-            "gpt2.embedding_length": C,
-            "gpt2.block_count": L,
-            "gpt2.feed_forward_length": 4 * C,
-            "gpt2.attention.head_count": H,
-            "gpt2.attention.layer_norm_epsilon": 1e-5,
+            "general.architecture": arch,
+            f"{arch}.context_length": T,
+            f"{arch}.embedding_length": width,
+            f"{arch}.block_count": L,
+            f"{arch}.feed_forward_length": 4 * width if arch == "gpt2" else F if width == C else width,
+            f"{arch}.attention.head_count": H,
+            **(_GPT2 if arch == "gpt2" else _LLAMA | {"llama.attention.key_length": width // H}),
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": "gpt-2",
             "tokenizer.ggml.tokens": list(TOKENS),
@@ -45,19 +51,13 @@ class File:
             "tokenizer.ggml.bos_token_id": 257,
             "tokenizer.ggml.eos_token_id": 257,
         }
-        rng = np.random.default_rng(5)
-        shapes = {"token_embd.weight": (258, C), "position_embd.weight": (T, C)}
-        norms = [f"blk.{i}.{name}" for i in range(L) for name in ("attn_norm", "ffn_norm")] + ["output_norm"]
-        for name in norms:
-            shapes |= {f"{name}.weight": (C,), f"{name}.bias": (C,)}
-        linear = {"attn_qkv": (3 * C, C), "attn_output": (C, C), "ffn_up": (4 * C, C), "ffn_down": (C, 4 * C)}
-        for name, shape in linear.items():
-            for i in range(L):
-                shapes |= {f"blk.{i}.{name}.weight": shape, f"blk.{i}.{name}.bias": shape[:1]}
         self.tensors: dict[str, Any] = {}  # name -> array
         self.types: dict[str, str] = {}  # name -> type, where it is not f32
+        shapes = _gpt2_shapes() if arch == "gpt2" else _llama_shapes(width)
+        rng = np.random.default_rng(5)
         for name, shape in shapes.items():
-            w = 0.2 * rng.standard_normal(shape) + (name.endswith("norm.weight"))
+            spread = 0.2 if len(shape) == 1 else 0.2 * (C / width) ** 0.5
+            w = spread * rng.standard_normal(shape) + (name.endswith("norm.weight"))
             self.tensors[name] = w.astype(np.float32)
 
     def write(self, path: Path) -> Path:
@@ -65,8 +65,7 @@ class File:
         infos, blocks, offset = [], [], 0
         alignment = max(32, self.values.get("general.alignment", 32))
         for name, w in self.tensors.items():
-            data = quantise(np.atleast_2d(w), self.types.get(name, "f32")).tobytes()
-            number = TYPES[self.types.get(name, "f32")][0]
+            number, data = _stored(w, self.types.get(name, "f32"), len(infos))
             shape = struct.pack(f"<I{w.ndim}Q", w.ndim, *w.shape[::-1])
             infos.append(_string(name) + shape + struct.pack("<IQ", number, offset))
             blocks.append(data + bytes(-len(data) % alignment))
@@ -76,6 +75,70 @@ class File:
         head += b"".join(infos)
         path.write_bytes(head + bytes(-len(head) % alignment) + b"".join(blocks))
         return path
+
+
+_GPT2: dict[str, Any] = {"gpt2.attention.layer_norm_epsilon": 1e-5}
+_LLAMA: dict[str, Any] = {
+    "llama.attention.head_count_kv": K,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 500.0,
+}
+
+
+def _gpt2_shapes() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (258, C), "position_embd.weight": (T, C)}
+    norms = [f"blk.{i}.{name}" for i in range(L) for name in ("attn_norm", "ffn_norm")] + ["output_norm"]
+    for name in norms:
+        shapes |= {f"{name}.weight": (C,), f"{name}.bias": (C,)}
+    linear = {"attn_qkv": (3 * C, C), "attn_output": (C, C), "ffn_up": (4 * C, C), "ffn_down": (C, 4 * C)}
+    for name, shape in linear.items():
+        for i in range(L):
+            shapes |= {f"blk.{i}.{name}.weight": shape, f"blk.{i}.{name}.bias": shape[:1]}
+    return shapes
+
+
+def _llama_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (258, width), "output_norm.weight": (width,)}
+    head, inner = width // H, F if width == C else width
+    for i in range(L):
+        shapes |= {f"blk.{i}.{name}.weight": (width,) for name in ("attn_norm", "ffn_norm")}
+        linear = {"attn_q": (H * head, width), "attn_k": (K * head, width), "attn_v": (K * head, width)}
+        linear |= {"attn_output": (width, H * head), "ffn_gate": (inner, width), "ffn_up": (inner, width)}
+        linear |= {"ffn_down": (width, inner)}
+        shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in linear.items()}
+    return shapes
+
+
+# Types that nobody reads here: ggml's number, numbers and bytes of a block
+OTHERS = {"iq1_s": (19, 256, 50), "iq3_xxs": (18, 256, 98), "tq2_0": (35, 256, 66), "i32": (26, 1, 4)}
+OTHERS |= {"mxfp4": (39, 32, 17), "nvfp4": (40, 64, 36), "q8_1": (9, 32, 36), "f64": (28, 1, 8)}
+# Where a block's float16 scale is, its minimum, and the minimum of a block around zero beside a scale of 1
+HALVES = {"q4_1": (0, 2, -7.5), "q5_0": (0,), "q5_1": (0, 2, -15.5), "q2_k": (80, 82, 1.5), "q3_k": (108,)}
+HALVES |= {"q4_k": (0, 2, 7.5), "q5_k": (0, 2, 15.5), "q6_k": (208,), "iq4_nl": (0,), "iq4_xs": (0,)}
+
+
+def _stored(w: Any, type: str, seed: int) -> tuple[int, bytes]:
+    """Return ggml's number of a type and w's bytes; in types of HALVES and OTHERS they are others."""
+    if type in OTHERS:
+        number, n, size = OTHERS[type]
+        return number, bytes(w.size // n * size)
+    if type == "f32":
+        return 0, w.tobytes()
+    if type == "bf16":
+        return TYPES[type].number, (w.view(np.uint32) >> 16).astype("<u2").tobytes()
+    if type not in HALVES:
+        return TYPES[type].number, quantise(np.atleast_2d(w), type).tobytes()
+    rng, of = np.random.default_rng(seed), TYPES[type]
+    blocks = rng.integers(0, 256, (w.size // of.n, of.size), dtype=np.uint8)
+    scales = rng.uniform(0.5, 1.5, len(blocks)) * rng.choice([-1, 1], len(blocks))
+
+    def scale(by: float) -> None:
+        for at, factor in zip(HALVES[type][:2], (1, *HALVES[type][2:]), strict=False):
+            blocks[:, at : at + 2] = (by * factor * scales).astype("<f2")[:, None].view(np.uint8)
+
+    scale(1)
+    scale(w.std() / of.dequantise(blocks).std())
+    return of.number, blocks.tobytes()
 
 
 def _string(text: str) -> bytes:
@@ -104,13 +167,19 @@ class Case(NamedTuple):
     edit: Callable[[File], object]
     refused: str = ""  # what both readers' messages name; "" where both read the file
     llama: bool = False  # llama.cpp reads it too, to the same logits and ids
+    arch: str = "gpt2"
+    width: int = C
 
     def types(self) -> set[str]:
         """Return the types of its tensors."""
         return {self._file().types.get(name, "f32") for name in self._file().tensors}
 
+    def in_blocks(self) -> bool:
+        """Return True where numbers share scales: programs then round activations, too."""
+        return any(TYPES[type].n > 1 for type in self.types())
+
     def _file(self) -> File:
-        file = File()
+        file = File(self.arch, self.width)
         self.edit(file)
         return file
 
@@ -145,11 +214,6 @@ def tensor(name: str, make: Callable[[dict[str, Any]], Any]) -> Callable[[File],
         file.tensors[name] = make(file.tensors)
 
     return edit
-
-
-def four(tensors: dict[str, Any]) -> Any:
-    """Return a vector of four numbers."""
-    return np.ones(4, np.float32)
 
 
 def token(name: str, type: int, rows: int = 1) -> Callable[[File], None]:
@@ -200,25 +264,92 @@ def output(type: str, change: Callable[[Any], Any] = lambda w: w) -> Callable[[F
     return edit
 
 
+def plain(file: File) -> None:
+    """Edit nothing."""
+
+
+def scaling(**more: Any) -> Callable[[File], None]:
+    """Return an edit that sets keys of rotary positions; two underscores are a dot."""
+    return keys({f"llama.rope.{key.replace('__', '.')}": value for key, value in more.items()})
+
+
+def turns(*factors: float) -> Callable[[File], None]:
+    """Return an edit that adds these factors of the pairs of a head."""
+    return tensor("rope_freqs.weight", lambda tensors: np.array(factors, np.float32))
+
+
+def biases(*names: str) -> Callable[[File], None]:
+    """Return an edit that adds biases to the linear layers of these names."""
+
+    def edit(file: File) -> None:
+        rng = np.random.default_rng(6)
+        for name, w in list(file.tensors.items()):
+            if name.endswith(tuple(f"{one}.weight" for one in names)):
+                bias = 0.2 * rng.standard_normal(len(w))
+                file.tensors[name.replace(".weight", ".bias")] = bias.astype(np.float32)
+
+    return edit
+
+
+def doubled(axis: int, *names: str) -> Callable[[File], None]:
+    """Return an edit by which the matrices with these words in their names are twice as long."""
+
+    def edit(file: File) -> None:
+        for name, w in file.tensors.items():
+            if any(part in name for part in names):
+                file.tensors[name] = np.concatenate([w, np.flip(w)], axis)
+
+    return edit
+
+
+def ones(*shape: int) -> Callable[[dict[str, Any]], Any]:
+    """Return what makes a tensor of this shape."""
+    return lambda tensors: np.ones(shape, np.float32)
+
+
+def llama(name: str, edit: Callable[[File], object], refused: str = "", **more: Any) -> Case:
+    """Return the Case of a Llama, which llama.cpp reads, too, unless it is refused."""
+    return Case(f"llama, {name}", edit, refused, arch="llama", **{"llama": not refused} | more)
+
+
 MATRICES = "token_embd", "attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"
 NEUTRAL = {"gpt2.attention.head_count_kv": H, "gpt2.attention.key_length": C // H}
 NEUTRAL |= {"gpt2.attention.value_length": C // H, "gpt2.attention.causal": True, "gpt2.expert_count": 0}
 NEUTRAL |= {"gpt2.vocab_size": 258, "gpt2.embedding_length_out": C}
-FOREIGN = {"general.name": "x", "quantize.imatrix.file": "y", "llama.block_count": 7, "gpt3.x": 1}
+FOREIGN = {"general.name": "x", "quantize.imatrix.file": "y", "bert.block_count": 7, "gpt3.x": 1}
 FOREIGN |= {"tokenizer.ggml.padding_token_id": 3, "tokenizer.chat_template": "{{ 1 }}"}
 ADDED = [f"add_{name}" for name in ("bos_token", "eos_token", "sep_token", "space_prefix")]
 ADDED += ["remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents"]
 ADDED = [f"tokenizer.ggml.{name}" for name in ADDED]
 TYPES_OF = "tokenizer.ggml.token_type"
+LINEAR = "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"
+# What llama.cpp's Q4_K_M has where rows are multiples of 256: Q6_K in some layers, and for the head
+MIXED = both(typed("q4_k", *(f"{name}.weight" for name in LINEAR)), typed("q6_k", "token_embd", "1.ffn_down"))
+# The same where they are not
+MIXED_32 = both(typed("q5_0", *(f"{name}.weight" for name in LINEAR)), typed("q8_0", "token_embd", "1.ffn_d"))
+NEUTRAL_LLAMA = {"llama.vocab_size": 258, "llama.rope.dimension_count": D, "llama.expert_count": 0}
+NEUTRAL_LLAMA |= {"llama.attention.value_length": D, "llama.attention.causal": True}
+NEUTRAL_LLAMA |= {"llama.embedding_length_out": C, "llama.expert_used_count": 0}
+NEUTRAL_LLAMA |= {"llama.rope.scaling.type": "none", "llama.rope.scaling.attn_factor": 1.0}
+NEUTRAL_LLAMA |= {"llama.rope.scaling.original_context_length": 8, "llama.rope.scaling.finetuned": True}
+NEUTRAL_LLAMA |= {"llama.tensor_data_layout": "Meta AI original pth"}
+# Of Llama 3.1's kind, with a factor of 4 and an original context of 100
+LLAMA3 = turns(1, 1, 1.18845391, 2.58436346, 4, 4, 4, 4)
 
-READ = [
-    Case("plain", lambda file: None, llama=True),
+READ_GPT2 = [
+    Case("plain", plain, llama=True),
     Case("f16", typed("f16", *MATRICES), llama=True),
     Case("q8_0", typed("q8_0", *MATRICES), llama=True),
     Case("positions in f16", typed("f16", "position_embd"), llama=True),
     Case("positions in q8_0", typed("q8_0", "position_embd"), llama=True),
     Case("a copy of the embedding", output("f32"), llama=True),
     Case("a copy in q8_0", both(typed("q8_0", *MATRICES), output("q8_0")), llama=True),
+    Case("an untied head", output("f32", lambda w: w[::-1].copy()), llama=True),
+    Case("a head of another type", both(typed("q4_0", *MATRICES), output("q8_0")), llama=True),
+    *(
+        Case(f"in {type}", both(typed(type, *MATRICES[1:]), typed("f16", "token_embd")), llama=True)
+        for type in ("bf16", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
+    ),
     Case("a norm with a length of 1", tensor("output_norm.bias", lambda t: t["output_norm.bias"][None]),
          llama=True),
     Case("neutral keys", keys(NEUTRAL), llama=True),
@@ -243,9 +374,44 @@ READ = [
     Case("own, scaled", own(attention__scale=0.5, exact_gelu=True)),
     Case("own, a window", both(without("attn_qkv.bias"), own(attention__sliding_window=4, bias=True))),
     Case("own, post-norm", both(without("output_norm"), own(post_norm=True))),
+    Case("own, an untied head", both(own(), output("f32", lambda w: w[::-1].copy()))),
 ]  # fmt: skip
-REFUSED = [
-    Case("another architecture", keys({"general.architecture": "llama"}), "general.architecture"),
+READ_LLAMA = [
+    llama("plain", plain),
+    llama("neutral keys", keys(NEUTRAL_LLAMA)),
+    llama("an untied head", output("f32", lambda w: w[::-1].copy())),
+    llama("a copy of the embedding", output("f32")),
+    llama("a head of another type", both(typed("f16", "token_embd"), output("q8_0"))),
+    llama("a width of heads that is not told", keys({"llama.attention.key_length": None})),
+    llama("heads wider than the width",
+          both(keys({f"llama.attention.{name}_length": 2 * D for name in ("key", "value")}),
+               doubled(0, "attn_q", "attn_k", "attn_v"), doubled(1, "attn_output"))),
+    llama("a key head for each query",
+          both(keys({"llama.attention.head_count_kv": None}), doubled(0, "attn_k", "attn_v"))),
+    llama("biases", biases(*LINEAR)),
+    llama("biases of queries, keys and values", biases("attn_q", "attn_k", "attn_v")),
+    llama("biases of the MLP", biases("ffn_gate", "ffn_up", "ffn_down")),
+    llama("positions of no key", scaling(freq_base=None)),
+    llama("linear positions", scaling(scaling__type="linear", scaling__factor=2.5)),
+    llama("linear positions without a type", scaling(scaling__factor=2.5)),
+    llama("linear positions by an old key", scaling(scale_linear=2.5)),
+    llama("a factor by two keys", scaling(scale_linear=7.0, scaling__factor=2.5)),
+    llama("a factor of 0", scaling(scaling__factor=0.0)),
+    llama("a factor that counts for nothing", scaling(scaling__type="none", scaling__factor=2.5)),
+    llama("positions of Llama 3.1", LLAMA3),
+    llama("factors that are all the same", turns(*[2.5] * (D // 2))),
+    llama("factors of 1", turns(*[1] * (D // 2))),
+    llama("no vocabulary", keys({"tokenizer.ggml.model": "no_vocab", "llama.vocab_size": 258}), llama=False),
+    *(
+        llama(f"in {type}", both(typed(type, *LINEAR), typed(type, "token_embd")), width=WIDE)
+        for type in TYPES if type != "f32"
+    ),
+    llama("a mixture of 256", MIXED, width=WIDE),
+    llama("a mixture of 32", MIXED_32),
+]  # fmt: skip
+READ = READ_GPT2 + READ_LLAMA
+REFUSED_GPT2 = [
+    Case("another architecture", keys({"general.architecture": "gptj"}), "general.architecture.*gptj"),
     Case("not causal", keys({"gpt2.attention.causal": False}), "gpt2.attention.causal"),
     *(
         Case(f"another {key[5:]}", keys({key: 6}), key)
@@ -260,6 +426,7 @@ REFUSED = [
     ),
     Case("own keys in gpt2", keys({"npgpt.post_norm": False}), "npgpt.post_norm"),
     Case("an own scale in gpt2", keys({"npgpt.attention.scale": 0.5}), "npgpt.attention.scale"),
+    Case("a key of llama in gpt2", keys({"llama.block_count": L}), "llama.block_count"),
     Case("a key of gpt2 in own", both(own(), keys({"gpt2.block_count": L})), "gpt2.block_count"),
     Case("no heads", keys({"gpt2.attention.head_count": None}), "gpt2.attention.head_count"),
     Case("heads of each layer", keys({"gpt2.attention.head_count": [2, 2]}), "gpt2.attention.head_count"),
@@ -273,12 +440,10 @@ REFUSED = [
     ),
     Case("a norm in f16", typed("f16", "output_norm.weight"), "output_norm.weight must be"),
     Case("a bias in f16", typed("f16", "blk.1.ffn_up.bias"), "blk.1.ffn_up.bias must be"),
-    Case("an untied head", output("f32", lambda w: w[::-1].copy()), "output.weight must equal token_embd"),
-    Case("a head of another type", output("f16"), "output.weight must be of the type of token_embd"),
     Case("a head of another shape", output("f32", lambda w: w[:-1]), "output.weight must"),
     Case("a head alone", both(output("f32"), without("token_embd")), "token_embd.weight"),
-    Case("a mask", tensor("blk.0.attn.bias", four), "blk.0.attn.bias"),
-    Case("frequencies", tensor("rope_freqs.weight", four), "rope_freqs"),
+    Case("a mask", tensor("blk.0.attn.bias", ones(4)), "blk.0.attn.bias"),
+    Case("frequencies", tensor("rope_freqs.weight", ones(4)), "rope_freqs"),
     Case("a head by its other name", tensor("lm_head.weight", lambda t: t["token_embd.weight"]),
          "lm_head.weight"),
     Case("no embedding of positions", without("position_embd"), "position_embd.weight"),
@@ -319,3 +484,105 @@ REFUSED = [
     Case("a window with biases of queries", own(attention__sliding_window=4), "attn_qkv.bias"),
     Case("biases that should not be", keys({"npgpt.bias": False}), "bias must be zero"),
 ]  # fmt: skip
+REFUSED_LLAMA = [
+    llama("a key of gpt2", keys({"gpt2.block_count": L}), "gpt2.block_count"),
+    llama("an own key", keys({"npgpt.attention.scale": 0.5}), "npgpt.attention.scale"),
+    *(
+        llama(f"an unknown {key}", keys({f"llama.{key}": 0.5}), f"llama.{key}")
+        for key in ("attention.layer_norm_epsilon", "attention.scale", "attention.sliding_window",
+                    "attention.clamp_kqv", "logit_scale", "rope.scaling.yarn_ext_factor", "pooling_type")
+    ),
+    *(
+        llama(f"without {key}", keys({f"llama.{key}": None}), f"llama.{key}")
+        for key in ("feed_forward_length", "attention.layer_norm_rms_epsilon", "attention.head_count")
+    ),
+    *(
+        llama(f"an {what} of {value}", keys({f"llama.{key}": value}), f"llama.{key}")
+        for what, key in (("epsilon", "attention.layer_norm_rms_epsilon"), ("angle's base", "rope.freq_base"))
+        for value in (0.0, -1.0, float("inf"), float("nan"), 1)
+    ),
+    *(
+        llama(f"{key} of {value}", keys({f"llama.{key}": value}), f"llama.{key}")
+        for key, value in (("rope.scaling.factor", -2.0), ("rope.scaling.factor", float("nan")),
+                           ("rope.scaling.type", "yarn"), ("rope.scaling.type", "longrope"),
+                           ("rope.scaling.type", "x"), ("rope.scaling.type", 1),
+                           ("rope.scaling.attn_factor", 0.5), ("rope.dimension_count", 8),
+                           ("attention.value_length", 8), ("attention.causal", False), ("expert_count", 8),
+                           ("expert_used_count", 2), ("embedding_length_out", 8),
+                           ("feed_forward_length", 0))
+    ),
+    llama("a gate for each layer", keys({"llama.feed_forward_length": [F, F]}), "llama.feed_forward_length"),
+    llama("three heads", keys({"llama.attention.head_count": 3, "llama.attention.key_length": None}),
+          "n_embd|key_length"),
+    llama("key heads that do not divide", keys({"llama.attention.head_count_kv": 3}), "n_kv_head"),
+    llama("no key heads", keys({"llama.attention.head_count_kv": 0}), "n_kv_head|head_count_kv"),
+    llama("heads of an odd width",
+          keys({"llama.attention.key_length": 7, "llama.attention.value_length": 7}), "pairs|key_length"),
+    llama("factors of no known kind", turns(1, 4, 1, 4, 1, 4, 1, 4), "rope_freqs.weight"),
+    llama("factors below 1", turns(*[0.5] * 7, 1), "rope_freqs.weight"),
+    llama("a factor that is no number", turns(*[float("nan")] * 8), "rope_freqs.weight"),
+    llama("a factor of nothing", turns(*[0.0] * 8), "rope_freqs.weight"),
+    llama("too few factors", turns(1, 1, 1), "rope_freqs.weight must"),
+    llama("two scalings", both(LLAMA3, scaling(scaling__factor=2.0)), "rope_freqs.weight"),
+    llama("queries, keys and values in one",
+          both(without("1.attn_q", "1.attn_k", "1.attn_v"), tensor("blk.1.attn_qkv.weight", ones(4 * D, C))),
+          "blk.1.attn_q.weight"),
+    llama("no gate", without("blk.1.ffn_gate"), "blk.1.ffn_gate.weight is missing"),
+    llama("a bias of a norm", tensor("blk.0.attn_norm.bias", lambda t: t["output_norm.weight"]),
+          "blk.0.attn_norm.bias"),
+    llama("positions that are learned", tensor("position_embd.weight", ones(T, C)),
+          "position_embd.weight"),
+    llama("experts", tensor("blk.0.ffn_gate_inp.weight", ones(2, C)), "ffn_gate_inp"),
+    llama("keys of another shape",
+          tensor("blk.0.attn_k.weight", lambda t: t["blk.0.attn_q.weight"]), "blk.0.attn_k.weight must"),
+    *(llama(f"in {type}", typed(type, "ffn_up"), type.upper(), width=WIDE) for type in OTHERS),
+    llama("a bias in f16", both(biases("ffn_up"), typed("f16", "1.ffn_up.bias")), "1.ffn_up.bias must be"),
+]  # fmt: skip
+REFUSED = REFUSED_GPT2 + REFUSED_LLAMA
+
+
+def pair_by_pair(w: Any, D: int) -> Any:
+    """Return rows of heads of D, or a bias, in the order of GGUF's architecture llama."""
+    return w.reshape(-1, 2, D // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def llama_file(model: GPT, **types: str) -> File:
+    """Return the File of a Llama, with the types of matrices by words in their names."""
+    c, file = model.config, File()
+    file.values = {
+        "general.architecture": "llama",
+        "llama.context_length": c.block_size,
+        "llama.embedding_length": c.n_embd,
+        "llama.block_count": c.n_layer,
+        "llama.feed_forward_length": c.F,
+        "llama.attention.head_count": c.n_head,
+        "llama.attention.head_count_kv": c.K,
+        "llama.attention.key_length": c.D,
+        "llama.attention.layer_norm_rms_epsilon": c.layer_norm_epsilon,
+        "llama.rope.freq_base": c.rope.theta,
+        "llama.vocab_size": c.vocab_size,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    file.tensors = {}
+    if c.rope.type == "linear":
+        file.values["llama.rope.scaling.factor"] = c.rope.factor
+    if c.rope.type == "llama3":
+        plain = Rope(c.rope.theta).angles(2, c.D, np.float64)[1]
+        file.tensors["rope_freqs.weight"] = (plain / c.rope.angles(2, c.D, np.float64)[1]).astype(np.float32)
+    ours = {"wte": "token_embd", "lm_head": "output", "ln_f": "output_norm", "ln_1": "attn_norm"}
+    ours |= {"ln_2": "ffn_norm", "attn.c_proj": "attn_output", "mlp.c_proj": "ffn_down"}
+    for name, w in model.params.items():
+        module, _, kind = name.rpartition(".")
+        layer, part = ("", module) if not module.startswith("h.") else module[2:].split(".", 1)
+        before, w = f"blk.{layer}." * bool(layer), w.T if layer else w  # (out, in)
+        if part == "attn.c_attn":
+            q, k, v = np.split(w, [c.n_head * c.D, (c.n_head + c.K) * c.D])
+            parts = {"attn_q": pair_by_pair(q, c.D), "attn_k": pair_by_pair(k, c.D), "attn_v": v}
+        elif part == "mlp.c_fc":
+            parts = dict(zip(("ffn_gate", "ffn_up"), np.split(w, 2), strict=True))
+        else:
+            parts = {ours[part]: w}
+        file.tensors |= {f"{before}{n}.{kind}": np.ascontiguousarray(w) for n, w in parts.items()}
+    matrices = [name for name, w in file.tensors.items() if w.ndim == 2]
+    file.types = {name: type for word, type in types.items() for name in matrices if word in name}
+    return file

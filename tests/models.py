@@ -14,6 +14,7 @@ FAMILY = {
     "gpt-3": {"window": 5},
     "no bias": {"bias": False},
     "unscaled": {"scale_attn_weights": False},
+    "untied": {"tied": False},
     "odd": {"n_embd": 60, "n_head": 3},
     "one head": {"n_embd": 28, "n_head": 1, "vocab_size": 31},
     "wide": {"n_embd": 384, "n_head": 3, "n_layer": 1, "vocab_size": 300},

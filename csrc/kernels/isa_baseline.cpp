@@ -10,6 +10,7 @@
 #include "rows.inl"
 #include "elements.inl"
 #include "matvec.inl"
+#include "blocks.inl"
 #include "int8.inl"
 #include "attend.inl"
 #include "probe.inl"

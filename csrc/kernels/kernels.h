@@ -32,9 +32,9 @@ struct AdamW {
     float grad_scale;                           // clipping
 };
 
-// How the numbers of a weight matrix lie in memory. All but COLUMNS are (N,K), row after row, so that an output is the
-// product of a row with x; Q8_0 and Q4_0 in blocks of 32 that share a scale, as GGUF has them.
-enum WeightType { F32, F16, Q8_0, Q4_0, COLUMNS };  // COLUMNS: float32 (ceil(N / strip), K, strip)
+// How the numbers of a weight matrix lie in memory: (N,K), row after row, so that an output is the product of a row with x,
+// as plain numbers or in ggml's blocks of 32 or 256 (blocks.inl); COLUMNS: float32 (ceil(N / strip), K, strip).
+enum WeightType { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, COLUMNS };
 
 struct Matrix {
     const void* data;
@@ -50,15 +50,29 @@ static inline const float* column(const Matrix& w, Index k, Index j) {
     return static_cast<const float*>(w.data) + (j - at) * w.K + k * w.strip + at;
 }
 
-// Bytes of K weights side by side
+// Numbers of a block, of which rows have a whole count, and its bytes; in WeightType's order
+struct BlockSize {
+    int16_t length, bytes;
+};
+constexpr BlockSize BLOCK_SIZES[] = {{1, 4},     {1, 2},   {1, 2},     {32, 34},   {32, 18},   {32, 20},
+                                     {32, 22},   {32, 24}, {256, 84},  {256, 110}, {256, 144}, {256, 176},
+                                     {256, 210}, {32, 18}, {256, 136}, {1, 4}};
+static inline Index block_length(WeightType type) { return BLOCK_SIZES[type].length; }  // 1: plain numbers
+
+// Bytes of K weights side by side, a multiple of block_length
 static inline Index row_bytes(WeightType type, Index K) {
-    return type == F16 ? K * 2 : type == Q8_0 ? K / 32 * 34 : type == Q4_0 ? K / 32 * 18 : K * 4;
+    return K / BLOCK_SIZES[type].length * BLOCK_SIZES[type].bytes;
 }
+
+// What the numbers of IQ4_NL and IQ4_XS stand for
+alignas(16) constexpr int8_t NONLINEAR[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 // 32 numbers of x, rounded: scale * q, as Q8_0 has them
 struct Int8Block {
     float scale;
+    float sum;             // scale times the sum of q: what a weight's minimum is multiplied by
     int32_t minus_8_sums;  // -8 times the sum of q: what weights stored as q + 8 count too much
+    int16_t sums[2];       // of the first sixteen q and of the last
     int8_t q[32];
 };
 
@@ -89,12 +103,12 @@ struct Kernels {
                                bool add);
 
     // ---- decoding: few rows of x meet every weight once, so that memory is what limits
-    // F32, F16, COLUMNS: y (M,count) with stride ldy = or += x (M,K) with stride ldx, times outputs [first, first + count) of
-    // w; then bias (of output 0). A row's result depends neither on the other rows nor on the range.
+    // Plain types: y (M,count) with stride ldy = or += x (M,K) with stride ldx, times outputs [first, first + count) of w;
+    // then bias (of output 0). A row's result depends neither on the other rows nor on the range.
     void (*matvec)(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count, Index M,
                    bool add, const float* bias);
-    // The same for Q8_0 and Q4_0, with x in blocks (K/32,M); M is at most 128. Each product of two blocks is an exact integer,
-    // and these are scaled and added in order, so that a result is the same to the bit in any company.
+    // The same for types of blocks, with x in blocks (K/32,M); M is at most 128. Each product of two blocks
+    // is an exact integer, and these are scaled and added in order, so that a result is the same to the bit in any company.
     void (*matvec_int8)(float* y, Index ldy, const Int8Block* x, const Matrix& w, Index first, Index count, Index M,
                         bool add, const float* bias);
     // blocks (K/32,M), of which this writes those of `count` rows from `first` on, of x (count,K)

@@ -4,12 +4,20 @@
 namespace npgpt {
 namespace NPGPT_ISA {
 
+// libnpgpt goes without what only training needs: it halves its size.
+#ifdef NPGPT_INFERENCE
+constexpr bool TRAINING = false;
+#else
+constexpr bool TRAINING = true;
+#endif
+
 constexpr Index MR = 6;
 constexpr Index NR = 2 * VLEN;
 
 // One element of the result on its way to memory, at the edge. `at` is its offset from c's first element.
 NPGPT_INLINE float finish(float x, const Epilogue& e, Index at, Index column) {
     if (e.bias) x += e.bias[column];
+    if (!TRAINING) return x;
     if (e.residual) x += e.residual[at];
     if (e.gelu_input) {
         e.gelu_input[at] = x;
@@ -79,7 +87,7 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
         __builtin_prefetch(c + r * ldc);
         __builtin_prefetch(c + r * ldc + NR - 1);
     }
-    if (epilogue) {  // what it reads comes from further away than c
+    if (TRAINING && epilogue) {  // what it reads comes from further away than c
         const float* from = epilogue->gelu_slope ? epilogue->gelu_slope : epilogue->residual;
         if (from)
             for (int r = 0; r < ROWS; r++) __builtin_prefetch(from + (row0 + r) * ldc + column0);
@@ -102,7 +110,7 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
                 acc[r][1] += b1;
             }
         }
-        if (epilogue && epilogue->residual) {
+        if (TRAINING && epilogue && epilogue->residual) {
             const float* residual = epilogue->residual + at;
 #pragma GCC unroll 6
             for (int r = 0; r < ROWS; r++) {
@@ -116,8 +124,9 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
             store(c + r * ldc + VLEN, acc[r][1]);
         }
         // GELU works on the stored tile: it needs the registers for itself
-        if (epilogue && epilogue->gelu_input) gelu_tile<ROWS>(c, epilogue->gelu_input + at, ldc);
-        if (epilogue && epilogue->gelu_slope) slope_tile<ROWS>(c, epilogue->gelu_slope + at, epilogue->gelu + at, ldc);
+        if (TRAINING && epilogue && epilogue->gelu_input) gelu_tile<ROWS>(c, epilogue->gelu_input + at, ldc);
+        if (TRAINING && epilogue && epilogue->gelu_slope)
+            slope_tile<ROWS>(c, epilogue->gelu_slope + at, epilogue->gelu + at, ldc);
     } else {
         float edge[ROWS * NR];
 #pragma GCC unroll 6

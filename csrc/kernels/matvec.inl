@@ -1,5 +1,5 @@
-// Products of a few rows of x with weights of F32, F16 and COLUMNS, each weight read once: decoding, which memory limits.
-// Also unpack_rows, which makes floats of all row types. int8.inl has the products of Q8_0 and Q4_0.
+// Products of a few rows of x with weights of plain types, each weight read once: decoding, which memory limits. int8.inl has
+// the products of blocks.
 //
 // A row of weights becomes vectors of floats in registers and meets all rows of x there. Each pair of the two has one
 // accumulator that runs over k in order: no result depends on how many rows of either kind are taken at a time.
@@ -22,64 +22,53 @@ NPGPT_INLINE Vec load_half(const uint8_t* p) {
     return (Vec)((IVec)select(rest < 0x400, small, (Vec)normal) | (bits >> 15 << 31));
 #endif
 }
-NPGPT_INLINE Vec set1_half(const uint8_t* p) {
+NPGPT_INLINE float half_at(const uint8_t* p) {
     uint16_t h;
     __builtin_memcpy(&h, p, sizeof(h));
 #if NPGPT_VLEN == 8
-    return (Vec)_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
 #else
-    const Halves all = Halves{} + h;
-    return load_half(reinterpret_cast<const uint8_t*>(&all));
+    const uint32_t rest = h & 0x7FFF, bits = (rest << 13) + ((rest >= 0x7C00 ? 224u : 112u) << 23);
+    float size = float(rest) * 5.9604644775390625e-8f;  // 2^-24: subnormal
+    if (rest >= 0x400) __builtin_memcpy(&size, &bits, sizeof(size));
+    return h >> 15 ? -size : size;
+#endif
+}
+NPGPT_INLINE Vec load_bfloat(const uint8_t* p) {  // the upper half of a float
+#if NPGPT_VLEN == 8
+    return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+#else
+    Halves h;
+    __builtin_memcpy(&h, p, sizeof(h));
+    return (Vec)(__builtin_convertvector(h, IVec) << 16);
 #endif
 }
 
-// VLEN bytes, signed or not, as integers
-NPGPT_INLINE IVec load_int8(const uint8_t* p) {
+// VLEN signed bytes as integers
+NPGPT_INLINE IVec load_int8(const int8_t* p) {
 #if NPGPT_VLEN == 8
     return (IVec)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-#else
-    return IVec{int8_t(p[0]), int8_t(p[1]), int8_t(p[2]), int8_t(p[3])};
-#endif
-}
-NPGPT_INLINE IVec load_uint8(const uint8_t* p) {
-#if NPGPT_VLEN == 8
-    return (IVec)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 #else
     return IVec{p[0], p[1], p[2], p[3]};
 #endif
 }
 
-// The types, in blocks of 32 numbers, BYTES bytes each. Vector v of a block is scale() * at(v).
+// The plain types by 32 numbers, BYTES bytes: at(v) is vector v.
 constexpr int VECTORS = 32 / VLEN;
 struct FloatBlock {
     static constexpr Index BYTES = 128;
     const uint8_t* p;
-    inline __attribute__((always_inline)) Vec scale() const { return set1(1); }
-    inline __attribute__((always_inline)) Vec at(int v) const {
-        return load(reinterpret_cast<const float*>(p) + v * VLEN);
-    }
+    NPGPT_METHOD Vec at(int v) const { return load(reinterpret_cast<const float*>(p) + v * VLEN); }
 };
 struct HalfBlock {
     static constexpr Index BYTES = 64;
     const uint8_t* p;
-    inline __attribute__((always_inline)) Vec scale() const { return set1(1); }
-    inline __attribute__((always_inline)) Vec at(int v) const { return load_half(p + 2 * v * VLEN); }
+    NPGPT_METHOD Vec at(int v) const { return load_half(p + 2 * v * VLEN); }
 };
-struct Q8Block {  // a half d, then 32 signed bytes q: d q
-    static constexpr Index BYTES = 34;
+struct BfloatBlock {
+    static constexpr Index BYTES = 64;
     const uint8_t* p;
-    inline __attribute__((always_inline)) Vec scale() const { return set1_half(p); }
-    inline __attribute__((always_inline)) Vec at(int v) const { return to_float(load_int8(p + 2 + v * VLEN)); }
-};
-// A half d, then 16 bytes, whose low halves are the first 16 numbers q and whose high halves the rest: d (q - 8)
-struct Q4Block {
-    static constexpr Index BYTES = 18;
-    const uint8_t* p;
-    inline __attribute__((always_inline)) Vec scale() const { return set1_half(p); }
-    inline __attribute__((always_inline)) Vec at(int v) const {
-        const IVec bytes = load_uint8(p + 2 + v % (VECTORS / 2) * VLEN);
-        return to_float((v < VECTORS / 2 ? bytes & 15 : bytes >> 4) - 8);
-    }
+    NPGPT_METHOD Vec at(int v) const { return load_bfloat(p + 2 * v * VLEN); }
 };
 
 // n <= VLEN products of a row of numbers that is no whole number of blocks
@@ -151,21 +140,22 @@ NPGPT_INLINE void put4(float* y, const float* part, bool add, const float* bias)
     *reinterpret_cast<Four*>(y) = sum;
 }
 
-template <class W, int RW, int RX>
-NPGPT_INLINE void row_group(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K,
-                            bool add, const float* bias) {
-    float part[RX * RW];
-    dots<W, RW, RX>(part, x, ldx, w, row_bytes, K);
-    for (int m = 0; m < RX; m++) put(y + m * ldy, part + m * RW, RW, add, bias);
+// Two rows of weights, or one, which is taken twice
+template <class W, int RX>
+NPGPT_INLINE void row_pair(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
+                           Index rows, Index K, bool add, const float* bias) {
+    float part[RX * 2];
+    dots<W, 2, RX>(part, x, ldx, w, rows == 2 ? row_bytes : 0, K);
+    for (int m = 0; m < RX; m++) put(y + m * ldy, part + m * 2, rows, add, bias);
 }
 
-template <class W, int RW>
+template <class W>
 NPGPT_INLINE void all_rows_of_x(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
-                                Index K, Index M, bool add, const float* bias) {
+                                Index rows, Index K, Index M, bool add, const float* bias) {
     Index m = 0;
-    for (; m + 3 <= M; m += 3) row_group<W, RW, 3>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
-    if (M - m == 2) row_group<W, RW, 2>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
-    if (M - m == 1) row_group<W, RW, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, K, add, bias);
+    for (; m + 3 <= M; m += 3) row_pair<W, 3>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, rows, K, add, bias);
+    if (M - m == 2) row_pair<W, 2>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, rows, K, add, bias);
+    if (M - m == 1) row_pair<W, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, rows, K, add, bias);
 }
 
 // One row of x takes the rows of weights one by one from either half: memory is read fastest in two streams, which the
@@ -192,9 +182,8 @@ static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Ma
         }
         i *= 2;
     }
-    for (; M > 1 && i + 2 <= count; i += 2)
-        all_rows_of_x<W, 2>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
-    for (; i < count; i++) all_rows_of_x<W, 1>(y + i, ldy, x, ldx, row + i * bytes, bytes, K, M, add, bias_at(i));
+    for (; i < count; i += 2)
+        all_rows_of_x<W>(y + i, ldy, x, ldx, row + i * bytes, bytes, minimum(2, count - i), K, M, add, bias_at(i));
 }
 
 // y (count) += rows k .. k + ROWS of w (K,N), times x: each output adds its products in the order of k
@@ -277,37 +266,25 @@ static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix&
     switch (w.type) {
         case F32: matvec_rows<FloatBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
         case F16: matvec_rows<HalfBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case BF16: matvec_rows<BfloatBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
         case COLUMNS: matvec_columns(y, ldy, x, ldx, w, first, count, M, add, bias); break;
         default: break;  // matvec_int8's
     }
 }
 
+// y (n) = numbers [k, k + n) of a row
 template <class W>
-static void unpack(float* y, const uint8_t* w, Index n) {
-    Index k = 0;
-    for (; k + 32 <= n; k += 32, w += W::BYTES) {
-        const W block{w};
-        const Vec scale = block.scale();
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++) store(y + k + v * VLEN, block.at(v) * scale);
-    }
-    for (; k < n; k += VLEN, w += W::BYTES / VECTORS) {
-        const Index rest = minimum(VLEN, n - k);
+static void unpack(float* y, const uint8_t* row, Index k, Index n) {
+    const uint8_t* p = row + k * W::BYTES / 32;
+    for (Index i = 0; i < n; i += VLEN, p += W::BYTES / VECTORS) {
+        if (i + VLEN <= n) {
+            store(y + i, W{p}.at(0));
+            continue;
+        }
         float one[VLEN];
         for (float& x : one) x = 1;
-        store_part(y + k, last_products<W>(one, w, rest), rest);
+        store_part(y + i, last_products<W>(one, p, n - i), n - i);
     }
-}
-
-static void unpack_rows(float* y, const Matrix& w, Index first, Index count, Index k, Index kn) {
-    const Index bytes = row_bytes(w.type, w.K);
-    const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes + row_bytes(w.type, k);
-    for (Index i = 0; i < count; i++, row += bytes, y += kn) switch (w.type) {
-            case F16: unpack<HalfBlock>(y, row, kn); break;
-            case Q8_0: unpack<Q8Block>(y, row, kn); break;
-            case Q4_0: unpack<Q4Block>(y, row, kn); break;
-            default: unpack<FloatBlock>(y, row, kn); break;
-        }
 }
 
 }  // namespace NPGPT_ISA

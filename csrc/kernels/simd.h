@@ -3,6 +3,8 @@
 // GCC's vector extensions carry the arithmetic; only what they cannot say is an intrinsic.
 #if NPGPT_VLEN == 8
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace npgpt {
@@ -15,6 +17,7 @@ typedef int32_t IVec __attribute__((vector_size(4 * NPGPT_VLEN)));
 typedef float UnalignedVec __attribute__((vector_size(4 * NPGPT_VLEN), aligned(4), may_alias));
 
 #define NPGPT_INLINE static inline __attribute__((always_inline))
+#define NPGPT_METHOD inline __attribute__((always_inline))
 
 NPGPT_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 NPGPT_INLINE void store(float* p, Vec x) { *reinterpret_cast<UnalignedVec*>(p) = x; }

@@ -1,9 +1,5 @@
-// The table of one instruction set. libnpgpt's is without what only training needs: it halves its size.
-#ifdef NPGPT_INFERENCE
-#define NPGPT_TRAINING(kernel) nullptr
-#else
-#define NPGPT_TRAINING(kernel) kernel
-#endif
+// The table of one instruction set.
+#define NPGPT_TRAINING(kernel) (TRAINING ? kernel : nullptr)
 
 namespace npgpt {
 namespace NPGPT_ISA {

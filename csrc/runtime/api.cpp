@@ -1,6 +1,11 @@
 // The C ABI of npgpt.h: arguments checked, errors turned into codes.
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <string>
+#ifdef __GLIBCXX__
+#include <cxxabi.h>
+#endif
 
 #include "../threads/pool.h"
 #include "error.h"
@@ -8,6 +13,25 @@
 #include "stream.h"
 
 using namespace npgpt;
+
+#if defined(__GLIBCXX__) && defined(__ELF__)
+// What libstdc++.a ends a program with that lets an exception escape, but for the type's name as C++ writes it: that is 50 kB of
+// demangler in every small program around libnpgpt. Hidden: where libstdc++ is a shared library, it keeps its own.
+extern "C" __attribute__((visibility("hidden"))) void npgpt_terminate() __asm__(
+    "_ZN9__gnu_cxx27__verbose_terminate_handlerEv");
+void npgpt_terminate() {
+    const std::type_info* type = abi::__cxa_current_exception_type();
+    std::fprintf(stderr, "terminate called %s%s\n", type ? "after throwing " : "without an active exception",
+                 type ? type->name() : "");
+    try {
+        if (type) throw;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "  what():  %s\n", error.what());
+    } catch (...) {
+    }
+    std::abort();
+}
+#endif
 
 struct npgpt_model {
     std::shared_ptr<Model> model;

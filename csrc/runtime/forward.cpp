@@ -64,11 +64,10 @@ struct Pass {
     // SwiGLU of x (rows,2K)
     void linear(float* y, const float* x, const Linear& w, Index rows, bool add = false, const Norm* ln = nullptr,
                 Activation activation = nullptr, bool gated = false) const {
-        const Index N = w.weight.N, K = w.weight.K;
         if (rows == 1) {
             OneRow row(*this, x, w, ln, gated);
-            in_parts(w.weight, 1, [&](Index first, Index count, int worker) {
-                outputs(y, row.input(worker), w, first, count, 1, add, activation);
+            in_parts(w, 1, [&](const Linear::Part& part, Index first, Index count, int worker) {
+                outputs(y, w.N, row.input(worker), part, first, count, 1, add, activation);
             });
             return;
         }
@@ -77,21 +76,28 @@ struct Pass {
             x = a;
         }
         if (gated) {
-            team.share(rows, [&](Index i, int) { kernels.swiglu_forward(gate + i * K, x + i * 2 * K, 1, K); });
+            team.share(rows, [&](Index i, int) { kernels.swiglu_forward(gate + i * w.K, x + i * 2 * w.K, 1, w.K); });
             x = gate;
         }
-        if (!in_blocks(w) && wide && rows == M) return many(y, x, w, add, activation);
-        for (Index row = 0; row < rows; row += CHUNK, x += CHUNK * K, y += CHUNK * N) {
+        const bool in_panels = wide && rows == M;  // all that is not in blocks
+        for (int i = 0; in_panels && i < w.count; i++)
+            if (!in_blocks(w.parts[i])) many(y, w.N, x, w.parts[i], add, activation);
+        if (in_panels && !in_blocks(w)) return;
+        for (Index row = 0; row < rows; row += CHUNK, x += CHUNK * w.K, y += CHUNK * w.N) {
             const Index n = std::min(CHUNK, rows - row);
             if (in_blocks(w))
-                team.share(n, [&](Index i, int) { kernels.round_int8(blocks(packed), x + i * K, i, 1, n, K); });
-            in_parts(w.weight, n, [&](Index first, Index count, int) {
-                outputs(y, {x, blocks(packed)}, w, first, count, n, add, activation);
+                team.share(n, [&](Index i, int) { kernels.round_int8(blocks(packed), x + i * w.K, i, 1, n, w.K); });
+            in_parts(w, n, [&](const Linear::Part& part, Index first, Index count, int) {
+                if (!in_panels || in_blocks(part))
+                    outputs(y, w.N, {x, blocks(packed)}, part, first, count, n, add, activation);
             });
         }
     }
 
-    static bool in_blocks(const Linear& w) { return w.weight.type == Q8_0 || w.weight.type == Q4_0; }
+    static bool in_blocks(const Linear::Part& part) { return block_length(part.weight.type) > 1; }
+    static bool in_blocks(const Linear& w) {
+        return std::any_of(w.parts, w.parts + w.count, [](const Linear::Part& part) { return in_blocks(part); });
+    }
     static Int8Block* blocks(float* space) { return reinterpret_cast<Int8Block*>(space); }
 
     struct Input {  // of a linear layer: rows of floats, or blocks as those of its weights
@@ -106,10 +112,10 @@ struct Pass {
         Input input(int worker) {
             if (ready) return own;
             float* space = pass.own_row(worker);
-            own = {x, blocks(space + w.weight.K)};
+            own = {x, blocks(space + w.K)};
             if (ln) pass.norm_rows(space, x, *ln, 1), own.x = space;
-            if (gated) pass.kernels.swiglu_forward(space, x, 1, w.weight.K), own.x = space;
-            if (in_blocks(w)) pass.kernels.round_int8(blocks(space + w.weight.K), own.x, 0, 1, 1, w.weight.K);
+            if (gated) pass.kernels.swiglu_forward(space, x, 1, w.K), own.x = space;
+            if (in_blocks(w)) pass.kernels.round_int8(blocks(space + w.K), own.x, 0, 1, 1, w.K);
             ready = true;
             return own;
         }
@@ -123,16 +129,16 @@ struct Pass {
         bool ready = false;
     };
 
-    // Outputs [first, first + count) of y, which is output 0
-    void outputs(float* y, Input input, const Linear& linear, Index first, Index count, Index rows, bool add,
-                 Activation activation) const {
-        const Matrix& w = linear.weight;
-        y += first;
-        if (in_blocks(linear))
-            kernels.matvec_int8(y, w.N, input.blocks, w, first, count, rows, add, linear.bias);
+    // Outputs [first, first + count) of a part of a layer whose output 0 is y
+    void outputs(float* y, Index ldy, Input input, const Linear::Part& part, Index first, Index count, Index rows,
+                 bool add, Activation activation) const {
+        const Matrix& w = part.weight;
+        y += part.begin + first;
+        if (in_blocks(part))
+            kernels.matvec_int8(y, ldy, input.blocks, w, first, count, rows, add, part.bias);
         else
-            kernels.matvec(y, w.N, input.x, w.K, w, first, count, rows, add, linear.bias);
-        activate(y, w.N, rows, count, activation);
+            kernels.matvec(y, ldy, input.x, w.K, w, first, count, rows, add, part.bias);
+        activate(y, ldy, rows, count, activation);
     }
 
     static void activate(float* y, Index ldy, Index rows, Index n, Activation activation) {
@@ -140,12 +146,22 @@ struct Pass {
             for (Index m = 0; m < rows; m++) activation(y + m * ldy, y + m * ldy, n);
     }
 
-    // body(first, count, worker) for parts of w's outputs
+    // body(part, first, count, worker) for cuts of each part's outputs
     template <class Body>
-    void in_parts(const Matrix& w, Index rows, Body&& body) const {
-        const Index part = part_of(w, rows);
-        team.share((w.N + part - 1) / part,
-                   [&](Index item, int worker) { body(item * part, std::min(part, w.N - item * part), worker); });
+    void in_parts(const Linear& w, Index rows, Body&& body) const {
+        Index sizes[Linear::PARTS], begins[Linear::PARTS + 1] = {};
+        for (int i = 0; i < Linear::PARTS; i++) {
+            const Matrix& part = w.parts[i].weight;
+            sizes[i] = std::max(Index(1), part_of(part, rows));
+            begins[i + 1] = begins[i] + (part.N + sizes[i] - 1) / sizes[i];
+        }
+        team.share(begins[Linear::PARTS], [&](Index item, int worker) {
+            int i = 0;
+            while (item >= begins[i + 1]) i++;
+            const Linear::Part& part = w.parts[i];
+            const Index first = (item - begins[i]) * sizes[i];
+            body(part, first, std::min(sizes[i], part.weight.N - first), worker);
+        });
     }
 
     // Outputs that a thread makes at a time
@@ -159,8 +175,9 @@ struct Pass {
     }
 
     // The same with the packed product of the engine: each thread unpacks strips of w into its cache for all tokens.
-    void many(float* y, const float* x, const Linear& linear, bool add, Activation activation) const {
-        const Matrix& w = linear.weight;
+    void many(float* y, Index ldy, const float* x, const Linear::Part& part, bool add, Activation activation) const {
+        const Matrix& w = part.weight;
+        y += part.begin;
         const Index MR = kernels.tile_m, NR = kernels.tile_n, K = w.K, N = w.N, kc = k_block(K);
         const Index padded = round_up(M, MR), k_blocks = (K + kc - 1) / kc, panels = padded / MR;
         team.share(k_blocks * panels, [&](Index item, int) {
@@ -184,10 +201,10 @@ struct Pass {
                         kernels.pack_b(strip + j * kn, rows, 1, kn, kn, std::min(NR, count - j));
                     }
                 Epilogue end;
-                end.bias = linear.bias && k + kn == K ? linear.bias + first : nullptr;
-                kernels.matmul_block(y + first, N, packed + k * padded, 0, strip, M, count, kn, add || k > 0, &end);
+                end.bias = part.bias && k + kn == K ? part.bias + first : nullptr;
+                kernels.matmul_block(y + first, ldy, packed + k * padded, 0, strip, M, count, kn, add || k > 0, &end);
             }
-            activate(y + first, N, M, count, activation);
+            activate(y + first, ldy, M, count, activation);
         });
     }
 
@@ -228,6 +245,18 @@ struct Pass {
         });
     }
 
+    // Heads of a token, turned by its position; where pairs lie side by side, the first of all come before the second then
+    void turn(float* x, Index heads, Index row, int worker) const {
+        const Index D = model.config.head_size, half = D / 2;
+        if (!model.config.rope_theta) return;
+        float* pairs = own_row(worker);
+        for (Index head = 0; model.in_pairs && head < heads; head++) {
+            std::copy_n(x + head * D, D, pairs);
+            for (Index i = 0; i < half; i++) x[head * D + i] = pairs[2 * i], x[head * D + half + i] = pairs[2 * i + 1];
+        }
+        kernels.rotate(x, heads, half, turns + row * D, turns + row * D + half, 1);
+    }
+
     // out (M,HD) of x (M,C) by way of qkv (M,N), whose keys and values go into the caches
     void attention(float* out, float* qkv, const float* x, const Linear& c_attn, const Norm* ln, const Piece* pieces,
                    Index count, Index layer) const {
@@ -239,24 +268,20 @@ struct Pass {
         const auto keys_of = [&](const Piece& piece, Index head) {  // where they lie in the cache, and the values
             return (layer * KV + head) * piece.cache.context * D;
         };
-        // Keys and values of a head, side by side from qkv's row `row` on, go to the cache.
-        const auto remember = [&](const Piece& piece, Index row, Index head) {
-            const Index at = keys_of(piece, head) + piece.position * D;
-            const float* k = qkv + row * N + (H + head) * D;
-            for (Index t = 0; t < piece.count; t++, k += N) {
-                std::memcpy(piece.cache.keys + at + t * D, k, size_t(D) * sizeof(float));
-                std::memcpy(piece.cache.values + at + t * D, k + KV * D, size_t(D) * sizeof(float));
-            }
+        const Index tokens = count == 1 ? M : 1;  // of a piece
+        // A token's key and value of a head go to the cache; the key is turned before, and the queries that will meet it.
+        const auto remember = [&](Index row, Index head, int worker) {
+            const Piece& piece = pieces[row / tokens];
+            const Index at = keys_of(piece, head) + (piece.position + row % tokens) * D;
+            float* k = qkv + row * N + (H + head) * D;
+            turn(k, 1, row, worker), turn(qkv + row * N + head * (H / KV) * D, H / KV, row, worker);
+            std::memcpy(piece.cache.keys + at, k, size_t(D) * sizeof(float));
+            std::memcpy(piece.cache.values + at, k + KV * D, size_t(D) * sizeof(float));
         };
         OneRow one(*this, x, c_attn, ln, false);
         if (!by_heads) linear(qkv, x, c_attn, M, false, ln);
-        if (c.rope_theta)
-            team.share(M, [&](Index row, int) {
-                const float* cosine = turns + row * D;
-                kernels.rotate(qkv + row * N, H + KV, D / 2, cosine, cosine + D / 2, 1);
-            });
         if (KV < H)  // several heads of queries wait for one of keys
-            team.share(count * KV, [&](Index item, int) { remember(pieces[item / KV], item / KV, item % KV); });
+            team.share(M * KV, [&](Index item, int worker) { remember(item / KV, item % KV, worker); });
         team.share(count * H, [&](Index item, int worker) {
             const Index row = item / H, head = item % H;  // the piece's first row: of several each has one
             const Piece& piece = pieces[row];
@@ -267,8 +292,8 @@ struct Pass {
             float* y = out + row * H * D + head * D;
             if (by_heads)
                 for (Index part = 0; part < 3; part++)
-                    outputs(qkv, one.input(worker), c_attn, (part * H + head) * D, D, 1, false, nullptr);
-            if (KV == H) remember(piece, row, head);
+                    outputs(qkv, N, one.input(worker), c_attn.parts[0], (part * H + head) * D, D, 1, false, nullptr);
+            for (Index t = 0; KV == H && t < piece.count; t++) remember(row + t, head, worker);
             if (wide)
                 kernels.attend_block(y, H * D, scores, q, N, keys, values, piece.count, piece.position + piece.count,
                                      window, D, c.scale);
@@ -308,6 +333,8 @@ void forward(const Model& model, Workspace& work, const Piece* pieces, Index cou
     float *turns = packed + padded * widest, *gate = turns + (c.rope_theta ? M * D : 0);
     const Activation gelu = c.exact_gelu ? kernels.erf_gelu_forward : kernels.gelu_forward;
     Index rows = M;  // whose logits are asked for
+    Linear head;
+    head.add(model.head, nullptr);
     const float* last = x;
     if (!every && count == 1) last = x + (M - 1) * C, rows = 1;
 
@@ -333,7 +360,7 @@ void forward(const Model& model, Workspace& work, const Piece* pieces, Index cou
         }
         const Norm* ln_f = c.post_norm ? nullptr : &model.ln_f;
         if (hidden && ln_f) pass.norm(hidden, x, *ln_f, M);
-        if (logits) pass.linear(logits, last, Linear{model.head, nullptr}, rows, false, ln_f);
+        if (logits) pass.linear(logits, last, head, rows, false, ln_f);
     });
     if (paced) work.pace.done();
     if (hidden && c.post_norm) std::copy_n(x, M * C, hidden);

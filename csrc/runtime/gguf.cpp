@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <string>
 
 #include "error.h"
 
@@ -42,8 +44,34 @@ T read(const uint8_t* data) {
     return value;
 }
 
+constexpr WeightType NO = COLUMNS;  // of no file
+
+// ggml's types in the order of their numbers, and what they are to the kernels
+constexpr struct {
+    const char* name;
+    WeightType type;
+} TYPES[] = {{"F32", F32},       {"F16", F16},       {"Q4_0", Q4_0},     {"Q4_1", Q4_1},     {"Q4_2", NO},
+             {"Q4_3", NO},       {"Q5_0", Q5_0},     {"Q5_1", Q5_1},     {"Q8_0", Q8_0},     {"Q8_1", NO},
+             {"Q2_K", Q2_K},     {"Q3_K", Q3_K},     {"Q4_K", Q4_K},     {"Q5_K", Q5_K},     {"Q6_K", Q6_K},
+             {"Q8_K", NO},       {"IQ2_XXS", NO},    {"IQ2_XS", NO},     {"IQ3_XXS", NO},    {"IQ1_S", NO},
+             {"IQ4_NL", IQ4_NL}, {"IQ3_S", NO},      {"IQ2_S", NO},      {"IQ4_XS", IQ4_XS}, {"I8", NO},
+             {"I16", NO},        {"I32", NO},        {"I64", NO},        {"F64", NO},        {"IQ1_M", NO},
+             {"BF16", BF16},     {"Q4_0_4_4", NO},   {"Q4_0_4_8", NO},   {"Q4_0_8_8", NO},   {"TQ1_0", NO},
+             {"TQ2_0", NO},      {"IQ4_NL_4_4", NO}, {"IQ4_NL_4_8", NO}, {"IQ4_NL_8_8", NO}, {"MXFP4", NO},
+             {"NVFP4", NO},      {"Q1_0", NO},       {"Q2_0", NO}};
+
 const char* name_of(WeightType type) {
-    return type == F32 ? "F32" : type == F16 ? "F16" : type == Q8_0 ? "Q8_0" : "Q4_0";
+    return std::find_if(std::begin(TYPES), std::end(TYPES), [&](const auto& of) { return of.type == type; })->name;
+}
+
+WeightType type_of(uint32_t number, std::string_view tensor) {
+    const bool known = number < std::size(TYPES);
+    if (known && TYPES[number].type != NO) return TYPES[number].type;
+    std::string read;
+    for (const auto& of : TYPES)
+        if (of.type != NO) read.append(read.empty() ? "" : ", ").append(of.name);
+    fail(NPGPT_UNSUPPORTED, "GGUF: tensor %.*s must be of %s, got %s", shown(tensor), tensor.data(), read.c_str(),
+         known ? TYPES[number].name : ("type " + std::to_string(number)).c_str());
 }
 
 // Sorts what a file names; nothing may be there twice.
@@ -144,19 +172,12 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
             if (d == 0) tensor.columns = length;
         }
         tensor.rows = elements / tensor.columns;
-        const uint32_t type = in.number<uint32_t>("a tensor's type");
-        switch (type) {
-            case 0: tensor.type = F32; break;
-            case 1: tensor.type = F16; break;
-            case 2: tensor.type = Q4_0; break;
-            case 8: tensor.type = Q8_0; break;
-            default:
-                fail(NPGPT_UNSUPPORTED,
-                     "GGUF: tensor %.*s is of type %u; F32 (0), F16 (1), Q4_0 (2) and Q8_0 (8) are read",
-                     shown(tensor.name), tensor.name.data(), type);
-        }
-        if ((tensor.type == Q8_0 || tensor.type == Q4_0) && tensor.columns % 32)
-            refuse("rows of blocks must be of a multiple of 32", tensor.columns);
+        tensor.type = type_of(in.number<uint32_t>("a tensor's type"), tensor.name);
+        const uint64_t block = uint64_t(block_length(tensor.type));
+        if (tensor.columns % block)
+            fail(NPGPT_BAD_FORMAT, "GGUF: tensor %.*s: rows of %s must be of a multiple of %llu, got %llu",
+                 shown(tensor.name), tensor.name.data(), name_of(tensor.type), (unsigned long long)block,
+                 (unsigned long long)tensor.columns);
         offsets.push_back(in.number<uint64_t>("a tensor's place"));
         tensors.push_back(tensor);
     }

@@ -24,9 +24,23 @@ class Mapping {  // a file in memory
 struct Norm {
     const float *weight, *bias;  // (C); bias may be null, and is with RMSNorm
 };
+// A linear layer (N,K): one matrix, or up to three below each other, as files have queries, keys and values apart, each in
+// a type of its own.
 struct Linear {
-    Matrix weight;
-    const float* bias;  // (N) or null
+    struct Part {
+        Matrix weight;
+        const float* bias;  // (its N) or null
+        Index begin;        // of its outputs among the layer's
+    };
+    void add(const Matrix& weight, const float* bias) {
+        parts[count++] = {weight, bias, N};
+        N += weight.N, K = weight.K;
+    }
+
+    static constexpr int PARTS = 3;
+    Part parts[PARTS] = {};
+    int count = 0;
+    Index N = 0, K = 0;
 };
 struct Layer {
     Norm ln_1, ln_2;
@@ -51,6 +65,7 @@ struct Model {
     npgpt_config config;  // what was 0 for a default is that default
     Matrix wte, wpe, head;  // wpe without data where positions are rotary
     std::vector<float> speeds;  // rotary positions: the radians by which each pair of a head turns a token
+    bool in_pairs = false;  // a head's numbers lie pair by pair, not the first of all pairs, then the second
     std::shared_ptr<Layers> in_place = std::make_shared<Layers>();
     Norm ln_f;  // weight null with post_norm
     std::unique_ptr<Vocabulary> vocabulary;

@@ -57,7 +57,8 @@ NPGPT_API npgpt_status npgpt_set_threads(int threads, npgpt_error *error); /* wa
 
 /* ---- models */
 
-/* A GGUF file, architecture gpt2 or npgpt; types F32, F16, Q8_0, Q4_0. It is mapped, not read: keep it as it is. */
+/* A GGUF file, architecture gpt2, llama or npgpt; types F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K,
+ * IQ4_NL, IQ4_XS. It is mapped, not read: keep it as it is. */
 NPGPT_API npgpt_status npgpt_open(const char *path, npgpt_model **model, npgpt_error *error);
 
 /* The same from memory, which must stay until the model and its sessions are freed. data: on 32 bytes. */
@@ -93,7 +94,8 @@ typedef struct npgpt_tensor {
 } npgpt_tensor;
 
 /* From float32 tensors, which are not copied and must stay. A bias that is not among them is zero; without
- * "lm_head.weight" (V,C) the head is wte. Such a model has no tokenizer: it takes ids. */
+ * "lm_head.weight" (V,C) the head is wte; "rope_freqs.weight" (head_size/2), where it is, divides the speeds of rotary
+ * positions. Such a model has no tokenizer: it takes ids. */
 NPGPT_API npgpt_status npgpt_from_tensors(const npgpt_config *config, const npgpt_tensor *tensors, size_t count,
                                           npgpt_model **model, npgpt_error *error);
 

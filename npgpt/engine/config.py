@@ -124,7 +124,7 @@ class GPTConfig:
     def _check_kind(self) -> None:
         """Refuse parts that no member of the family has together: no file could hold them."""
         defaults = GPTConfig.__dataclass_fields__
-        llama = ("rope", "n_kv_head", "head_size", "n_inner", "tied", "attention_bias", "mlp_bias")
+        llama = ("rope", "n_kv_head", "head_size", "n_inner", "attention_bias", "mlp_bias")
         gpt2 = ("window", "scale_attn_weights", "post_norm")
         if self.norm == "rmsnorm":
             if self.rope is None or self.activation != "swiglu":

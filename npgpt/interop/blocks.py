@@ -18,6 +18,9 @@ NONLINEAR = np.array(
 )  # fmt: skip
 
 
+TILE = 1 << 16  # numbers at a time, so that what is computed of them stays in a cache
+
+
 class BlockType(NamedTuple):
     """A type of numbers in a GGUF file."""
 
@@ -140,3 +143,23 @@ TYPES = {
     "iq4_nl": BlockType(20, 25, 32, 18, lambda b: _half(b, 0) * NONLINEAR[_nibbles(b[:, 2:])]),
     "iq4_xs": BlockType(23, 30, 256, 136, _iq4_xs),
 }
+
+# ggml's other types, some of which it has given up: none is read here, so they are refused by name
+_OTHERS = {
+    4: "q4_2", 5: "q4_3", 9: "q8_1", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s",
+    21: "iq3_s", 22: "iq2_s", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64", 29: "iq1_m",
+    31: "q4_0_4_4", 32: "q4_0_4_8", 33: "q4_0_8_8", 34: "tq1_0", 35: "tq2_0",
+    36: "iq4_nl_4_4", 37: "iq4_nl_4_8", 38: "iq4_nl_8_8", 39: "mxfp4", 40: "nvfp4", 41: "q1_0", 42: "q2_0",
+}  # fmt: skip
+NAMES = {of.number: name for name, of in TYPES.items()} | _OTHERS  # ggml's number -> the type's name
+
+
+def dequantise(data: Array, type: str) -> Floats:
+    """Return the numbers (n,) float32 of whole blocks of a type, from their bytes."""
+    of = TYPES[type]
+    blocks = data.reshape(-1, of.size)
+    out, step = np.empty((len(blocks), of.n), np.float32), TILE // of.n
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever reads weights refuses what is not finite
+        for first in range(0, len(blocks), step):
+            out[first : first + step] = of.dequantise(blocks[first : first + step])
+    return out.reshape(-1)

@@ -1,88 +1,44 @@
-"""GGUF, the one-file format that llama.cpp and libnpgpt read: written and read as F32, F16, Q8_0 and Q4_0.
+"""GGUF, the one-file format of llama.cpp and libnpgpt: models of GPT-2's and Llama's shape, written and read.
 
-The architecture is gpt2 wherever the mathematics is GPT-2's, else npgpt, which libnpgpt alone reads. Matrices
-are (out, in) there, and blocks of 32 numbers of a row share a scale. Format: ggml's docs/gguf.md.
+The architecture is gpt2 or llama wherever the mathematics is theirs, else npgpt, which libnpgpt alone reads.
+Matrices are (out, in) there, of one of ggml's types each. The rules are those of docs/formats.md, which
+model.cpp and vocabulary.cpp of libnpgpt hold, too.
 """
 
-import functools
-import os
-import struct
+from collections.abc import Iterator
 from dataclasses import replace
-from math import isfinite, prod, sqrt
+from functools import partial
+from math import inf, sqrt
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.engine.config import GPTConfig
-from npgpt.engine.finite import check_tensor, is_finite
+from npgpt.engine.finite import check_tensor
 from npgpt.engine.model import GPT
-from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
+from npgpt.engine.types import Array, Fields, PathLike
+from npgpt.interop import gguf_rope
 from npgpt.interop.blocks import TYPES as BLOCK_TYPES
-from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
-from npgpt.text.cleaning import check_cleaning
-from npgpt.text.load import tokenizer_of
+from npgpt.interop.gguf_file import Outgoing, read_file, write_file
+from npgpt.interop.gguf_tokenizer import tokenizer_from, tokenizer_values
+from npgpt.interop.gguf_values import is_of, shortest, value_of
+from npgpt.interop.layout import (
+    Pretrained,
+    StoredTensor,
+    TensorSpec,
+    config_of,
+    raise_all,
+    read_weights,
+    tensor_specs,
+    without_defaults,
+)
+from npgpt.interop.quantise import quantise, type_in_file
 from npgpt.text.tokenizer import Tokenizer
-from npgpt.text.tokenizer_json import CHAT_TEMPLATE, END_OF_TURN, Vocabulary, pad_token
 
-T = TypeVar("T")
-SHARED, OWN = "gpt2", "npgpt"  # general.architecture
-TYPES = {name: BLOCK_TYPES[name] for name in ("f32", "f16", "q8_0", "q4_0")}  # that libnpgpt computes with
-TYPE_NAMES = {of.number: name for name, of in TYPES.items()}
-PLAIN = {"f32": "<f4", "f16": "<f2"}
-ALIGNMENT = 32
-NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5  # of tokenizer.ggml.token_type
-ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of text, turn, message
-# the number of a value's type -> struct's letter; 8 is a string, 9 an array
-SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
-
-
-# ---------------------------------------------------------------------------- blocks
-
-
-def quantise(x: Floats, type: str) -> Array:
-    """Return x (rows, n) float32 as bytes (rows, ...) of `type`; q8_0 and q4_0 need n a multiple of 32.
-
-    OverflowError for a number, or the scale of a block, beyond what float16 holds.
-
-    >>> x = np.arange(32, dtype=np.float32)[None]
-    >>> quantise(x, "q8_0").shape
-    (1, 34)
-    """
-    if type in PLAIN:
-        return _cast(x, type, x).view(np.uint8)
-    blocks = np.ascontiguousarray(x, np.float32).reshape(len(x), -1, 32)
-    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)  # with its sign
-    d = np.abs(largest) / np.float32(127) if type == "q8_0" else largest / np.float32(-8)
-    with np.errstate(divide="ignore", over="ignore"):
-        scaled = blocks * np.where(d == 0, np.float32(0), np.float32(1) / d)
-    if type == "q8_0":  # halves away from zero, as in ggml
-        q = (np.trunc(np.abs(scaled) + np.float32(0.5)) * np.sign(scaled)).astype(np.int8).view(np.uint8)
-    else:
-        q = np.trunc(np.clip(scaled + np.float32(8.5), 0, 15)).astype(np.uint8)
-        q = q[..., :16] | q[..., 16:] << 4
-    return np.concatenate([_cast(d, "f16", blocks, type).view(np.uint8), q], -1).reshape(len(x), -1)
-
-
-def _cast(x: Floats, plain: str, stored: Floats, type: str = "") -> Array:
-    """Return x, what is `stored` or the scales of its blocks of `type`, as a plain type."""
-    with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(x, PLAIN[plain])
-    if not is_finite(cast):
-        largest = stored.ravel()[np.abs(stored).argmax()]
-        raise OverflowError(f"holds {largest:.6g}, which {type or plain} cannot; choose --type f32")
-    return cast
-
-
-def dequantise(data: Array, type: str, shape: Shape) -> Array:
-    """Return the float32 array of this shape, (rows, n), from the bytes of quantise()."""
-    of = TYPES[type]
-    return of.dequantise(data.reshape(-1, of.size)).reshape(shape)
-
-
-def _bytes_of(shape: Shape, type: str) -> int:
-    of = TYPES[type]
-    return prod(shape) // of.n * of.size
+ARCHITECTURES = SHARED, LLAMA, OWN = "gpt2", "llama", "npgpt"  # general.architecture
+TYPES = {name: BLOCK_TYPES[name] for name in ("f32", "f16", "q8_0", "q4_0", "q4_1", "q4_k", "q6_k")}
+EMBEDDING, HEAD, FREQUENCIES = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
 
 # ---------------------------------------------------------------------------- writing
@@ -93,67 +49,52 @@ def write_gguf(
 ) -> None:
     """Write model and tokenizer to the file `path`, atomically.
 
-    type: of the matrices, but for the positions, which stay F32 as vectors do. Rows whose length is no
-    multiple of 32 are F16 instead of q8_0 or q4_0. ValueError for a tokenizer that GGUF cannot hold, for
-    weights that are not finite, and for those that the type cannot hold.
+    type: of the matrices, but for the positions, which stay F32 as vectors do; type_in_file() says of which
+    others some are. ValueError for a tokenizer that GGUF cannot hold, for weights that are not finite, and
+    for those that the type cannot hold.
     """
     if type not in TYPES:
         raise ValueError(f"write_gguf: type must be one of {', '.join(TYPES)}, got {type!r}")
-    config, path = model.config, Path(path)
+    config = model.config
     arch = architecture_of(config)
-    values = _metadata(config, arch, type, name) | _tokenizer_metadata(tokenizer, arch, config.vocab_size)
-
-    infos, offset = [], 0
-    layout_config = config if arch == "npgpt" else replace(config, window=None)
+    values = _metadata(config, arch, type, name) | tokenizer_values(tokenizer, arch, config.vocab_size)
+    layout_config = config if arch == OWN else replace(config, window=None)
+    tensors = {}
     for theirs, spec in tensor_specs("gguf", layout_config).items():
-        of = type if len(spec.shape) == 2 and spec.name != "wpe.weight" else "f32"
-        of = "f16" if of.startswith("q") and spec.shape[-1] % 32 else of
-        infos.append((theirs, spec, of, offset))
-        offset += -(-_bytes_of(spec.shape, of) // ALIGNMENT) * ALIGNMENT
-
-    head = [b"GGUF", struct.pack("<IQQ", 3, len(infos), len(values))]
-    head += [_string(key) + _value(value) for key, value in values.items()]
-    for theirs, spec, of, begin in infos:
-        head.append(_string(theirs) + struct.pack("<I", len(spec.shape)))
-        head.append(struct.pack(f"<{len(spec.shape)}QIQ", *spec.shape[::-1], TYPES[of].number, begin))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(b"".join(head))
-            for _, spec, of, _ in infos:
-                file.write(bytes(-file.tell() % ALIGNMENT))
-                rows = np.atleast_2d(_tensor(model, spec, arch))
-                check_tensor("write_gguf", spec.name, rows)
-                for first in range(0, len(rows), 4096):  # no copy of a large matrix
-                    try:
-                        file.write(quantise(rows[first : first + 4096], of).tobytes())
-                    except OverflowError as error:
-                        raise ValueError(f"write_gguf: {spec.name} {error}") from None
-            file.write(bytes(-file.tell() % ALIGNMENT))
-            file.flush()
-            os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):  # a later mmap reads it again, into huge pages
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        of = type_in_file(theirs, spec.shape, type, config.n_layer, EMBEDDING if config.tied else HEAD)
+        tensors[theirs] = Outgoing(spec.shape, of, partial(_chunks, model, spec, arch, of))
+    factors = gguf_rope.factors_of(config)
+    if factors is not None:
+        tensors[FREQUENCIES] = Outgoing(factors.shape, "f32", lambda: [factors])
+    write_file(Path(path), values, tensors)
 
 
 def architecture_of(config: GPTConfig) -> str:
-    """Return GGUF's architecture of a config: gpt2, or npgpt, which libnpgpt alone reads."""
+    """Return GGUF's architecture of a config: gpt2, llama, or npgpt, which libnpgpt alone reads."""
     if config.rope:
-        raise ValueError("write_gguf: engine must be gpt, gpt-2 or gpt-3, got llama, which --to hf holds")
+        return LLAMA
     windows = (config.window or config.block_size) < config.block_size
-    return "npgpt" if config.post_norm or config.activation == "gelu" or windows else "gpt2"
+    return OWN if config.post_norm or config.activation == "gelu" or windows else SHARED
+
+
+def _chunks(model: GPT, spec: TensorSpec, arch: str, type: str) -> Iterator[Array]:
+    """Yield the bytes of a tensor, some rows at a time: no copy of a large matrix is made."""
+    rows = np.atleast_2d(_tensor(model, spec, arch))
+    check_tensor("write_gguf", spec.name, rows)
+    for first in range(0, len(rows), 4096):
+        try:
+            yield quantise(rows[first : first + 4096], type)
+        except OverflowError as error:
+            raise ValueError(f"write_gguf: {spec.name} {error}") from None
 
 
 def _tensor(model: GPT, spec: TensorSpec, arch: str) -> Array:
     config = model.config
     if spec.name not in model.params:  # a bias of zeros
         return np.zeros(spec.shape, np.float32)
-    w = spec.view(model.params)
-    factor = np.float32(config.scale * sqrt(config.n_embd // config.n_head))
-    if arch == "gpt2" and "c_attn" in spec.name and factor != 1:  # the scale that llama.cpp does not apply
+    w = spec.view(model.params).reshape(spec.shape)
+    factor = np.float32(config.scale * sqrt(config.D))
+    if arch == SHARED and "c_attn" in spec.name and factor != 1:  # the scale that llama.cpp does not apply
         w = w.copy()
         w[: config.n_embd] *= factor
     return w
@@ -168,12 +109,21 @@ def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Fields:
         f"{arch}.context_length": config.block_size,
         f"{arch}.embedding_length": config.n_embd,
         f"{arch}.block_count": config.n_layer,
-        f"{arch}.feed_forward_length": 4 * config.n_embd,
+        f"{arch}.feed_forward_length": config.F,
         f"{arch}.attention.head_count": config.n_head,
-        f"{arch}.attention.layer_norm_epsilon": float(config.layer_norm_epsilon),
-        "npgpt.bias": config.bias,
     }
-    if arch == "npgpt":
+    epsilon = float(config.layer_norm_epsilon)
+    if arch == LLAMA:
+        return values | {
+            "llama.vocab_size": config.vocab_size,
+            "llama.attention.head_count_kv": config.K,
+            "llama.attention.key_length": config.D,
+            "llama.attention.value_length": config.D,
+            "llama.attention.layer_norm_rms_epsilon": epsilon,
+            **gguf_rope.values_of(config),
+        }
+    values |= {f"{arch}.attention.layer_norm_epsilon": epsilon, "npgpt.bias": config.bias}
+    if arch == OWN:
         values |= {"npgpt.post_norm": config.post_norm, "npgpt.attention.scale": float(config.scale)}
         values["npgpt.exact_gelu"] = config.activation == "gelu"
         if config.window is not None:
@@ -181,83 +131,83 @@ def _metadata(config: GPTConfig, arch: str, type: str, name: str) -> Fields:
     return values
 
 
-def _tokenizer_metadata(tokenizer: Tokenizer | None, arch: str, vocab_size: int) -> Fields:
-    if tokenizer is None:
-        return {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": vocab_size}
-    vocabulary = tokenizer.vocabulary
-    if vocabulary.words:
-        raise ValueError("write_gguf: tokenizer must be of bytes or byte-level BPE, got GPT-1's")
-    if len(tokenizer.ends) > len(ENDS):
-        raise ValueError(f"write_gguf: tokenizer must have at most {len(ENDS)} ends, got {tokenizer.ends}")
-    tokens = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__)
-    types = [CONTROL if token in vocabulary.special else NORMAL for token in tokens]
-    padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
-    more = {"tokenizer.chat_template": CHAT_TEMPLATE} if END_OF_TURN in vocabulary.special else {}
-    if vocabulary.normalizer != "none":  # read by npgpt alone
-        more["npgpt.normalizer"] = vocabulary.normalizer
-    return more | {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens + padding,
-        "tokenizer.ggml.token_type": types + [UNUSED] * len(padding),
-        "tokenizer.ggml.merges": [" ".join(pair) for pair in vocabulary.merges],
-        "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
-        **dict(zip(ENDS, tokenizer.ends, strict=False)),
-        "tokenizer.ggml.padding_token_id": vocabulary.tokens[pad_token(vocabulary)],
-    }
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _value(value: Any) -> bytes:
-    for number, kind in ((7, bool), (4, int), (6, float)):  # a bool is an int, too
-        if isinstance(value, kind):
-            return struct.pack(f"<I{SCALARS[number]}", number, value)
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + _string(value)
-    if not value or isinstance(value[0], str):  # the merges of bytes are none
-        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
-    return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
-
-
 # ---------------------------------------------------------------------------- reading
 
-# The rules of docs/formats.md, which model.cpp and vocabulary.cpp of libnpgpt hold too.
-# Keys behind "gpt2." or "npgpt." -> the type of the value. Any other may change what is computed.
+# Keys behind the architecture's name -> the type of the value. Any other may change what is computed.
+SIZES = (
+    *("block_count", "embedding_length", "context_length", "feed_forward_length", "attention.head_count"),
+    *("attention.head_count_kv", "attention.key_length", "attention.value_length", "embedding_length_out"),
+)
 KEYS: dict[str, type] = {
-    **dict.fromkeys(("block_count", "embedding_length", "context_length", "vocab_size"), int),
-    **dict.fromkeys(("attention.head_count", "attention.head_count_kv"), int),
-    **dict.fromkeys(("attention.key_length", "attention.value_length"), int),
-    **dict.fromkeys(("feed_forward_length", "embedding_length_out", "expert_count"), int),
-    "attention.layer_norm_epsilon": float,
+    **dict.fromkeys((*SIZES, "vocab_size", "expert_count", "expert_used_count"), int),
     "attention.causal": bool,
 }
-OWN_KEYS = {"post_norm": bool, "exact_gelu": bool, "attention.sliding_window": int, "attention.scale": float}
-# Keys behind "tokenizer.ggml." that change the ids of a text, unless they are false
-ADDITIONS = (
-    *("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix"),
-    *("remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents"),
-)
+EPSILON, RMS_EPSILON = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
+OF_LLAMA: dict[str, type] = {RMS_EPSILON: float, "tensor_data_layout": str, **gguf_rope.KEYS}
+OF_OWN: dict[str, type] = {
+    "post_norm": bool,
+    "exact_gelu": bool,
+    "attention.sliding_window": int,
+    "attention.scale": float,
+}
+MORE_KEYS: dict[str, dict[str, type]] = {
+    SHARED: {EPSILON: float},
+    LLAMA: OF_LLAMA,
+    OWN: {EPSILON: float} | OF_OWN,
+}
+# Those that must be there, and those that must be above 0
+NEEDED = (*SIZES[:3], "attention.head_count")
+NEEDED_BY = {SHARED: (EPSILON,), LLAMA: ("feed_forward_length", RMS_EPSILON), OWN: (EPSILON,)}
+POSITIVE = (*SIZES, EPSILON, RMS_EPSILON, "rope.freq_base", "attention.sliding_window", "attention.scale")
+
+
+class Opened(NamedTuple):
+    """A GGUF file whose keys and tensors' names, shapes and types are read, but not its weights."""
+
+    config: GPTConfig
+    tensors: dict[str, StoredTensor]  # of tensor_specs("gguf", config), a copy of the tied head left out
+    tokenizer: Tokenizer | None
+    scale: float  # by which attention scores are to be multiplied, where config.scale is another
+
+
+def open_gguf(path: PathLike, where: str) -> Opened:
+    """Open a GGUF file; ValueError, `where` first, for one that is malformed or not of a model we compute."""
+    values, tensors = read_file(path, where)
+    arch = value_of(values, "general.architecture", str, where)
+    if arch not in ARCHITECTURES:
+        known = f"{', '.join(ARCHITECTURES[:-1])} or {OWN}"
+        raise ValueError(f"{where}: general.architecture must be {known}, got {arch!r:.60}")
+    _check_keys(values, arch, where)
+    tokenizer = tokenizer_from(values, where)
+    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    if head and embedding and _equal(head, embedding):
+        del tensors[HEAD]  # a copy, which older converters wrote: the head is tied
+    fields: Fields = {
+        "n_layer": values[f"{arch}.block_count"],
+        "n_head": values[f"{arch}.attention.head_count"],
+        "n_embd": values[f"{arch}.embedding_length"],
+        "block_size": values[f"{arch}.context_length"],
+        "tied": HEAD not in tensors,
+    }
+    if tokenizer:
+        fields["vocab_size"] = len(values["tokenizer.ggml.tokens"])
+    else:
+        fields["vocab_size"] = value_of(values, f"{arch}.vocab_size", int, where)
+    read = _llama_config if arch == LLAMA else _gpt2_config
+    config = read(values, arch, fields, tensors, where)
+    scale = values.get("npgpt.attention.scale", config.scale)
+    return Opened(config, tensors, tokenizer, scale)
 
 
 def read_gguf(path: PathLike) -> Pretrained:
     """Read the model of a GGUF file, its weights as float32; the tokenizer is None where it has none.
 
-    ValueError, with what is wrong, for a file that is malformed or not of a GPT as we compute it.
+    ValueError, with what is wrong, for a file that is malformed or not of a model as we compute it.
     """
     where = f"read_gguf: {path}"
-    values, tensors = _parse(path, where)
-    arch = _value_of(values, "general.architecture", str, where)
-    if arch not in (SHARED, OWN):
-        raise ValueError(f"{where}: general.architecture must be {SHARED} or {OWN}, got {arch!r}")
-    _check_keys(values, arch, where)
-    tokenizer = _read_tokenizer(values, where)
-    config = _read_config(values, arch, len(values["tokenizer.ggml.tokens"]) if tokenizer else None, where)
+    config, tensors, tokenizer, scale = open_gguf(path, where)
     pretrained = Pretrained(config, read_weights("gguf", config, tensors, where), tokenizer)
-    factor = _value_of(values, "npgpt.attention.scale", float, where, config.scale) / config.scale
+    factor = scale / config.scale
     if abs(factor - 1) > 1e-6:
         for name, w in pretrained.tensors.items():
             if "c_attn" in name:
@@ -265,227 +215,98 @@ def read_gguf(path: PathLike) -> Pretrained:
     return pretrained
 
 
-def _value_of(values: Fields, key: str, kind: type[T], where: str, default: T | None = None) -> T:
-    """Return the value of a key; ValueError for one of another type, and without a default for none."""
-    if key not in values and default is None:
-        raise ValueError(f"{where}: there is no {key}")
-    found = values.get(key, default)
-    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
-        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
-    return found
-
-
-def _check_keys(values: Fields, arch: str, where: str) -> None:
-    """Raise ValueError for a key of the architecture that is not known, or of another type."""
-    known = {f"{arch}.{name}": kind for name, kind in KEYS.items()}
-    known |= {"npgpt.bias": bool, "npgpt.normalizer": str}
-    known |= {f"{OWN}.{name}": kind for name, kind in OWN_KEYS.items()} if arch == OWN else {}
-    for key in values:
-        if key in known:
-            _value_of(values, key, known[key], where)
-        elif key.startswith((f"{SHARED}.", f"{OWN}.")):
-            raise ValueError(f"{where}: {key!r:.80} is no key of {arch} that npgpt computes with")
-
-
-def _read_config(values: Fields, arch: str, n_tokens: int | None, where: str) -> GPTConfig:
-    def size(name: str) -> int:
-        return _value_of(values, f"{arch}.{name}", int, where)
-
-    n_embd, n_head = size("embedding_length"), size("attention.head_count")
-    for key in (f"{arch}.attention.layer_norm_epsilon", "npgpt.attention.scale"):
-        if not (0 < values.get(key, 1) and isfinite(values.get(key, 1))):
-            raise ValueError(f"{where}: {key} must be positive and finite, got {values[key]}")
-    window = _value_of(values, "npgpt.attention.sliding_window", int, where, 0)
-    if window < 1 and "npgpt.attention.sliding_window" in values:
-        raise ValueError(f"{where}: npgpt.attention.sliding_window must be at least 1, got {window}")
-    epsilon = _value_of(values, f"{arch}.attention.layer_norm_epsilon", float, where)
-    config = config_of(
-        where,
-        n_layer=size("block_count"),
-        n_head=n_head,
-        n_embd=n_embd,
-        block_size=size("context_length"),
-        vocab_size=size("vocab_size") if n_tokens is None else n_tokens,
-        bias=_value_of(values, "npgpt.bias", bool, where, True),
-        layer_norm_epsilon=float(f"{epsilon:.7g}"),  # stored as float32: 1e-5 comes back as 1e-5
-        post_norm=_value_of(values, "npgpt.post_norm", bool, where, False),
-        activation="gelu" if values.get("npgpt.exact_gelu", False) else "gelu_new",
-        window=window or None,
-    )
-    only = {"feed_forward_length": 4 * n_embd, "embedding_length_out": n_embd, "expert_count": 0}
-    only |= {"attention.head_count_kv": n_head, "attention.causal": True}
-    only |= dict.fromkeys(("attention.key_length", "attention.value_length"), n_embd // n_head)
-    for name, value in only.items():
-        if values.get(f"{arch}.{name}", value) != value:
-            raise ValueError(f"{where}: {arch}.{name} must be {value}, got {values[f'{arch}.{name}']}")
-    return config
-
-
 def read_tokenizer(path: PathLike) -> Tokenizer | None:
     """Return the tokenizer of a GGUF file, None where it has none; the errors are read_gguf's."""
     where = f"read_tokenizer: {path}"
-    return _read_tokenizer(_parse(path, where)[0], where)
+    return tokenizer_from(read_file(path, where)[0], where)
 
 
-def _read_tokenizer(values: Fields, where: str) -> Tokenizer | None:
-    kind = _value_of(values, "tokenizer.ggml.model", str, where)
-    if kind == "no_vocab":
-        return None
-    pre = values.get("tokenizer.ggml.pre", "gpt-2")
-    if (kind, pre) != ("gpt2", "gpt-2"):
-        raise ValueError(f"{where}: tokenizer.ggml.model must be gpt2, with pre gpt-2, got {kind!r}, {pre!r}")
-    for key in (f"tokenizer.ggml.{name}" for name in ADDITIONS):
-        if _value_of(values, key, bool, where, False):
-            raise ValueError(f"{where}: {key} must be false")
-    if "tokenizer.ggml.suppress_tokens" in values:
-        raise ValueError(f"{where}: tokenizer.ggml.suppress_tokens must be left out")
-    names: list[str] = _array_of(values, "tokens", str, where)
-    merges: list[str] = _array_of(values, "merges", str, where)
-    types: list[int] = _array_of(values, "token_type", int, where, [NORMAL] * len(names))
-    if len(names) != len(types):
-        raise ValueError(
-            f"{where}: tokenizer.ggml.token_type must have {len(names)} elements, got {len(types)}"
-        )
-    end = _value_of(values, ENDS[0], int, where)
-    ends = [end, *(_value_of(values, key, int, where, end) for key in ENDS[1:])]
-    used = next((i for i in range(len(types), 0, -1) if types[i - 1] != UNUSED), 0)  # the rest is padding
-    for key, one in zip(ENDS, ends, strict=True):
-        if not 0 <= one < used:
-            raise ValueError(f"{where}: {key} must be in 0..{used - 1}, got {one}")
-    tokens: dict[str, int] = {}
-    for i, (name, type) in enumerate(zip(names[:used], types, strict=False)):
-        if type not in (NORMAL, UNKNOWN, CONTROL):
-            what = "normal (1), unknown (2) or control (3), or unused (5) at the end"
-            raise ValueError(
-                f"{where}: tokenizer.ggml.token_type of {name!r:.60} (id {i}) must be {what}, got {type}"
-            )
-        if tokens.setdefault(name, i) != i:
-            raise ValueError(f"{where}: tokenizer.ggml.tokens: {name!r:.60} is there twice")
-    special = {name: i for name, i in tokens.items() if types[i] in (UNKNOWN, CONTROL) or i == end}
-    rules = []
-    for rule in merges:
-        left, blank, right = rule.partition(" ")
-        if not blank:
-            raise ValueError(f"{where}: tokenizer.ggml.merges must be pairs, got {rule!r:.60}")
-        if left not in special or right not in special:
-            rules.append((left, right))
-    how = _value_of(values, "npgpt.normalizer", str, where, "none")
-    check_cleaning(how, f"{where}: npgpt.normalizer")
-    tokenizer = tokenizer_of(Vocabulary(where, tokens, rules, special, names[end], False, how))
-    tokenizer.more_ends = tuple(dict.fromkeys(one for one in ends if one != end))
-    return tokenizer
+def _equal(a: StoredTensor, b: StoredTensor) -> bool:
+    """Return whether two tensors are of one type and shape, and of the same bytes."""
+    if a.raw is None or b.raw is None or (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    return np.array_equal(a.raw, b.raw)
 
 
-def _array_of(
-    values: Fields, name: str, kind: type[T], where: str, default: list[T] | None = None
-) -> list[T]:
-    key = f"tokenizer.ggml.{name}"
-    found = _value_of(values, key, list, where, default)
-    if not all(isinstance(value, kind) for value in found):
-        raise ValueError(f"{where}: {key} must be an array of type {kind.__name__}")
-    return found
+def _check_keys(values: Fields, arch: str, where: str) -> None:
+    """Raise ValueError for the keys of an architecture that are wrong whatever the others say: for all."""
+    known = {f"{arch}.{name}": kind for name, kind in (KEYS | MORE_KEYS[arch]).items()}
+    known |= {"npgpt.normalizer": str}
+    known |= {} if arch == LLAMA else {"npgpt.bias": bool}
+    positive = {f"{arch}.{name}" for name in POSITIVE}
+    wrong = [
+        f"there is no {key}"
+        for name in (*NEEDED, *NEEDED_BY[arch])
+        if (key := f"{arch}.{name}") not in values
+    ]
+    for key, value in values.items():
+        if key in known:
+            if not is_of(value, known[key]):
+                wrong.append(f"{key} must be of type {known[key].__name__}, got {value!r:.60}")
+            elif key in positive and not 0 < value < inf:
+                wrong.append(f"{key} must be positive and finite, got {value!r:.60}")
+        elif key.startswith(tuple(f"{one}." for one in ARCHITECTURES)):
+            wrong.append(f"{key!r:.80} is no key of {arch} that npgpt computes with")
+    raise_all(where, wrong)
 
 
-def _parse(path: PathLike, where: str) -> tuple[Fields, dict[str, StoredTensor]]:
-    """Return {key: value} and {name: tensor}, all within the file; ValueError where anything is not."""
-    data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
-    file = _Cursor(data, where)
-    magic, version, n_tensors, n_values = file.take("4sIQQ")
-    if magic != b"GGUF" or version not in (2, 3):
-        raise ValueError(f"{where}: must be GGUF, version 2 or 3, got {magic!r}, version {version}")
-    values: Fields = {}
-    for _ in range(n_values):
-        key = file.string()
-        if not key:
-            raise ValueError(f"{where}: the key before byte {file.at} is empty")
-        if key in values:
-            raise ValueError(f"{where}: the key {key!r:.60} is there twice")
-        values[key] = file.value(file.take("I")[0])
-    infos = [file.tensor_info() for _ in range(n_tensors)]
-    alignment = values.get("general.alignment", ALIGNMENT)
-    if isinstance(alignment, bool) or alignment not in (2**n for n in range(3, 21)):
-        raise ValueError(
-            f"{where}: general.alignment must be a power of two from 8 on, got {alignment!r:.60}"
-        )
-    begin = -(-file.at // alignment) * alignment
-    tensors: dict[str, StoredTensor] = {}
-    for name, shape, type, offset in infos:
-        start, size = begin + offset, _bytes_of(shape, type)
-        if start + size > len(data) or offset % alignment:
-            what = f"inside the file's {len(data)}, aligned to {alignment}"
-            raise ValueError(f"{where}: {name!r:.60} needs {size} bytes at {start}, which must be {what}")
-        if name in tensors:
-            raise ValueError(f"{where}: the tensor {name!r:.60} is there twice")
-        chunk = data[start : start + size]
-        tensors[name] = StoredTensor(shape, type.upper(), functools.partial(dequantise, chunk, type, shape))
-    return values, tensors
+def _check_only(values: Fields, arch: str, only: Fields, where: str) -> None:
+    """Raise ValueError for keys that must have one value, where they are there, but have another."""
+    wrong = []
+    for name, value in only.items():
+        if (found := values.get(f"{arch}.{name}", value)) != value:
+            wrong.append(f"{arch}.{name} must be {value}, got {found}")
+    raise_all(where, wrong)
 
 
-class _Cursor:
-    """A position in the bytes of a GGUF file, which moves past what is read and never beyond the end."""
+def _gpt2_config(
+    values: Fields, arch: str, fields: Fields, tensors: dict[str, StoredTensor], where: str
+) -> GPTConfig:
+    config = config_of(
+        where,
+        **fields,
+        bias=values.get("npgpt.bias", True),
+        layer_norm_epsilon=shortest(values[f"{arch}.{EPSILON}"]),
+        post_norm=values.get("npgpt.post_norm", False),
+        activation="gelu" if values.get("npgpt.exact_gelu", False) else "gelu_new",
+        window=values.get("npgpt.attention.sliding_window"),
+    )
+    only = NEUTRAL | {"feed_forward_length": config.F, "embedding_length_out": config.n_embd}
+    only |= {"attention.head_count_kv": config.n_head}
+    only |= dict.fromkeys(("attention.key_length", "attention.value_length"), config.D)
+    _check_only(values, arch, only, where)
+    return config
 
-    def __init__(self, data: Array, where: str) -> None:
-        self.data, self.where, self.at = data, where, 0
 
-    @property
-    def left(self) -> int:
-        """The number of bytes up to the end of the file."""
-        return len(self.data) - self.at
+def _llama_config(
+    values: Fields, arch: str, fields: Fields, tensors: dict[str, StoredTensor], where: str
+) -> GPTConfig:
+    """Return the config of these keys; rope_freqs.weight, which is part of it, leaves the tensors."""
 
-    def take(self, letters: str) -> tuple[Any, ...]:
-        """Return the numbers, little-endian, that these letters of struct name."""
-        size = struct.calcsize(f"<{letters}")
-        if size > self.left:
-            raise ValueError(
-                f"{self.where}: the file ends at byte {len(self.data)} inside what begins at {self.at}"
-            )
-        found = struct.unpack_from(f"<{letters}", self.data.data, self.at)
-        self.at += size
-        return found
+    def has_bias(*names: str) -> bool:
+        layers = range(min(fields["n_layer"], len(tensors)))
+        return any(f"blk.{i}.{name}.bias" in tensors for i in layers for name in names)
 
-    def string(self) -> str:
-        """Return a string: its length, then its bytes."""
-        (length,) = self.take("Q")
-        if length > self.left:
-            raise ValueError(
-                f"{self.where}: the string at byte {self.at} of {length} bytes goes beyond the file"
-            )
-        text: bytes = self.take(f"{length}s")[0]
-        return text.decode("utf-8", "replace")
+    fields |= {
+        "norm": "rmsnorm",
+        "activation": "swiglu",
+        "rope": gguf_rope.rope_of(values, where),
+        "layer_norm_epsilon": shortest(values[f"{arch}.{RMS_EPSILON}"]),
+        "n_inner": values[f"{arch}.feed_forward_length"],
+        "n_kv_head": values.get(f"{arch}.attention.head_count_kv"),
+        "head_size": values.get(f"{arch}.attention.key_length"),
+        "attention_bias": has_bias("attn_q", "attn_k", "attn_v", "attn_output"),
+        "mlp_bias": has_bias("ffn_gate", "ffn_up", "ffn_down"),
+    }
+    config = config_of(where, **without_defaults(fields))
+    only = NEUTRAL | {"embedding_length_out": config.n_embd, "attention.value_length": config.D}
+    _check_only(
+        values, arch, only | {"rope.dimension_count": config.D, "rope.scaling.attn_factor": 1.0}, where
+    )
+    if FREQUENCIES in tensors:
+        stored = tensors.pop(FREQUENCIES)
+        config = replace(config, rope=gguf_rope.with_factors(config, stored, f"{where}: {FREQUENCIES}"))
+    return config
 
-    def value(self, kind: int) -> Any:
-        """Return a value of the type with this number: a scalar, a string, an array of either."""
-        if kind == 8:
-            return self.string()
-        if kind == 9:
-            return self._array()
-        if kind not in SCALARS:
-            raise ValueError(f"{self.where}: the value at byte {self.at} is of the unknown type {kind}")
-        return self.take(SCALARS[kind])[0]
 
-    def _array(self) -> list[Any]:
-        kind, count = self.take("IQ")
-        if kind == 8:
-            if count > self.left // 8:
-                raise ValueError(
-                    f"{self.where}: the array at byte {self.at} of {count} strings goes beyond the file"
-                )
-            return [self.string() for _ in range(count)]
-        if kind not in SCALARS or count > self.left // struct.calcsize(SCALARS[kind]):
-            raise ValueError(
-                f"{self.where}: the array at byte {self.at} is malformed or goes beyond the file"
-            )
-        return list(self.take(f"{count}{SCALARS[kind]}"))
-
-    def tensor_info(self) -> tuple[str, Shape, str, int]:
-        """Return name, shape, type and offset of a tensor."""
-        name, (dimensions,) = self.string(), self.take("I")
-        if not 1 <= dimensions <= 4:
-            raise ValueError(f"{self.where}: {name!r:.60} must have 1 to 4 dimensions, got {dimensions}")
-        *sizes, number, offset = self.take(f"{dimensions}QIQ")
-        if number not in TYPE_NAMES:
-            raise ValueError(f"{self.where}: {name!r:.60} must be F32, F16, Q8_0 or Q4_0, got type {number}")
-        type = TYPE_NAMES[number]
-        if type.startswith("q") and sizes[0] % 32:
-            raise ValueError(f"{self.where}: {name!r:.60} must have rows of a multiple of 32, got {sizes[0]}")
-        return name, tuple(sizes[::-1]), type, offset
+NEUTRAL: Fields = {"attention.causal": True, "expert_count": 0, "expert_used_count": 0}

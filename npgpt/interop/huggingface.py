@@ -21,7 +21,7 @@ from npgpt.engine.config import GPTConfig, Rope, engine_of
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop import pickle_file
-from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
+from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors, without_defaults
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.json_file import read_json, read_json_if_any
 from npgpt.text.load import load_tokenizer, tokenizer_of
@@ -54,6 +54,7 @@ GPT2_KEYS: dict[str, Key] = {
     "dropout": ("resid_pdrop", 0.1),
     "vocab_size": ("vocab_size", 50257),
     "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5),
+    "tied": ("tie_word_embeddings", True),
 }
 ACTIVATION = {"activation": ("activation_function", "gelu_new")}
 # Transformers' names of GELU -> ours: these are the same function, but for the rounding
@@ -306,7 +307,6 @@ def _config_to_json(config: GPTConfig, ends: Fields) -> Fields:
     else:
         settings["n_ctx"] = config.block_size  # llama.cpp's converter reads this one
     return settings | {
-        "tie_word_embeddings": True,
         **ends,
         "npgpt": {"bias": config.bias, "scale_attn_weights": config.scale_attn_weights},
     }
@@ -346,17 +346,6 @@ SCALINGS = {
 }
 
 
-def _without_defaults(fields: Fields) -> Fields:
-    """Return fields of a GPTConfig without those that say what None says, so that equal shapes are equal."""
-    C, H = fields["n_embd"], fields["n_head"]
-    usual = {"n_kv_head": H, "n_inner": 4 * C, "head_size": None if not H or C % H else C // H}
-    kept = {name: value for name, value in fields.items() if name not in usual or value != usual[name]}
-    if kept["attention_bias"] == kept["mlp_bias"]:
-        kept["bias"] = kept.pop("attention_bias")
-        del kept["mlp_bias"]
-    return {"bias": False} | kept
-
-
 def _rope_from_json(settings: Fields, context: int, where: str) -> Rope:
     """Return the rotary positions of Llama's config.json, in Transformers 5's form or in that of 4."""
     turns = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
@@ -386,8 +375,7 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(f"{where}: model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
     family = FAMILIES[model_type]
-    tied: Fields = {} if model_type == "llama" else {"tie_word_embeddings": True}
-    for key, value in (family.fixed | tied).items():
+    for key, value in family.fixed.items():
         if settings.get(key, value) != value:
             raise ValueError(f"{where}: {key} must be {value!r}, got {settings[key]!r}")
     for key in EMPTY:
@@ -424,7 +412,7 @@ def _config_from_json(settings: Fields, folder: Path) -> GPTConfig:
             "rope": rope,
             "dropout": ours.get("dropout", 0.0),
         }
-        return config_of(where, **_without_defaults(fields))
+        return config_of(where, **without_defaults(fields))
     fields |= {"bias": bool(ours.get("bias", True)), "post_norm": model_type == "openai-gpt"}
     return config_of(where, **fields)
 

@@ -17,7 +17,8 @@ from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, count_parameters, parameter_shapes
 from npgpt.engine.finite import check_tensor
 from npgpt.engine.model import GPT, views_of
-from npgpt.engine.types import Floats, Shape, Tensors
+from npgpt.engine.types import Array, Fields, Floats, Shape, Tensors
+from npgpt.interop.blocks import TYPES
 from npgpt.text.tokenizer import Tokenizer
 
 # the format's dtype -> safetensors'
@@ -27,6 +28,7 @@ MASKS = re.compile(r"\.attn\.(attention\.)?(masked_)?bias$|\.rotary_emb\.inv_fre
 GGUF = {
     "wte": "token_embd",
     "wpe": "position_embd",
+    "lm_head": "output",
     "ln_f": "output_norm",
     "ln_1": "attn_norm",
     "ln_2": "ffn_norm",
@@ -34,6 +36,34 @@ GGUF = {
     "attn.c_proj": "attn_output",
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
+}
+# The same of Llama's shape, where every linear layer is a tensor of its own: a format's names of our modules,
+# or of their parts
+LLAMA: dict[str, dict[str, tuple[str, ...]]] = {
+    "llama": {
+        "wte": ("model.embed_tokens",),
+        "lm_head": ("lm_head",),
+        "ln_f": ("model.norm",),
+        "h": ("model.layers",),
+        "ln_1": ("input_layernorm",),
+        "ln_2": ("post_attention_layernorm",),
+        "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "attn.c_proj": ("self_attn.o_proj",),
+        "mlp.c_fc": ("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.c_proj": ("mlp.down_proj",),
+    },
+    "gguf": {
+        "wte": ("token_embd",),
+        "lm_head": ("output",),
+        "ln_f": ("output_norm",),
+        "h": ("blk",),
+        "ln_1": ("attn_norm",),
+        "ln_2": ("ffn_norm",),
+        "attn.c_attn": ("attn_q", "attn_k", "attn_v"),
+        "attn.c_proj": ("attn_output",),
+        "mlp.c_fc": ("ffn_gate", "ffn_up"),
+        "mlp.c_proj": ("ffn_down",),
+    },
 }
 
 
@@ -60,6 +90,7 @@ class StoredTensor(NamedTuple):
     shape: Shape
     dtype: str  # by safetensors' name: "F32"
     read: Callable[[], np.ndarray]
+    raw: Array | None = None  # the bytes (n,) in a GGUF file, in blocks of the dtype
 
 
 class TensorSpec(NamedTuple):
@@ -72,12 +103,17 @@ class TensorSpec(NamedTuple):
     )
     transposed: bool = False  # (out, in), as torch.nn.Linear has it
     is_query: bool = False
+    turned: int = 0  # heads whose rows stand as their pairs turn, (i, i + D/2) side by side: GGUF's q and k
 
     def view(self, params: Tensors) -> Floats:
-        """Return the view of our parameters, {name: array}, that the stored tensor fills."""
+        """Return the view of our parameters, {name: array}, that the stored tensor fills.
+
+        Its numbers are in the tensor's order. Where heads are turned, more axes stand for that of the rows.
+        """
         w = params[self.name]
         w = w if self.columns is None else w[..., self.columns]
-        return w.T if self.transposed else w
+        w = w.T if self.transposed else w
+        return w.reshape(self.turned, 2, -1, *w.shape[1:]).swapaxes(1, 2) if self.turned else w
 
 
 def config_of(where: str, /, **fields: Any) -> GPTConfig:
@@ -88,18 +124,37 @@ def config_of(where: str, /, **fields: Any) -> GPTConfig:
         raise ValueError(f"{where}: {error}") from None
 
 
+def raise_all(where: str, wrong: list[str]) -> None:
+    """Raise ValueError, `where` first, for all faults of a file at once, where there is any."""
+    if wrong:
+        more = f"; and {len(wrong) - 20} more faults" if len(wrong) > 20 else ""
+        raise ValueError(f"{where}: " + "; ".join(wrong[:20]) + more)
+
+
+def without_defaults(fields: Fields) -> Fields:
+    """Return a Llama's fields of GPTConfig without those that say what None says: equal shapes are equal."""
+    C, H = fields["n_embd"], fields["n_head"]
+    usual = {"n_kv_head": H, "n_inner": 4 * C, "head_size": None if not H or C % H else C // H}
+    kept = {name: value for name, value in fields.items() if name not in usual or value != usual[name]}
+    if kept["attention_bias"] == kept["mlp_bias"]:
+        kept["bias"] = kept.pop("attention_bias")
+        del kept["mlp_bias"]
+    return {"bias": False} | kept
+
+
 def tensor_specs(format: str, config: GPTConfig) -> dict[str, TensorSpec]:
     """Return {the format's name: its TensorSpec} for every tensor but the tied head.
 
     Transformers' models have biases even where ours has none.
     """
-    if format == "llama":
-        return _llama_specs(config)
+    if config.rope and format in LLAMA:
+        return _llama_specs(format, config)
     full = config if format == "nanogpt" else replace(config, bias=True)
     found = {}
     for name, shape in parameter_shapes(full).items():
-        linear = len(shape) == 2 and name not in ("wte.weight", "wpe.weight")
-        theirs, transposed = f"transformer.{name}", linear and format in ("nanogpt", "gpt_neo", "gguf")
+        linear = len(shape) == 2 and name not in ("wte.weight", "wpe.weight", "lm_head.weight")
+        theirs = name if name == "lm_head.weight" else f"transformer.{name}"
+        transposed = linear and format in ("nanogpt", "gpt_neo", "gguf")
         if format == "openai-gpt":
             theirs = theirs.replace(".wte.", ".tokens_embed.").replace(".wpe.", ".positions_embed.")
         elif format == "gpt_neo":
@@ -130,28 +185,24 @@ def _heads(config: GPTConfig) -> list[tuple[str, slice]]:
     return [(letter, slice(*edge)) for letter, edge in zip("qkv", pairwise(edges), strict=True)]
 
 
-def _llama_specs(config: GPTConfig) -> dict[str, TensorSpec]:
-    """Return tensor_specs() of LlamaForCausalLM: every linear layer a tensor of its own."""
-    parts: dict[str, list[tuple[str, slice | None]]] = {
-        "attn.c_attn": [(f"self_attn.{letter}_proj", columns) for letter, columns in _heads(config)],
-        "attn.c_proj": [("self_attn.o_proj", None)],
-        "mlp.c_fc": [("mlp.gate_proj", slice(0, config.F)), ("mlp.up_proj", slice(config.F, 2 * config.F))],
-        "mlp.c_proj": [("mlp.down_proj", None)],
-        "ln_1": [("input_layernorm", None)],
-        "ln_2": [("post_attention_layernorm", None)],
-    }
-    found = {}
+def _llama_specs(format: str, config: GPTConfig) -> dict[str, TensorSpec]:
+    """Return tensor_specs() of Llama's shape: every linear layer a tensor of its own."""
+    names, found = LLAMA[format], {}
+    cuts = {"attn.c_attn": [columns for _, columns in _heads(config)]}
+    cuts["mlp.c_fc"] = [slice(0, config.F), slice(config.F, 2 * config.F)]
+    turned = [config.n_head, config.K, 0] if format == "gguf" else [0, 0, 0]
     for name, shape in parameter_shapes(config).items():
         module, _, kind = name.rpartition(".")
         if not module.startswith("h."):
-            theirs = {"wte": "model.embed_tokens", "ln_f": "model.norm"}.get(module, module)
-            found[f"{theirs}.{kind}"] = TensorSpec(name, shape)
+            found[f"{names[module][0]}.{kind}"] = TensorSpec(name, shape)
             continue
         _, layer, part = module.split(".", 2)
-        for theirs, columns in parts[part]:
+        for i, theirs in enumerate(names[part]):
+            columns = cuts[part][i] if part in cuts else None
             size = shape if columns is None else (*shape[:-1], columns.stop - columns.start)
-            spec = TensorSpec(name, size[::-1], columns, len(size) == 2)
-            found[f"model.layers.{layer}.{theirs}.{kind}"] = spec
+            heads = turned[i] if part == "attn.c_attn" else 0
+            spec = TensorSpec(name, size[::-1], columns, len(size) == 2, turned=heads)
+            found[f"{names['h'][0]}.{layer}.{theirs}.{kind}"] = spec
     return found
 
 
@@ -187,7 +238,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if format != "gguf" and not name.startswith(("transformer.", "model.", "model/", "lm_head.")):
             name = f"{'model' if format == 'llama' else 'transformer'}.{name}"  # saved without the head
         if name in given:
-            wrong.append(f"{name} is there twice")
+            wrong.append(f"{_shown(name)} is there twice")
         given[name] = tensor
     theirs = "output.weight" if format == "gguf" else "lm_head.weight"
     # some repeat the tied head, or have it instead of the embedding
@@ -197,7 +248,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         given[wte], head = head, None
     needed = (name for name in wanted if format != "gguf" or not name.endswith(".bias"))
     wrong += [f"{name} is missing" for name in needed if name not in given]
-    wrong += [f"{name} does not belong" for name in given if name not in wanted]
+    wrong += [f"{_shown(name)} does not belong" for name in given if name not in wanted]
     checked = {name: (given[name], spec.shape) for name, spec in wanted.items() if name in given}
     if head:
         checked[theirs] = head, wanted[wte].shape
@@ -207,10 +258,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         known = _dtypes(format, shape)
         if tensor.dtype not in known:
             wrong.append(f"{name} must be one of {', '.join(known)}, got {tensor.dtype}")
-    if head and wte in given and format == "gguf" and head.dtype != given[wte].dtype:
-        wrong.append(f"{theirs} must be of the type of {wte}, {given[wte].dtype}, got {head.dtype}")
-    if wrong:
-        raise ValueError(f"{where}: " + "; ".join(wrong))
+    raise_all(where, wrong)
 
     weights = kernels.zeros(count_parameters(config))
     params = views_of(weights, parameter_shapes(config))
@@ -219,7 +267,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if spec.name in params:
             w = spec.view(params)
             with np.errstate(over="ignore"):  # of float64, which is refused
-                w[...] = array
+                w[...] = array.reshape(w.shape)
             check_tensor(where, name, w)
             if (factor := factor_of(format, config, spec)) != 1:
                 w /= w.dtype.type(factor)
@@ -228,6 +276,11 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if head and spec.name == "wte.weight" and not np.array_equal(head.read(), array):
             raise ValueError(f"{where}: {theirs} must equal {name} (tied)")
     return weights
+
+
+def _shown(name: str) -> str:
+    """Return a file's name of a tensor as a line can hold it."""
+    return name if name.isprintable() and len(name) < 80 else f"{name!r:.80}"
 
 
 def _without_ones(format: str, shape: Shape) -> Shape:
@@ -239,7 +292,7 @@ def _without_ones(format: str, shape: Shape) -> Shape:
 def _dtypes(format: str, shape: Shape) -> tuple[str, ...]:
     if format != "gguf":
         return tuple(FLOATS.values())
-    return ("F32",) if len(shape) == 1 else ("F32", "F16", "Q8_0", "Q4_0")  # ggml adds no other vectors
+    return ("F32",) if len(shape) == 1 else tuple(map(str.upper, TYPES))  # ggml adds no other vectors
 
 
 def factor_of(format: str, config: GPTConfig, spec: TensorSpec) -> float:

@@ -30,12 +30,12 @@ SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
 def write_state_dict(path: PathLike, model: GPT) -> None:
-    """Write the state_dict of Transformers' class for this model, the tied head included, as safetensors.
+    """Write the state_dict of Transformers' class for this model, also a tied head, as safetensors.
 
     `load_state_dict(safetensors.torch.load_file(path))` takes it, and read_state_dict finds the config in it.
     """
     state = tensors(family_of(model.config), model)
-    state.setdefault("lm_head.weight", np.asarray(model.params["wte.weight"], np.float32))
+    state["lm_head.weight"] = np.asarray(model.head_weights, np.float32)
     save_file(
         state, path, metadata={"format": "pt", "npgpt": json.dumps(asdict(model.config), allow_nan=False)}
     )

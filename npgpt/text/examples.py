@@ -91,7 +91,8 @@ def add_roles(tokenizer: Tokenizer) -> Tokenizer:
     ids = {token: len(vocabulary.tokens) + n for n, token in enumerate(new)}
     special = vocabulary.special | {token: (vocabulary.tokens | ids)[token] for token in CHAT_TOKENS}
     tokens = vocabulary.tokens | ids
-    return BPETokenizer(replace(vocabulary, tokens=tokens, special=special, end_of_text=END_OF_TURN))
+    with_roles = replace(vocabulary, tokens=tokens, special=special, end_of_text=END_OF_TURN)
+    return BPETokenizer(replace(with_roles, chat_template=None))
 
 
 def end_token(tokenizer: Tokenizer) -> int:

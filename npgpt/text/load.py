@@ -1,6 +1,7 @@
 """A tokenizer from its files, or from a name: bytes, bpe:N or a path."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
     """Return the tokenizer of a vocabulary; ValueError, naming the first fault, where it is inconsistent."""
     if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
-        return ByteTokenizer(vocabulary.normalizer)
+        tokenizer = ByteTokenizer(vocabulary.normalizer)
+        tokenizer.vocabulary = replace(tokenizer.vocabulary, chat_template=vocabulary.chat_template)
+        return tokenizer
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
 
 

@@ -1,4 +1,4 @@
-"""What a folder says of its tokenizer beside the vocabulary: special tokens, the end of text, additions.
+"""What a folder says of its tokenizer beside the vocabulary: special tokens, end of text, chat template.
 
 It is read as Transformers does: tokenizer_config.json with added_tokens_decoder says it all; without that key
 added_tokens.json counts too, and special_tokens_map.json comes first. What npgpt does not do is refused.
@@ -25,10 +25,11 @@ FLAGS = ("lstrip", "rstrip", "single_word")
 
 
 class SpecialTokens(NamedTuple):
-    """The special tokens of a folder."""
+    """The special tokens of a folder, and how it writes a conversation with them."""
 
     ids: dict[str, int]
     end_of_text: str  # as a file names it; "" where none does
+    chat_template: str | None
 
 
 def read_special_tokens(
@@ -62,7 +63,27 @@ def read_special_tokens(
             raise ValueError(f"{folder}: {key} must be a token that no text spells, got {name!r}")
         if name not in special:
             special[name] = tokens.get(name, len(tokens.keys() | special.keys()))
-    return SpecialTokens(special, named.get("eos_token", ""))
+    return SpecialTokens(special, named.get("eos_token", ""), _chat_template(folder, config))
+
+
+def _chat_template(folder: Path, config: Fields) -> str | None:
+    """Return the chat template of a folder: a file of its own, or a key; of several the one named default."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: must be UTF-8, got {error}") from None
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default", "")
+    if not isinstance(found, str | None):
+        what = "a template, or a list of templates with names"
+        raise ValueError(
+            f"{folder / 'tokenizer_config.json'}: chat_template must be {what}, got {found!r:.60}"
+        )
+    return found or None
 
 
 def _check_config(path: Path, config: Fields, complete: bool, words: bool) -> None:

@@ -53,6 +53,7 @@ class Vocabulary:
     end_of_text: str  # as tokenizer_config.json names it; "" where it does not
     words: bool  # GPT-1's: merges work on words that end in </w>
     normalizer: str = "none"  # how text is cleaned before encoding, a key of STEPS; GPT-1 has its own way
+    chat_template: str | None = None  # in Jinja, as the files of another's model have it
 
 
 def read_vocabulary(path: PathLike) -> Vocabulary:
@@ -92,7 +93,15 @@ def read_pair(vocabulary: PathLike, merges: PathLike) -> Vocabulary:
     named = UNKNOWN if words else END_OF_TEXT
     special = {named: tokens[named]} if named in tokens else {}
     more = read_special_tokens(merges.parent, tokens, _plain(pairs), None, words)
-    return Vocabulary(str(merges), tokens | more.ids, pairs, special | more.ids, more.end_of_text, words)
+    return Vocabulary(
+        where=str(merges),
+        tokens=tokens | more.ids,
+        merges=pairs,
+        special=special | more.ids,
+        end_of_text=more.end_of_text,
+        words=words,
+        chat_template=more.chat_template,
+    )
 
 
 def _from_tokenizer_json(path: Path) -> Vocabulary:
@@ -113,7 +122,16 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     if END_OF_TEXT in tokens:  # special in every vocabulary that has it, marked or not
         special |= {END_OF_TEXT: tokens[END_OF_TEXT]}
     normalizer = "none" if words else _read_normalizer(settings) or "none"
-    return Vocabulary(str(path), tokens, pairs, special, more.end_of_text, words, normalizer)
+    return Vocabulary(
+        where=str(path),
+        tokens=tokens,
+        merges=pairs,
+        special=special,
+        end_of_text=more.end_of_text,
+        words=words,
+        normalizer=normalizer,
+        chat_template=more.chat_template,
+    )
 
 
 def _read_normalizer(settings: Fields) -> str | None:
@@ -207,8 +225,9 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         config["model_input_names"] = ["input_ids", "attention_mask"]
     if END_OF_TURN in vocabulary.special:
-        added = {str(token.pop("id")): token for token in _added(vocabulary)}
-        config |= {"added_tokens_decoder": added, "chat_template": CHAT_TEMPLATE}
+        config["added_tokens_decoder"] = {str(token.pop("id")): token for token in _added(vocabulary)}
+    if template := chat_template_of(vocabulary):
+        config["chat_template"] = template
     _write_json(folder / "tokenizer_config.json", config)
 
 
@@ -218,6 +237,11 @@ def pad_token(vocabulary: Vocabulary) -> str:
     Other programs leave padding out of the loss. So it is never the end of a turn where there is another.
     """
     return next(token for token in (*PADS, vocabulary.end_of_text) if token in vocabulary.special)
+
+
+def chat_template_of(vocabulary: Vocabulary) -> str | None:
+    """Return the chat template of a vocabulary: its files', or npgpt's own where it has the roles."""
+    return vocabulary.chat_template or (CHAT_TEMPLATE if END_OF_TURN in vocabulary.special else None)
 
 
 def _added(vocabulary: Vocabulary) -> list[Fields]:

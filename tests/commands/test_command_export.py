@@ -1,9 +1,15 @@
 """`npgpt export` and save_pretrained: the model that is read back writes the same."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import npgpt
+from npgpt.engine.config import Rope
+from npgpt.interop.gguf import TYPES, read_gguf
 from tests.commands.helpers import nothing_written, refused
+from tests.models import LLAMA, random_model
 
 
 @pytest.mark.parametrize("to", ["gguf", "hf"])
@@ -33,7 +39,7 @@ def test_what_export_refuses(command, run):
     refused(command("export", run, "--to", "onnx", "-o", "out"), "must be gguf or hf, got onnx")
     refused(
         command("export", run, "--to", "gguf", "--type", "q3", "-o", "out"),
-        "must be f32 or f16 or q8_0 or q4_0",
+        "must be f32 or f16 or q8_0 or q4_0 or q4_1 or q6_k or q4_k",
     )
     refused(command("export", run, "--to", "hf", "--type", "f16", "-o", "out"), "--type is for gguf")
     refused(command("export", run, "--to", "gguf", "-o", run), "run: is there already")
@@ -51,3 +57,28 @@ def test_a_saved_model_comes_back(tmp_path):
     again = npgpt.load(tmp_path / "saved")
     assert isinstance(again, npgpt.GPT) and again.config == model.config
     assert again.generate("a", temperature=0) == model.generate("a", temperature=0)
+
+
+@pytest.mark.parametrize("shape", [{}, LLAMA | {"n_inner": 256}], ids=["gpt-2", "llama"])
+@pytest.mark.parametrize("type", TYPES)
+def test_every_type_of_either_shape_is_written_and_read(command, type, shape):
+    model = random_model(**{"n_embd": 256, "n_layer": 2} | shape)
+    model.save_pretrained("model")
+    code, out, _ = command("export", "model", "--to", "gguf", "--type", type, "-o", "m.gguf")
+    assert code == 0 and out.startswith("m.gguf: ")
+    again = npgpt.GPT.of(read_gguf("m.gguf"))
+    ids = np.arange(40)[None]
+    error = np.abs(again.logits(ids) - model.logits(ids)).mean() / model.logits(ids).std()
+    most = {"f32": 1e-6, "f16": 2e-3, "q8_0": 3e-2, "q6_k": 0.15}.get(type, 0.6)
+    assert error <= most and (type == "f32" or error > most / 100)
+    bits = 8 * Path("m.gguf").stat().st_size / model.num_params
+    stated = {"f32": 32, "f16": 16, "q8_0": 8.5, "q6_k": 6.5, "q4_1": 5, "q4_0": 4.5, "q4_k": 4.5}[type]
+    assert stated < bits < stated + 2
+
+
+def test_export_says_what_transformers_does_not_read(command):
+    for name, rope in {"plain": Rope(), "long": Rope(type="linear", factor=2.0)}.items():
+        random_model(**LLAMA | {"rope": rope}).save_pretrained(name)
+        error = command("export", name, "--to", "gguf", "-o", f"{name}.gguf")[2]
+        said = "Transformers does not read from long.gguf how positions are scaled; --to hf is for it\n"
+        assert error == (said if name == "long" else "")

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import npgpt
+from npgpt.interop.gguf import TYPES
 from tests.commands.helpers import ROOT, TINY, nothing_written, refused
 
 BROKEN = "transformer.h.0.mlp.c_fc.weight"
@@ -59,9 +60,7 @@ def test_every_command_refuses_a_model_of_such_numbers(command, broken, text):
     before = {path.name for path in Path(".").iterdir()}
     calls = [("generate", broken, "a"), ("evaluate", broken, text), ("chat", broken)]
     calls += [("serve", broken)] if find_spec("starlette") else []  # of an extra
-    calls += [
-        ("export", broken, "--to", "gguf", "--type", t, "-o", "x") for t in ("f32", "f16", "q8_0", "q4_0")
-    ]
+    calls += [("export", broken, "--to", "gguf", "--type", t, "-o", "x") for t in TYPES]
     calls += [("export", broken, "--to", "hf", "-o", "x"), ("finetune", broken, "talks.jsonl", "--out", "x")]
     calls += [("train", text, "--init-from", broken, "--steps", 3, "--out", "x")]
     for name, *args in calls:

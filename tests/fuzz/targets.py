@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from npgpt.engine import kernels
-from npgpt.engine.config import GPTConfig
+from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.model import GPT
 from npgpt.interop import gguf, huggingface, pytorch, tensorflow
 from npgpt.runtime import libnpgpt
@@ -20,7 +20,9 @@ from npgpt.text.load import load_tokenizer
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 
 SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 3}
-FAMILY = {"gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
+LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "rope": Rope(500.0, "llama3", 4.0, 1.0, 4.0, 16)}
+LLAMA |= {"n_head": 2, "n_kv_head": 1, "head_size": 4, "n_inner": 3, "tied": False}
+FAMILY = {"llama": LLAMA, "gpt": {"post_norm": True}, "gpt2": {}, "gpt_neo": {"window": 1}}
 
 
 def _read_pretrained(folder):
@@ -64,7 +66,7 @@ class Folders:
         for name in TARGETS:
             (self.root / name).mkdir(parents=True)
         for family, fields in FAMILY.items():
-            model = GPT(GPTConfig(**SIZES, **fields), seed=1)
+            model = GPT(GPTConfig(**SIZES | fields), seed=1)
             folder = self.root / f"seed-{family}"
             huggingface.write_pretrained(folder, model)
             pytorch.write_state_dict(folder / "state.safetensors", model)

@@ -31,9 +31,11 @@ def test_what_both_read_is_the_same_model(case, tmp_path, measured):
     assert np.isfinite(logits).all() and logits.std() > 0.5
     if COMPILED:
         runtime = libnpgpt.Model.open(path)
-        in_blocks = any(type == "q8_0" for type in case.types())
-        error = np.abs(libnpgpt.Session(runtime).feed(ids, every=True) - logits).max()
-        measured(f"libnpgpt on a file{' in blocks' * in_blocks}", error, 0.1 if in_blocks else 1e-4)
+        error = libnpgpt.Session(runtime).feed(ids, every=True) - logits
+        if case.in_blocks():  # it rounds what a layer reads to integers, a part in a hundred or two
+            measured("libnpgpt on a file in blocks, of the deviation", error.std() / logits.std(), 0.05)
+        else:
+            measured("libnpgpt on a file", np.abs(error).max(), 1e-4)
         assert runtime.vocab_size == model.config.vocab_size
         for text in TEXTS if model.tokenizer else ():
             assert runtime.encode(text.encode()) == model.tokenizer.encode(text).tolist()
@@ -54,7 +56,7 @@ def test_what_both_refuse_is_named_alike(case, tmp_path):
 
 def test_every_rule_is_for_a_file_of_its_own():
     names = [case.name for case in (*READ, *REFUSED)]
-    assert len(set(names)) == len(names) > 80
+    assert len(set(names)) == len(names) > 200
 
 
 def test_a_text_ends_at_each_end_of_the_file(tmp_path):

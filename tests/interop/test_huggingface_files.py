@@ -230,7 +230,7 @@ def test_biases_that_should_not_be_are_refused(folder):
     [
         ({"model_type": "qwen2"}, "model_type must be one of gpt2, openai-gpt, gpt_neo, llama, got 'qwen2'"),
         ({"activation_function": "relu"}, "activation_function must be one of gelu.*, got 'relu'"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings must be True"),
+        ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
         ({"n_inner": 5}, r"n_inner must be 4 \* n_embd, got 5"),
         ({"n_layer": "two"}, "n_layer must be a number, got 'two'"),
         ({"n_layer": 10**9}, "1000000000 layers, but only 28 tensors"),

@@ -12,7 +12,7 @@ from npgpt.runtime import libnpgpt
 from npgpt.text.examples import add_roles
 from npgpt.text.load import load_tokenizer
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
-from tests.models import random_model
+from tests.models import LLAMA, random_model
 from tests.parity.test_llama_cpp import Llama
 
 torch = pytest.importorskip("torch")
@@ -96,6 +96,21 @@ def test_a_gguf_file(type, tokenizer, tmp_path, measured):
         assert runtime.encode(text.encode()) == tokenizer.encode(text).tolist()
     if type == "f32":
         same_ids(tokenizer, Llama(path).tokenize)
+
+
+@pytest.mark.parametrize("shape", ["tied", "untied", "rows of 32"])
+@pytest.mark.parametrize("type", TYPES)
+def test_a_gguf_file_of_llamas_shape(type, shape, tmp_path, measured):
+    """Its keys, and rows as its pairs turn, in Transformers; with 256 channels all matrices are in blocks."""
+    path, fields = tmp_path / "m.gguf", LLAMA | {"n_embd": 256, "n_head": 4, "n_kv_head": 2, "n_inner": 512}
+    fields |= {"tied": False, "head_size": 32} if shape == "untied" else {}
+    fields |= {"n_embd": 96, "n_inner": 160} if shape == "rows of 32" else {}
+    model = made(ByteTokenizer(), **fields)
+    write_gguf(path, model, model.tokenizer, type)
+    again = npgpt.load(path)
+    assert again.config == model.config
+    assert type != "f32" or np.array_equal(again.flat_params, model.flat_params)
+    compare(again, transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf"), measured)
 
 
 @pytest.mark.parametrize("family", ["gpt", "gpt-3"])

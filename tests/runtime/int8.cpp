@@ -20,26 +20,39 @@ static void need(bool holds, const char* what, const Kernels& kernels, Index N, 
     std::exit(1);
 }
 
-// Weights: every byte that there is, scales from 2^-14 to 2, with their values
-static std::vector<uint8_t> weights(WeightType type, Index N, Index K, std::vector<float>& values) {
-    std::vector<uint8_t> data(size_t(N * row_bytes(type, K)));
-    values.clear();
-    for (Index block = 0; block < N * K / 32; block++) {
-        const Index bytes = type == Q8_0 ? 34 : 18;
-        uint8_t* p = data.data() + block * bytes;
-        const uint16_t half = uint16_t((1 + random_bits() % 15) << 10 | (random_bits() & 1) << 15);
-        std::memcpy(p, &half, 2);
-        const float scale = std::ldexp(half >> 15 ? -1.0f : 1.0f, (half >> 10 & 31) - 15);
-        for (Index i = 2; i < bytes; i++) p[i] = uint8_t(random_bits());
-        for (Index i = 0; i < 32; i++)
-            values.push_back(scale * (type == Q8_0 ? int8_t(p[2 + i]) : (i < 16 ? p[2 + i] & 15 : p[i - 14] >> 4) - 8));
+// Where the float16 numbers of a block stand
+static std::vector<Index> halves(WeightType type) {
+    switch (type) {
+        case Q4_1:
+        case Q5_1:
+        case Q4_K:
+        case Q5_K: return {0, 2};
+        case Q2_K: return {80, 82};
+        case Q3_K: return {108};
+        case Q6_K: return {208};
+        default: return {0};
     }
+}
+
+// Weights: every byte that there is, scales from 2^-14 to 2. Their values: unpack_rows's, which test_programs.py holds to NumPy
+static std::vector<uint8_t> weights(const Kernels& kernels, WeightType type, Index N, Index K,
+                                    std::vector<float>& values) {
+    std::vector<uint8_t> data(size_t(N * row_bytes(type, K)));
+    const Index length = block_length(type), bytes = row_bytes(type, length);
+    for (uint8_t& byte : data) byte = uint8_t(random_bits());
+    for (Index block = 0; block < N * K / length; block++)
+        for (const Index at : halves(type)) {
+            const uint16_t half = uint16_t((1 + random_bits() % 15) << 10 | (random_bits() & 1) << 15);
+            std::memcpy(data.data() + block * bytes + at, &half, 2);
+        }
+    values.resize(size_t(N * K));
+    kernels.unpack_rows(values.data(), {data.data(), type, N, K}, 0, N, 0, K);
     return data;
 }
 
 static void check(const Kernels& kernels, const Kernels* twin, WeightType type, Index N, Index K, Index M) {
     std::vector<float> values, old, x(M * K), y(M * N), bias(N);
-    const std::vector<uint8_t> data = weights(type, N, K, values);
+    const std::vector<uint8_t> data = weights(kernels, type, N, K, values);
     const Matrix w{data.data(), type, N, K};
     for (float& v : x) v = uniform() * (random_bits() % 5 ? 1 : 30);
     for (float& v : y) v = uniform();
@@ -53,11 +66,16 @@ static void check(const Kernels& kernels, const Kernels* twin, WeightType type, 
             const Int8Block& block = blocks[size_t(k / 32 * M + m)];
             const float* from = x.data() + m * K + k;
             float most = 0;
-            int32_t sum = 0;
-            for (Index i = 0; i < 32; i++) most = std::fmax(most, std::fabs(from[i])), sum += block.q[i];
-            need(block.scale == most / 127 && block.minus_8_sums == -8 * sum, "a block's scale or sum", kernels, N, K, M);
+            int32_t sums[2] = {};
+            for (Index i = 0; i < 32; i++) most = std::fmax(most, std::fabs(from[i])), sums[i / 16] += block.q[i];
+            need(block.scale == most / 127, "a block's scale", kernels, N, K, M);
+            need(block.sums[0] == sums[0] && block.sums[1] == sums[1] &&
+                     block.sum == block.scale * float(sums[0] + sums[1]) &&
+                     block.minus_8_sums == -8 * (sums[0] + sums[1]),
+                 "a block's sums", kernels, N, K, M);
             for (Index i = 0; i < 32; i++)
-                need(block.q[i] == int8_t(std::nearbyint(from[i] * (most > 0 ? 127 / most : 0))), "rounding", kernels, N, K, M);
+                need(block.q[i] == int8_t(std::nearbyint(from[i] * (most > 0 ? 127 / most : 0))), "rounding", kernels,
+                     N, K, M);
         }
     kernels.matvec_int8(y.data(), N, blocks.data(), w, 0, N, M, true, bias.data());
     for (Index m = 0; m < M; m++)
@@ -84,7 +102,8 @@ static void check(const Kernels& kernels, const Kernels* twin, WeightType type, 
     if (twin) {
         std::memcpy(other.data(), old.data(), old.size() * 4);
         twin->matvec_int8(other.data(), N, blocks.data(), w, 0, N, M, true, bias.data());
-        need(!std::memcmp(other.data(), y.data(), y.size() * 4), "the same bits with and without VNNI", kernels, N, K, M);
+        need(!std::memcmp(other.data(), y.data(), y.size() * 4), "the same bits with and without VNNI", kernels, N, K,
+             M);
     }
     kernels.matvec_int8(other.data(), N, blocks.data(), w, 0, N, M, false, nullptr);  // what was there does not count
     for (size_t i = 0; i < y.size(); i++) y[i] = std::nanf("");
@@ -108,9 +127,12 @@ int main() {
     for (int i = 0; i < count; i++) {
         const Kernels* twin = std::strcmp(all[i]->name, "avx512vnni") ? nullptr : find_kernels("avx2");
         check_broken(*all[i]);
-        for (const WeightType type : {Q8_0, Q4_0}) {
+        for (int t = F32; t < COLUMNS; t++) {
+            const WeightType type = WeightType(t);
+            const Index length = block_length(type);
+            if (length == 1) continue;
             for (Index N = 1; N <= 35; N++)
-                for (const Index K : {32, 64, 96, 288})
+                for (const Index K : {length, 2 * length, 3 * length, 288 / length * length})
                     for (const Index M : {1, 2, 3, 8}) check(*all[i], twin, type, N, K, M);
             for (const Index M : {5, 31, 127, 128}) check(*all[i], twin, type, 50, 768, M);
         }

@@ -15,8 +15,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import npgpt  # noqa: E402
+from npgpt.engine.config import Rope  # noqa: E402
+from npgpt.interop import blocks  # noqa: E402
 from npgpt.interop.gguf import TYPES, write_gguf  # noqa: E402
 from npgpt.text.tokenizer import BPETokenizer  # noqa: E402
+from tests.gguf_files import llama_file  # noqa: E402
+from tests.models import LLAMA, random_model  # noqa: E402
 
 FLAGS = (
     "-g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread"
@@ -24,7 +28,7 @@ FLAGS = (
 
 
 def write_seeds(folder: Path) -> None:
-    """Small files of each type: without a tokenizer, with one, of the architecture npgpt."""
+    """Small files of each type and architecture, and with a tokenizer."""
     for type in TYPES:
         sizes = {"n_layer": 1, "n_head": 2, "n_embd": 32 if type.startswith("q") else 4, "block_size": 12}
         write_gguf(folder / f"ids-{type}", npgpt.GPT(npgpt.GPTConfig(vocab_size=5, **sizes)), None, type)
@@ -32,6 +36,15 @@ def write_seeds(folder: Path) -> None:
     model = npgpt.GPT(npgpt.GPTConfig(vocab_size=264, window=2, **sizes))
     for name, tokenizer in (("bpe", BPETokenizer.train([b"abc abd abe " * 9], 260)), ("own", None)):
         write_gguf(folder / name, model, tokenizer)
+    sizes = {"n_layer": 1, "n_head": 1, "head_size": 2, "n_inner": 2, "vocab_size": 5, "block_size": 12}
+    ropes = {"plain": Rope(), "linear": Rope(1e4, "linear", 2.0), "llama3": Rope(1e4, "llama3", 4.0)}
+    for name, rope in ropes.items():
+        file = llama_file(random_model(**LLAMA | sizes | {"rope": rope, "n_embd": 8, "bias": True}))
+        file.write(folder / f"llama-{name}")
+    words = "attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up", "token_embd"
+    for type, of in blocks.TYPES.items():
+        model = random_model(**LLAMA | sizes | {"n_embd": max(8, of.n), "tied": of.n == 256})
+        llama_file(model, **dict.fromkeys(words, type)).write(folder / f"llama-{type}")
 
 
 def main() -> int:

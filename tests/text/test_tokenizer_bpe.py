@@ -375,3 +375,34 @@ def test_what_the_flag_names(trained, tmp_path):
 def test_names_of_no_tokenizer_are_refused(name):
     with pytest.raises(ValueError, match=r"(must be .* at least 257|must be bytes, bpe:N or).*, got"):
         make_tokenizer(name, DOCUMENTS)
+
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}\u2581{% endfor %}"
+TEMPLATES = {
+    "a file": {"chat_template.jinja": TEMPLATE, "tokenizer_config.json": '{"chat_template": "other"}'},
+    "a key": {"tokenizer_config.json": json.dumps({"chat_template": TEMPLATE})},
+    "several": {
+        "tokenizer_config.json": json.dumps(
+            {"chat_template": [{"name": "tools", "template": "x"}, {"name": "default", "template": TEMPLATE}]}
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("where", TEMPLATES)
+def test_a_chat_template_travels_with_the_tokenizer(where, tmp_path):
+    BPETokenizer.train([b"um dois um dois"], 260).save(tmp_path, 64)
+    for name, text in TEMPLATES[where].items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    read = load_tokenizer(tmp_path)
+    assert read.vocabulary.chat_template == TEMPLATE
+    (tmp_path / "again").mkdir()
+    read.save(tmp_path / "again", 64)
+    assert load_tokenizer(tmp_path / "again").vocabulary.chat_template == TEMPLATE
+
+
+def test_a_chat_template_that_is_none_is_refused(tmp_path):
+    BPETokenizer.train([b"um dois um dois"], 260).save(tmp_path, 64)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": 7}')
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: chat_template must be .* got 7"):
+        load_tokenizer(tmp_path)
