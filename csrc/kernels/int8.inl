@@ -157,6 +157,7 @@ template <WeightType TYPE, int MOST, int OFFSET = 0, bool HAS_MINIMUM = false, b
 struct EightRows {
     static constexpr Index length = BLOCK_SIZES[TYPE].length, bytes = BLOCK_SIZES[TYPE].bytes;
     static constexpr bool MINIMUM = HAS_MINIMUM, HALVES = HAS_HALVES;
+    static constexpr int TOGETHER = 1;
     Bytes w[8];
     Vec scale[2], minimum[2];
 
@@ -329,12 +330,13 @@ NPGPT_INLINE Vec float_of_byte(Bytes word, Index at) {
 // times 32 of LOW's together, 32 of HIGH's.
 template <class Base, Index LOW, int BITS, Index HIGH = 0, int HIGH_BITS = 0, int ABREAST = 1>
 struct KWords : Base {
+    static constexpr int TOGETHER = 8 / BITS * ABREAST;  // parts that the same bytes of LOW hold
     Vec d, minus_dmin;
     Bytes scales[4], minima[4];  // a byte for each group
     Bytes low[8 * ABREAST], high[8];
 
     NPGPT_METHOD void numbers(const uint8_t* p, Index stride, Index j) {
-        constexpr int parts = 8 / BITS * ABREAST, high_parts = HIGH_BITS ? 8 / HIGH_BITS : 1;
+        constexpr int parts = TOGETHER, high_parts = HIGH_BITS ? 8 / HIGH_BITS : 1;
         if (j % parts == 0)
             for (int i = 0; i < ABREAST; i++)
                 eight_words(low + 8 * i, p + LOW + (j / parts * ABREAST + i) * 32, stride);
@@ -498,8 +500,8 @@ NPGPT_INLINE Vec add_products(const PlainWords& words, Vec sum, const Int8Block&
 
 #endif
 
-// sums (M,GROUP) = x times GROUP rows from w on; ROWS: M where it is 1, else 0
-template <int ROWS, class W>
+// sums (M,GROUP) = x times GROUP rows from w on; ROWS: M where it is 1, else 0. TOGETHER: parts whose shifts are constants
+template <int ROWS, int TOGETHER, class W>
 NPGPT_INLINE void group_sums(W& words, float* sums, const Int8Block* x, const uint8_t* w, Index stride, Index K,
                              Index M) {
     const Index rows = ROWS ? ROWS : M, parts = words.length / 32;
@@ -508,17 +510,19 @@ NPGPT_INLINE void group_sums(W& words, float* sums, const Int8Block* x, const ui
     // What lies 24 kB on, into L2 and in order: eight rows at once are no stream that the hardware would see.
     const uint8_t* soon = w + 24576;
     for (Index k = 0; k < K / words.length; k++, w += words.bytes)
-        for (Index j = 0; j < parts; j++, x += rows) {
-            for (Index ahead = 0; ahead < GROUP * words.bytes / parts; ahead += 64)
-                __builtin_prefetch(soon + ahead, 0, 2);
-            soon += GROUP * words.bytes / parts;
-            words.part(w, stride, j);
-            if (ROWS == 1)
-                one = add_products(words, one, x[0]);
-            else
-                for (Index m = 0; m < rows; m++)
-                    store(sums + m * GROUP, add_products(words, load(sums + m * GROUP), x[m]));
-        }
+        for (Index j = 0; j < parts; j += TOGETHER)
+#pragma GCC unroll 4
+            for (Index i = 0; i < TOGETHER; i++, x += rows) {
+                for (Index ahead = 0; ahead < GROUP * words.bytes / parts; ahead += 64)
+                    __builtin_prefetch(soon + ahead, 0, 2);
+                soon += GROUP * words.bytes / parts;
+                words.part(w, stride, j + i);
+                if (ROWS == 1)
+                    one = add_products(words, one, x[0]);
+                else
+                    for (Index m = 0; m < rows; m++)
+                        store(sums + m * GROUP, add_products(words, load(sums + m * GROUP), x[m]));
+            }
     if (ROWS == 1) store(sums, one);
 }
 
@@ -529,7 +533,7 @@ using GroupSums = void (*)(WeightType type, float* sums, const Int8Block* x, con
 template <class W, int ROWS = 0>
 static void sums_of(WeightType, float* sums, const Int8Block* x, const uint8_t* w, Index stride, Index K, Index M) {
     W words;
-    group_sums<ROWS>(words, sums, x, w, stride, K, M);
+    group_sums<ROWS, ROWS ? W::TOGETHER : 1>(words, sums, x, w, stride, K, M);
 }
 static GroupSums group_sums_of(WeightType type,
                                bool one) {  // one: of a single row of x, in code of its own where that pays
@@ -553,7 +557,7 @@ static GroupSums group_sums_of(WeightType type,
 static void plain_sums(WeightType type, float* sums, const Int8Block* x, const uint8_t* w, Index stride, Index K,
                        Index M) {
     PlainWords words(block_type(type));
-    group_sums<0>(words, sums, x, w, stride, K, M);
+    group_sums<0, 1>(words, sums, x, w, stride, K, M);
 }
 static GroupSums group_sums_of(WeightType, bool) { return plain_sums; }
 #endif
