@@ -19,6 +19,7 @@ from npgpt.engine.finite import check_tensor, is_finite
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.blocks import TYPES as BLOCK_TYPES
+from npgpt.interop.gguf_tokenizer import OWN_KEYS as TOKENIZER_KEYS
 from npgpt.interop.gguf_tokenizer import tokenizer_from, tokenizer_values
 from npgpt.interop.gguf_values import value_of
 from npgpt.interop.layout import Pretrained, StoredTensor, TensorSpec, config_of, read_weights, tensor_specs
@@ -190,6 +191,8 @@ def _value(value: Any) -> bytes:
         return struct.pack("<I", 8) + _string(value)
     if not value or isinstance(value[0], str):  # the merges of bytes are none
         return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
+    if isinstance(value[0], float):
+        return struct.pack(f"<IIQ{len(value)}f", 9, 6, len(value), *value)
     return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
 
 
@@ -233,7 +236,7 @@ def read_gguf(path: PathLike) -> Pretrained:
 def _check_keys(values: Fields, arch: str, where: str) -> None:
     """Raise ValueError for a key of the architecture that is not known, or of another type."""
     known = {f"{arch}.{name}": kind for name, kind in KEYS.items()}
-    known |= {"npgpt.bias": bool, "npgpt.normalizer": str}
+    known |= {"npgpt.bias": bool} | TOKENIZER_KEYS
     known |= {f"{OWN}.{name}": kind for name, kind in OWN_KEYS.items()} if arch == OWN else {}
     for key in values:
         if key in known:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 import npgpt  # noqa: E402
 from npgpt.interop.gguf import TYPES, write_gguf  # noqa: E402
 from npgpt.text.tokenizer import BPETokenizer  # noqa: E402
+from tests.fuzz.targets import llama_tokenizers  # noqa: E402
 
 FLAGS = (
     "-g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread"
@@ -32,6 +33,8 @@ def write_seeds(folder: Path) -> None:
     model = npgpt.GPT(npgpt.GPTConfig(vocab_size=264, window=2, **sizes))
     for name, tokenizer in (("bpe", BPETokenizer.train([b"abc abd abe " * 9], 260)), ("own", None)):
         write_gguf(folder / name, model, tokenizer)
+    for n, tokenizer in enumerate(llama_tokenizers()):
+        write_gguf(folder / f"llama-{n}", npgpt.GPT(npgpt.GPTConfig(vocab_size=12, **sizes)), tokenizer)
 
 
 def main() -> int:
