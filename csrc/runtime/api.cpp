@@ -62,8 +62,12 @@ npgpt_finish generate(Session& session, const char* prompt, size_t length, const
     const int32_t end = vocabulary->end_of_text();
     if (how.ignore_eos) sampling.banned = end;
     check_sampling(sampling, vocabulary->size());
-    std::vector<int32_t> ids = vocabulary->encode(prompt, length);
-    if (ids.empty() && !session.has_logits) ids.push_back(end);  // where a document begins
+    const bool begins = !session.has_logits;
+    std::vector<int32_t> ids = vocabulary->encode(prompt, length, begins);
+    if (begins && vocabulary->begin_of_text() >= 0)
+        ids.insert(ids.begin(), vocabulary->begin_of_text());
+    else if (begins && ids.empty())
+        ids.push_back(end);  // where a document begins
     if (!ids.empty()) session.feed(ids.data(), ids.size(), nullptr);
 
     Stream stream(std::move(stops));
@@ -158,6 +162,10 @@ int npgpt_has_tokenizer(const npgpt_model* model) { return model->model->vocabul
 
 int32_t npgpt_end_of_text(const npgpt_model* model) {
     return model->model->vocabulary ? model->model->vocabulary->end_of_text() : -1;
+}
+
+int32_t npgpt_begin_of_text(const npgpt_model* model) {
+    return model->model->vocabulary ? model->model->vocabulary->begin_of_text() : -1;
 }
 
 npgpt_status npgpt_encode(const npgpt_model* model, const char* text, size_t length, int32_t* ids, size_t room,

@@ -217,7 +217,9 @@ def fit_tokenizer(
         names = ", ".join(f"{name!r} ({i})" for name, i in left_out.items())
         warnings.warn(f"{where}: the model has {rows} rows and none for {names}: left out", stacklevel=3)
         tokens, special = ({n: i for n, i in table.items() if i < rows} for table in (v.tokens, v.special))
-        tokenizer = tokenizer_of(replace(v, tokens=tokens, special=special))
+        flags = {name: of for name, of in v.flags.items() if name in tokens}
+        pieces = v.pieces and v.pieces.of_size(len(tokens))
+        tokenizer = tokenizer_of(replace(v, tokens=tokens, special=special, flags=flags, pieces=pieces))
     ours = settings.get("npgpt")
     if isinstance(ours, dict) and ours.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")

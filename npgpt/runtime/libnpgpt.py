@@ -168,8 +168,8 @@ class Model:
         """Return the ids of `data` by the tokenizer of the GGUF file."""
         ffi, lib = library()
         error, count = ffi.new("npgpt_error *"), ffi.new("size_t *")
-        ids = ffi.new("int32_t[]", len(data) or 1)
-        _check(lib.npgpt_encode(self.handle, data, len(data), ids, len(data), count, error), error)
+        ids = ffi.new("int32_t[]", len(data) + 1)
+        _check(lib.npgpt_encode(self.handle, data, len(data), ids, len(ids), count, error), error)
         return list(ids[0 : count[0]])
 
     def token_bytes(self, id: int) -> bytes:

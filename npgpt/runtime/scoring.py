@@ -14,7 +14,7 @@ from npgpt.engine.model import GPT
 from npgpt.engine.types import Floats, Text
 from npgpt.runtime.sampling import log_softmax, prompt_ids
 from npgpt.text import examples
-from npgpt.text.tokenizer import Tokenizer
+from npgpt.text.tokenizer import Place, Tokenizer
 
 ROWS = 32  # windows that are computed together
 Texts: TypeAlias = str | bytes | Iterable[str | bytes]  # one, or several
@@ -31,10 +31,12 @@ def score(model: GPT, tokenizer: Tokenizer | None, prompt: Text | ArrayLike, com
     """
 
     def ids(text: Any) -> list[int]:
-        return prompt_ids(text, tokenizer, model.config.vocab_size, begin=False)
+        return prompt_ids(text, tokenizer, model.config.vocab_size, place)
 
     if completions is None:
         prompt, completions = "", prompt
+    is_empty = isinstance(prompt, (str, bytes)) and not prompt
+    place = Place.BEGIN if is_empty else Place.INSIDE
     before = prompt_ids(prompt, tokenizer, model.config.vocab_size)
     if isinstance(completions, list) and not all(isinstance(c, (int, np.integer)) for c in completions):
         return log_probabilities(model, [(before, ids(completion)) for completion in completions])
@@ -74,7 +76,8 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
     if tokenizer is None:
         raise ValueError("classify: the model must have a tokenizer")
     end = [examples.end_token(tokenizer)]
-    after = [[*tokenizer.encode(label).tolist(), *end] for label in names]
+    place = Place.SEGMENT if examples.has_roles(tokenizer) else Place.INSIDE
+    after = [[*tokenizer.encode(label, place=place).tolist(), *end] for label in names]
     max_prompt = max(1, model.config.block_size + 1 - max(map(len, after)))
     pairs = []
     for one in [text] if isinstance(text, (str, bytes)) else text:
@@ -82,7 +85,7 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
             before = examples.encode_chat(tokenizer, [{"role": "user", "content": one}])
         else:
             line = one + "\n" if isinstance(one, str) else one + b"\n"
-            before = tokenizer.encode(line).tolist()
+            before = tokenizer.encode_prompt(line).tolist()
         pairs += [(before[-max_prompt:], label) for label in after]
     scores = np.array(log_probabilities(model, pairs)).reshape(-1, len(names))
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
 from npgpt.text import kinds
-from npgpt.text.tokenizer import BPETokenizer, Tokenizer
+from npgpt.text.load import tokenizer_of
+from npgpt.text.tokenizer import Place, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TEXT, END_OF_TURN, ROLES
 
 FORMS = {
@@ -91,8 +92,17 @@ def add_roles(tokenizer: Tokenizer) -> Tokenizer:
     ids = {token: len(vocabulary.tokens) + n for n, token in enumerate(new)}
     special = vocabulary.special | {token: (vocabulary.tokens | ids)[token] for token in CHAT_TOKENS}
     tokens = vocabulary.tokens | ids
-    with_roles = replace(vocabulary, tokens=tokens, special=special, end_of_text=END_OF_TURN)
-    return BPETokenizer(replace(with_roles, chat_template=None))
+    return tokenizer_of(
+        replace(
+            vocabulary,
+            tokens=tokens,
+            special=special,
+            flags={name: flags for name, flags in vocabulary.flags.items() if name not in special},
+            end_of_text=END_OF_TURN,
+            chat_template=None,
+            pieces=vocabulary.pieces and vocabulary.pieces.of_size(len(tokens)),
+        )
+    )
 
 
 def end_token(tokenizer: Tokenizer) -> int:
@@ -123,7 +133,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Iterable[Fields], reply: bool = 
 def _turn(tokenizer: Tokenizer, role: str, text: str) -> list[int]:
     return [
         tokenizer.vocabulary.special[f"<|{role}|>"],
-        *tokenizer.encode(text).tolist(),
+        *tokenizer.encode(text, place=Place.SEGMENT).tolist(),
         end_token(tokenizer),
     ]
 
@@ -132,8 +142,9 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
     """Return the ids (n,) int32 of an example and their loss mask (n,) bool."""
     if example.form == "prompt":
         (_, prompt), (_, completion) = example.turns
-        before = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
-        segments = [(before, 0), ([*tokenizer.encode(completion).tolist(), tokenizer.end_of_text], 1)]
+        before = tokenizer.encode_prompt(prompt).tolist() or [tokenizer.end_of_text]
+        after = tokenizer.encode(completion, place=Place.INSIDE if prompt else Place.BEGIN).tolist()
+        segments = [(before, 0), ([*after, tokenizer.end_of_text], 1)]
     else:
         segments = []
         for role, text in example.turns:

@@ -75,7 +75,7 @@ static void check_kernels(void) {
 static void check_text(void) {
     int32_t ids[8] = {0};
     size_t count = 0;
-    CHECK(npgpt_has_tokenizer(model) && npgpt_end_of_text(model) == 256);
+    CHECK(npgpt_has_tokenizer(model) && npgpt_end_of_text(model) == 256 && npgpt_begin_of_text(model) == -1);
     CHECK(!npgpt_encode(model, "a\xC3\xA9", 3, ids, 8, &count, &error) && count == 3 && ids[0] == 'a' && ids[2] == 0xA9);
     CHECK(!npgpt_encode(model, "abc", 3, ids, 1, &count, &error) && count == 3);
     CHECK(!npgpt_encode(model, NULL, 0, NULL, 0, &count, &error) && count == 0);
