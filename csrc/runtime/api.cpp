@@ -201,6 +201,14 @@ npgpt_status npgpt_session_new(npgpt_model* model, int32_t context, npgpt_sessio
 void npgpt_session_free(npgpt_session* session) { delete session; }
 void npgpt_session_reset(npgpt_session* session) { session->reset(); }
 void npgpt_session_forget(npgpt_session* session) { session->forget(); }
+
+npgpt_status npgpt_session_rewind(npgpt_session* session, size_t count, npgpt_error* error) {
+    return guard(error, [&] {
+        need("rewind", "session", session);
+        session->rewind(count);
+    });
+}
+
 int32_t npgpt_session_length(const npgpt_session* session) { return int32_t(session->length); }
 void npgpt_session_slide(npgpt_session* session, int slide) { session->slide = slide != 0; }
 void npgpt_session_speculate(npgpt_session* session, int speculate) { session->speculate = speculate != 0; }

@@ -146,6 +146,10 @@ NPGPT_API int32_t npgpt_session_length(const npgpt_session *session); /* tokens 
 /* Empties the cache to read a text anew, of one that goes on: what was seen and drawn still counts. */
 NPGPT_API void npgpt_session_forget(npgpt_session *session);
 
+/* Goes back to the first count tokens in the cache, as if these alone had been fed and nothing drawn. What is fed next follows
+ * them. */
+NPGPT_API npgpt_status npgpt_session_rewind(npgpt_session *session, size_t count, npgpt_error *error);
+
 /* At the end of the context: 1 (the default) forgets the older half and reads the rest again; 0 fails with NPGPT_FULL. */
 NPGPT_API void npgpt_session_slide(npgpt_session *session, int slide);
 

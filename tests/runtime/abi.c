@@ -126,6 +126,9 @@ static void check_sessions(void) {
     CHECK(npgpt_session_length(one) == 0 && npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT);
     CHECK(npgpt_feed_hidden(one, ids, 4, NULL, &error) == NPGPT_BAD_ARGUMENT);
     CHECK(!npgpt_feed_hidden(one, ids, 4, logits, &error) && npgpt_session_length(one) == 4);
+    CHECK(npgpt_session_rewind(one, 5, &error) == NPGPT_BAD_ARGUMENT && npgpt_session_length(one) == 4);
+    CHECK(!npgpt_session_rewind(one, 2, &error) && npgpt_session_length(one) == 2 && !npgpt_logits(one));
+    CHECK(npgpt_session_rewind(NULL, 0, &error) == NPGPT_BAD_ARGUMENT && !npgpt_feed(one, ids, 1, NULL, &error));
     sampling.temperature = -1;
     CHECK(npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "temperature"));
 
