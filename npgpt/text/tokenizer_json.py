@@ -244,7 +244,8 @@ def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length:
     if v.words:
         config["unk_token"] = UNKNOWN
     else:
-        named = dict.fromkeys(("bos_token", "eos_token", "unk_token"), v.end_of_text) | v.names
+        named = {key: name for key, name in v.names.items() if name in v.special}
+        named = dict.fromkeys(("bos_token", "eos_token", "unk_token"), v.end_of_text) | named
         config |= named | {"eos_token": v.end_of_text, "add_prefix_space": False}
     if v.unknown:
         config["unk_token"] = v.unknown

