@@ -203,7 +203,7 @@ class _Cursor:
 
     def _strings(self, count: int) -> list[str]:
         """Return that many strings: a vocabulary has a hundred thousand."""
-        view, end, found = memoryview(self.data), len(self.data), []
+        view, end, found = self.data.data, len(self.data), []
         for _ in range(count):
             begin = self.at + 8
             stop = begin + int.from_bytes(view[self.at : begin], "little")
