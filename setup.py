@@ -38,7 +38,7 @@ FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 # smaller. Sections: a program keeps what it uses.
 LIBRARY_FLAGS = ["-O2", "-ffunction-sections", "-fdata-sections"]
 # What opens files and checks arguments runs once: small, not fast.
-OPENING = re.compile("csrc/runtime/(api|gguf|model|stream|vocabulary)")
+OPENING = re.compile("csrc/(runtime/(api|gguf|model|stream|vocabulary)|text/spm)")
 INFERENCE_FLAGS = [
     "-DNPGPT_INFERENCE",
     "-Wno-unused-function",

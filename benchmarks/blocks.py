@@ -245,6 +245,23 @@ def vocabulary(page):
     return table(heads, rows) + provenance(page, *records)
 
 
+def shapes(page):
+    """A table for each text that was measured; nothing before that."""
+    t, lines = page.t, []
+    for path in sorted(page.results.glob("shapes-*.json")):
+        r = page.load(path.stem)
+        how = f"{r['megabytes']:.1f}", f"{r['minutes']:g}", r["seeds"]
+        lines += [t("{}, {} MB, {} minutes each, {} seeds:", r["text"], *how), ""]
+        heads = [t("engine"), t("parameters"), t("steps"), t("bits per byte"), t("seeds apart")]
+        rows = [
+            [row["engine"], f"{row['parameters']:,}", f"{row['steps']:,.0f}",
+             f"{row['bits_per_byte']:.3f}", f"{row['apart']:.3f}"]
+            for row in r["rows"]
+        ]  # fmt: skip
+        lines += [*table(heads, rows), *provenance(page, r), ""]
+    return lines[:-1]
+
+
 def tune(page):
     r, t = page.load("tune"), page.t
     heads = [t("text"), t("default"), t("tuned"), t("minutes each"), t("settings found")]
@@ -347,7 +364,7 @@ def chosen(rows, key, value):
 KINDS = {
     "headline": headline, "compare": compare, "products": products, "nanogpt": nanogpt,
     "tokenizers": tokenizers, "decode": decode, "load": load, "bands": bands, "perplexity": perplexity,
-    "vocabulary": vocabulary, "tune": tune, "tasks": tasks, "scaling": scaling,
+    "vocabulary": vocabulary, "shapes": shapes, "tune": tune, "tasks": tasks, "scaling": scaling,
     "scaling-nodes": scaling_nodes, "build": build, "output": output,
     "first-hour": first_hour,
 }  # fmt: skip

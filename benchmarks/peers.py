@@ -21,13 +21,11 @@ LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1
 
 def npgpt_step(case, choice="auto"):
     from npgpt.engine import kernels
-    from npgpt.engine.config import GPTConfig
     from npgpt.engine.model import GPT
     from npgpt.engine.optim import AdamW
 
     kernels._choose(choice)
-    config = GPTConfig(case.n_layer, case.n_head, case.n_embd, case.block_size, case.vocab_size)
-    model = GPT(config)
+    model = GPT(case.config)
     optimizer = AdamW(model, lr=LR, betas=BETAS, weight_decay=DECAY)
 
     def step(x, y):
@@ -39,14 +37,12 @@ def npgpt_step(case, choice="auto"):
     return step
 
 
-def torch_step(case, compiled=False, fused=False):
-    """GPT-2 as a PyTorch user writes it: fused attention, tied head, decay on matrices only."""
+def torch_gpt2(case):
+    """GPT-2 as a PyTorch user writes it: fused attention, tied head."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
-    torch.manual_seed(0)
-    torch.set_num_threads(2)
     C, H = case.n_embd, case.n_head
 
     class Block(nn.Module):
@@ -78,7 +74,65 @@ def torch_step(case, compiled=False, fused=False):
             logits = self.ln_f(h) @ self.wte.weight.T
             return F.cross_entropy(logits.view(-1, case.vocab_size), y.view(-1))
 
-    model = GPT2()
+    return GPT2()
+
+
+def torch_llama(case):
+    """Llama's shape as a PyTorch user writes it: fused attention and norms, tied head."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    config = case.config
+    C, D, inner, eps = case.n_embd, config.D, config.F, config.layer_norm_epsilon
+    sizes = [config.n_head * D, config.K * D, config.K * D]
+    angles = torch.from_numpy(config.rope.angles(case.time, D, np.float32))
+    cos, sin = angles.cos(), angles.sin()
+
+    def rotated(x):
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ln_1, self.ln_2 = nn.RMSNorm(C, eps), nn.RMSNorm(C, eps)
+            self.c_attn, self.attn_proj = nn.Linear(C, sum(sizes), False), nn.Linear(sizes[0], C, False)
+            self.c_fc, self.mlp_proj = nn.Linear(C, 2 * inner, False), nn.Linear(inner, C, False)
+
+        def forward(self, x):
+            B, T, _ = x.shape
+            parts = self.c_attn(self.ln_1(x)).split(sizes, -1)
+            q, k, v = (part.view(B, T, -1, D).transpose(1, 2) for part in parts)
+            out = F.scaled_dot_product_attention(rotated(q), rotated(k), v, is_causal=True, enable_gqa=True)
+            x = x + self.attn_proj(out.transpose(1, 2).reshape(B, T, -1))
+            gate, up = self.c_fc(self.ln_2(x)).chunk(2, -1)
+            return x + self.mlp_proj(F.silu(gate) * up)
+
+    class Llama(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.ln_f = nn.Embedding(case.vocab_size, C), nn.RMSNorm(C, eps)
+            self.blocks = nn.ModuleList(Block() for _ in range(case.n_layer))
+            nn.init.normal_(self.wte.weight, std=0.02)
+
+        def forward(self, x, y):
+            h = self.wte(x)
+            for block in self.blocks:
+                h = block(h)
+            logits = self.ln_f(h) @ self.wte.weight.T
+            return F.cross_entropy(logits.view(-1, case.vocab_size), y.view(-1))
+
+    return Llama()
+
+
+def torch_step(case, compiled=False, fused=False):
+    """A training step as PyTorch's users take it; decay on matrices only."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    model = (torch_llama if case.engine == "llama" else torch_gpt2)(case)
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": DECAY},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},

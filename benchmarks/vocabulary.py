@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+import npgpt
 from benchmarks import record
 
 TOKENIZERS = ["bytes", "bpe:512", "bpe:1024", "bpe:2048", "bpe:4096", "bpe:8192"]
@@ -29,19 +30,7 @@ def main():
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     record.add_flags(parser)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        known, held_out = cut(args.text, Path(folder))
-        runs = {tokenizer: [] for tokenizer in args.tokenizer}
-        for seed in range(args.seeds):
-            for tokenizer, results in runs.items():
-                out = Path(folder) / f"run-{seed}-{tokenizer.replace(':', '-')}"
-                flags = ["--minutes", str(args.minutes), "--tokenizer", tokenizer, "--seed", str(seed)]
-                trained = run_command("train", *known, *flags, "--out", str(out))
-                measured = run_command("evaluate", str(out), *held_out)
-                results.append({"steps": trained["steps"], **measured})
-                print(
-                    f"{tokenizer}, seed {seed}: {measured['bits_per_byte']:.4f}", file=sys.stderr, flush=True
-                )
+    runs = measure(args, "tokenizer", args.tokenizer)
     rows = {}
     print(f"{args.minutes:g} minutes each\n{'':10}{'bits per byte':>14}{'bytes per token':>17}{'steps':>8}")
     for tokenizer, results in runs.items():
@@ -51,12 +40,37 @@ def main():
             "steps": median(result["steps"] for result in results),
         }
         print(f"{tokenizer:10}{row['bits_per_byte']:14.4f}{row['bytes_per_token']:17.2f}{row['steps']:8.0f}")
-    name = args.text[0].resolve().parent.name
-    size = sum(path.stat().st_size for path in args.text) / 1e6
-    how = {"text": name, "megabytes": size, "minutes": args.minutes, "seeds": args.seeds}
-    record.save(args, f"vocabulary-{name}", rows, **how)
+    how = conditions(args)
+    record.save(args, f"vocabulary-{how['text']}", rows, **how)
     if args.json:
         print(json.dumps({"minutes": args.minutes, "seeds": args.seeds, "rows": rows}))
+
+
+def conditions(args) -> dict:
+    """What a record says of the text and the training."""
+    size = sum(path.stat().st_size for path in args.text) / 1e6
+    name = args.text[0].resolve().parent.name
+    return {"text": name, "megabytes": size, "minutes": args.minutes, "seeds": args.seeds}
+
+
+def measure(args, flag: str, values) -> dict:
+    """{value: what each seed's run measured} of trainings that differ by one flag, which take turns."""
+    runs = {value: [] for value in values}
+    with tempfile.TemporaryDirectory() as folder:
+        known, held_out = cut(args.text, Path(folder))
+        for seed in range(args.seeds):
+            for value, results in runs.items():
+                out = Path(folder) / f"run-{seed}-{value.replace(':', '-')}"
+                flags = ["--minutes", str(args.minutes), f"--{flag}", value, "--seed", str(seed)]
+                trained = run_command("train", *known, *flags, "--out", str(out))
+                measured = run_command("evaluate", str(out), *held_out)
+                results.append({"steps": trained["steps"], "parameters": parameters_of(out), **measured})
+                print(f"{value}, seed {seed}: {measured['bits_per_byte']:.4f}", file=sys.stderr, flush=True)
+    return runs
+
+
+def parameters_of(run) -> int:
+    return npgpt.load(run).model.num_params
 
 
 def cut(paths, folder: Path):

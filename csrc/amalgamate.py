@@ -50,9 +50,8 @@ def unit(path: Path, once: set) -> str:
     text = inline((HERE / "kernels/kernels.h").resolve(), once) + inline(path.resolve(), once)
     if not path.name.startswith("isa_"):
         return text
-    text += "".join(
-        f"#undef NPGPT_{name}\n" for name in ("ISA", "ISA_NAME", "VLEN", "INLINE", "METHOD", "VNNI")
-    )
+    defined = ("ISA", "ISA_NAME", "VLEN", "INLINE", "METHOD", "VNNI")
+    text += "".join(f"#undef NPGPT_{name}\n" for name in defined)
     target = TARGETS.get(path.stem.removeprefix("isa_"))
     if not target:
         return text

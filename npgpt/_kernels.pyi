@@ -5,6 +5,8 @@ The ops have the signatures of their references, and take float32 alone.
 
 from collections.abc import Sequence
 
+from numpy.typing import ArrayLike
+
 from npgpt.engine.ops import adamw_step as adamw_step
 from npgpt.engine.ops import attention_backward as attention_backward
 from npgpt.engine.ops import attention_forward as attention_forward
@@ -48,10 +50,23 @@ class Bpe:
         merges: Integers,
         tokens: Sequence[bytes],
         split: str = "gpt-2",
-        whole_pieces: bool = False,
+        whole_pieces: ArrayLike = (),
     ) -> None: ...
     def encode(self, text: Buffer) -> Integers: ...
     def decode(self, ids: Integers) -> bytes: ...
+
+class Spm:
+    def __init__(
+        self,
+        symbols: Sequence[bytes],
+        n_tokens: int,
+        merges: Integers,
+        byte_ids: Integers,
+        unknown: int = 0xFFFFFFFF,
+        fuse: bool = True,
+        words: bool = False,
+    ) -> None: ...
+    def encode(self, text: Buffer, prefix: bool = False) -> Integers: ...
 
 class PieceCounts:
     def __init__(self) -> None: ...

@@ -10,6 +10,7 @@ import numpy as np
 from npgpt.engine.config import Rope
 from npgpt.engine.model import GPT
 from npgpt.interop.blocks import TYPES
+from npgpt.interop.gguf_tokenizer import PRES
 from npgpt.interop.quantise import quantise
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS
 
@@ -223,6 +224,8 @@ def token(name: str, type: int, rows: int = 1) -> Callable[[File], None]:
         names, types = file.values["tokenizer.ggml.tokens"], file.values["tokenizer.ggml.token_type"]
         names += [name if rows == 1 else f"{name}{i}" for i in range(rows)]
         types += [type] * rows
+        if SCORES in file.values:
+            file.values[SCORES] += [0.0] * rows
         w = file.tensors["token_embd.weight"]
         file.tensors["token_embd.weight"] = np.concatenate([w, w[:rows]])
 
@@ -312,13 +315,80 @@ def llama(name: str, edit: Callable[[File], object], refused: str = "", **more: 
     return Case(f"llama, {name}", edit, refused, arch="llama", **{"llama": not refused} | more)
 
 
+WORD, BOS, SCORES = "\u2581", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.scores"
+PIECES = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    WORD,
+    *"abcde1é",
+    f"{WORD}a",
+    "ab",
+    f"{WORD}ab",
+    "bc",
+    "abc",
+    "\u65e5x",
+    f"{WORD * 2}",
+]
+PIECES += ["aa", "aaa", "aaaa", "x"]
+OWN_MERGES = {"npgpt.merges": ["b c", "a bc", f"{WORD} a", "a a"], "npgpt.fuse_unknown": False, SCORES: None}
+
+
+def sentencepiece(bytes: bool = True, **flags: bool) -> Callable[[File], None]:
+    """Return an edit to a tokenizer of SentencePiece's kind, of 300 tokens."""
+
+    def edit(file: File) -> None:
+        names = [*PIECES, *([f"<0x{byte:02X}>" for byte in range(256)] * bytes)]
+        special = [UNKNOWN, CONTROL, CONTROL]
+        types = special + [NORMAL] * (len(PIECES) - 3) + [BYTE] * (len(names) - len(PIECES))
+        file.values |= {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": names,
+            "tokenizer.ggml.token_type": types,
+            SCORES: [-float(i) for i in range(len(names))],
+            "tokenizer.ggml.bos_token_id": 1,
+            "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.ggml.unknown_token_id": 0,
+            **{f"tokenizer.ggml.{key}": value for key, value in flags.items()},
+        }
+        for key in ("pre", "merges"):
+            del file.values[f"tokenizer.ggml.{key}"]
+        w = file.tensors["token_embd.weight"]
+        file.tensors["token_embd.weight"] = np.concatenate([w, w])[: len(names)]
+
+    return edit
+
+
+def scores(make: Callable[[list[str]], list[Any]]) -> Callable[[File], None]:
+    """Return an edit of the scores, which `make` makes of the tokens."""
+    return lambda file: file.values.update({SCORES: make(file.values["tokenizer.ggml.tokens"])})
+
+
+def typed_token(name: str, type: int) -> Callable[[File], None]:
+    """Return an edit of the type of a token."""
+
+    def edit(file: File) -> None:
+        at = file.values["tokenizer.ggml.tokens"].index(name)
+        file.values["tokenizer.ggml.token_type"][at] = type
+
+    return edit
+
+
+def without_bytes(file: File) -> None:
+    """Leave out the tokens of two bytes: their names are another's."""
+    names = file.values["tokenizer.ggml.tokens"]
+    for byte in (ord("Z"), 0xF5):
+        at = names.index(BYTE_CHARACTERS[byte])
+        names[at], file.values["tokenizer.ggml.token_type"][at] = f"<{byte}>", CONTROL
+
+
 MATRICES = "token_embd", "attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"
 NEUTRAL = {"gpt2.attention.head_count_kv": H, "gpt2.attention.key_length": C // H}
 NEUTRAL |= {"gpt2.attention.value_length": C // H, "gpt2.attention.causal": True, "gpt2.expert_count": 0}
 NEUTRAL |= {"gpt2.vocab_size": 258, "gpt2.embedding_length_out": C}
 FOREIGN = {"general.name": "x", "quantize.imatrix.file": "y", "bert.block_count": 7, "gpt3.x": 1}
 FOREIGN |= {"tokenizer.ggml.padding_token_id": 3, "tokenizer.chat_template": "{{ 1 }}"}
-ADDED = [f"add_{name}" for name in ("bos_token", "eos_token", "sep_token", "space_prefix")]
+ADDED = [f"add_{name}" for name in ("eos_token", "sep_token", "space_prefix")]
 ADDED += ["remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents"]
 ADDED = [f"tokenizer.ggml.{name}" for name in ADDED]
 TYPES_OF = "tokenizer.ggml.token_type"
@@ -358,6 +428,23 @@ READ_GPT2 = [
     Case("alignment of 64", keys({"general.alignment": 64}), llama=True),
     Case("no types of tokens", keys({TYPES_OF: None})),
     Case("no pre", keys({"tokenizer.ggml.pre": None})),  # llama.cpp has another split for it
+    *(Case(f"the split of {name}", keys({"tokenizer.ggml.pre": name, BOS: False}), llama=True)
+      for name in PRES if name != "gpt-2"),
+    Case("a beginning", keys({BOS: True}), llama=True),
+    Case("a beginning by the split", keys({"tokenizer.ggml.pre": "llama-bpe"}), llama=True),
+    Case("bytes without tokens", without_bytes, llama=True),
+    Case("a user's token", token("<x>", USER_DEFINED), llama=True),
+    Case("a user's token of blanks", token("  ", USER_DEFINED), llama=True),
+    Case("sentencepiece", sentencepiece(), llama=True),
+    Case("sentencepiece, no prefix", sentencepiece(add_space_prefix=False, add_bos_token=False), llama=True),
+    Case("sentencepiece, no bytes", sentencepiece(bytes=False)),
+    Case("sentencepiece, a user's token", both(sentencepiece(), token("<x>", USER_DEFINED)), llama=True),
+    Case("sentencepiece, equal scores",
+         both(sentencepiece(), scores(lambda names: [-1.0 - (len(n) > 1) for n in names])), llama=True),
+    *(Case(f"sentencepiece, {how}", both(sentencepiece(), keys({"npgpt.space_prefix": how})))
+      for how in ("first", "always")),
+    Case("sentencepiece, merges", both(sentencepiece(), keys(OWN_MERGES))),
+    Case("sentencepiece, words", both(sentencepiece(), keys(OWN_MERGES | {"npgpt.words": True}))),
     Case("an unknown token", token("<unk>", UNKNOWN), llama=True),
     Case("a control token", token("<|im_start|>", CONTROL), llama=True),
     Case("padding", token("[PAD]", UNUSED, rows=3), llama=True),
@@ -450,9 +537,11 @@ REFUSED_GPT2 = [
     Case("rows for fewer tokens", tensor("token_embd.weight", lambda t: t["token_embd.weight"][1:]),
          "token_embd.weight must"),
     *(Case(f"{key[15:]}", keys({key: True}), f"{key} must be false") for key in ADDED),
-    Case("add_bos_token as a number", keys({ADDED[0]: 0}), ADDED[0]),
+    Case("add_bos_token as a number", keys({BOS: 0}), BOS),
+    Case("a beginning that is none", keys({BOS: True, "tokenizer.ggml.bos_token_id": 999}), "bos_token_id"),
+    Case("a beginning without a token",
+         keys({BOS: True, "tokenizer.ggml.bos_token_id": None}), "bos_token_id"),
     Case("suppressed tokens", keys({"tokenizer.ggml.suppress_tokens": [3]}), "ggml.suppress_tokens"),
-    Case("a user's token", token("<x>", USER_DEFINED), f"{TYPES_OF} of '?<x>'? .*got 4"),
     Case("a token of a byte", token("<0x0A>", BYTE), f"{TYPES_OF} of '?<0x0A>'? .*got 6"),
     Case("a token of no type", token("<y>", 0), f"{TYPES_OF} of '?<y>'? .*got 0"),
     Case("padding inside", both(token("[PAD]", UNUSED), token("<z>", CONTROL)), f"{TYPES_OF} of .*got 5"),
@@ -471,8 +560,35 @@ REFUSED_GPT2 = [
     Case("too few types", keys({TYPES_OF: [1, 1]}), TYPES_OF),
     Case("types that are fractions", keys({TYPES_OF: As("f32", [1.0] * 258)}), TYPES_OF),
     Case("no tokens", keys({"tokenizer.ggml.tokens": None}), "tokenizer.ggml.tokens"),
-    Case("another split", keys({"tokenizer.ggml.pre": "llama-bpe"}), "pre gpt-2"),
-    Case("another tokenizer", keys({"tokenizer.ggml.model": "llama"}), "tokenizer.ggml.model"),
+    Case("another split",
+         keys({"tokenizer.ggml.pre": "tekken"}), "tokenizer.ggml.pre must be .*got '?tekken"),
+    Case("llama.cpp's own split",
+         keys({"tokenizer.ggml.pre": "default"}), "tokenizer.ggml.pre must be .*got '?default"),
+    Case("half a split",
+         keys({"tokenizer.ggml.pre": "gpt-2 phi-2"}), "tokenizer.ggml.pre must be .*got '?gpt-2 phi"),
+    Case("a split of nothing", keys({"tokenizer.ggml.pre": ""}), "tokenizer.ggml.pre must be"),
+    Case("another tokenizer", keys({"tokenizer.ggml.model": "bert"}), "tokenizer.ggml.model"),
+    Case("no scores", both(sentencepiece(), keys({SCORES: None})), SCORES),
+    Case("scores of integers", both(sentencepiece(), scores(lambda names: [*range(len(names))])), SCORES),
+    Case("too few scores", both(sentencepiece(), scores(lambda names: [-1.0, -2.0])), SCORES),
+    Case("one score for all",
+         both(sentencepiece(), scores(lambda names: [-1000.0] * len(names))), f"{SCORES} must say"),
+    Case("a score of nan", both(sentencepiece(), scores(lambda names: [float("nan")] * len(names))), SCORES),
+    Case("a token of many bytes",
+         both(sentencepiece(), token("a" * 1025, NORMAL)), "at most 1024 bytes"),
+    Case("tokens of many characters",
+         both(sentencepiece(), token("".join(map(chr, range(0x4E00, 0x4E00 + 300))), NORMAL)),
+         "at most 256 characters of tokens may be no tokens"),
+    Case("some bytes",
+         both(sentencepiece(), typed_token("<0x41>", NORMAL)), "256 bytes or for none, got 255"),
+    Case("a byte of another name",
+         both(sentencepiece(), typed_token(f"{WORD}a", BYTE)), "must be <0x00> to <0xFF>"),
+    Case("no token for a blank",
+         both(sentencepiece(), typed_token(WORD, CONTROL)), f"there must be a token '?{WORD}"),
+    Case("an unknown prefix",
+         both(sentencepiece(), keys({"npgpt.space_prefix": "last"})), "npgpt.space_prefix must"),
+    Case("merges of what is no token",
+         both(sentencepiece(), keys(OWN_MERGES | {"npgpt.merges": ["a z z"]})), "the merge|merge 0"),
     Case("no tokenizer", keys({"tokenizer.ggml.model": None}), "tokenizer.ggml.model"),
     Case("no vocabulary and no size", keys({"tokenizer.ggml.model": "no_vocab"}), "gpt2.vocab_size"),
     Case("an alignment of 48", keys({"general.alignment": 48}), "general.alignment"),

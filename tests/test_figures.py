@@ -214,6 +214,18 @@ def test_one_text_after_some_minutes_is_shown_once_it_was_measured(tmp_path):
     assert "Os primeiros 200 kB" in portuguese and "Depois de 60 min" in portuguese
 
 
+def test_shapes_are_compared_once_they_were_measured(tmp_path):
+    assert tables.block("shapes", page(tmp_path)) == []
+    row = {"engine": "llama", "parameters": 812_345, "bits_per_byte": 1.25, "apart": 0.015, "steps": 1234.5}
+    write(tmp_path, "shapes-machado", [row], text="machado", megabytes=4.93, minutes=3, seeds=3)
+    english, portuguese = (
+        "\n".join(tables.block("shapes", page(tmp_path, name))) for name in ("x.md", "pt/x.md")
+    )
+    assert english.startswith("machado, 4.9 MB, 3 minutes each, 3 seeds:")
+    assert "| llama | 812,345 | 1,234 | 1.250 | 0.015 |" in english and "Measured 2026-11-29" in english
+    assert "3 minutos cada" in portuguese
+
+
 def test_the_text_of_the_first_hour_is_whole_lines(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"um\n" + b"x" * 199_990 + b"\n" + b"cortado aqui\n")
     assert first_hour.beginning(tmp_path / "a.txt") == b"um\n" + b"x" * 199_990 + b"\n"

@@ -14,7 +14,10 @@ NPGPT_INLINE Sixteen load_16(const uint8_t* p) {
     __builtin_memcpy(&bytes, p, 16);
     return bytes;
 }
-NPGPT_INLINE Sixteen nibbles(const uint8_t* p, int high) { return load_16(p) >> uint8_t(4 * high) & 15; }
+NPGPT_INLINE Sixteen nibbles(const uint8_t* p, int high) {
+    const uint8_t shift = uint8_t(4 * high);
+    return load_16(p) >> shift & 15;
+}
 
 // 16 where the bit is set, of sixteen bits
 NPGPT_INLINE Sixteen fifth_bits(const uint8_t* p) {
@@ -79,8 +82,9 @@ struct SixBits : Blocks<TYPE, true> {
 };
 // From p on 32 bytes are read once at each shift: number g % 2 of their halves at shift g / 2, and on to the next 32
 NPGPT_INLINE Sixteen shifted(const uint8_t* p, int g, int bits) {
-    const int shifts = 8 / bits, shift = g / 2 % shifts;
-    return load_16(p + g / 2 / shifts * 32 + g % 2 * 16) >> uint8_t(shift * bits) & uint8_t((1 << bits) - 1);
+    const int shifts = 8 / bits;
+    const uint8_t shift = uint8_t(g / 2 % shifts * bits), mask = uint8_t((1 << bits) - 1);
+    return load_16(p + g / 2 / shifts * 32 + g % 2 * 16) >> shift & mask;
 }
 struct Q2KBlock : Blocks<Q2_K, true, true> {
     NPGPT_INLINE Sixteen numbers(const uint8_t* p, int g) { return shifted(p + 16, g, 2); }
@@ -105,7 +109,7 @@ struct Q5KBlock : SixBits<Q5_K> {
 };
 struct Q6KBlock : Blocks<Q6_K, false, true> {
     NPGPT_INLINE Sixteen numbers(const uint8_t* p, int g) {  // two halves: 64 bytes of nibbles, 32 of their high bits
-        const Sixteen low = load_16(p + g / 8 * 64 + g % 4 * 16) >> uint8_t(g % 8 / 4 * 4) & 15;
+        const Sixteen low = nibbles(p + g / 8 * 64 + g % 4 * 16, g % 8 / 4);
         return (low | shifted(p + 128, g, 2) << 4) - 32;
     }
     NPGPT_INLINE float scale(const uint8_t* p, int g) { return half_at(p + 208) * float(int8_t(p[192 + g])); }

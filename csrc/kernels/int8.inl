@@ -13,14 +13,17 @@ constexpr Index GROUP = VLEN;
 
 typedef __m256i Bytes;  // a word of each row
 
+// Sixteen bytes of either
+NPGPT_INLINE __m256i two_rows(const uint8_t* a, const uint8_t* b) {
+    const __m256i first = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a)));
+    return _mm256_inserti128_si256(first, _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)), 1);
+}
+
 // Four words of eight rows, 16 bytes from `p` on in each
 NPGPT_INLINE void four_words(Bytes w[4], const uint8_t* p, Index stride) {
     Bytes r[4];
 #pragma GCC unroll 4
-    for (Index i = 0; i < 4; i++)
-        r[i] = _mm256_inserti128_si256(
-            _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride))),
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (i + 4) * stride)), 1);
+    for (Index i = 0; i < 4; i++) r[i] = two_rows(p + i * stride, p + (i + 4) * stride);
     const Bytes a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpacklo_epi32(r[2], r[3]);
     const Bytes c = _mm256_unpackhi_epi32(r[0], r[1]), d = _mm256_unpackhi_epi32(r[2], r[3]);
     w[0] = _mm256_unpacklo_epi64(a, b), w[1] = _mm256_unpackhi_epi64(a, b);
@@ -91,8 +94,10 @@ NPGPT_INLINE __m256i word_of(const Int8Block& x, int i) {
 // -OFFSET times the sum of q, or of one of its halves: what weights stored with OFFSET more than they are count too much
 template <int OFFSET>
 NPGPT_INLINE __m256i less(const Int8Block& x) {
-    if constexpr (OFFSET == 0) return _mm256_setzero_si256();
-    return _mm256_slli_epi32(_mm256_set1_epi32(x.minus_8_sums), __builtin_ctz(OFFSET / 8 | 256));
+    if constexpr (OFFSET == 0)
+        return _mm256_setzero_si256();
+    else
+        return _mm256_slli_epi32(_mm256_set1_epi32(x.minus_8_sums), __builtin_ctz(OFFSET / 8));
 }
 template <int OFFSET>
 NPGPT_INLINE __m256i less_of_half(const Int8Block& x, int h) {
@@ -148,81 +153,41 @@ NPGPT_INLINE __m256i signed_products(const Bytes w[8], const Int8Block& x) {
 
 // 32 numbers of eight rows: words q + OFFSET of at most MOST, or, where MOST is 0, signed ones. HALVES: the first sixteen and
 // the last have scales (and minima) of their own.
-template <WeightType TYPE, int MOST, int OFFSET = 0, bool MINIMUM = false, bool HALVES = false>
+template <WeightType TYPE, int MOST, int OFFSET = 0, bool HAS_MINIMUM = false, bool HAS_HALVES = false>
 struct EightRows {
     static constexpr Index length = BLOCK_SIZES[TYPE].length, bytes = BLOCK_SIZES[TYPE].bytes;
+    static constexpr bool MINIMUM = HAS_MINIMUM, HALVES = HAS_HALVES;
+    static constexpr int TOGETHER = 1;
     Bytes w[8];
     Vec scale[2], minimum[2];
 
-    NPGPT_METHOD Vec add_products(Vec sum, const Int8Block& x) const {
-        const Vec x_scale = set1(x.scale);
-        if constexpr (HALVES) {
+    NPGPT_METHOD __m256i products(const Int8Block& x) const {
+        if constexpr (MOST == 0)
+            return signed_products(w, x);
+        else
+            return unsigned_products<MOST, 8>(less<OFFSET>(x), w, x, 0);
+    }
+    NPGPT_METHOD __m256i products_of_half(const Int8Block& x, int h) const {
+        return unsigned_products<MOST, 4>(less_of_half<OFFSET>(x, h), w + 4 * h, x, 4 * h);
+    }
+};
+template <class W>
+NPGPT_INLINE Vec add_products(const W& words, Vec sum, const Int8Block& x) {
+    const Vec x_scale = set1(x.scale);
+    if constexpr (W::HALVES) {
 #pragma GCC unroll 2
-            for (int h = 0; h < 2; h++) {
-                const __m256i q = unsigned_products<MOST, 4>(less_of_half<OFFSET>(x, h), w + 4 * h, x, 4 * h);
-                sum = fma(to_float((IVec)q), scale[h] * x_scale, sum);
-                if (MINIMUM) sum = fma(minimum[h], set1(x.scale * float(x.sums[h])), sum);
-            }
-        } else {
-            __m256i q;
-            if constexpr (MOST)
-                q = unsigned_products<MOST, 8>(less<OFFSET>(x), w, x, 0);
-            else
-                q = signed_products(w, x);
-            sum = fma(to_float((IVec)q), scale[0] * x_scale, sum);
-            if (MINIMUM) sum = fma(minimum[0], set1(x.sum), sum);
+        for (int h = 0; h < 2; h++) {
+            sum = fma(to_float((IVec)words.products_of_half(x, h)), words.scale[h] * x_scale, sum);
+            if (W::MINIMUM) sum = fma(words.minimum[h], set1(x.scale * float(x.sums[h])), sum);
         }
         return sum;
+    } else {
+        sum = fma(to_float((IVec)words.products(x)), words.scale[0] * x_scale, sum);
+        return W::MINIMUM ? fma(words.minimum[0], set1(x.sum), sum) : sum;
     }
-};
-
-// ---- blocks of 32. part(p, stride, j) opens numbers [32 j, 32 j + 32) of the blocks at p.
-
-// Lane r: the sum of the eight numbers of a[r]
-NPGPT_INLINE __m256i sums_of_eight(const __m256i a[8]) {
-    __m256i two[4], four[2];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        two[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]),
-                                  _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]));
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++)
-        four[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(two[2 * i], two[2 * i + 1]),
-                                   _mm256_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
-    return _mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
 }
 
-// For one row of x: each row of weights with all of it, summed at the end. Fewer shuffles, the same integers.
-struct Q8Rows {
-    static constexpr Index length = 32, bytes = 34;
-    const uint8_t* p;
-    Index stride;
-    Vec scale;
-    NPGPT_METHOD void part(const uint8_t* p_, Index stride_, Index) {
-        p = p_ + 2, stride = stride_;
-        scale = eight_halves(p_, stride);
-    }
-    NPGPT_METHOD Vec add_products(Vec sum, const Int8Block& x) const {
-        const __m256i x_q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x.q));
-        __m256i products[8];
-#pragma GCC unroll 8
-        for (Index i = 0; i < 8; i++) {
-            const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i * stride));
-#ifdef NPGPT_VNNI
-            products[i] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_xor_si256(w, all(-128)), x_q);
-#else
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x_q, w));
-            products[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-#endif
-        }
-        __m256i q = sums_of_eight(products);
-#ifdef NPGPT_VNNI
-        q = _mm256_add_epi32(q, less<128>(x));
-#endif
-        return fma(to_float((IVec)q), scale * set1(x.scale), sum);
-    }
-};
+// ---- blocks of 32. part(p, stride, j) opens numbers [32 j, 32 j + 32) of the blocks at p.
 
 struct Q8Words : EightRows<Q8_0, 0> {
     NPGPT_METHOD void part(const uint8_t* p, Index stride, Index) {
@@ -230,9 +195,9 @@ struct Q8Words : EightRows<Q8_0, 0> {
         eight_words(w, p + 2, stride);
     }
 };
-
-template <class Base, Index AT>
-struct Nibbles : Base {  // sixteen bytes, from AT on
+template <class Base, Index PLACE>
+struct Nibbles : Base {  // sixteen bytes, from PLACE on
+    static constexpr Index AT = PLACE;
     NPGPT_METHOD void numbers(const uint8_t* p, Index stride) {
         Bytes both[4];
         four_words(both, p + AT, stride);
@@ -240,16 +205,12 @@ struct Nibbles : Base {  // sixteen bytes, from AT on
     }
 };
 struct Q4Words : Nibbles<EightRows<Q4_0, 15, 8>, 2> {
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index) {
-        scale[0] = eight_halves(p, stride);
-        numbers(p, stride);
-    }
+    NPGPT_METHOD void scales(const uint8_t* p, Index stride) { scale[0] = eight_halves(p, stride); }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index) { scales(p, stride), numbers(p, stride); }
 };
 struct Q4MinWords : Nibbles<EightRows<Q4_1, 15, 0, true>, 4> {
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index) {
-        both_halves(scale[0], minimum[0], one_word(p, stride));
-        numbers(p, stride);
-    }
+    NPGPT_METHOD void scales(const uint8_t* p, Index stride) { both_halves(scale[0], minimum[0], one_word(p, stride)); }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index) { scales(p, stride), numbers(p, stride); }
 };
 struct Q5Words : Nibbles<EightRows<Q5_0, 31, 16>, 6> {
     NPGPT_METHOD void part(const uint8_t* p, Index stride, Index) {
@@ -274,6 +235,90 @@ struct NonlinearWords : Nibbles<EightRows<IQ4_NL, 0>, 2> {
     }
 };
 
+// ---- the same for one row of x: rows of weights as they lie, whose products are summed at the end. Fewer shuffles, the same
+// integers.
+
+// Numbers of two vectors, half and half of each 128 bits added, in turn: a b a b ...
+NPGPT_INLINE __m256i fold_16(__m256i a, __m256i b) {
+    return _mm256_add_epi16(_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+}
+NPGPT_INLINE __m256i fold_32(__m256i a, __m256i b) {
+    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+}
+NPGPT_INLINE __m256i fold_64(__m256i a, __m256i b) {  // of 32 bits: a a b b -> a b
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+struct Q8Rows : EightRows<Q8_0, 0> {
+    const uint8_t* rows;
+    Index stride;
+    NPGPT_METHOD void part(const uint8_t* p, Index stride_, Index) {
+        rows = p + 2, stride = stride_;
+        scale[0] = eight_halves(p, stride);
+    }
+    NPGPT_METHOD __m256i products(const Int8Block& x) const {
+        const __m256i x_q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x.q));
+        __m256i a[8];
+#pragma GCC unroll 8
+        for (Index i = 0; i < 8; i++) {
+            const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows + i * stride));
+#ifdef NPGPT_VNNI
+            a[i] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_xor_si256(q, all(-128)), x_q);
+#else
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(x_q, q));
+            a[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+        }
+        const __m256i first = fold_64(fold_32(a[0], a[1]), fold_32(a[2], a[3]));
+        const __m256i last = fold_64(fold_32(a[4], a[5]), fold_32(a[6], a[7]));
+        const __m256i sums = _mm256_add_epi32(_mm256_permute2x128_si256(first, last, 0x20),
+                                              _mm256_permute2x128_si256(first, last, 0x31));
+#ifdef NPGPT_VNNI
+        return _mm256_add_epi32(sums, less<128>(x));
+#else
+        return sums;
+#endif
+    }
+};
+
+template <class Words, int OFFSET>
+struct NibbleRows : Words {
+    const uint8_t* rows;
+    Index stride;
+    NPGPT_METHOD void part(const uint8_t* p, Index stride_, Index) {
+        rows = p + Words::AT, stride = stride_;
+        this->scales(p, stride);
+    }
+    NPGPT_METHOD __m256i products(const Int8Block& x) const {
+        const __m128i* x_q = reinterpret_cast<const __m128i*>(x.q);
+        const __m256i x_first = _mm256_broadcastsi128_si256(_mm_loadu_si128(x_q));
+        const __m256i x_last = _mm256_broadcastsi128_si256(_mm_loadu_si128(x_q + 1));
+        __m256i a[4];
+#pragma GCC unroll 4
+        for (Index i = 0; i < 4; i++) {
+            const __m256i both = two_rows(rows + i * stride, rows + (i + 4) * stride);
+            const __m256i low = _mm256_and_si256(both, all(15)),
+                          high = _mm256_and_si256(_mm256_srli_epi16(both, 4), all(15));
+#ifdef NPGPT_VNNI
+            a[i] = _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low, x_first), high, x_last);
+        }
+        const __m256i sums = fold_64(fold_32(a[0], a[1]), fold_32(a[2], a[3]));
+#else
+            a[i] = _mm256_add_epi16(_mm256_maddubs_epi16(low, x_first), _mm256_maddubs_epi16(high, x_last));
+        }
+        // sixteen times 15 * 127 fit 16 bits: two of each row are left
+        const __m256i b = fold_16(a[0], a[1]), c = fold_16(a[2], a[3]);
+        const __m256i two = _mm256_add_epi16(_mm256_unpacklo_epi32(b, c), _mm256_unpackhi_epi32(b, c));
+        const __m128i side_by_side = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+        const __m256i sums = _mm256_madd_epi16(_mm256_shuffle_epi8(two, _mm256_broadcastsi128_si256(side_by_side)),
+                                               _mm256_set1_epi16(1));
+#endif
+        return _mm256_add_epi32(sums, less<OFFSET>(x));
+    }
+};
+using Q4Rows = NibbleRows<Q4Words, 8>;
+using Q4MinRows = NibbleRows<Q4MinWords, 0>;
+
 // ---- blocks of 256
 
 // Byte `at` of a word, signed, as a float
@@ -285,12 +330,13 @@ NPGPT_INLINE Vec float_of_byte(Bytes word, Index at) {
 // times 32 of LOW's together, 32 of HIGH's.
 template <class Base, Index LOW, int BITS, Index HIGH = 0, int HIGH_BITS = 0, int ABREAST = 1>
 struct KWords : Base {
+    static constexpr int TOGETHER = 8 / BITS * ABREAST;  // parts that the same bytes of LOW hold
     Vec d, minus_dmin;
     Bytes scales[4], minima[4];  // a byte for each group
     Bytes low[8 * ABREAST], high[8];
 
     NPGPT_METHOD void numbers(const uint8_t* p, Index stride, Index j) {
-        constexpr int parts = 8 / BITS * ABREAST, high_parts = HIGH_BITS ? 8 / HIGH_BITS : 1;
+        constexpr int parts = TOGETHER, high_parts = HIGH_BITS ? 8 / HIGH_BITS : 1;
         if (j % parts == 0)
             for (int i = 0; i < ABREAST; i++)
                 eight_words(low + 8 * i, p + LOW + (j / parts * ABREAST + i) * 32, stride);
@@ -433,27 +479,29 @@ struct PlainWords {
     void part(const uint8_t* p, Index stride, Index j) {
         for (Index r = 0; r < GROUP; r++) type.open(rows[r], p + r * stride, j);
     }
-    Vec add_products(Vec sum, const Int8Block& x) const {
-        for (int h = 0; h < (type.halves ? 2 : 1); h++) {
-            IVec q[GROUP];
-            Vec scale, minimum;
-#pragma GCC unroll 4
-            for (Index r = 0; r < GROUP; r++) {
-                q[r] = products_of_16(rows[r].q + 16 * h, x.q + 16 * h);
-                if (!type.halves) q[r] += products_of_16(rows[r].q + 16, x.q + 16);
-                scale[r] = rows[r].scale[h], minimum[r] = rows[r].minimum[h];
-            }
-            sum = fma(to_float(sums_of_four(q)), scale * set1(x.scale), sum);
-            if (type.has_minimum) sum = fma(minimum, set1(type.halves ? x.scale * float(x.sums[h]) : x.sum), sum);
-        }
-        return sum;
-    }
 };
+NPGPT_INLINE Vec add_products(const PlainWords& words, Vec sum, const Int8Block& x) {
+    for (int h = 0; h < (words.type.halves ? 2 : 1); h++) {
+        IVec q[GROUP];
+        Vec scale = Vec{}, minimum = Vec{};
+#pragma GCC unroll 4
+        for (Index r = 0; r < GROUP; r++) {
+            const Part& row = words.rows[r];
+            q[r] = products_of_16(row.q + 16 * h, x.q + 16 * h);
+            if (!words.type.halves) q[r] += products_of_16(row.q + 16, x.q + 16);
+            scale[r] = row.scale[h], minimum[r] = row.minimum[h];
+        }
+        sum = fma(to_float(sums_of_four(q)), scale * set1(x.scale), sum);
+        if (words.type.has_minimum)
+            sum = fma(minimum, set1(words.type.halves ? x.scale * float(x.sums[h]) : x.sum), sum);
+    }
+    return sum;
+}
 
 #endif
 
-// sums (M,GROUP) = x times GROUP rows from w on; ROWS: M where it is 1, else 0
-template <int ROWS, class W>
+// sums (M,GROUP) = x times GROUP rows from w on; ROWS: M where it is 1, else 0. TOGETHER: parts whose shifts are constants
+template <int ROWS, int TOGETHER, class W>
 NPGPT_INLINE void group_sums(W& words, float* sums, const Int8Block* x, const uint8_t* w, Index stride, Index K,
                              Index M) {
     const Index rows = ROWS ? ROWS : M, parts = words.length / 32;
@@ -462,17 +510,19 @@ NPGPT_INLINE void group_sums(W& words, float* sums, const Int8Block* x, const ui
     // What lies 24 kB on, into L2 and in order: eight rows at once are no stream that the hardware would see.
     const uint8_t* soon = w + 24576;
     for (Index k = 0; k < K / words.length; k++, w += words.bytes)
-        for (Index j = 0; j < parts; j++, x += rows) {
-            for (Index ahead = 0; ahead < GROUP * words.bytes / parts; ahead += 64)
-                __builtin_prefetch(soon + ahead, 0, 2);
-            soon += GROUP * words.bytes / parts;
-            words.part(w, stride, j);
-            if (ROWS == 1)
-                one = words.add_products(one, x[0]);
-            else
-                for (Index m = 0; m < rows; m++)
-                    store(sums + m * GROUP, words.add_products(load(sums + m * GROUP), x[m]));
-        }
+        for (Index j = 0; j < parts; j += TOGETHER)
+#pragma GCC unroll 4
+            for (Index i = 0; i < TOGETHER; i++, x += rows) {
+                for (Index ahead = 0; ahead < GROUP * words.bytes / parts; ahead += 64)
+                    __builtin_prefetch(soon + ahead, 0, 2);
+                soon += GROUP * words.bytes / parts;
+                words.part(w, stride, j + i);
+                if (ROWS == 1)
+                    one = add_products(words, one, x[0]);
+                else
+                    for (Index m = 0; m < rows; m++)
+                        store(sums + m * GROUP, add_products(words, load(sums + m * GROUP), x[m]));
+            }
     if (ROWS == 1) store(sums, one);
 }
 
@@ -483,14 +533,14 @@ using GroupSums = void (*)(WeightType type, float* sums, const Int8Block* x, con
 template <class W, int ROWS = 0>
 static void sums_of(WeightType, float* sums, const Int8Block* x, const uint8_t* w, Index stride, Index K, Index M) {
     W words;
-    group_sums<ROWS>(words, sums, x, w, stride, K, M);
+    group_sums<ROWS, ROWS ? W::TOGETHER : 1>(words, sums, x, w, stride, K, M);
 }
 static GroupSums group_sums_of(WeightType type,
                                bool one) {  // one: of a single row of x, in code of its own where that pays
     switch (type) {
         case Q8_0: return one ? sums_of<Q8Rows, 1> : sums_of<Q8Words>;
-        case Q4_0: return one ? sums_of<Q4Words, 1> : sums_of<Q4Words>;
-        case Q4_1: return one ? sums_of<Q4MinWords, 1> : sums_of<Q4MinWords>;
+        case Q4_0: return one ? sums_of<Q4Rows, 1> : sums_of<Q4Words>;
+        case Q4_1: return one ? sums_of<Q4MinRows, 1> : sums_of<Q4MinWords>;
         case Q4_K: return one ? sums_of<Q4KWords, 1> : sums_of<Q4KWords>;
         case Q6_K: return one ? sums_of<Q6KWords, 1> : sums_of<Q6KWords>;
         case Q5_0: return sums_of<Q5Words>;
@@ -507,7 +557,7 @@ static GroupSums group_sums_of(WeightType type,
 static void plain_sums(WeightType type, float* sums, const Int8Block* x, const uint8_t* w, Index stride, Index K,
                        Index M) {
     PlainWords words(block_type(type));
-    group_sums<0>(words, sums, x, w, stride, K, M);
+    group_sums<0, 1>(words, sums, x, w, stride, K, M);
 }
 static GroupSums group_sums_of(WeightType, bool) { return plain_sums; }
 #endif

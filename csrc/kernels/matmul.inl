@@ -4,6 +4,13 @@
 namespace npgpt {
 namespace NPGPT_ISA {
 
+// libnpgpt goes without what only training needs: it halves its size.
+#ifdef NPGPT_INFERENCE
+constexpr bool TRAINING = false;
+#else
+constexpr bool TRAINING = true;
+#endif
+
 constexpr Index MR = 6;
 constexpr Index NR = 2 * VLEN;
 

@@ -12,13 +12,6 @@ namespace NPGPT_ISA {
 
 constexpr Index VLEN = NPGPT_VLEN;
 
-// libnpgpt goes without what only training needs: it halves its size.
-#ifdef NPGPT_INFERENCE
-constexpr bool TRAINING = false;
-#else
-constexpr bool TRAINING = true;
-#endif
-
 typedef float Vec __attribute__((vector_size(4 * NPGPT_VLEN)));
 typedef int32_t IVec __attribute__((vector_size(4 * NPGPT_VLEN)));
 typedef float UnalignedVec __attribute__((vector_size(4 * NPGPT_VLEN), aligned(4), may_alias));

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "../parallel/encode.h"
+#include "../text/spm.h"
 
 namespace npgpt {
 namespace {
@@ -76,6 +77,27 @@ py::bytes py_decode(const Bpe& bpe, const Ids& ids) {
     return out;
 }
 
+std::unique_ptr<Spm> make_spm(const std::vector<std::string>& symbols, size_t n_tokens, const Ids& merges,
+                              const Ids& byte_ids, uint32_t unknown, bool fuse, bool words) {
+    if (merges.ndim() != 2 || merges.shape(1) != 4) throw py::value_error("Spm: merges must be of shape (n, 4)");
+    if (byte_ids.ndim() != 1 || byte_ids.size() != 256) throw py::value_error("Spm: byte_ids must be of shape (256,)");
+    std::vector<RankedMerge> table(size_t(merges.shape(0)));
+    for (size_t i = 0; i < table.size(); i++)
+        table[i] = {*merges.data(i, 0), *merges.data(i, 1), *merges.data(i, 2), *merges.data(i, 3)};
+    return std::make_unique<Spm>(symbols, n_tokens, table, byte_ids.data(), unknown, fuse, words);
+}
+
+py::array py_encode_spm(const Spm& spm, const py::buffer& text, bool prefix) {
+    const Bytes bytes(text);
+    std::vector<uint32_t> ids;
+    {
+        py::gil_scoped_release free;
+        spm.encode(bytes.data, bytes.size, prefix, ids);
+    }
+    const std::vector<Run> all = {{0, ids.size()}};
+    return spm.vocab_size() <= 65536 ? joined<uint16_t>(ids.data(), all) : joined<uint32_t>(ids.data(), all);
+}
+
 Ids py_train(const PieceCounts& counts, const Ids& byte_ids, size_t count, uint64_t min_count) {
     const uint32_t* table = byte_ids_of(byte_ids);
     std::vector<Merge> merges;
@@ -117,13 +139,18 @@ void py_add_table(PieceCounts& counts, const py::buffer& text, const Counts& len
 void bind_text(py::module_& m) {
     py::class_<Bpe>(m, "Bpe", "Byte-level BPE: npgpt.text.bpe.ReferenceBpe, compiled.")
         .def(py::init([](const Ids& byte_ids, const Ids& merges, const std::vector<std::string>& tokens,
-                         const std::string& split, bool whole_pieces) {
+                         const std::string& split, const Ids& whole_pieces) {
+                 const uint32_t* whole = whole_pieces.data();
                  return std::make_unique<Bpe>(byte_ids_of(byte_ids), merges_of(merges), tokens, split_of(split),
-                                              whole_pieces);
+                                              std::vector<uint32_t>(whole, whole + whole_pieces.size()));
              }),
-             "byte_ids"_a, "merges"_a, "tokens"_a, "split"_a = "gpt-2", "whole_pieces"_a = false)
+             "byte_ids"_a, "merges"_a, "tokens"_a, "split"_a = "gpt-2", "whole_pieces"_a = Ids(0))
         .def("encode", py_encode, "text"_a)
         .def("decode", py_decode, "ids"_a);
+    py::class_<Spm>(m, "Spm", "SentencePiece's BPE: npgpt.text.spm.ReferenceSpm, compiled.")
+        .def(py::init(&make_spm), "symbols"_a, "n_tokens"_a, "merges"_a, "byte_ids"_a, "unknown"_a = NO_ID,
+             "fuse"_a = true, "words"_a = false)
+        .def("encode", py_encode_spm, "text"_a, "prefix"_a = false);
     py::class_<PieceCounts>(m, "PieceCounts", "npgpt.text.bpe.ReferenceCounts, compiled.")
         .def(py::init<>())
         .def(

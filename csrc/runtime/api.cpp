@@ -1,6 +1,11 @@
 // The C ABI of npgpt.h: arguments checked, errors turned into codes.
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <string>
+#ifdef __GLIBCXX__
+#include <cxxabi.h>
+#endif
 
 #include "../threads/pool.h"
 #include "error.h"
@@ -8,6 +13,25 @@
 #include "stream.h"
 
 using namespace npgpt;
+
+#if defined(__GLIBCXX__) && defined(__ELF__)
+// What libstdc++.a ends a program with that lets an exception escape, but for the type's name as C++ writes it: that is 50 kB of
+// demangler in every small program around libnpgpt. Hidden: where libstdc++ is a shared library, it keeps its own.
+extern "C" __attribute__((visibility("hidden"))) void npgpt_terminate() __asm__(
+    "_ZN9__gnu_cxx27__verbose_terminate_handlerEv");
+void npgpt_terminate() {
+    const std::type_info* type = abi::__cxa_current_exception_type();
+    std::fprintf(stderr, "terminate called %s%s\n", type ? "after throwing " : "without an active exception",
+                 type ? type->name() : "");
+    try {
+        if (type) throw;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "  what():  %s\n", error.what());
+    } catch (...) {
+    }
+    std::abort();
+}
+#endif
 
 struct npgpt_model {
     std::shared_ptr<Model> model;
@@ -38,8 +62,12 @@ npgpt_finish generate(Session& session, const char* prompt, size_t length, const
     const int32_t end = vocabulary->end_of_text();
     if (how.ignore_eos) sampling.banned = end;
     check_sampling(sampling, vocabulary->size());
-    std::vector<int32_t> ids = vocabulary->encode(prompt, length);
-    if (ids.empty() && !session.has_logits) ids.push_back(end);  // where a document begins
+    const bool begins = !session.has_logits;
+    std::vector<int32_t> ids = vocabulary->encode(prompt, length, begins);
+    if (begins && vocabulary->begin_of_text() >= 0)
+        ids.insert(ids.begin(), vocabulary->begin_of_text());
+    else if (begins && ids.empty())
+        ids.push_back(end);  // where a document begins
     if (!ids.empty()) session.feed(ids.data(), ids.size(), nullptr);
 
     Stream stream(std::move(stops));
@@ -136,6 +164,10 @@ int32_t npgpt_end_of_text(const npgpt_model* model) {
     return model->model->vocabulary ? model->model->vocabulary->end_of_text() : -1;
 }
 
+int32_t npgpt_begin_of_text(const npgpt_model* model) {
+    return model->model->vocabulary ? model->model->vocabulary->begin_of_text() : -1;
+}
+
 npgpt_status npgpt_encode(const npgpt_model* model, const char* text, size_t length, int32_t* ids, size_t room,
                           size_t* count, npgpt_error* error) {
     return guard(error, [&] {
@@ -169,6 +201,14 @@ npgpt_status npgpt_session_new(npgpt_model* model, int32_t context, npgpt_sessio
 void npgpt_session_free(npgpt_session* session) { delete session; }
 void npgpt_session_reset(npgpt_session* session) { session->reset(); }
 void npgpt_session_forget(npgpt_session* session) { session->forget(); }
+
+npgpt_status npgpt_session_rewind(npgpt_session* session, size_t count, npgpt_error* error) {
+    return guard(error, [&] {
+        need("rewind", "session", session);
+        session->rewind(count);
+    });
+}
+
 int32_t npgpt_session_length(const npgpt_session* session) { return int32_t(session->length); }
 void npgpt_session_slide(npgpt_session* session, int slide) { session->slide = slide != 0; }
 void npgpt_session_speculate(npgpt_session* session, int speculate) { session->speculate = speculate != 0; }

@@ -149,12 +149,13 @@ struct Pass {
     // body(part, first, count, worker) for cuts of each part's outputs
     template <class Body>
     void in_parts(const Linear& w, Index rows, Body&& body) const {
-        Index sizes[3], begins[4] = {};
-        for (int i = 0; i < w.count; i++) {
-            sizes[i] = part_of(w.parts[i].weight, rows);
-            begins[i + 1] = begins[i] + (w.parts[i].weight.N + sizes[i] - 1) / sizes[i];
+        Index sizes[Linear::PARTS], begins[Linear::PARTS + 1] = {};
+        for (int i = 0; i < Linear::PARTS; i++) {
+            const Matrix& part = w.parts[i].weight;
+            sizes[i] = std::max(Index(1), part_of(part, rows));
+            begins[i + 1] = begins[i] + (part.N + sizes[i] - 1) / sizes[i];
         }
-        team.share(begins[w.count], [&](Index item, int worker) {
+        team.share(begins[Linear::PARTS], [&](Index item, int worker) {
             int i = 0;
             while (item >= begins[i + 1]) i++;
             const Linear::Part& part = w.parts[i];

@@ -283,4 +283,14 @@ std::vector<int32_t> Gguf::integers(const char* key) const {
     return found;
 }
 
+std::vector<float> Gguf::numbers(const char* key) const {
+    const Value& value = need(key);
+    if (value.type != ARRAY || value.element != F32_)
+        fail(NPGPT_BAD_FORMAT, "GGUF: %s must be an array of float32", key);
+    std::vector<float> found;
+    found.reserve(value.count);  // which the file has been found to hold
+    for (uint64_t i = 0; i < value.count; i++) found.push_back(read<float>(value.data + 4 * i));
+    return found;
+}
+
 }  // namespace npgpt

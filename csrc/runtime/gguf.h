@@ -22,6 +22,7 @@ class Gguf {
     bool has(const char* key) const { return find(key) != nullptr; }
     std::vector<std::string_view> texts(const char* key) const;  // an array of strings
     std::vector<int32_t> integers(const char* key) const;        // an array of 32-bit integers; empty if missing
+    std::vector<float> numbers(const char* key) const;           // an array of float32
     std::vector<std::string_view> keys(std::string_view prefix) const;  // that begin so, without it
 
     struct Tensor {

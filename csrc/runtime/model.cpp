@@ -306,7 +306,7 @@ void check_keys(const Gguf& file, const Architecture& of, const npgpt_config& c)
     for (const Architecture& other : ARCHITECTURES)
         for (const std::string_view name : file.keys(other.prefix)) {
             const Name key(other.prefix, name);
-            if (other.bit == OWN && (name == "normalizer" || (name == "bias" && of.bit != LLAMA))) continue;
+            if (other.bit == OWN && (Vocabulary::has_key(name) || (name == "bias" && of.bit != LLAMA))) continue;
             const auto rule = std::find_if(std::begin(rules), std::end(rules),
                                            [&](const auto& rule) { return rule.name == name && rule.of & of.bit; });
             if (other.bit != of.bit || rule == std::end(rules))

@@ -37,7 +37,8 @@ struct Linear {
         N += weight.N, K = weight.K;
     }
 
-    Part parts[3] = {};
+    static constexpr int PARTS = 3;
+    Part parts[PARTS] = {};
     int count = 0;
     Index N = 0, K = 0;
 };

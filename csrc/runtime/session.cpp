@@ -42,6 +42,21 @@ void Session::forget() {
     has_logits = false;
 }
 
+void Session::rewind(size_t count) {
+    if (count > size_t(length))
+        fail(NPGPT_BAD_ARGUMENT, "rewind: count must be at most the %td tokens in the cache, got %zu",
+             std::ptrdiff_t(length), count);
+    text.erase(text.begin(), text.end() - std::ptrdiff_t(length));  // what the cache has forgotten
+    text.resize(count);
+    guesses.clear();
+    length = Index(count);
+    has_logits = false;
+    seen.assign(seen.size(), false);
+    for (const int32_t id : text) seen[size_t(id)] = true;
+    drawn.clear();
+    draws = 0;
+}
+
 void Session::check(const int32_t* ids, size_t count) const {
     const int32_t V = model->config.vocab_size;
     for (size_t i = 0; i < count; i++)

@@ -15,6 +15,7 @@ class Session {
 
     void reset();
     void forget();
+    void rewind(size_t count);
     void feed(const int32_t* ids, size_t count, float* logits, float* hidden = nullptr);
     static void feed_many(Session* const* sessions, const int32_t* ids, size_t count);
     int32_t sample(const npgpt_sampling& how);

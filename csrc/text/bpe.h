@@ -3,12 +3,12 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cache.h"
+#include "merges.h"
 #include "split.h"
 
 namespace npgpt {
@@ -20,12 +20,11 @@ struct Merge {
 
 class Bpe {
   public:
-    // byte_ids[b]: the id of byte b. merges: the first in the list goes first. tokens[id]: its bytes. split: the pattern that
-    // cuts a text into pieces. With whole_pieces, a piece that is a token becomes it, whatever the merges make of it.
+    // byte_ids[b]: the id of byte b; a byte of NO_ID is left out, and its neighbours meet. merges: the first in the list goes first. tokens[id]: its bytes. split: the pattern that
+    // cuts a text into pieces. A piece that is one of the tokens whole_pieces becomes it, whatever the merges make of it.
     // std::invalid_argument for ids outside of tokens and for a pair that has two merges.
     Bpe(const uint32_t byte_ids[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens,
-        Split split = Split::GPT2, bool whole_pieces = false);
-    ~Bpe();
+        Split split = Split::GPT2, std::vector<uint32_t> whole_pieces = {});
 
     size_t vocab_size() const { return offsets.size() - 1; }
     Split pattern() const { return split; }
@@ -37,31 +36,22 @@ class Bpe {
     void decode(const uint32_t* ids, size_t n, std::string& out) const;
 
   private:
-    struct Slot {
-        uint64_t pair;
-        uint32_t rank;
-    };
-    struct Cache;
-    uint32_t rank_of(uint32_t left, uint32_t right) const;
-    size_t encode_any(const uint8_t* piece, size_t n, uint32_t* ids) const;
-    size_t encode_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
-    size_t encode_long_piece(const uint8_t* piece, size_t n, uint32_t* ids) const;
-    std::unique_ptr<Cache> take_cache() const;
-    void give_cache(std::unique_ptr<Cache> cache) const;
+    uint32_t rank_of(uint32_t left, uint32_t right) const { return table.find(left, right).rank; }
+    size_t encode_any(const uint8_t* piece, size_t size, uint32_t* ids) const;
+    size_t merge_short(uint32_t* ids, size_t n) const;
+    size_t merge_long(uint32_t* ids, size_t n) const;
 
     Split split;
     uint32_t byte_ids[256];
-    std::vector<Slot> slots;  // open addressing, a power of two
+    MergeTable table;
     std::vector<Merge> by_rank;
-    int shift;  // 64 - log2(slots)
     std::string bytes;  // of all tokens, one behind the other
     std::vector<size_t> offsets;  // tokens + 1
     std::string_view token(uint32_t id) const {
         return std::string_view(bytes).substr(offsets[id], offsets[id + 1] - offsets[id]);
     }
-    std::vector<uint32_t> whole;  // where whole pieces count: all ids, in the order of their bytes
-    mutable std::mutex mutex;
-    mutable std::vector<std::unique_ptr<Cache>> caches;  // that wait for the next encode
+    std::vector<uint32_t> whole;  // the ids of whole pieces, in the order of their bytes
+    mutable CachePool caches;
 };
 
 // The distinct pieces of a text and how often each occurs: all that training needs of it.

@@ -21,6 +21,7 @@ from npgpt.engine.types import Array, Fields, PathLike
 from npgpt.interop import gguf_rope
 from npgpt.interop.blocks import TYPES as BLOCK_TYPES
 from npgpt.interop.gguf_file import Outgoing, read_file, write_file
+from npgpt.interop.gguf_tokenizer import OWN_KEYS as TOKENIZER_KEYS
 from npgpt.interop.gguf_tokenizer import tokenizer_from, tokenizer_values
 from npgpt.interop.gguf_values import is_of, shortest, value_of
 from npgpt.interop.layout import (
@@ -231,7 +232,7 @@ def _equal(a: StoredTensor, b: StoredTensor) -> bool:
 def _check_keys(values: Fields, arch: str, where: str) -> None:
     """Raise ValueError for the keys of an architecture that are wrong whatever the others say: for all."""
     known = {f"{arch}.{name}": kind for name, kind in (KEYS | MORE_KEYS[arch]).items()}
-    known |= {"npgpt.normalizer": str}
+    known |= TOKENIZER_KEYS
     known |= {} if arch == LLAMA else {"npgpt.bias": bool}
     positive = {f"{arch}.{name}" for name in POSITIVE}
     wrong = [

@@ -24,9 +24,8 @@ def value_of(values: Fields, key: str, kind: type[T], where: str, default: T | N
     raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {found!r:.60}")
 
 
-def array_of(values: Fields, name: str, kind: type[T], where: str, default: list[T] | None = None) -> list[T]:
-    """Return the array of a key behind tokenizer.ggml., all of one type; ValueError for another."""
-    key = f"tokenizer.ggml.{name}"
+def array_of(values: Fields, key: str, kind: type[T], where: str, default: list[T] | None = None) -> list[T]:
+    """Return the array of a key, all of one type; ValueError for another."""
     found = value_of(values, key, list, where, default)
     if not all(isinstance(value, kind) for value in found):
         raise ValueError(f"{where}: {key} must be an array of type {kind.__name__}")

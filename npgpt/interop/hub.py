@@ -7,6 +7,8 @@ FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.s
          "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
          "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # fetched where there is nothing else
+
 FORMATS = (".gguf", ".safetensors", ".pt", ".pth", ".txt")
 
 
@@ -36,7 +38,10 @@ def fetch(name: str) -> Path:
         how = f"pip install 'npgpt[hub]' to fetch it from the Hugging Face Hub, {put}"
         raise FileNotFoundError(2, f"No such folder; {how}", name) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*FILES, *PICKLED]))
+        return folder
     except Exception as error:  # of many kinds: no network, no such name, no access
         reason = str(error).split("\n")[0] or type(error).__name__
         how = f"and the Hugging Face Hub does not give it ({reason}); be online, {put}"

@@ -2,7 +2,8 @@
 
 They hold transformers' GPT2LMHeadModel, OpenAIGPTLMHeadModel, GPTNeoForCausalLM or LlamaForCausalLM: our
 GPT-2, GPT, GPT-3 and Llama. Names and layouts of the tensors are in layout.py; a head that is tied to the
-embedding is not in the file. No pickle is ever read.
+embedding is not in the file. pytorch_model.bin, a pickle, is read where there is no safetensors file, and by
+torch alone.
 """
 
 import json
@@ -19,13 +20,17 @@ from safetensors import SafetensorError, safe_open
 from npgpt.engine.config import GPTConfig, Rope, engine_of
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike
+from npgpt.interop import pickle_file
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors, without_defaults
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.json_file import read_json, read_json_if_any
 from npgpt.text.load import load_tokenizer, tokenizer_of
 from npgpt.text.tokenizer import Tokenizer
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, PICKLED = (
+    "model.safetensors",
+    "pytorch_model.bin",
+)  # each may be in shards, which NAME.index.json lists
 Key: TypeAlias = tuple[str, object]  # a key of config.json, Transformers' default
 
 
@@ -212,7 +217,9 @@ def fit_tokenizer(
         names = ", ".join(f"{name!r} ({i})" for name, i in left_out.items())
         warnings.warn(f"{where}: the model has {rows} rows and none for {names}: left out", stacklevel=3)
         tokens, special = ({n: i for n, i in table.items() if i < rows} for table in (v.tokens, v.special))
-        tokenizer = tokenizer_of(replace(v, tokens=tokens, special=special))
+        flags = {name: of for name, of in v.flags.items() if name in tokens}
+        pieces = v.pieces and v.pieces.of_size(len(tokens))
+        tokenizer = tokenizer_of(replace(v, tokens=tokens, special=special, flags=flags, pieces=pieces))
     ours = settings.get("npgpt")
     if isinstance(ours, dict) and ours.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise ValueError(f"{where}: the tokenizer must be the one that the model was trained with")
@@ -235,13 +242,30 @@ def open_safetensors(path: PathLike, stack: ExitStack) -> tuple[dict[str, Stored
 
 
 def _open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, StoredTensor], Path]:
-    """Return the tensors of model.safetensors, or of its index's shards, and the path of either."""
-    if (folder / WEIGHTS).exists():
-        return open_safetensors(folder / WEIGHTS, stack)[0], folder / WEIGHTS
-    path = folder / INDEX
-    if not path.exists():
-        wanted = f"{WEIGHTS}, or {INDEX} and its shards (pickles are not opened)"
-        raise ValueError(f"read_pretrained: {folder} must hold {wanted}")
+    """Return the tensors of a folder's file of weights, or of its index's shards, and the path of either."""
+    for name in (WEIGHTS, f"{WEIGHTS}.index.json", PICKLED, f"{PICKLED}.index.json"):
+        path = folder / name
+        if path.exists():
+            if path.suffix == ".json":
+                return _open_shards(path, stack), path
+            return _open_file(path, stack), path
+    wanted = f"{WEIGHTS}, or its shards and {WEIGHTS}.index.json, or {PICKLED}"
+    raise ValueError(f"read_pretrained: {folder} must hold {wanted}")
+
+
+def _open_file(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    """Return the tensors of a file that torch or safetensors has written."""
+    if path.suffix == ".safetensors":
+        return open_safetensors(path, stack)[0]
+    where = f"read_pretrained: {path}"
+    state = pickle_file.load(path, where)
+    if not isinstance(state, dict):
+        raise ValueError(f"{where} must be a state_dict, got {type(state).__name__}")
+    return pickle_file.tensors_of(state)
+
+
+def _open_shards(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    """Return the tensors of the shards that an index names, which must lie in its folder."""
     names = read_json(path).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise ValueError(f"read_pretrained: {path}: weight_map must map names of tensors to names of files")
@@ -249,10 +273,13 @@ def _open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, StoredTenso
     for file in sorted(set(names.values())):
         if file != Path(file).name or file in ("", "..") or "\\" in file:
             raise ValueError(f"read_pretrained: {path}: a shard must be a file of the folder, got {file!r}")
-        if not (folder / file).is_file():
+        if not (path.parent / file).is_file():
             raise ValueError(f"read_pretrained: {path}: there is no shard {file!r}")
-        shards[file], _ = open_safetensors(folder / file, stack)
-    return {name: shards[file][name] for name, file in names.items() if name in shards[file]}, path
+        kind, wanted = Path(file).suffix, Path(path.name.removesuffix(".index.json")).suffix
+        if kind != wanted:
+            raise ValueError(f"read_pretrained: {path}: a shard must be a {wanted} file, got {file!r}")
+        shards[file] = _open_file(path.parent / file, stack)
+    return {name: shards[file][name] for name, file in names.items() if name in shards[file]}
 
 
 def _read_bfloat16(path: PathLike, name: str) -> Array:

@@ -1,6 +1,6 @@
 """Generation of text: a model continues a prompt."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ def generate(
     stream: bool = False,
     return_ids: bool = False,
     speculate: bool = False,
+    ends: Sequence[int] | None = None,
+    talk: libnpgpt.Talk | None = None,
 ) -> Any:
     """Return the model's continuation of `prompt` (text, bytes or ids), without the prompt.
 
@@ -32,8 +34,9 @@ def generate(
     strings. The same seed gives the same text.
     Returns str; with stream=True an iterator of chunks of it, none of which breaks a character; with
     return_ids=True the list of new ids, those of a stop string included. speculate=True gives the same,
-    sooner where a large model repeats its earlier text. ValueError or TypeError, before anything is
-    computed, for a bad argument.
+    sooner where a large model repeats its earlier text. `ends` are the ids that end it, the tokenizer's by
+    default; `talk` is that of libnpgpt.generate_ids. ValueError or TypeError, before anything is computed,
+    for a bad argument.
     """
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)):
         raise TypeError(f"generate: max_new_tokens must be a whole number, got {max_new_tokens!r}")
@@ -43,8 +46,9 @@ def generate(
     if not all(isinstance(s, str) and s for s in stop):
         raise ValueError(f"generate: stop must be strings that are not empty, got {stop!r}")
     ids = sampling.prompt_ids(prompt, tokenizer, model.config.vocab_size)
-    ends = tokenizer.ends if tokenizer else ()
-    new_ids = libnpgpt.generate_ids(model, ids, max_new_tokens, how, ends, ignore_eos, seed, speculate)
+    if ends is None:
+        ends = tokenizer.ends if tokenizer else ()
+    new_ids = libnpgpt.generate_ids(model, ids, max_new_tokens, how, ends, ignore_eos, seed, speculate, talk)
     if tokenizer is None:
         if not return_ids or stop:
             raise ValueError("generate: return_ids must be True, stop empty, without a tokenizer")

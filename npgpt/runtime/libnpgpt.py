@@ -31,6 +31,30 @@ HEADER = Path(__file__).parents[1] / "include" / "npgpt.h"
 NO_MEMORY, NOT_FINITE = 5, 7  # statuses of npgpt.h; all others become a ValueError
 
 
+class Talk:
+    """What a conversation keeps between replies: the session, and the ids that its cache holds.
+
+    A reply is that to the whole text, but for rounding: ids of a prompt are read together, drawn ones singly.
+    """
+
+    session: "Session | None" = None
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def begin(self, model: "Model", prompt: list[int], speculate: bool) -> tuple["Session", list[int]]:
+        """Return a session of `model` and the rest of `prompt`, which is not in its cache yet."""
+        session = self.session
+        whole = len(prompt) <= model.block_size  # of a longer one a session of its own reads the end
+        if not (session and session.model is model and len(session) == len(self.ids) and whole):
+            session, self.ids = Session(model, speculate=speculate), []
+        both = zip(self.ids, prompt[:-1], strict=False)  # the last is read again: what follows it is drawn
+        same = next((n for n, (a, b) in enumerate(both) if a != b), min(len(self.ids), len(prompt) - 1))
+        session.rewind(same)
+        self.session, self.ids = session, self.ids[:same]
+        return session, prompt[same:]
+
+
 def generate_ids(
     model: "GPT | Model",
     prompt: list[int],
@@ -40,21 +64,25 @@ def generate_ids(
     ignore_eos: bool = False,
     seed: int | None = None,
     speculate: bool = False,
+    talk: Talk | None = None,
 ) -> Iterator[int]:
     """Yield the ids that follow `prompt`, at most max_new_tokens, up to one of `ends` (not yielded).
 
     ignore_eos bans the first of them, and the others end nothing. The compiled runtime computes them where
     the kernels are in use, else sampling.generate_ids.
-    speculate=True is that of Session.
+    speculate=True is that of Session. With a `talk` the beginning that the prompt shares with the text before
+    is not read again.
     """
     if not (isinstance(model, Model) or is_compiled_for(model)):
         yield from numpy_path.generate_ids(model, prompt, max_new_tokens, sampling, ends, ignore_eos, seed)
         return
     how = sampling_struct(sampling, ends[0] if ends and ignore_eos else None, seed)
-    session = Session(model if isinstance(model, Model) else Model.of(model), speculate=speculate)
-    unread = prompt
+    talk = talk or Talk()
+    compiled = model if isinstance(model, Model) else Model.of(model)
+    session, unread = talk.begin(compiled, prompt, speculate)
     for _ in range(max_new_tokens):
         session.feed(unread)
+        talk.ids.extend(unread)
         token = session.sample(how)
         if token in ends and not ignore_eos:
             return
@@ -168,8 +196,8 @@ class Model:
         """Return the ids of `data` by the tokenizer of the GGUF file."""
         ffi, lib = library()
         error, count = ffi.new("npgpt_error *"), ffi.new("size_t *")
-        ids = ffi.new("int32_t[]", len(data) or 1)
-        _check(lib.npgpt_encode(self.handle, data, len(data), ids, len(data), count, error), error)
+        ids = ffi.new("int32_t[]", len(data) + 1)
+        _check(lib.npgpt_encode(self.handle, data, len(data), ids, len(ids), count, error), error)
         return list(ids[0 : count[0]])
 
     def token_bytes(self, id: int) -> bytes:
@@ -263,6 +291,10 @@ class Session:
     def forget(self) -> None:
         """Empty the cache to read the text again; the ids seen and drawn still count for the penalties."""
         library()[1].npgpt_session_forget(self.handle)
+
+    def rewind(self, count: int) -> None:
+        """Go back to the first `count` ids in the cache, as if these alone had been fed and nothing drawn."""
+        _check(library()[1].npgpt_session_rewind(self.handle, count, self._error), self._error)
 
     def reset(self) -> None:
         """Begin an empty text: the next ids stand at its beginning."""

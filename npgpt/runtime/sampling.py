@@ -18,7 +18,7 @@ from npgpt.engine.finite import LOGITS, is_finite
 from npgpt.engine.model import GPT, KVCache
 from npgpt.engine.ops import philox4x32
 from npgpt.engine.types import Floats, Integers, Text
-from npgpt.text.tokenizer import StreamDecoder, Tokenizer
+from npgpt.text.tokenizer import Place, StreamDecoder, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -220,18 +220,18 @@ def generate_ids(
 
 
 def prompt_ids(
-    prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int, begin: bool = True
+    prompt: Text | ArrayLike, tokenizer: Tokenizer | None, vocab_size: int, follows: Place | None = None
 ) -> list[int]:
     """Return the ids of a prompt, text (str, bytes) or ids; an empty one becomes one end of text.
 
-    With begin=False an empty one has no ids. ValueError or TypeError for a prompt that is neither, or ids
-    outside the vocabulary.
+    follows: where in another text it stands; then it may be empty, and is given no beginning. ValueError or
+    TypeError for a prompt that is neither, or ids outside the vocabulary.
     """
     ids: Integers
     if isinstance(prompt, (str, bytes)):
         if tokenizer is None:
             raise ValueError("generate: prompt must be token ids for a model without a tokenizer, got text")
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode(prompt, place=follows) if follows else tokenizer.encode_prompt(prompt)
     else:
         if isinstance(prompt, (list, tuple)) and any(isinstance(one, (str, bytes)) for one in prompt):
             raise TypeError("generate: prompt must be one text, got a list; call it once for each text")
@@ -242,7 +242,7 @@ def prompt_ids(
             got = f"{ids.dtype} {ids.shape}" if ids.ndim else repr(prompt)
             raise TypeError(f"generate: prompt must be text or a row of ids, got {got}")
     if not len(ids):
-        if not begin:
+        if follows:
             return []
         if tokenizer is None:
             raise ValueError("generate: prompt must hold at least 1 id, got none")

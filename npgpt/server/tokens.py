@@ -24,8 +24,7 @@ class TokenNames:
     def bytes(self, id: int) -> bytes:
         """Return the bytes of a token: a special token's name, nothing for an id that stands for no token."""
         if id not in self._bytes:
-            known = id < self._tokenizer.vocab_size  # a model may have more rows than its tokenizer has ids
-            self._bytes[id] = self._tokenizer.decode_bytes([id], skip_special_tokens=False) if known else b""
+            self._bytes[id] = self._tokenizer.token_bytes(id, skip_special_tokens=False)
         return self._bytes[id]
 
     def name(self, id: int) -> str:

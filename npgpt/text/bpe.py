@@ -88,12 +88,15 @@ def merge(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> lis
     return [token for token in ids if token >= 0]
 
 
+NO_ID = 0xFFFFFFFF  # of a byte that has no token
+
+
 class ReferenceBpe:
     """Encodes text to ids and decodes ids to bytes.
 
-    byte_ids: (256,) the id of each byte; merges: (n, 3) left id, right id, merged id, the highest priority
-    first; tokens: the bytes of each id; split: one of PATTERNS. With whole_pieces, a pretoken that is a token
-    becomes it, whatever the merges make of it.
+    byte_ids: (256,) the id of each byte; one of NO_ID is left out, and its neighbours meet. merges: (n, 3)
+    left id, right id, merged id, the highest priority first; tokens: the bytes of each id; split: one of
+    PATTERNS. A pretoken that is one of the tokens whole_pieces (ids) becomes it, whatever merges make of it.
     """
 
     def __init__(
@@ -102,14 +105,14 @@ class ReferenceBpe:
         merges: ArrayLike,
         tokens: Sequence[bytes],
         split: str = "gpt-2",
-        whole_pieces: bool = False,
+        whole_pieces: ArrayLike = (),
     ) -> None:
         if split not in PATTERNS:
             raise ValueError(f"Bpe: split must be one of {', '.join(PATTERNS)}, got {split}")
         self._pattern = split
         self._whole: dict[bytes, int] = {}
-        for i, token in enumerate(tokens if whole_pieces else ()):
-            self._whole.setdefault(token, i)
+        for i in np.asarray(whole_pieces).ravel().tolist():
+            self._whole.setdefault(tokens[int(i)], int(i))
         self._byte_ids = np.asarray(byte_ids).tolist()
         table = np.asarray(merges).tolist()
         self._merges = {(left, right): (rank, token) for rank, (left, right, token) in enumerate(table)}
@@ -124,7 +127,8 @@ class ReferenceBpe:
             if pretoken not in self._known:
                 if len(self._known) > 100_000:
                     self._known.clear()
-                merged = merge([self._byte_ids[byte] for byte in pretoken], self._merges)
+                ids_of_bytes = [i for i in map(self._byte_ids.__getitem__, pretoken) if i != NO_ID]
+                merged = merge(ids_of_bytes, self._merges)
                 self._known[pretoken] = [self._whole[pretoken]] if pretoken in self._whole else merged
             ids += self._known[pretoken]
         return np.array(ids, self._dtype)

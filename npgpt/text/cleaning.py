@@ -8,7 +8,7 @@ the patterns are those that Python and the `tokenizers` library (Oniguruma) read
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from npgpt.engine.types import Buffer
@@ -35,8 +35,9 @@ FULL = (
     BLANK_ENDS,
     Step("runs of blank lines shortened", "\n{3,}", "\n\n"),
 )
+CLEANINGS = ("none", "light", "full")
 STEPS: dict[str, tuple[Step, ...]] = {"none": (), "light": LIGHT, "full": FULL}
-CLEANINGS = tuple(STEPS)
+STEPS["nfc"] = (COMPOSE,)  # as tokenizers of others do it
 # Blanks at the end of a prompt stay, as its line may go on; a document has ended.
 DOCUMENT_ENDS = BLANK_ENDS._replace(pattern=f"{BLANKS}(?=\n|\\Z)")
 
@@ -76,10 +77,10 @@ def clean_document(
     return bytes(_done([s for s in steps if first or s is not BYTE_ORDER_MARK], document, changed))
 
 
-def check_cleaning(how: str, where: str) -> None:
-    """Raise ValueError, which begins with `where`, unless `how` is none, light or full."""
-    if how not in CLEANINGS:
-        raise ValueError(f"{where} must be one of {', '.join(CLEANINGS)}, got {how!r}")
+def check_cleaning(how: str, where: str, known: Iterable[str] = CLEANINGS) -> None:
+    """Raise ValueError, which begins with `where`, unless `how` is known: none, light or full."""
+    if how not in known:
+        raise ValueError(f"{where} must be one of {', '.join(known)}, got {how!r}")
 
 
 def _done(steps: Sequence[Step], data: Buffer, changed: Counter[str] | None) -> Buffer:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,13 +25,12 @@ from npgpt.engine.names import missing, names_checked
 from npgpt.engine.types import Integers, PathLike
 from npgpt.text.corpus import Corpus
 from npgpt.text.load import make_tokenizer
-from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
+from npgpt.text.tokenizer import BEFORE_BLANK, ByteTokenizer, Place, Tokenizer
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 CHUNKS_PER_RANK = 4  # at least, so that their unequal costs even out
 BLOCK = 1 << 24  # ids that are looked at together
 TAIL = 4096  # bytes at the end of a chunk in which a boundary of words is looked for
-_BOUNDARY = re.compile(rb"[!-~](?=[ \n])")
 Split: TypeAlias = str | Sequence[float]
 Batch: TypeAlias = tuple[Integers, Integers]  # x, y (B,T) int32
 
@@ -73,36 +72,58 @@ def _write(path: Path, chunks: Iterable[Integers]) -> None:
 
 def _encode_chunks(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Iterator[Integers]:
     """Yield the ids of the corpus chunk by chunk; joined they are those of the documents."""
-    end: Integers = np.array([tokenizer.end_of_text], tokenizer.dtype)
 
-    def encode(chunk: tuple[bytes, bool]) -> Integers:
-        text, ends_document = chunk
-        ids = tokenizer.encode(text).astype(end.dtype, copy=False)
-        return np.append(ids, end) if ends_document else ids
+    def encode(chunk: Chunk) -> Integers:
+        place = Place.BEGIN if chunk.begins else Place.INSIDE
+        begin = tokenizer.begin if chunk.begins else ()
+        end = (tokenizer.end_of_text,) if chunk.ends else ()
+        ids = tokenizer.encode(chunk.text, place=place)
+        return np.concatenate([np.array(begin), ids, np.array(end)]).astype(tokenizer.dtype)
 
-    return world.map(encode, _text_chunks(corpus, world))
+    return world.map(encode, _text_chunks(corpus, tokenizer, world))
 
 
-def _text_chunks(corpus: Corpus, world: World) -> Iterator[tuple[bytes, bool]]:
-    """Yield (text, True where it ends its document), in chunks whose ids joined are the document's."""
+class Chunk(NamedTuple):
+    """A part of a document."""
+
+    text: bytes
+    begins: bool  # its document
+    ends: bool
+
+
+def _text_chunks(corpus: Corpus, tokenizer: Tokenizer, world: World) -> Iterator[Chunk]:
+    """Yield chunks whose ids joined are the document's."""
+    begins = True
+    for text, ends in _cut_chunks(corpus, tokenizer.boundary, world):
+        yield Chunk(text, begins, ends)
+        begins = ends
+
+
+def _cut_chunks(
+    corpus: Corpus, boundary: re.Pattern[bytes] | None, world: World
+) -> Iterator[tuple[bytes, bool]]:
+    """Yield (text, True where it ends its document), cut where the pattern has matched."""
     before, held = 0, b""
     for number, chunk in corpus.chunks():
         if number != before:
             yield held, True
             held = b""
         before, chunk = number, held + chunk
-        # The text after the last boundary between any tokenizer's words waits for the next chunk.
-        cut = max((m.end() for m in _BOUNDARY.finditer(chunk, len(chunk) - TAIL)), default=len(chunk))
-        for shard in _cut_for_ranks(chunk[:cut], corpus.n_bytes, world):
+        if boundary is None:
+            held = chunk
+            continue
+        # The text after the last boundary between words waits for the next chunk.
+        cut = max((m.end() for m in boundary.finditer(chunk, len(chunk) - TAIL)), default=len(chunk))
+        for shard in _cut_for_ranks(chunk[:cut], corpus.n_bytes, boundary, world):
             yield shard, False
         held = chunk[cut:]
     yield held, True
 
 
-def _cut_for_ranks(chunk: bytes, n_bytes: int, world: World) -> Iterator[bytes]:
+def _cut_for_ranks(chunk: bytes, n_bytes: int, boundary: re.Pattern[bytes], world: World) -> Iterator[bytes]:
     """Yield `chunk`, of a text of n_bytes, cut between words so that every rank has work."""
     size, start = n_bytes // (CHUNKS_PER_RANK * world.size) if world.size > 1 else len(chunk), 0
-    while cut := _BOUNDARY.search(chunk, start + size):
+    while cut := boundary.search(chunk, start + size):
         yield chunk[start : cut.end()]
         start = cut.end()
     yield chunk[start:]
@@ -117,7 +138,7 @@ def _beginning(corpus: Corpus, share: float, world: World) -> Iterator[bytes]:
     """Yield the text of the documents up to the fraction `share` of its bytes."""
     left = round(share * corpus.n_bytes)
     for _, chunk in corpus.chunks():
-        yield from _cut_for_ranks(chunk[:left], corpus.n_bytes, world)
+        yield from _cut_for_ranks(chunk[:left], corpus.n_bytes, BEFORE_BLANK, world)
         left -= len(chunk)
         if left <= 0:
             return

@@ -9,6 +9,7 @@ from npgpt.distributed.world import SINGLE, World
 from npgpt.engine.types import PathLike
 from npgpt.text import tokenizer_json
 from npgpt.text.gpt1 import GPT1Tokenizer
+from npgpt.text.sentencepiece import SentencePieceTokenizer
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 from npgpt.text.tokenizer_json import Vocabulary
 
@@ -23,10 +24,13 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 
 def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
     """Return the tokenizer of a vocabulary; ValueError, naming the first fault, where it is inconsistent."""
-    if vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges:
+    bytes_alone = vocabulary.tokens == ByteTokenizer.vocabulary.tokens and not vocabulary.merges
+    if bytes_alone and not vocabulary.beyond_gpt2():
         tokenizer = ByteTokenizer(vocabulary.normalizer)
         tokenizer.vocabulary = replace(tokenizer.vocabulary, chat_template=vocabulary.chat_template)
         return tokenizer
+    if vocabulary.pieces:
+        return SentencePieceTokenizer(vocabulary)
     return (GPT1Tokenizer if vocabulary.words else BPETokenizer)(vocabulary)
 
 

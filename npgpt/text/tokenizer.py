@@ -11,11 +11,13 @@ import functools
 import hashlib
 import json
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from enum import Enum
+from itertools import groupby, islice
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -25,13 +27,25 @@ from npgpt.distributed.world import SINGLE, World
 from npgpt.engine import kernels
 from npgpt.engine.types import Buffer, Integers, PathLike, Text
 from npgpt.text import cleaning, tokenizer_json
-from npgpt.text.bpe import ReferenceBpe, ReferenceCounts
+from npgpt.text.added_tokens import AddedTokens, Flags
+from npgpt.text.bpe import NO_ID, ReferenceBpe, ReferenceCounts
 from npgpt.text.tokenizer_json import BYTE_CHARACTERS, END_OF_TEXT, END_OF_WORD, Vocabulary
 
 BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 MIN_VOCAB_SIZE = 257  # the bytes and the end of text
 Ids: TypeAlias = ArrayLike | Iterable[int]
 MIN_COUNT = 2  # a pair that occurs less often makes no merge
+
+
+BEFORE_BLANK, BEFORE_SPACE = re.compile(rb"[!-~](?=[ \n])"), re.compile(rb"[!-~](?= )")
+
+
+class Place(Enum):
+    """Where in a longer text a part of it stands."""
+
+    BEGIN = 0  # it begins the text
+    SEGMENT = 1  # behind a special token
+    INSIDE = 2  # behind other text
 
 
 class Tokenizer(ABC):
@@ -67,6 +81,27 @@ class Tokenizer(ABC):
         return [names[i] for i in self.ends if i in names]
 
     @property
+    def begin(self) -> tuple[int, ...]:
+        """The ids with which every text of this model begins: one, or none."""
+        v = self.vocabulary
+        return (v.tokens[v.begin],) if v.begin else ()
+
+    @property
+    def boundary(self) -> re.Pattern[bytes] | None:
+        """What ends where a text may be cut, so that the ids of the parts are the text's; None for nothing.
+
+        It is found between ASCII characters alone, so that no character is cut.
+        """
+        names = [n for n, flags in self.vocabulary.flags.items() if not flags.special]
+        by_space = self.vocabulary.split in (
+            "llama-bpe",
+            "qwen2",
+        )  # where signs take the line ends behind them
+        pattern = BEFORE_SPACE if by_space else BEFORE_BLANK
+        odd = any(pattern.search(n.encode()) or any(self.vocabulary.flags[n][1:4]) for n in names)
+        return None if odd else pattern
+
+    @property
     def dtype(self) -> type[np.uint16 | np.uint32]:
         """The type of the ids: uint16 where they fit, else uint32."""
         return np.uint16 if self.vocab_size <= 65536 else np.uint32
@@ -82,6 +117,7 @@ class Tokenizer(ABC):
         v = self.vocabulary
         fields = [sorted(v.tokens.items()), v.merges, sorted(v.special.items()), v.end_of_text, v.words]
         fields += [v.normalizer] * (v.normalizer != "none")
+        fields += v.beyond_gpt2()
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -108,7 +144,8 @@ class Tokenizer(ABC):
             return self
         other = object.__new__(type(self))
         other.__dict__ = self.__dict__ | {"vocabulary": replace(self.vocabulary, normalizer=how)}
-        other.__dict__.pop("fingerprint", None)
+        for cached in ("fingerprint", "added_tokens", "all_added_tokens"):
+            other.__dict__.pop(cached, None)
         return other
 
     def normalize(self, text: Text, changed: Counter[str] | None = None) -> Buffer:
@@ -119,23 +156,60 @@ class Tokenizer(ABC):
         """Return a part of a text, such as a stop string, as a text of this model spells it."""
         return cleaning.normalize_part(text, self.normalizer)
 
-    def encode(self, text: Text, special_tokens: bool = False) -> Integers:
-        """Return the ids of `text` (str, or bytes of any kind) as dtype (N,); an end of text is never added.
+    @functools.cached_property
+    def added_tokens(self) -> AddedTokens | None:
+        """What cuts a text at the added tokens that are not special; None without any."""
+        return self._cutter(False)
+
+    @functools.cached_property
+    def all_added_tokens(self) -> AddedTokens | None:
+        """What cuts a text at all added tokens, the special ones too; None without any."""
+        return self._cutter(True)
+
+    def _cutter(self, special: bool) -> AddedTokens | None:
+        v = self.vocabulary
+        names = {*v.flags, *(v.special if special else ())}
+        flags = {name: v.flags.get(name, Flags()) for name in names}
+        found = {name: (v.tokens[name], of) for name, of in flags.items() if special or not of.special}
+        return AddedTokens(found, self._normalize_segment) if found else None
+
+    def encode(self, text: Text, special_tokens: bool = False, place: Place = Place.BEGIN) -> Integers:
+        """Return the ids of `text` (str, or bytes of any kind) as dtype (N,); no `begin` and end are added.
 
         The text is cleaned first, where the tokenizer has a normalizer and the text is valid UTF-8.
         In a str, surrogates that Python puts for undecodable bytes of a file name or an argument
         (surrogateescape) become those bytes again. With special_tokens=True a special token that is spelt
         out in the text becomes its id, as Hugging Face always does: not safe for text that others wrote.
+        place: where in a longer text it stands, which matters to tokenizers that put a blank before a text.
         """
-        special = self.vocabulary.special
-        if not (special_tokens and special):
-            return self._encode(self.normalize(text))
-        names = sorted((name.encode() for name in special), key=len, reverse=True)
-        segments = re.split(b"(" + b"|".join(map(re.escape, names)) + b")", bytes(_bytes(text)))
-        arrays = [self._encode(self.normalize(segment)) for segment in segments]
-        for i in range(1, len(segments), 2):
-            arrays[i] = np.array([special[segments[i].decode()]], self.dtype)
+        cutter = self.all_added_tokens if special_tokens else self.added_tokens
+        if cutter is None:
+            return self._encode_at(self.normalize(text), place)
+        characters = bytes(_bytes(text)).decode("utf-8", "surrogateescape")
+        arrays: list[Integers] = [np.zeros(0, self.dtype)]
+        for part in cutter.parts(characters):
+            at = place if part.begins else Place.SEGMENT
+            arrays.append(self._encode_segment(part.text, at) if part.id is None else np.array([part.id]))
+        return np.concatenate(arrays).astype(self.dtype, copy=False)
+
+    def encode_parts(self, parts: Iterable[str | int]) -> Integers:
+        """Return the ids of one text, of which `parts` are texts and ids of special tokens in turn.
+
+        No text becomes a special token, so texts may be what others wrote.
+        """
+        arrays: list[Integers] = [np.zeros(0, self.dtype)]
+        place = Place.BEGIN
+        for is_text, some in groupby(parts, lambda part: isinstance(part, str)):
+            if is_text:
+                arrays.append(self.encode("".join(map(str, some)), place=place))
+            else:
+                arrays.append(np.array([*some], self.dtype))
+            place = Place.SEGMENT
         return np.concatenate(arrays)
+
+    def encode_prompt(self, text: Text) -> Integers:
+        """Return the ids of `text` as a model reads it from its beginning: `begin`, and those of encode()."""
+        return np.concatenate([np.array(self.begin, self.dtype), self.encode(text)])
 
     def decode_bytes(self, ids: Ids, skip_special_tokens: bool = True) -> bytes:
         """Return the bytes of `ids` (any iterable of integers), by default without the special tokens.
@@ -150,7 +224,13 @@ class Tokenizer(ABC):
             raise ValueError(f"decode: ids must be in 0..{self.vocab_size - 1}, got {ids.min()}..{ids.max()}")
         if skip_special_tokens:
             ids = ids[~np.isin(ids, list(self.vocabulary.special.values()))]
-        return self._decode(ids)
+        return self._text_of(self._decode(ids))
+
+    def token_bytes(self, id: int, skip_special_tokens: bool = True) -> bytes:
+        """Return the bytes of one id inside a text; none for one beyond the vocabulary, which only pads."""
+        if id >= self.vocab_size or (skip_special_tokens and id in self.vocabulary.special.values()):
+            return b""
+        return self._decode(np.array([id]))
 
     def decode(self, ids: Ids, skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD (decode_bytes keeps them)."""
@@ -163,6 +243,23 @@ class Tokenizer(ABC):
     def save(self, folder: PathLike, model_max_length: int) -> None:
         """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
         tokenizer_json.write_vocabulary(folder, self.vocabulary, model_max_length)
+
+    def _encode_at(self, data: Buffer, place: Place) -> Integers:
+        """Return the ids of normalized bytes that stand at a place of a text."""
+        return self._encode(data)
+
+    def _normalize_segment(self, text: str) -> str:
+        """Return what lies between two added tokens, normalized."""
+        data = cleaning.normalize(text.encode("utf-8", "surrogateescape"), self.normalizer)
+        return bytes(data).decode("utf-8", "surrogateescape")
+
+    def _encode_segment(self, text: str, place: Place) -> Integers:
+        """Return the ids of a normalized segment."""
+        return self._encode(text.encode("utf-8", "surrogateescape"))
+
+    def _text_of(self, data: bytes) -> bytes:
+        """Return the text that became ids of these bytes."""
+        return data
 
     @abstractmethod
     def _encode(self, data: Buffer) -> Integers:
@@ -209,22 +306,38 @@ class ByteTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE with GPT-2's pretokens, compiled where the kernels are in use."""
+    """Byte-level BPE, with GPT-2's pretokens or another's, compiled where the kernels are in use.
+
+    A vocabulary may lack tokens of single bytes. Such a byte becomes the unknown token, if there is one; else
+    it is left out, with a warning.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Check the vocabulary. ValueError, naming the first fault, where it is inconsistent."""
-        self.vocabulary, table = _checked(vocabulary)
+        v, table = _checked(vocabulary)
+        self.vocabulary = v
         self.name = f"bpe:{self.vocab_size}"
-        names, special = sorted(vocabulary.tokens, key=vocabulary.tokens.__getitem__), vocabulary.special
-        tokens = [n.encode() if n in special else bytes(map(BYTES.__getitem__, n)) for n in names]
-        byte_ids = np.array([vocabulary.tokens[c] for c in BYTE_CHARACTERS], np.uint32)
-        self._tables = byte_ids, table, tokens
-        self._bpe: ReferenceBpe = (kernels.compiled("Bpe") or ReferenceBpe)(*self._tables)
+        names, apart = sorted(v.tokens, key=v.tokens.__getitem__), v.special.keys() | v.flags.keys()
+        tokens = [n.encode() if n in apart else bytes(map(BYTES.__getitem__, n)) for n in names]
+        unknown = v.tokens[v.unknown] if v.unknown else NO_ID
+        ids = [v.tokens.get(c, unknown) for c in BYTE_CHARACTERS]
+        self._tables = np.array(ids, np.uint32), table, tokens
+        whole = [i for i, name in enumerate(names) if v.whole_pieces and name not in apart]
+        kind = kernels.compiled("Bpe") or ReferenceBpe
+        self._bpe: ReferenceBpe = kind(*self._tables, v.split, np.array(whole, np.uint32))
+        self._missing = bytes(byte for byte, i in enumerate(ids) if i == NO_ID)
 
     def __reduce__(self) -> tuple[type["BPETokenizer"], tuple[Vocabulary]]:  # to another process
         return BPETokenizer, (self.vocabulary,)
 
     def _encode(self, data: Buffer) -> Integers:
+        if self._missing and len(bytes(data).translate(None, self._missing)) < len(data):
+            lost = {*bytes(data)} & {*self._missing}
+            shown = " ".join(f"{byte:02X}" for byte in sorted(lost))
+            self._missing = b""  # tell once
+            warnings.warn(
+                f"the model's vocabulary has no token for the bytes {shown}: left out", stacklevel=4
+            )
         return self._bpe.encode(data)
 
     def _decode(self, ids: Integers) -> bytes:
@@ -288,8 +401,13 @@ def _bytes(text: Text) -> Buffer:
         return text.encode("utf-8", "surrogatepass")
 
 
-def merge_table(vocabulary: Vocabulary, special: Container[str]) -> list[tuple[int, int, int]]:
-    """Return the merges as ids; ValueError where ids are not 0..V-1, or merges do not make all tokens."""
+def merge_table(
+    vocabulary: Vocabulary, special: Container[str], complete: bool = True
+) -> list[tuple[int, int, int]]:
+    """Return the merges as ids; ValueError where ids are not 0..V-1, or merges need what is no token.
+
+    complete: also where merges do not make all tokens.
+    """
     where, tokens = vocabulary.where, vocabulary.tokens
     by_id = dict(zip(tokens.values(), tokens, strict=True))
     if len(by_id) < len(tokens):
@@ -309,7 +427,7 @@ def merge_table(vocabulary: Vocabulary, special: Container[str]) -> list[tuple[i
         made.add(left + right)
         table.append((tokens[left], tokens[right], tokens[left + right]))
     end = END_OF_WORD if vocabulary.words else ""
-    for token in tokens:
+    for token in tokens if complete else ():
         if len(token.removesuffix(end)) > 1 and token not in made and token not in special:
             raise ValueError(f"{where}: no merge makes the token {token!r}")
     return table
@@ -318,20 +436,22 @@ def merge_table(vocabulary: Vocabulary, special: Container[str]) -> list[tuple[i
 def _checked(vocabulary: Vocabulary) -> tuple[Vocabulary, Integers]:
     """Return the vocabulary with its end of text, and its merges as ids (n, 3); ValueError for a fault."""
     where, tokens, special = vocabulary.where, vocabulary.tokens, vocabulary.special
-    table = merge_table(vocabulary, special)
+    apart = special.keys() | vocabulary.flags.keys()
+    table = merge_table(vocabulary, apart, complete=not vocabulary.whole_pieces)
     for token in tokens:
-        if token not in special and not (token and all(c in BYTES for c in token)):
+        if token not in apart and not (token and all(c in BYTES for c in token)):
             raise ValueError(f"{where}: the token {token!r} must be of characters that stand for bytes")
-    for byte, character in enumerate(BYTE_CHARACTERS):
-        if character not in tokens:
-            raise ValueError(f"{where}: there must be a token for each byte, but {byte} has none")
-    end = vocabulary.end_of_text
+    return with_end(vocabulary), np.array(table, np.uint32).reshape(-1, 3)
+
+
+def with_end(vocabulary: Vocabulary) -> Vocabulary:
+    """Return the vocabulary with its end of text; ValueError where it has none."""
+    where, special, end = vocabulary.where, vocabulary.special, vocabulary.end_of_text
     if not end:
         end = END_OF_TEXT if END_OF_TEXT in special or len(special) != 1 else next(iter(special))
     if end not in special:
         raise ValueError(f"{where}: {end} must be a special token, to end a text with")
-    complete = replace(vocabulary, end_of_text=end)
-    return complete, np.array(table, np.uint32).reshape(-1, 3)
+    return replace(vocabulary, end_of_text=end)
 
 
 class StreamDecoder:
@@ -352,8 +472,8 @@ class StreamDecoder:
         """Return the text that these ids complete, often ''."""
         known = self._tokenizer.bytes_of
         for id in ids:
-            if id not in known:  # an id that only pads a model's vocabulary has no text
-                known[id] = self._tokenizer.decode_bytes([id]) if id < self._tokenizer.vocab_size else b""
+            if id not in known:
+                known[id] = self._tokenizer.token_bytes(id)
         return self._utf8.decode(b"".join(map(known.__getitem__, ids)))
 
     def close(self) -> str:

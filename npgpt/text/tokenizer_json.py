@@ -3,18 +3,21 @@
 A token is written there in printable characters, one for each byte (BYTE_CHARACTERS); GPT-1's are plain text.
 """
 
+import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from npgpt.engine.types import Fields, PathLike
-from npgpt.text.cleaning import COMPOSE, STEPS
+from npgpt.text.added_tokens import Flags
 from npgpt.text.json_file import read_json
-from npgpt.text.special_tokens import read_special_tokens
+from npgpt.text.pipeline import END_OF_WORD as END_OF_WORD
+from npgpt.text.pipeline import Pipeline, read_pipeline, steps_of, steps_of_words
+from npgpt.text.special_tokens import SpecialTokens, read_special_tokens
+from npgpt.text.spm import BLANK, BYTE_NAMES, Pieces, merges_by_score
 
 END_OF_TEXT = "<|endoftext|>"
-END_OF_WORD = "</w>"  # GPT-1 marks the end of a word, GPT-2 the blank before it
 UNKNOWN = "<unk>"
 ROLES = ("system", "user", "assistant")
 END_OF_TURN = "<|end|>"
@@ -34,7 +37,6 @@ def _byte_characters() -> list[str]:
 
 
 BYTE_CHARACTERS = _byte_characters()
-BERT = {"clean_text": True, "handle_chinese_chars": True, "lowercase": True}  # what GPT-1's text goes through
 PAIRS_OF_FILES = (  # vocabulary, merges
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe"),
@@ -54,6 +56,24 @@ class Vocabulary:
     words: bool  # GPT-1's: merges work on words that end in </w>
     normalizer: str = "none"  # how text is cleaned before encoding, a key of STEPS; GPT-1 has its own way
     chat_template: str | None = None  # in Jinja, as the files of another's model have it
+    split: str = "gpt-2"  # how byte-level BPE makes pretokens, one of bpe.PATTERNS
+    whole_pieces: bool = False  # a pretoken that is a token becomes it, whatever the merges make of it
+    begin: str = ""  # the special token with which each text begins; "" for none
+    unknown: str = ""  # the special token of what has none; "": it is left out
+    flags: dict[str, Flags] = field(default_factory=dict)  # of added tokens that are not just special
+    names: dict[str, str] = field(
+        default_factory=dict
+    )  # bos_token, pad_token: what files call special tokens
+    pieces: Pieces | None = None  # SentencePiece's BPE
+
+    def beyond_gpt2(self) -> list[Any]:
+        """Return what ids depend on, but for tokens, merges and special tokens, where it is not GPT-2's."""
+        names = "split", "whole_pieces", "begin", "unknown", "flags", "pieces"
+        usual = Vocabulary("", {}, [], {}, "", words=False)
+        values = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
+        if self.pieces:
+            values["pieces"] = [*dataclasses.astuple(self.pieces)]
+        return [values] if values else []
 
 
 def read_vocabulary(path: PathLike) -> Vocabulary:
@@ -93,14 +113,21 @@ def read_pair(vocabulary: PathLike, merges: PathLike) -> Vocabulary:
     named = UNKNOWN if words else END_OF_TEXT
     special = {named: tokens[named]} if named in tokens else {}
     more = read_special_tokens(merges.parent, tokens, _plain(pairs), None, words)
+    special |= more.ids
+    begin = more.names.get("bos_token", END_OF_TEXT) if more.begins and not words else ""
+    if begin and begin not in special:
+        raise ValueError(f"{merges.parent}: add_bos_token needs a bos_token that is there, got {begin!r}")
     return Vocabulary(
         where=str(merges),
-        tokens=tokens | more.ids,
+        tokens=tokens | more.ids | more.others,
         merges=pairs,
-        special=special | more.ids,
+        special=special,
         end_of_text=more.end_of_text,
         words=words,
         chat_template=more.chat_template,
+        begin=begin,
+        flags=_needed_flags(more, "none", ""),
+        names=more.names,
     )
 
 
@@ -110,85 +137,74 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise ValueError(f"{path}: must hold a BPE model")
     words = model.get("end_of_word_suffix") == END_OF_WORD
-    _check_supported(path, settings, model, words)
+    steps = read_pipeline(path, settings, words)
     tokens = _tokens(model.get("vocab"), path)
     merges = model.get("merges")
     if not (isinstance(merges, list) and isinstance(added, list)):
         raise ValueError(f"{path}: merges and added_tokens must be lists")
     rules = [rule.split(" ") if isinstance(rule, str) else rule for rule in merges]
     pairs = [_pair(rule, f"{path}: merge {n}") for n, rule in enumerate(rules)]
-    more = read_special_tokens(path.parent, tokens, _plain(pairs), added, words)
-    special, tokens = dict(more.ids), tokens | more.ids
-    if END_OF_TEXT in tokens:  # special in every vocabulary that has it, marked or not
+    more = read_special_tokens(path.parent, tokens, _plain(pairs, bool(steps.prefix)), added, words)
+    special, tokens = dict(more.ids), tokens | more.ids | more.others
+    if END_OF_TEXT in tokens and END_OF_TEXT not in more.others:  # special in every vocabulary, marked or not
         special |= {END_OF_TEXT: tokens[END_OF_TEXT]}
-    normalizer = "none" if words else _read_normalizer(settings) or "none"
-    return Vocabulary(
+    if steps.begin and special.get(steps.begin) != steps.begin_id:
+        what = f"put a special token before a text, with its id, got {steps.begin!r} and {steps.begin_id}"
+        raise ValueError(f"{path}: post_processor must {what}")
+    vocabulary = Vocabulary(
         where=str(path),
         tokens=tokens,
         merges=pairs,
         special=special,
         end_of_text=more.end_of_text,
         words=words,
-        normalizer=normalizer,
+        normalizer=steps.normalizer,
         chat_template=more.chat_template,
+        split=steps.split,
+        begin=steps.begin,
+        flags=_needed_flags(more, steps.normalizer, steps.prefix),
+        names=more.names,
     )
+    return vocabulary if words else _with_model(vocabulary, path, model, steps, more.scores)
 
 
-def _read_normalizer(settings: Fields) -> str | None:
-    """Return the cleaning that the normalizer of a tokenizer.json is; None for another."""
-    found = settings.get("normalizer") if _steps(settings.get("normalizer"), "normalizers") else None
-    return next((how for how in STEPS if _normalizer(how) == found), None)
+def _needed_flags(more: SpecialTokens, normalizer: str, prefix: str) -> dict[str, Flags]:
+    """Return the flags of added tokens, without `normalized` where nothing is and all are alike in it."""
+    kinds = {more.flags.get(name, Flags()).normalized for name in (*more.ids, *more.others)}
+    if normalizer != "none" or prefix == "prepend" or len(kinds) > 1:
+        return more.flags
+    flags = {name: of._replace(normalized=False) for name, of in more.flags.items()}
+    return {name: of for name, of in flags.items() if of != Flags()}
 
 
-def _plain(pairs: list[tuple[str, str]]) -> set[str]:
+def _with_model(v: Vocabulary, path: Path, model: Fields, steps: Pipeline, scores: list[float]) -> Vocabulary:
+    """Return the vocabulary with what the model of a tokenizer.json says of unknown and whole pieces."""
+    unknown = model.get("unk_token") or ""
+    if not steps.prefix and all(character in v.tokens for character in BYTE_CHARACTERS):
+        unknown = ""  # there is nothing unknown
+    if unknown and unknown not in v.special:
+        raise ValueError(f"{path}: unk_token must be a special token, got {unknown!r:.60}")
+    whole, fuse = bool(model.get("ignore_merges")), bool(model.get("fuse_unk"))
+    if not steps.prefix:
+        if unknown and fuse:
+            raise ValueError(f"{path}: fuse_unk must be false where bytes have no tokens")
+        return replace(v, unknown=unknown, whole_pieces=whole)
+    by_bytes = bool(model.get("byte_fallback"))
+    known = sum(name in v.tokens and name not in v.special for name in BYTE_NAMES)
+    if by_bytes and 0 < known < 256:
+        raise ValueError(f"{path}: there must be tokens for all bytes or for none, got {known}")
+    if whole:
+        raise ValueError(f"{path}: ignore_merges must be false beside {BLANK!r} for a blank")
+    if scores and len(scores) != len(v.tokens):
+        raise ValueError(f"{path}: there must be {len(v.tokens)} scores in npgpt, got {len(scores)}")
+    pieces = Pieces(steps.prefix, steps.words, tuple(scores), fuse, by_bytes)
+    return replace(v, unknown=unknown, pieces=pieces, merges=[] if scores else v.merges)
+
+
+def _plain(pairs: list[tuple[str, str]], blanks: bool = False) -> set[str]:
     """Return the tokens of which texts are made: bytes and what merges make and need."""
-    return {*BYTE_CHARACTERS, *(token for left, right in pairs for token in (left, right, left + right))}
-
-
-def _check_supported(path: Path, settings: Fields, model: Fields, words: bool) -> None:
-    splits = settings.get("pre_tokenizer") or {}
-    splits = splits if isinstance(splits, dict) else {"type": splits}
-    normalizer = settings.get("normalizer") if _steps(settings.get("normalizer"), "normalizers") else None
-    kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-    bert = kind == "BertNormalizer" and isinstance(normalizer, dict) and normalizer | BERT == normalizer
-    keys = "dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges", "fuse_unk"
-    wrong = {key: model.get(key) for key in keys}
-    decoder = settings.get("decoder") or {}
-    decoders = {"BPEDecoder"} if words else {"ByteLevel"}
-    wrong["decoder"] = not isinstance(decoder, dict) or decoder.get("type", *decoders) not in decoders
-    wrong["post_processor"] = not all(
-        map(_adds_nothing, _steps(settings.get("post_processor"), "processors"))
-    )
-    if words:
-        wrong["normalizer"] = not bert
-        wrong["pre_tokenizer"] = splits.get("type") != "BertPreTokenizer"
-    else:
-        wrong["normalizer"] = _read_normalizer(settings) is None
-        wrong["end_of_word_suffix"] = model.get("end_of_word_suffix")
-        wrong["pre_tokenizer"] = splits.get("type") != "ByteLevel" or not splits.get("use_regex", True)
-        wrong["add_prefix_space"] = splits.get("add_prefix_space")
-    if found := ", ".join(key for key, value in wrong.items() if value):
-        raise ValueError(f"{path}: must split and merge as GPT-2 or GPT-1 does, but for {found}")
-
-
-def _steps(step: object, key: str) -> list[Any]:
-    """Return the steps of a normalizer or post-processor: a Sequence's, which are under `key`, or itself."""
-    inner = step.get(key) if isinstance(step, dict) and step.get("type") == "Sequence" else None
-    return inner if isinstance(inner, list) else [] if step is None else [step]
-
-
-def _adds_nothing(step: Any) -> bool:
-    """Return whether a step of a post-processor leaves a text's ids alone."""
-    single = step.get("single") if isinstance(step, dict) else None  # of a TemplateProcessing
-    return isinstance(step, dict) and (
-        step.get("type") == "ByteLevel"
-        or (
-            isinstance(single, list)
-            and len(single) == 1
-            and isinstance(single[0], dict)
-            and "Sequence" in single[0]
-        )
-    )
+    made = {token for left, right in pairs for token in (left, right, left + right)}
+    return made if blanks else made | {*BYTE_CHARACTERS}
 
 
 def _tokens(table: object, path: PathLike) -> dict[str, int]:
@@ -207,36 +223,49 @@ def _pair(rule: object, where: str) -> tuple[str, str]:
 
 
 def write_vocabulary(folder: PathLike, vocabulary: Vocabulary, model_max_length: int) -> None:
-    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
-    folder, words = Path(folder), vocabulary.words
-    _write_json(folder / "tokenizer.json", _tokenizer_json(vocabulary))
-    _write_json(folder / "vocab.json", vocabulary.tokens)
-    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    kind = "OpenAIGPTTokenizer" if words else "GPT2Tokenizer"
-    config: Fields = {"tokenizer_class": kind, "model_max_length": model_max_length}
-    config["pad_token"] = pad_token(vocabulary)
-    if words:
+    """Write tokenizer.json and tokenizer_config.json into `folder`; for GPT-2's kind vocab.json, merges.txt.
+
+    Transformers' own classes of GPT-2 and Llama make the steps around the merges themselves, so they are
+    named only where these are GPT-2's.
+    """
+    folder, v = Path(folder), vocabulary
+    plain = v.words or (v.normalizer == "none" and not v.beyond_gpt2())
+    _write_json(folder / "tokenizer.json", _tokenizer_json(v))
+    if v.words or not v.beyond_gpt2():
+        _write_json(folder / "vocab.json", v.tokens)
+        lines = ["#version: 0.2", *(f"{left} {right}" for left, right in v.merges)]
+        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    kind = "OpenAIGPTTokenizer" if v.words else "GPT2Tokenizer" if plain else "PreTrainedTokenizerFast"
+    config: Fields = {
+        "tokenizer_class": kind,
+        "model_max_length": model_max_length,
+        "pad_token": pad_token(v),
+    }
+    if v.words:
         config["unk_token"] = UNKNOWN
     else:
-        names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.end_of_text)
-        config |= names | {"add_prefix_space": False}
-    if vocabulary.normalizer != "none":  # which GPT2Tokenizer drops; 4's general class adds token types
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        named = dict.fromkeys(("bos_token", "eos_token", "unk_token"), v.end_of_text) | v.names
+        config |= named | {"eos_token": v.end_of_text, "add_prefix_space": False}
+    if v.unknown:
+        config["unk_token"] = v.unknown
+    if not plain:  # 4's general class adds token types
         config["model_input_names"] = ["input_ids", "attention_mask"]
-    if END_OF_TURN in vocabulary.special:
-        config["added_tokens_decoder"] = {str(token.pop("id")): token for token in _added(vocabulary)}
-    if template := chat_template_of(vocabulary):
+    if END_OF_TURN in v.special or v.beyond_gpt2():
+        config["added_tokens_decoder"] = {str(token.pop("id")): token for token in _added(v)}
+    if template := chat_template_of(v):
         config["chat_template"] = template
+    if v.pieces and v.pieces.scores:
+        config["npgpt"] = {"scores": v.pieces.scores}  # which a tokenizer.json cannot hold
     _write_json(folder / "tokenizer_config.json", config)
 
 
 def pad_token(vocabulary: Vocabulary) -> str:
-    """Return the token that fills rows of unequal length: the first of PADS, else the end of text.
+    """Return the token that fills rows of unequal length: its files', the first of PADS, or the end of text.
 
     Other programs leave padding out of the loss. So it is never the end of a turn where there is another.
     """
-    return next(token for token in (*PADS, vocabulary.end_of_text) if token in vocabulary.special)
+    named = vocabulary.names.get("pad_token", "")
+    return next(token for token in (named, *PADS, vocabulary.end_of_text) if token in vocabulary.special)
 
 
 def chat_template_of(vocabulary: Vocabulary) -> str | None:
@@ -245,61 +274,42 @@ def chat_template_of(vocabulary: Vocabulary) -> str | None:
 
 
 def _added(vocabulary: Vocabulary) -> list[Fields]:
-    """Return the special tokens as the `tokenizers` library describes them, by id."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    special = sorted(vocabulary.special.items(), key=lambda item: item[1])
-    return [{"id": i, "content": token, **flags, "special": True} for token, i in special]
+    """Return the added tokens as the `tokenizers` library describes them, by id."""
+    names = vocabulary.special | {name: vocabulary.tokens[name] for name in vocabulary.flags}
+    found = []
+    for name, i in sorted(names.items(), key=lambda item: item[1]):
+        flags = vocabulary.flags.get(name, Flags())._asdict()
+        order = ("single_word", "lstrip", "rstrip", "normalized", "special")
+        found.append({"id": i, "content": name} | {flag: flags[flag] for flag in order})
+    return found
 
 
-def _tokenizer_json(vocabulary: Vocabulary) -> Fields:
+def _tokenizer_json(v: Vocabulary) -> Fields:
     """Return tokenizer.json for the `tokenizers` library; each key is needed by one of its versions."""
-
-    def byte_level(**options: bool) -> Fields:  # in the order that the library writes
-        return {"type": "ByteLevel", **options, "use_regex": True}
-
-    if vocabulary.words:
-        steps = {
-            "normalizer": {"type": "BertNormalizer", **BERT, "strip_accents": None},
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "post_processor": None,
-            "decoder": {"type": "BPEDecoder", "suffix": END_OF_WORD},
-        }
-    else:
-        steps = {
-            "normalizer": _normalizer(vocabulary.normalizer),
-            "pre_tokenizer": byte_level(add_prefix_space=False, trim_offsets=True),
-            "post_processor": byte_level(add_prefix_space=True, trim_offsets=False),
-            "decoder": byte_level(add_prefix_space=True, trim_offsets=True),
-        }
+    pieces, merges = v.pieces, v.merges
+    prefix, words = (pieces.prefix, pieces.words) if pieces else ("", False)
+    steps = Pipeline(v.normalizer, v.split, v.begin, v.tokens.get(v.begin, -1), prefix, words)
+    if pieces and pieces.scores:
+        merges = merges_by_score(v.tokens, {*v.special, *v.flags}, pieces.scores)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added(vocabulary),
-        **steps,
+        "added_tokens": _added(v),
+        **(steps_of_words() if v.words else steps_of(steps)),
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": UNKNOWN if vocabulary.words else None,
+            "unk_token": UNKNOWN if v.words else v.unknown or None,
             "continuing_subword_prefix": "",
-            "end_of_word_suffix": END_OF_WORD if vocabulary.words else "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary.tokens,
-            "merges": [" ".join(pair) for pair in vocabulary.merges],
+            "end_of_word_suffix": END_OF_WORD if v.words else "",
+            "fuse_unk": bool(pieces and pieces.fuse_unknown),
+            "byte_fallback": bool(pieces and pieces.bytes),
+            "ignore_merges": v.whole_pieces,
+            "vocab": v.tokens,
+            "merges": [f"{left} {right}" for left, right in merges],
         },
     }
-
-
-def _normalizer(how: str) -> Fields | None:
-    """Return a cleaning as the normalizer of a tokenizer.json."""
-
-    def replace(pattern: str, instead: str) -> Fields:
-        return {"type": "Replace", "pattern": {"Regex": pattern}, "content": instead}
-
-    steps = [{"type": "NFC"} if s is COMPOSE else replace(s.pattern, s.instead) for s in STEPS[how]]
-    return {"type": "Sequence", "normalizers": steps} if steps else None
 
 
 def _write_json(path: Path, value: object) -> None:

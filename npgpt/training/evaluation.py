@@ -46,6 +46,7 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
     T, end = model.config.block_size, tokenizer.end_of_text
     total, first, fifth = 0.0, 0, 0
     for x, y in evaluation_batches(ids, T, max(1, TOKENS_AT_ONCE // T), end):
+        y[np.isin(y, tokenizer.begin)] = -1  # which is given, not predicted
         logits, targets = model.logits(x)[y >= 0], y[y >= 0]  # (n,V), (n,)
         check_measured("evaluate", logits, model.params)
         logits = logits.astype(np.float64)
@@ -55,7 +56,7 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
         tied = (logits == at_target) & (np.arange(logits.shape[1]) < targets[:, None])  # ties go by id
         rank = ((logits > at_target) | tied).sum(axis=1)  # (n,): how many tokens are more likely
         first, fifth = first + int((rank < 1).sum()), fifth + int((rank < 5).sum())
-    n, n_bytes = len(ids), len(tokenizer.decode_bytes(ids))
+    n, n_bytes = int((~np.isin(ids, tokenizer.begin)).sum()), len(tokenizer.decode_bytes(ids))
     return {
         "tokens": n,
         "bytes": n_bytes,

@@ -7,6 +7,7 @@ no other exception, no long run, no large allocation.
 import json
 import shutil
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.numpy import load_file
@@ -16,8 +17,11 @@ from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.model import GPT
 from npgpt.interop import gguf, huggingface, pytorch, tensorflow
 from npgpt.runtime import libnpgpt
-from npgpt.text.load import load_tokenizer
-from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
+from npgpt.text.added_tokens import Flags
+from npgpt.text.load import load_tokenizer, tokenizer_of
+from npgpt.text.spm import BLANK, Pieces
+from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer
+from npgpt.text.tokenizer_json import Vocabulary
 
 SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 3}
 LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "rope": Rope(500.0, "llama3", 4.0, 1.0, 4.0, 16)}
@@ -58,6 +62,36 @@ TARGETS = {  # name: the file that is fuzzed, and who reads its folder
 }
 
 
+def llama_tokenizers():
+    """Small tokenizers of Llama's kinds: by merges, by scores, on bytes of which some are missing."""
+    tokens = ["<s>", END_OF_TEXT, "<unk>", BLANK, "a", "b", f"{BLANK}a", "ab", "<x>"]
+    v = Vocabulary(
+        where="llama",
+        tokens={token: i for i, token in enumerate(tokens)},
+        merges=[(BLANK, "a"), ("a", "b")],
+        special={"<s>": 0, END_OF_TEXT: 1, "<unk>": 2},
+        end_of_text=END_OF_TEXT,
+        words=False,
+        begin="<s>",
+        unknown="<unk>",
+        flags={"<x>": Flags(special=False)},
+        pieces=Pieces("first"),
+    )
+    scored = replace(v, merges=[], pieces=Pieces(scores=tuple(-float(i) for i in range(len(tokens)))))
+    names = [token for token in tokens if BLANK not in token]
+    on_bytes = replace(
+        v,
+        tokens={token: i for i, token in enumerate(names)},
+        merges=[("a", "b")],
+        special={token: i for i, token in enumerate(names[:3])},
+        unknown="",
+        split="llama-bpe",
+        whole_pieces=True,
+        pieces=None,
+    )
+    return [*map(tokenizer_of, (v, scored, on_bytes))]
+
+
 class Folders:
     """For each target a folder of valid files, below `root`; and the valid bytes that fuzzing starts from."""
 
@@ -96,6 +130,14 @@ class Folders:
             self._seed("merges", folder / "merges.txt")
             for name, other in (("vocabulary", "merges.txt"), ("merges", "vocab.json")):
                 shutil.copy(folder / other, self.root / name)
+        for n, tokenizer in enumerate(llama_tokenizers()):
+            folder = self.root / f"seed-llama-{n}"
+            folder.mkdir()
+            tokenizer.save(folder, 2)
+            self._seed("tokenizer", folder / "tokenizer.json")
+            model = GPT(GPTConfig(**SIZES | {"vocab_size": tokenizer.vocab_size}), seed=1)
+            gguf.write_gguf(folder / "model.gguf", model, tokenizer)
+            self._seed("gguf", folder / "model.gguf")
 
     def _seed(self, name, path):
         self.seeds[name].append(path.read_bytes())

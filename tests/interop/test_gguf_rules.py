@@ -11,7 +11,18 @@ from npgpt.runtime import libnpgpt
 from tests.conftest import COMPILED
 from tests.gguf_files import READ, REFUSED
 
-TEXTS = ("a 1", " 1 1", "<|endoftext|><x>[PAD]", "ação\n\n 12 's", "")
+TEXTS = (
+    *("a 1", " 1 1", "<|endoftext|><x>[PAD]", "ação\n\n 12 's", "", "I'LL 12345 go!\r\n  x", " ", "  a  "),
+    *(
+        "a<x> b<x><x>",
+        "  <x>  1",
+        "aZb",
+        "aaaaaaa abc abcab",
+        "\u65e5x \u65e5",
+        "<s>a</s><0x41>",
+        "\u2581a \u2581",
+    ),
+)
 
 
 def named(case):
@@ -26,7 +37,7 @@ def readers():
 def test_what_both_read_is_the_same_model(case, tmp_path, measured):
     path = case.write(tmp_path)
     model = npgpt.GPT.of(read_gguf(path))
-    ids = np.random.default_rng(4).integers(0, 256, 16)
+    ids = np.random.default_rng(4).integers(0, min(256, model.config.vocab_size), 16)
     logits = model.logits(ids[None])[0]
     assert np.isfinite(logits).all() and logits.std() > 0.5
     if COMPILED:
@@ -37,12 +48,15 @@ def test_what_both_read_is_the_same_model(case, tmp_path, measured):
         else:
             measured("libnpgpt on a file", np.abs(error).max(), 1e-4)
         assert runtime.vocab_size == model.config.vocab_size
-        for text in TEXTS if model.tokenizer else ():
-            assert runtime.encode(text.encode()) == model.tokenizer.encode(text).tolist()
-        if model.tokenizer:
-            assert (
-                libnpgpt.library()[1].npgpt_end_of_text(runtime.handle) == model.tokenizer.end_of_text == 257
-            )
+        for text in (*TEXTS, b"a\xf5\xff b", b"\xe6\x97") if model.tokenizer else ():
+            data = text.encode() if isinstance(text, str) else text
+            assert runtime.encode(data) == model.tokenizer.encode(data).tolist(), data
+        if tokenizer := model.tokenizer:
+            lib, begin = libnpgpt.library()[1], tokenizer.begin
+            assert lib.npgpt_end_of_text(runtime.handle) == tokenizer.end_of_text in (2, 257)
+            assert lib.npgpt_begin_of_text(runtime.handle) == (begin[0] if begin else -1)
+            for i in range(tokenizer.vocab_size):
+                assert runtime.token_bytes(i) == tokenizer.token_bytes(i, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=named)
@@ -76,6 +90,19 @@ def test_a_text_ends_at_each_end_of_the_file(tmp_path):
             )
     write_gguf(tmp_path / "again.gguf", second, second.tokenizer)
     assert npgpt.load(tmp_path / "again.gguf").tokenizer.ends == (257, 65, 66)
+
+
+@pytest.mark.skipif(not COMPILED, reason="there is no compiled libnpgpt")
+@pytest.mark.parametrize("name", ["a beginning", "sentencepiece", "sentencepiece, first", "a user's token"])
+def test_a_text_begins_in_c_as_in_python(name, tmp_path):
+    """With the token that the file asks for, and the blank."""
+    path = next(case for case in READ if case.name == name).write(tmp_path)
+    model, asked = npgpt.load(path), {"temperature": 1.5, "max_new_tokens": 400}
+    for seed, prompt in enumerate(("a 1", "", "ab<x> a", " a")):
+        assert from_c(path, prompt, seed) == model.generate(prompt, seed=seed, **asked)
+    first = model.generate("a", seed=1, return_ids=True, **asked)
+    ids = [*model.tokenizer.begin, *model.tokenizer.encode("a").tolist()]
+    assert model.generate(ids, seed=1, return_ids=True, **asked) == first
 
 
 def from_c(path, prompt, seed):

@@ -5,23 +5,35 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import npgpt
+from npgpt.engine.config import Rope, engine_config
 from npgpt.interop.pytorch import read_checkpoint, read_state_dict, write_state_dict
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 6, "vocab_size": 31}
 
 
 @pytest.mark.parametrize(
-    "family", [{}, {"post_norm": True}, {"window": 3}, {"bias": False}, {"activation": "gelu"}], ids=str
+    "family",
+    [
+        {},
+        {"engine": "gpt"},
+        {"engine": "gpt-3", "window": 3},
+        {"bias": False},
+        {"activation": "gelu"},
+        {"engine": "llama"},
+        {"engine": "llama", "tied": False, "n_kv_head": 1, "rope": Rope(500.0, "linear", 2.0)},
+    ],
+    ids=str,
 )
 def test_what_was_written_comes_back(rng, tmp_path, family):
-    model = npgpt.GPT(npgpt.GPTConfig(**SMALL, **family, dropout=0.2))
+    model = npgpt.GPT(engine_config(**{"engine": "gpt-2"} | SMALL | family, dropout=0.2))
     with model.edit():
         model.flat_params[...] = rng.standard_normal(model.num_params)
     write_state_dict(tmp_path / "state.safetensors", model)
     again = npgpt.load(tmp_path / "state.safetensors")
     assert again.config == model.config and again.tokenizer is None
     np.testing.assert_array_equal(again.flat_params, model.flat_params)
-    assert "lm_head.weight" in load_file(tmp_path / "state.safetensors")
+    head = load_file(tmp_path / "state.safetensors")["lm_head.weight"]
+    np.testing.assert_array_equal(head, model.params["wte.weight" if model.config.tied else "lm_head.weight"])
 
 
 def test_heads_must_be_told_where_the_file_does_not(rng, tmp_path):
@@ -33,6 +45,23 @@ def test_heads_must_be_told_where_the_file_does_not(rng, tmp_path):
     again = npgpt.load(path, n_head=2, dropout=0.1)
     assert again.config == npgpt.GPTConfig(**SMALL, dropout=0.1)
     np.testing.assert_array_equal(again.flat_params, model.flat_params)
+
+
+def test_of_llama_the_context_and_the_positions_must_be_told_too(rng, tmp_path):
+    sizes = SMALL | {"n_kv_head": 1, "rope": Rope(500.0), "tied": False, "attention_bias": True}
+    model, path = npgpt.GPT(engine_config("llama", **sizes), seed=3), tmp_path / "state.safetensors"
+    write_state_dict(path, model)
+    save_file(load_file(path), path)
+    with pytest.raises(
+        ValueError, match=r"does not tell block_size, rope; give them: load\(path, block_size=2048"
+    ):
+        npgpt.load(path, n_head=2)
+    for wrong in (3, "2", 0):
+        with pytest.raises(ValueError, match="n_head must fit 8 rows of queries and 4 of keys"):
+            npgpt.load(path, n_head=wrong, block_size=6, rope=Rope(500.0))
+    again, ids = npgpt.load(path, n_head=2, block_size=6, rope=Rope(500.0)), [[1, 2, 3]]
+    assert again.config.K == 1 and not again.config.tied
+    np.testing.assert_array_equal(again.logits(ids), model.logits(ids))
 
 
 def test_nanogpt_in_a_compiled_model(rng, tmp_path):

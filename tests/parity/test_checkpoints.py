@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.engine.config import GPTConfig
+from npgpt.engine.config import GPTConfig, engine_config
 from npgpt.interop.layout import tensor_specs
 from npgpt.interop.pytorch import write_state_dict
 
@@ -159,6 +159,57 @@ def test_hostile_and_broken_pickles_are_refused(tmp_path, monkeypatch):
         npgpt.load("text.pt")
 
 
+def pickled(folder, shards=1, old=False):
+    """Make pytorch_model.bin, or its shards and their index, of a folder's model.safetensors, in float16."""
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16)
+    state = list(theirs.state_dict().items())
+    names = ["pytorch_model.bin"] if shards == 1 else [f"pytorch_model-{i}.bin" for i in range(shards)]
+    for i, name in enumerate(names):
+        part = dict(state[i::shards])
+        torch.save(part, folder / name, _use_new_zipfile_serialization=not old)
+    if shards > 1:
+        index = {"weight_map": {name: names[i % shards] for i, (name, _) in enumerate(state)}}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+    return theirs
+
+
+@pytest.mark.parametrize("engine", ["gpt", "gpt-2", "gpt-3", "llama"])
+@pytest.mark.parametrize("form", [{}, {"shards": 3}, {"old": True}], ids=str)
+def test_pytorch_model_bin(rng, tmp_path, engine, form):
+    """As many folders of before safetensors have it; the tied head is in it twice."""
+    npgpt.GPT(engine_config(engine, **SMALL), seed=5).save_pretrained(tmp_path)
+    theirs, ids = pickled(tmp_path, **form), rng.integers(0, 67, (2, 24))
+    assert np.abs(npgpt.load(tmp_path).logits(ids) - logits_of(theirs.float(), ids)).max() <= 1e-4
+
+
+def test_pytorch_model_bin_is_opened_as_weights_alone(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    npgpt.GPT(GPTConfig(**SMALL)).save_pretrained(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"never looked at beside safetensors")
+    npgpt.load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin must hold weights and plain values alone"):
+        npgpt.load(folder)
+    torch.save({"transformer.wte.weight": Hostile()}, folder / "pytorch_model.bin")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin must hold weights and plain values alone"):
+        npgpt.load(folder)
+    assert not (tmp_path / "pwned").exists()
+    torch.save([1], folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin must be a state_dict, got list"):
+        npgpt.load(folder)
+    (folder / "pytorch_model.bin").unlink()
+    for name, what in (
+        ("../x.bin", "must be a file of the folder"),
+        ("config.json", r"must be a \.bin file"),
+    ):
+        index = {"weight_map": {"transformer.wte.weight": name}}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=what):
+            npgpt.load(folder)
+
+
 # ---------------------------------------------------------------------------- TensorFlow
 
 
@@ -238,18 +289,21 @@ def fake_hub(tmp_path, rng):
     model = npgpt.GPT(GPTConfig(**SMALL | {"vocab_size": 257}), seed=4)
     model.save_pretrained(tmp_path / "served")
     (tmp_path / "served" / "pytorch_model.bin").write_bytes(b"a pickle")
-    files, commit = {p.name: p.read_bytes() for p in (tmp_path / "served").iterdir()}, "0" * 39 + "1"
+    commit = "0" * 39 + "1"
+
+    def files():
+        return {p.name: p.read_bytes() for p in (tmp_path / "served").iterdir()}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             path = self.path.split("?")[0]
             if path.startswith("/api/models/acme/small"):
-                told = {"id": "acme/small", "sha": commit, "siblings": [{"rfilename": n} for n in files]}
+                told = {"id": "acme/small", "sha": commit, "siblings": [{"rfilename": n} for n in files()]}
                 if "/tree/" in path:
-                    told = [{"type": "file", "path": n, "size": len(b), "oid": n} for n, b in files.items()]
+                    told = [{"type": "file", "path": n, "size": len(b), "oid": n} for n, b in files().items()]
                 body, tag = json.dumps(told).encode(), "info"
-            elif path.startswith("/acme/small/resolve/") and path.split("/")[-1] in files:
-                body, tag = files[path.split("/")[-1]], path.split("/")[-1]
+            elif path.startswith("/acme/small/resolve/") and path.split("/")[-1] in files():
+                body, tag = files()[path.split("/")[-1]], path.split("/")[-1]
             else:
                 self.send_error(404)
                 return
@@ -278,6 +332,13 @@ def fake_hub(tmp_path, rng):
     server.server_close()
 
 
+def test_a_pickle_is_fetched_where_there_is_nothing_else(tmp_path, fake_hub):
+    address, model = fake_hub
+    pickled(tmp_path / "served")
+    expected = float(torch.tensor(model.flat_params).half().float().numpy().sum())
+    assert load_elsewhere("acme/small", tmp_path, HF_ENDPOINT=address) == str(expected)
+
+
 def load_elsewhere(name, folder, **environment):
     """npgpt.load(name) in a process of its own, in an empty folder -> what it prints."""
     code = "import sys, npgpt\ntry: print(float(npgpt.load(sys.argv[1]).flat_params.sum()))\n"
@@ -301,7 +362,7 @@ def test_a_name_is_fetched_from_the_hub_once(tmp_path, fake_hub):
     expected = str(float(model.flat_params.sum()))
     assert load_elsewhere("acme/small", tmp_path, HF_ENDPOINT=address) == expected
     assert load_elsewhere("acme/small", tmp_path, HF_HUB_OFFLINE="1") == expected, "it is kept"
-    assert not list((tmp_path / "home").rglob("*.bin")), "pickles are not even fetched"
+    assert not list((tmp_path / "home").rglob("*.bin")), "a pickle is not even fetched beside safetensors"
     for name, environment in (("acme/other", {"HF_ENDPOINT": address}), ("gpt2", {"HF_HUB_OFFLINE": "1"})):
         told = load_elsewhere(name, tmp_path, **environment)
         assert f"the tokenizer's files into ./{name}" in told and "\n" not in told

@@ -75,7 +75,7 @@ static void check_kernels(void) {
 static void check_text(void) {
     int32_t ids[8] = {0};
     size_t count = 0;
-    CHECK(npgpt_has_tokenizer(model) && npgpt_end_of_text(model) == 256);
+    CHECK(npgpt_has_tokenizer(model) && npgpt_end_of_text(model) == 256 && npgpt_begin_of_text(model) == -1);
     CHECK(!npgpt_encode(model, "a\xC3\xA9", 3, ids, 8, &count, &error) && count == 3 && ids[0] == 'a' && ids[2] == 0xA9);
     CHECK(!npgpt_encode(model, "abc", 3, ids, 1, &count, &error) && count == 3);
     CHECK(!npgpt_encode(model, NULL, 0, NULL, 0, &count, &error) && count == 0);
@@ -126,6 +126,9 @@ static void check_sessions(void) {
     CHECK(npgpt_session_length(one) == 0 && npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT);
     CHECK(npgpt_feed_hidden(one, ids, 4, NULL, &error) == NPGPT_BAD_ARGUMENT);
     CHECK(!npgpt_feed_hidden(one, ids, 4, logits, &error) && npgpt_session_length(one) == 4);
+    CHECK(npgpt_session_rewind(one, 5, &error) == NPGPT_BAD_ARGUMENT && npgpt_session_length(one) == 4);
+    CHECK(!npgpt_session_rewind(one, 2, &error) && npgpt_session_length(one) == 2 && !npgpt_logits(one));
+    CHECK(npgpt_session_rewind(NULL, 0, &error) == NPGPT_BAD_ARGUMENT && !npgpt_feed(one, ids, 1, NULL, &error));
     sampling.temperature = -1;
     CHECK(npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "temperature"));
 

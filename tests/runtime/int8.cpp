@@ -23,7 +23,10 @@ static void need(bool holds, const char* what, const Kernels& kernels, Index N, 
 // Where the float16 numbers of a block stand
 static std::vector<Index> halves(WeightType type) {
     switch (type) {
-        case Q4_1: case Q5_1: case Q4_K: case Q5_K: return {0, 2};
+        case Q4_1:
+        case Q5_1:
+        case Q4_K:
+        case Q5_K: return {0, 2};
         case Q2_K: return {80, 82};
         case Q3_K: return {108};
         case Q6_K: return {208};
@@ -31,8 +34,9 @@ static std::vector<Index> halves(WeightType type) {
     }
 }
 
-// Weights: every byte that there is, scales from 2^-14 to 2. Their values: unpack_rows's, which test_blocks.py holds to NumPy
-static std::vector<uint8_t> weights(const Kernels& kernels, WeightType type, Index N, Index K, std::vector<float>& values) {
+// Weights: every byte that there is, scales from 2^-14 to 2. Their values: unpack_rows's, which test_programs.py holds to NumPy
+static std::vector<uint8_t> weights(const Kernels& kernels, WeightType type, Index N, Index K,
+                                    std::vector<float>& values) {
     std::vector<uint8_t> data(size_t(N * row_bytes(type, K)));
     const Index length = block_length(type), bytes = row_bytes(type, length);
     for (uint8_t& byte : data) byte = uint8_t(random_bits());
@@ -66,10 +70,12 @@ static void check(const Kernels& kernels, const Kernels* twin, WeightType type, 
             for (Index i = 0; i < 32; i++) most = std::fmax(most, std::fabs(from[i])), sums[i / 16] += block.q[i];
             need(block.scale == most / 127, "a block's scale", kernels, N, K, M);
             need(block.sums[0] == sums[0] && block.sums[1] == sums[1] &&
-                     block.sum == block.scale * float(sums[0] + sums[1]) && block.minus_8_sums == -8 * (sums[0] + sums[1]),
+                     block.sum == block.scale * float(sums[0] + sums[1]) &&
+                     block.minus_8_sums == -8 * (sums[0] + sums[1]),
                  "a block's sums", kernels, N, K, M);
             for (Index i = 0; i < 32; i++)
-                need(block.q[i] == int8_t(std::nearbyint(from[i] * (most > 0 ? 127 / most : 0))), "rounding", kernels, N, K, M);
+                need(block.q[i] == int8_t(std::nearbyint(from[i] * (most > 0 ? 127 / most : 0))), "rounding", kernels,
+                     N, K, M);
         }
     kernels.matvec_int8(y.data(), N, blocks.data(), w, 0, N, M, true, bias.data());
     for (Index m = 0; m < M; m++)
@@ -96,7 +102,8 @@ static void check(const Kernels& kernels, const Kernels* twin, WeightType type, 
     if (twin) {
         std::memcpy(other.data(), old.data(), old.size() * 4);
         twin->matvec_int8(other.data(), N, blocks.data(), w, 0, N, M, true, bias.data());
-        need(!std::memcmp(other.data(), y.data(), y.size() * 4), "the same bits with and without VNNI", kernels, N, K, M);
+        need(!std::memcmp(other.data(), y.data(), y.size() * 4), "the same bits with and without VNNI", kernels, N, K,
+             M);
     }
     kernels.matvec_int8(other.data(), N, blocks.data(), w, 0, N, M, false, nullptr);  // what was there does not count
     for (size_t i = 0; i < y.size(); i++) y[i] = std::nanf("");

@@ -148,6 +148,63 @@ def test_guesses_change_nothing(type, rng, tmp_path):
         assert list(libnpgpt.generate_ids(*args)) == list(libnpgpt.generate_ids(*args, speculate=True))
 
 
+@pytest.mark.parametrize("how", [Sampling(0), *SETTINGS[5:6], *SETTINGS[-3:-2]])
+@pytest.mark.parametrize("speculate", [False, True])
+def test_a_talk_reads_its_beginning_once(how, speculate, rng, monkeypatch):
+    """Replies are those to the whole text, also where that goes another way, is shorter or is too long."""
+    model, talk, reads = random_model(), libnpgpt.Talk(), []
+    usual = libnpgpt.Session.feed
+    monkeypatch.setattr(
+        libnpgpt.Session, "feed", lambda self, ids: reads.append(len(ids)) or usual(self, ids)
+    )
+    new = rng.integers(0, 256, 99).tolist()
+    text, known = new[:9], []  # known: what the cache holds
+    for turn, change in enumerate(
+        ("more", "more", "the same", "another", "less", "more", "too much", "less", "more")
+    ):
+        args = model, text, 6, how, (), False, turn, speculate
+        expected = list(libnpgpt.generate_ids(*args))
+        reads.clear()
+        assert list(libnpgpt.generate_ids(*args, talk=talk)) == expected
+        same = [a == b for a, b in zip(known, text, strict=False)]
+        shared = same.index(False) if False in same else len(same)
+        shared = 0 if len(text) > model.config.block_size else min(shared, len(text) - 1)
+        assert reads == [len(text) - shared, 1, 1, 1, 1, 1]
+        known = text + expected[:-1]
+        known = known if len(known) <= model.config.block_size else []
+        if change == "more":
+            text = text + expected + new[turn : turn + 4]
+        elif change == "another":
+            text = [*text[:5], (text[5] + 1) % 256, *text[6:]]
+        elif change == "less":
+            text = text[:7]
+        elif change == "too much":
+            text = text + new
+
+
+def test_a_session_goes_back(rng):
+    runtime, ids = libnpgpt.Model.of(random_model()), rng.integers(0, 256, 30).tolist()
+    whole, back = libnpgpt.Session(runtime), libnpgpt.Session(runtime)
+    whole.feed([*ids[:5], *ids[9:]])
+    back.feed(ids)
+    back.rewind(5)
+    assert len(back) == 5
+    with pytest.raises(ValueError, match="sample"):
+        back.sample(libnpgpt.sampling_struct(Sampling(0)))
+    back.feed(ids[9:])
+    np.testing.assert_array_equal(whole.logits(), back.logits())
+    with pytest.raises(ValueError, match=r"rewind: count must be at most the 26 tokens in the cache, got 27"):
+        back.rewind(27)
+    sliding = libnpgpt.Session(runtime, context=8)
+    sliding.feed(ids[:8])
+    sliding.feed(ids[8:9])  # the cache holds 5, 6, 7, 8
+    sliding.rewind(2)
+    sliding.feed(ids[:1])
+    whole.reset()
+    whole.feed([*ids[5:7], ids[0]])
+    np.testing.assert_array_equal(whole.logits(), sliding.logits())
+
+
 def test_weights_count_as_they_are_now(rng):
     model = random_model()
     before = model.generate("a", temperature=0, return_ids=True)

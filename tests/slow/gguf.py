@@ -19,6 +19,7 @@ from npgpt.engine.config import Rope  # noqa: E402
 from npgpt.interop import blocks  # noqa: E402
 from npgpt.interop.gguf import TYPES, write_gguf  # noqa: E402
 from npgpt.text.tokenizer import BPETokenizer  # noqa: E402
+from tests.fuzz.targets import llama_tokenizers  # noqa: E402
 from tests.gguf_files import llama_file  # noqa: E402
 from tests.models import LLAMA, random_model  # noqa: E402
 
@@ -45,6 +46,8 @@ def write_seeds(folder: Path) -> None:
     for type, of in blocks.TYPES.items():
         model = random_model(**LLAMA | sizes | {"n_embd": max(8, of.n), "tied": of.n == 256})
         llama_file(model, **dict.fromkeys(words, type)).write(folder / f"llama-{type}")
+    for n, tokenizer in enumerate(llama_tokenizers()):
+        write_gguf(folder / f"llama-{n}", npgpt.GPT(npgpt.GPTConfig(vocab_size=12, **sizes)), tokenizer)
 
 
 def main() -> int:
