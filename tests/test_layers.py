@@ -38,7 +38,7 @@ EXTRAS = {  # file -> what it may import besides, inside a function
     "console/report.py": {"matplotlib"},
     "distributed/mpi.py": {"mpi4py"},
     "interop/hub.py": {"huggingface_hub"},
-    "interop/pytorch.py": {"torch"},
+    "interop/pickle_file.py": {"torch"},
     "interop/tensorflow.py": {"tensorflow"},
     "text/chat_worker.py": {"jinja2"},
 }

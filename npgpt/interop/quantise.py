@@ -6,10 +6,12 @@ rounds to. Errors count by magnitude: a large weight moves an output more. The i
 layouts (src/ggml-common.h).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
 
+from npgpt.engine import kernels
 from npgpt.engine.finite import is_finite
 from npgpt.engine.types import Array, Floats, Shape
 from npgpt.interop.blocks import TILE, TYPES
@@ -32,9 +34,15 @@ def quantise(x: Floats, type: str) -> Array:
     blocks = np.ascontiguousarray(x, np.float32).reshape(-1, of.n)
     out = np.empty((len(blocks), of.size), np.uint8)
     step = TILE // of.n
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
-        for first in range(0, len(blocks), step):
+
+    def one(first: int) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
             QUANTISERS[type](blocks[first : first + step], out[first : first + step])
+
+    firsts = range(0, len(blocks), step)
+    with ThreadPoolExecutor(kernels.get_num_threads()) as pool:  # NumPy lets others work
+        for _ in pool.map(one, firsts):
+            pass
     return out.reshape(len(x), -1)
 
 

@@ -26,6 +26,7 @@ FAMILY = {  # window: shorter than the texts below, longer than 1
     "gpt-2": {},
     "gpt": {"post_norm": True},
     "gelu": {"activation": "gelu"},
+    "untied": {"tied": False},
     "gpt-3": {"window": 3},
     "gpt-neo": {"window": 3, "scale_attn_weights": False},
     "llama": LLAMA | {"rope": Rope(), "n_kv_head": 1, "n_inner": 22},

@@ -33,6 +33,7 @@ def readers():
     return [read_gguf, libnpgpt.Model.open] if COMPILED else [read_gguf]
 
 
+@pytest.mark.filterwarnings("ignore:the model's vocabulary has no token for the bytes")
 @pytest.mark.parametrize("case", READ, ids=named)
 def test_what_both_read_is_the_same_model(case, tmp_path, measured):
     path = case.write(tmp_path)
