@@ -276,14 +276,15 @@ static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix&
 template <class W>
 static void unpack(float* y, const uint8_t* row, Index k, Index n) {
     const uint8_t* p = row + k * W::BYTES / 32;
-    for (Index i = 0; i < n; i += VLEN, p += W::BYTES / VECTORS) {
-        if (i + VLEN <= n) {
-            store(y + i, W{p}.at(0));
-            continue;
-        }
+    Index i = 0;
+    for (; i + 32 <= n; i += 32, p += W::BYTES)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) store(y + i + v * VLEN, W{p}.at(v));
+    for (; i < n; i += VLEN, p += W::BYTES / VECTORS) {
+        const Index rest = minimum(VLEN, n - i);
         float one[VLEN];
         for (float& x : one) x = 1;
-        store_part(y + i, last_products<W>(one, p, n - i), n - i);
+        store_part(y + i, last_products<W>(one, p, rest), rest);
     }
 }
 
