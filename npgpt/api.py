@@ -130,8 +130,8 @@ class GPT(engine.GPT):
     def classify(self, text: Texts, labels: Iterable[str | bytes]) -> Any:
         """Return {label: probability} of the labels as answers to `text`, the most probable first.
 
-        A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
-        conversation; of another one the label is scored after the text and a line end.
+        A list of texts gives a list. A model with a chat template or with roles (npgpt.finetune makes them)
+        is asked in a conversation; of another one the label is scored after the text and a line end.
         """
         from npgpt.runtime.scoring import classify
 

@@ -40,6 +40,7 @@ EXTRAS = {  # file -> what it may import besides, inside a function
     "interop/hub.py": {"huggingface_hub"},
     "interop/pytorch.py": {"torch"},
     "interop/tensorflow.py": {"tensorflow"},
+    "text/chat_worker.py": {"jinja2"},
 }
 FILES = structure.files(ROOT)
 

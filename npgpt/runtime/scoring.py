@@ -65,8 +65,8 @@ def log_probabilities(model: GPT, pairs: Sequence[tuple[list[int], list[int]]]) 
 def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Iterable[str | bytes]) -> Any:
     """Return {label: probability} of the labels as the model's answer to `text`, the most probable first.
 
-    A list of texts gives a list. A model with roles (npgpt.finetune makes them) is asked in a
-    conversation; of another one the label is scored after the text and a line end.
+    A list of texts gives a list. A model with a chat template or with roles (npgpt.finetune makes them) is
+    asked in a conversation; of another one the label is scored after the text and a line end.
     """
     if isinstance(labels, (str, bytes)):
         raise TypeError(f"classify: labels must be a list of texts, got the text {labels!r}")
@@ -75,24 +75,38 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
         raise ValueError(f"classify: labels must be two at least, got {names or labels!r}")
     if tokenizer is None:
         raise ValueError("classify: the model must have a tokenizer")
-    end = [examples.end_token(tokenizer)]
-    place = Place.SEGMENT if examples.has_roles(tokenizer) else Place.INSIDE
-    after = [[*tokenizer.encode(label, place=place).tolist(), *end] for label in names]
-    max_prompt = max(1, model.config.block_size + 1 - max(map(len, after)))
-    pairs = []
-    for one in [text] if isinstance(text, (str, bytes)) else text:
-        if examples.has_roles(tokenizer):
-            before = examples.encode_chat(tokenizer, [{"role": "user", "content": one}])
-        else:
-            line = one + "\n" if isinstance(one, str) else one + b"\n"
-            before = tokenizer.encode_prompt(line).tolist()
-        pairs += [(before[-max_prompt:], label) for label in after]
+    texts = [text] if isinstance(text, (str, bytes)) else list(text)
+    pairs = [pair for one in texts for pair in _answers(tokenizer, one, names)]
+    max_prompt = max(1, model.config.block_size + 1 - max(len(after) for _, after in pairs))
+    pairs = [(before[-max_prompt:], after) for before, after in pairs]
     scores = np.array(log_probabilities(model, pairs)).reshape(-1, len(names))
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     order = np.argsort(-shares, axis=1, kind="stable").tolist()
     found = [{names[i]: float(p[i]) for i in best} for best, p in zip(order, shares, strict=True)]
     return found[0] if isinstance(text, (str, bytes)) else found
+
+
+def _answers(
+    tokenizer: Tokenizer, text: str | bytes, labels: list[str | bytes]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the ids before each label as an answer to `text`, and those of the label up to its end."""
+    if examples.template_of(tokenizer):
+        for label in labels:
+            asked, said = (
+                t if isinstance(t, str) else t.decode("utf-8", "surrogateescape") for t in (text, label)
+            )
+            turns = ("user", asked), ("assistant", said)
+            ids, mask = examples.encode_example(tokenizer, examples.Example(0, "label", turns))
+            yield ids[: int(mask.argmax())].tolist(), ids[mask].tolist()
+        return
+    if examples.has_roles(tokenizer):
+        before, place = examples.encode_chat(tokenizer, [{"role": "user", "content": text}]), Place.SEGMENT
+    else:
+        line = text + "\n" if isinstance(text, str) else text + b"\n"
+        before, place = tokenizer.encode_prompt(line).tolist(), Place.INSIDE
+    for label in labels:
+        yield before, [*tokenizer.encode(label, place=place).tolist(), examples.end_token(tokenizer)]
 
 
 def embed(model: GPT, tokenizer: Tokenizer | None, text: Texts) -> Floats:

@@ -1,11 +1,13 @@
 """Examples of a task, from JSONL to ids: prompts with completions, conversations, texts with labels.
 
-A conversation is written as <|user|>text<|end|><|assistant|>text<|end|>: each turn begins with its role's
-token and ends with the end. A text with a label is a conversation of one question. These tokens are added
-after a tokenizer's own, whose ids stay; the end of a turn becomes its end of text, so that generation stops
-there. A prompt is followed by its completion as it stands, and that by the end of text.
+A conversation is written as the model's chat template does, without one as
+<|user|>text<|end|><|assistant|>text<|end|>: each turn begins with its role's token and ends with the end.
+These tokens are added after a tokenizer's own, whose ids stay; the end of a turn becomes its end of text, so
+that generation stops there. A text with a label is a conversation of one question. A prompt is followed by
+its completion as it stands, and that by the end of text.
 """
 
+import functools
 import json
 import unicodedata
 from collections import Counter, defaultdict
@@ -19,9 +21,11 @@ from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
 from npgpt.text import kinds
+from npgpt.text.added_tokens import BLANKS, Flags
+from npgpt.text.chat_template import ChatTemplate
 from npgpt.text.load import tokenizer_of
 from npgpt.text.tokenizer import Place, Tokenizer
-from npgpt.text.tokenizer_json import CHAT_TOKENS, END_OF_TEXT, END_OF_TURN, ROLES
+from npgpt.text.tokenizer_json import CHAT_TEMPLATE, CHAT_TOKENS, END_OF_TEXT, END_OF_TURN, ROLES
 
 FORMS = {
     "prompt": '{"prompt": "...", "completion": "..."}',
@@ -105,29 +109,73 @@ def add_roles(tokenizer: Tokenizer) -> Tokenizer:
     )
 
 
+def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
+    """Return the chat template that came with a tokenizer, None where there is none, or npgpt's own."""
+    vocabulary = tokenizer.vocabulary
+    if vocabulary.chat_template in (None, CHAT_TEMPLATE):
+        return None
+    named = {"eos_token": vocabulary.end_of_text} | vocabulary.names
+    return _template(vocabulary.chat_template, tuple(vocabulary.special), tuple(named.items()))
+
+
+_template = functools.lru_cache(maxsize=16)(ChatTemplate)  # each knows what it has found out about itself
+
+
+def why_no_chat(tokenizer: Tokenizer) -> str:
+    """Return why a model with this tokenizer cannot chat, '' where it can."""
+    if template := template_of(tokenizer):
+        return template.fault
+    return "" if has_roles(tokenizer) else "has neither roles nor a chat template, so it cannot chat"
+
+
 def end_token(tokenizer: Tokenizer) -> int:
     """Return the id that ends a turn, and so a reply."""
-    return tokenizer.vocabulary.special.get(END_OF_TURN, tokenizer.end_of_text)
+    template = template_of(tokenizer)
+    name = template.end_of_turn if template else END_OF_TURN
+    return tokenizer.vocabulary.special.get(name or "", tokenizer.end_of_text)
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Iterable[Fields], reply: bool = True) -> list[int]:
-    """Return the ids of messages [{"role", "content"}], and the assistant's token unless reply is False.
+def chat_ends(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the ids that end a reply, the end of a turn first."""
+    return tuple(dict.fromkeys((end_token(tokenizer), *tokenizer.ends)))
 
-    ValueError for another role than system, user and assistant, or a tokenizer without roles. No text of a
-    content becomes a special token.
+
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[Fields], reply: bool = True) -> list[int]:
+    """Return the ids of messages [{"role", "content"}], up to where a reply begins unless `reply` is False.
+
+    They are as the model's chat template writes them, or as turns of npgpt's roles. No text of a content
+    becomes a special token. ValueError for another role than system, user and assistant, for a tokenizer with
+    neither template nor roles, and for a template that fails or refuses the messages.
     """
-    if not has_roles(tokenizer):
-        raise ValueError(
-            f"encode_chat: tokenizer must have the tokens {', '.join(CHAT_TOKENS)}, got one without"
-        )
-    ids = []
     for n, message in enumerate(messages):
         if message["role"] not in ROLES:
-            raise ValueError(
-                f"encode_chat: messages[{n}]: role must be one of {', '.join(ROLES)}, got {message['role']!r}"
-            )
-        ids += _turn(tokenizer, message["role"], message["content"])
+            got = repr(message["role"])
+            raise ValueError(f"encode_chat: messages[{n}]: role must be one of {', '.join(ROLES)}, got {got}")
+    if template := template_of(tokenizer):
+        marks = template.marks_for(messages)
+        text = template.marked(messages, marks, reply)
+        return list(map(int, _encode_marked(template, tokenizer, text, marks)))
+    if not has_roles(tokenizer):
+        raise ValueError(
+            f"encode_chat: tokenizer must have the tokens {', '.join(CHAT_TOKENS)} or a chat template"
+        )
+    ids = [id for message in messages for id in _turn(tokenizer, message["role"], message["content"])]
     return ids + ([tokenizer.vocabulary.special["<|assistant|>"]] if reply else [])
+
+
+def _encode_marked(template: ChatTemplate, tokenizer: Tokenizer, text: str, marks: str) -> Integers:
+    """Return the ids of what a template wrote, with marks around what messages spell of control tokens."""
+    if not set(marks) & set(text):
+        return tokenizer.encode(text, special_tokens=True)
+    v, parts, after = tokenizer.vocabulary, list[str | int](), Flags()
+    for part, is_control in template.parts(text, marks):
+        if is_control:
+            before, after = parts[-1], v.flags.get(part, Flags())
+            parts[-1] = before.rstrip(BLANKS) if after.lstrip and isinstance(before, str) else before
+            parts.append(v.special[part])
+        else:
+            parts.append(part.lstrip(BLANKS) if after.rstrip else part)
+    return tokenizer.encode_parts(parts)
 
 
 def _turn(tokenizer: Tokenizer, role: str, text: str) -> list[int]:
@@ -145,6 +193,8 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
         before = tokenizer.encode_prompt(prompt).tolist() or [tokenizer.end_of_text]
         after = tokenizer.encode(completion, place=Place.INSIDE if prompt else Place.BEGIN).tolist()
         segments = [(before, 0), ([*after, tokenizer.end_of_text], 1)]
+    elif template := template_of(tokenizer):
+        return _encode_by(template, tokenizer, example.turns)
     else:
         segments = []
         for role, text in example.turns:
@@ -152,6 +202,43 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
             segments += [([role_id], 0), (rest, int(role == "assistant"))]
     ids = np.concatenate([ids for ids, _ in segments]).astype(np.int32)
     return ids, np.repeat([mask for _, mask in segments], [len(ids) for ids, _ in segments]).astype(bool)
+
+
+def _encode_by(template: ChatTemplate, tokenizer: Tokenizer, turns: Sequence[tuple[str, str]]) -> Encoded:
+    """Return the ids of turns as a chat template writes them; the mask holds the answers with their ends.
+
+    ValueError for a template that writes an answer otherwise than behind the beginning of a reply.
+    """
+    messages = [{"role": role, "content": text} for role, text in turns]
+    marks = template.marks_for(messages)
+
+    def encoded(text: str) -> Integers:
+        return _encode_marked(template, tokenizer, text, marks).astype(np.int32)
+
+    text = template.marked(messages, marks, reply=False)
+    ids = encoded(text)
+    mask = np.zeros(len(ids), bool)
+    for n, (role, _) in enumerate(turns):
+        if role != "assistant":
+            continue
+        before = template.marked(messages[:n], marks)
+        after = text[: template.end_of_answer(text, len(before), marks)]
+        if not after:  # a template without such a token
+            after = template.marked(messages[: n + 1], marks, reply=False)
+        if not (text.startswith(before) and text.startswith(after)):
+            why = f"writes the answer of messages[{n}] otherwise than it asks for one, so it cannot be learnt"
+            raise ValueError(f"chat template: {why}")
+        mask[_shared(ids, encoded(before)) : _shared(ids, encoded(after))] = True
+    if template.end_of_turn is None:  # nothing else would end a reply
+        ids, mask = np.append(ids, np.int32(tokenizer.end_of_text)), np.append(mask, True)
+    return ids, mask
+
+
+def _shared(a: Integers, b: Integers) -> int:
+    """Return how many ids at their beginning two texts share."""
+    n = min(len(a), len(b))
+    differs = np.flatnonzero(a[:n] != b[:n])
+    return int(differs[0]) if len(differs) else n
 
 
 def normalized(tokenizer: Tokenizer, example: Example, changed: Counter[str]) -> Example:
