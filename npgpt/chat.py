@@ -28,12 +28,12 @@ HELP = N_("""\
 
 @command("chat")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Talk until the end of the input and return exit code 0; exit with 2 for a model without roles."""
+    """Talk until the end of the input and return exit code 0; exit with 2 for a model that cannot chat."""
     parser = make_parser("chat", "Talk with a GPT that was taught to reply.")
     parser.description = f"{parser.description}\n{_(HELP)}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run of npgpt.finetune, or another model with roles")
+    add("model", metavar="RUN", help="a run of npgpt.finetune, or a model with a chat template")
     add(
         "--system",
         type=str,
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--max-new-tokens",
         type=count,
-        help="maximum number of tokens of a reply (default 100, at most half the context)",
+        help="maximum number of tokens of a reply (default 512, at most half the context)",
     )
     add("--temperature", type=not_negative, default=0.7, help="0: always the most likely token (default 0.7)")
     add("--top-k", type=count, help="only the K most likely tokens (default: all)")
@@ -61,20 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with errors_as_lines("chat"):
         from npgpt.api import load
-        from npgpt.text.examples import has_roles
 
         model = load(args.model)
-        if model.tokenizer is None or not has_roles(model.tokenizer):
-            how = f"python -m npgpt.finetune {shell_path(args.model)} DIALOGUES.jsonl"
-            raise ValueError(f"{args.model}: has no roles, so it cannot chat; {how} gives it some")
-        args.max_new_tokens = args.max_new_tokens or max(1, min(100, model.config.block_size // 2))
+        args.max_new_tokens = args.max_new_tokens or max(1, min(512, model.config.block_size // 2))
         if args.max_new_tokens >= model.config.block_size:
             raise ValueError(f"--max-new-tokens must be below the context, {model.config.block_size} tokens")
-        model.generate("", 0, *_how(args))  # raises for a bad setting
+        talk = Conversation(model, args)
     start_command(args.threads, out=sys.stderr)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  input() then has history and editing
-    talk = Conversation(model, args)
     if sys.stdin.isatty():
         log("/help lists the commands", to=sys.stderr)
     while (line := _line()) is not None:
@@ -91,10 +86,24 @@ class Conversation:
     """A conversation with a model, which sees the latest complete turns that fit its context."""
 
     def __init__(self, model: GPT, args: Namespace) -> None:
-        assert model.tokenizer  # main() refuses a model without roles
+        """Begin with main()'s arguments; ValueError for a bad one, and for a model that cannot chat."""
+        from npgpt.runtime.libnpgpt import Talk
+        from npgpt.runtime.sampling import Sampling
+        from npgpt.text import examples
+
+        if model.tokenizer is None or (why := examples.why_no_chat(model.tokenizer)):
+            why = why if model.tokenizer else "has no tokenizer"
+            how = f"python -m npgpt.finetune {shell_path(args.model)} DIALOGUES.jsonl"
+            raise ValueError(f"{args.model}: {why}; {how} gives it roles")
         self.model, self.tokenizer, self.args, self.replies = model, model.tokenizer, args, 0
+        self.how = Sampling(args.temperature, args.top_k, args.top_p, 0.0, args.repetition_penalty)
+        self.ends, self.talk = examples.chat_ends(self.tokenizer), Talk()
+        # spelt out in what npgpt's roles were taught by, the ends are learnt as letters
+        self.stop = [] if examples.template_of(self.tokenizer) else self.tokenizer.end_names
         self.told_cleaning = False  # it is said once that a message was cleaned
         self.begin(args.system)
+        if self.system:  # some templates have no place for one
+            examples.encode_chat(self.tokenizer, [*self.system, {"role": "user", "content": "?"}])
 
     def begin(self, system: str) -> None:
         """Begin a new conversation with the system message `system`, '' for none."""
@@ -122,6 +131,8 @@ class Conversation:
 
     def reply(self, text: str) -> Generator[str]:
         """Yield the reply to `text` in chunks; a reply that is interrupted stays as far as it came."""
+        from npgpt.runtime.generation import generate
+
         args, chunks = self.args, []
         self.turns.append({"role": "user", "content": text})
         try:
@@ -131,18 +142,23 @@ class Conversation:
             raise
         seed = None if args.seed is None else args.seed + self.replies
         try:
-            # the ends are stop strings too: spelt out in what it was taught by, they are learnt as letters
-            stop, n = self.tokenizer.end_names, args.max_new_tokens
-            for chunk in self.model.generate(ids, n, *_how(args), stop=stop, seed=seed, stream=True):
+            for chunk in generate(
+                self.model,
+                self.tokenizer,
+                ids,
+                args.max_new_tokens,
+                self.how,
+                self.stop,
+                seed,
+                stream=True,
+                ends=self.ends,
+                talk=self.talk,
+            ):
                 chunks.append(chunk)
                 yield chunk
         finally:
             self.turns.append({"role": "assistant", "content": "".join(chunks)})
             self.replies += 1
-
-
-def _how(args: Namespace) -> tuple[float, int | None, float, float, float]:
-    return args.temperature, args.top_k, args.top_p, 0.0, args.repetition_penalty
 
 
 def _line() -> str | None:

@@ -171,16 +171,19 @@ def _read_data(
     known = known.normalizing(config["clean"]) if config else known
     if args.balance and form != "label":
         raise ValueError(f"--balance: {file} must have labels, got lines of {examples.FORMS[form]}")
-    tokenizer = known if form == "prompt" else examples.add_roles(known)
+    has_form = form == "prompt" or examples.template_of(known)
+    tokenizer = known if has_form else examples.add_roles(known)
     fit, cleaned = [], Counter[str]()
     for raw in read:
         example = examples.normalized(tokenizer, raw, cleaned)
-        ids, mask = examples.encode_example(tokenizer, example)
-        if len(ids) - 1 <= block_size:
+        try:
+            ids, mask = examples.encode_example(tokenizer, example)
+            if len(ids) - 1 > block_size:
+                raise ValueError(f"must be at most the context, {block_size} tokens, got {len(ids) - 1}")
             fit.append((example, (ids, mask)))
             continue
-        too_long = f"must be at most the context, {block_size} tokens, got {len(ids) - 1}"
-        bad.append(f"line {example.line}: {too_long}")
+        except ValueError as error:  # a chat template refuses some conversations
+            bad.append(f"line {example.line}: {error}")
         if not args.skip_bad:
             raise ValueError(f"{file}: {bad[-1]}")
     examples.check_share(file, bad, len(fit), max_bad)

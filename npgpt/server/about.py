@@ -1,5 +1,6 @@
 """The server about itself: the page, its health, its description, its figures."""
 
+import asyncio
 import contextlib
 import csv
 import math
@@ -51,15 +52,17 @@ class About:
         """Answer GET /run with what the page shows of the model."""
         scheduler = self.models.main.scheduler
         tokenizer, special = scheduler.tokenizer, scheduler.tokenizer.vocabulary.special
+        fault = await asyncio.to_thread(examples.why_no_chat, tokenizer)
         return Json(
             {
                 "model": self.models.main.id,
                 "context": scheduler.model.block_size,
                 "vocabulary": scheduler.model.vocab_size,
                 "max_tokens": self.settings.max_tokens,
-                "roles": examples.has_roles(tokenizer),
+                "roles": not fault,
                 "special": list(special),  # these have a name and no text
-                "ends": tokenizer.end_names,
+                # spelt out in what npgpt's roles were taught by, they are learnt as letters
+                "ends": [] if examples.template_of(tokenizer) else tokenizer.end_names,
                 "loss": loss_curve(self.models.main.path / "metrics.csv"),
             }
         )

@@ -66,9 +66,9 @@ class Completions:
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
         scheduler, tokenizer = served.scheduler, served.scheduler.tokenizer
-        if not examples.has_roles(tokenizer):
+        if why := await asyncio.to_thread(examples.why_no_chat, tokenizer):
             message = (
-                f"the model {served.id} has no roles, so it cannot chat; make one that has with "
+                f"the model {served.id}: {why}; make one that has roles with "
                 "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
             )
             raise ApiError(400, message, "model", "model_has_no_roles")
@@ -81,7 +81,7 @@ class Completions:
         name = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
         most = self.max_tokens(fields.get(name), scheduler.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
-        ends = (examples.end_token(tokenizer), *tokenizer.ends)
+        ends = await asyncio.to_thread(examples.chat_ends, tokenizer)
         requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top)
         return await self.answer(request, fields, served, requests, ChatShape(scheduler.token_names, top))
 

@@ -324,7 +324,7 @@ def test_a_conversation_slides_by_whole_turns(base, tmp_path, monkeypatch, capsy
     model = npgpt.load(base)
     with pytest.raises(SystemExit) as end:
         chat.main([str(base)])
-    assert end.value.code == 2 and "has no roles" in capsys.readouterr().err
+    assert end.value.code == 2 and "has neither roles nor a chat template" in capsys.readouterr().err
     roles = examples.add_roles(model.tokenizer)
     write_pretrained(tmp_path / "talks", with_vocabulary(model, model.tokenizer, roles)[0], roles)
     lines = iter(
