@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from npgpt.engine.types import Fields
 
-SECONDS = 10.0  # to render once; templates take milliseconds
+SECONDS = 5.0  # to render once; templates take milliseconds
 MAX_TEMPLATE, MAX_TEXT = 1 << 20, 1 << 24  # characters of a template, and of what it writes
 JINJA = (3, 1, 6)  # the sandbox of versions before it has known holes
 ANSWER = "\U0010fffd"  # what the assistant says in a conversation for trial: no template writes it

@@ -10,10 +10,7 @@ import json
 import sys
 import traceback
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 MAX_MEMORY = 1 << 30  # bytes of address space, where the system can limit them
 
@@ -55,7 +52,7 @@ def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
 
 
-def make_environment() -> "ImmutableSandboxedEnvironment":
+def make_environment() -> Any:
     """Return jinja2's sandbox as Transformers sets it up, without a loader of files.
 
     An attribute of Python's own is an error as soon as a template reaches for it, there once it is used.
@@ -128,7 +125,7 @@ def generation_block() -> Any:
     return Generation
 
 
-def compile_template(environment: "ImmutableSandboxedEnvironment", source: str) -> Any:
+def compile_template(environment: Any, source: str) -> Any:
     """Return a template; TemplateSyntaxError where it is none, or would open another."""
     from jinja2 import nodes
     from jinja2.exceptions import TemplateSyntaxError

@@ -21,6 +21,7 @@ from npgpt.text.tokenizer import ByteTokenizer
 from npgpt.training.cost import PROGRAM
 from npgpt.training.finetuning import Examples, make_task_plan, memory_needed, with_vocabulary
 from npgpt.training.run import read_config
+from tests.chat_templates import KINDS, tokenizer_of
 
 WORDS = ("bom", "mau", "sol", "mar", "céu", "rio")
 LABELLED = [
@@ -362,3 +363,29 @@ def test_json_ends_with_the_error_where_it_fails(base, tmp_path, capsys):
         assert end.value.code == 2 and err.startswith(f"npgpt finetune: {data}: line 1: must")
         error = {"error": err.strip().removeprefix("npgpt finetune: "), "exit_code": 2}
         assert out == (json.dumps(error) + "\n" if flags else "")
+
+
+def test_a_model_with_a_chat_template_keeps_it(tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    tokenizer = tokenizer_of(KINDS["inst"])
+    config = npgpt.GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=96, vocab_size=tokenizer.vocab_size)
+    npgpt.GPT(config, tokenizer=tokenizer).save_pretrained(tmp_path / "base")
+    twice = {"messages": [*TALKS[0]["messages"][:1], *TALKS[1]["messages"]]}  # two questions in a row
+    data = written(tmp_path, [*TALKS, twice])
+    why = f"{data}: line 7: chat template: Conversation roles must alternate"
+    assert why in refused(capsys, tmp_path / "base", data, tmp_path / "new")
+    data = written(tmp_path, [*TALKS, *TALKS, twice])
+    flags = "--epochs", 60, "--batch-size", 4, *BY_HEART, "--skip-bad", "--lr", 0.01
+    assert run(tmp_path / "base", data, tmp_path / "new", *flags) == 0
+    model = npgpt.load(tmp_path / "new")
+    assert model.tokenizer.vocabulary.chat_template == tokenizer.vocabulary.chat_template
+    assert model.config.vocab_size == tokenizer.vocab_size and not examples.has_roles(model.tokenizer)
+    for talk in TALKS:
+        prompt = examples.encode_chat(model.tokenizer, talk["messages"][:1])
+        answer = model.generate(prompt, 20, temperature=0, return_ids=True)
+        assert model.tokenizer.decode(answer, False) == f" {talk['messages'][1]['content']} "
+        found = model.classify(talk["messages"][0]["content"], [t["messages"][1]["content"] for t in TALKS])
+        assert next(iter(found)) == talk["messages"][1]["content"]
+    with pytest.raises(ValueError, match=r"^chat template: writes the answer"):
+        model.tokenizer = tokenizer_of(KINDS["chatml"]._replace(source="{{ messages|length }}"))
+        model.classify("a", ["b", "c"])
