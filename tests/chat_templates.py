@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
+from npgpt.text.added_tokens import Flags
 from npgpt.text.tokenizer import BPETokenizer
 
 
@@ -11,6 +12,7 @@ class Kind(NamedTuple):
     special: tuple[str, ...]  # the first is the end of text
     end_of_turn: str | None
     bos: str
+    strips: tuple[str, ...] = ()  # tokens that take the white space behind them
 
 
 CHATML = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + \
@@ -97,5 +99,6 @@ def tokenizer_of(kind: Kind) -> BPETokenizer:
     tokens = {name: i for name, i in plain.tokens.items() if name not in plain.special}
     special = {name: len(tokens) + n for n, name in enumerate(kind.special)}
     vocabulary = replace(plain, tokens=tokens | special, special=special, end_of_text=kind.special[0])
+    flags = {name: Flags(rstrip=True) for name in kind.strips}
     named = {"bos_token": kind.bos, "eos_token": kind.special[0]}
-    return BPETokenizer(replace(vocabulary, chat_template=kind.source, names=named))
+    return BPETokenizer(replace(vocabulary, chat_template=kind.source, names=named, flags=flags))

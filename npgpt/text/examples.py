@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
 from npgpt.text import kinds
+from npgpt.text.added_tokens import BLANKS, Flags
 from npgpt.text.chat_template import ChatTemplate
 from npgpt.text.load import tokenizer_of
 from npgpt.text.tokenizer import Place, Tokenizer
@@ -166,8 +167,15 @@ def _encode_marked(template: ChatTemplate, tokenizer: Tokenizer, text: str, mark
     """Return the ids of what a template wrote, with marks around what messages spell of control tokens."""
     if not set(marks) & set(text):
         return tokenizer.encode(text, special_tokens=True)
-    special, parts = tokenizer.vocabulary.special, template.parts(text, marks)
-    return tokenizer.encode_parts(special[part] if is_control else part for part, is_control in parts)
+    v, parts, after = tokenizer.vocabulary, list[str | int](), Flags()
+    for part, is_control in template.parts(text, marks):
+        if is_control:
+            before, after = parts[-1], v.flags.get(part, Flags())
+            parts[-1] = before.rstrip(BLANKS) if after.lstrip and isinstance(before, str) else before
+            parts.append(v.special[part])
+        else:
+            parts.append(part.lstrip(BLANKS) if after.rstrip else part)
+    return tokenizer.encode_parts(parts)
 
 
 def _turn(tokenizer: Tokenizer, role: str, text: str) -> list[int]:
