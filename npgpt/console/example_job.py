@@ -88,7 +88,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     given = resolve(SETTINGS, args, None)
     set_threads(world, given["threads"])
     folder = open_folder(args.out, args.data, args.resume, world, lock)
-    parent = read_parent(args.model, "taught with text")
+    parent = read_parent(args.model, "taught with text", args.adapter)
     data = _read_data(args.data, args, parent, folder.config)
     model, rows = with_vocabulary(parent.model(), parent.tokenizer, data.tokenizer)
     val = given["val"] or (folder.config or {}).get("val")
@@ -117,7 +117,9 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     elif not folder.config:
         folder = make_folder(folder, world, lock)
     data = data._replace(bad=data.bad + (validation.bad if validation else []), repeated=repeated)
-    base = Base(stored_name(args.model), rows, _in_transformers(args.model) if lora else None)
+    in_transformers = _in_transformers(args.model) if lora and not args.adapter else None
+    adapter = stored_name(args.adapter) if args.adapter else None
+    base = Base(stored_name(args.model), rows, in_transformers, adapter)
     return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
 
 
@@ -140,6 +142,11 @@ class Base(NamedTuple):
     name: str  # a path, or a name on the Hub
     rows: int  # number of rows added to its embedding
     in_transformers: str | None  # the folder, or name on the Hub, from which Transformers reads it
+    adapter: str | None = None  # that is merged into it
+
+    def words(self) -> list[str]:
+        """Return the words of a command that name it."""
+        return [self.name, *(["--adapter", self.adapter] if self.adapter else [])]
 
 
 def _in_transformers(model: str) -> str | None:
@@ -275,7 +282,8 @@ class ExampleJob(Job):
 
         shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
         shape = {name: getattr(self.plan, name) for name in shown}
-        settings = {"init_from": self.base.name, "text": [str(self.data.path)], **self.settings, **shape}
+        first = {"init_from": self.base.name, "adapter": self.base.adapter, "text": [str(self.data.path)]}
+        settings = {**first, **self.settings, **shape}
         about = self.about | {"memorise": False, "form": self.data.form}
         runs.write_config(self.folder.path, settings | {"clean": self.data.tokenizer.normalizer}, about)
 
@@ -389,7 +397,7 @@ class ExampleJob(Job):
     def _longer(self) -> str:
         """Return the command that makes a finished run twice as long."""
         flags = [f"--{name.replace('_', '-')}" for name in ("skip_bad", "balance") if self.about[name]]
-        words = [self.base.name, str(self.data.path), "-o", str(self.folder.path), *flags]
+        words = [*self.base.words(), str(self.data.path), "-o", str(self.folder.path), *flags]
         return f"python -m npgpt.finetune {shlex.join(words)} --resume --epochs {2 * self.settings['epochs']}"
 
     def show(self, result: Fields) -> Fields:
@@ -413,7 +421,7 @@ class ExampleJob(Job):
         log_saved(path)
         if interrupted:
             flags = "".join(f" {flag(name)}" for name in ("skip_bad", "balance") if self.about[name])
-            files = f"{shell_path(self.base.name)} {shell_path(self.data.path)}{flags}"
+            files = f"{' '.join(map(shell_path, self.base.words()))} {shell_path(self.data.path)}{flags}"
             command = f"python -m npgpt.finetune {files} --resume -o {shell_path(path)}"
             log("go on: {command}", command=command)
         elif self.data.form != "prompt":

@@ -5,7 +5,8 @@ from pathlib import Path
 
 FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
          "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-         "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+         "special_tokens_map.json", "added_tokens.json",
+         "adapter_config.json", "adapter_model.safetensors")  # fmt: skip
 
 FORMATS = (".gguf", ".safetensors", ".pt", ".pth", ".txt")
 

@@ -84,6 +84,19 @@ class Pretrained(NamedTuple):
         return GPT(self.config, weights=self.weights)
 
 
+def with_rows(base: Pretrained, rows: int) -> Pretrained:
+    """Return the model with so many rows of the embedding and of a head of its own; new ones are zero."""
+    if rows == base.config.vocab_size:
+        return base
+    config, kept = replace(base.config, vocab_size=rows), min(rows, base.config.vocab_size)
+    grown = base._replace(config=config, weights=kernels.zeros(count_parameters(config)))
+    params = grown.tensors
+    for name, w in base.tensors.items():
+        of_tokens = name in ("wte.weight", "lm_head.weight")
+        params[name][: kept if of_tokens else None] = w[: kept if of_tokens else None]
+    return grown
+
+
 class StoredTensor(NamedTuple):
     """A lazy tensor of a file: shape and dtype are known before its numbers are read."""
 

@@ -12,6 +12,7 @@ from npgpt.engine.lora import LoRA, lora_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
 from npgpt.engine.types import Tensors
+from npgpt.interop.layout import Pretrained, with_rows
 from npgpt.text.examples import Encoded, ExampleBatches, Packed, pack
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import memory
@@ -153,10 +154,8 @@ def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) 
     if not added:
         return model, 0
     V = max(model.config.vocab_size, tokenizer.vocab_size)
-    grown = GPT(replace(model.config, vocab_size=V), seed=None)
+    grown = with_rows(Pretrained(model.config, model.flat_params, None), V).model()
     with grown.edit() as params:
-        for name, w in model.params.items():
-            params[name][: len(w)] = w
         for name in ("wte.weight", "lm_head.weight"):
             if name in params:
                 params[name][known:] = params[name][:known].mean(axis=0)
