@@ -262,7 +262,7 @@ def write_adapter(folder: PathLike, adapters: LoRA, base_model: str, tokenizer: 
     modules = []
     for theirs, spec in tensor_specs(form, config).items():
         module = f"{PREFIX}{theirs.removesuffix('.weight')}"
-        if spec.name in adapters.base:
+        if f"{spec.name}.A" in adapters.params:
             a, b = (adapters.params[f"{spec.name}.{m}"] for m in "AB")
             b = b if spec.columns is None else b[..., spec.columns]
             b = b * b.dtype.type(factor_of(form, config, spec))
