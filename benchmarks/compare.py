@@ -19,11 +19,15 @@ from npgpt.engine import kernels
 
 
 class Contender:
-    def __init__(self, peer, case):
-        command = [sys.executable, "-m", "benchmarks.peers", peer, case]
+    """A process that does steps when it is told to, as peers.answer() does."""
+
+    def __init__(self, *words):
+        command = [sys.executable, "-m", *words]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seconds, self.rss = [], 0
-        self.run(2, keep=False)  # memory, caches, compilation
+        self.run(1, keep=False)  # memory, caches, compilation
+        self.first_loss = self.loss
+        self.run(1, keep=False)
 
     def run(self, steps, keep=True):
         self.process.stdin.write(f"{steps}\n")
@@ -34,7 +38,7 @@ class Contender:
         answer = json.loads(answer)
         if keep:
             self.seconds += answer["seconds"]
-        self.rss = answer["rss"]
+        self.rss, self.loss = answer["rss"], answer["loss"]
         return median(answer["seconds"])
 
     def close(self):
@@ -44,7 +48,7 @@ class Contender:
 
 def compare(name, peers, rounds):
     case = CASES[name]
-    contenders = {peer: Contender(peer, name) for peer in peers}
+    contenders = {peer: Contender("benchmarks.peers", peer, name) for peer in peers}
     once = contenders["npgpt"].run(2, keep=False)
     steps = max(1, min(50, round(0.5 / once)))  # about half a second a turn
     limits = []

@@ -166,15 +166,19 @@ def main():
     rng = np.random.default_rng(0)
     x = rng.integers(0, case.vocab_size, (case.batch, case.time))
     y = rng.integers(0, case.vocab_size, (case.batch, case.time))
+    answer(lambda: step(x, y), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def answer(step, peak):
+    """Do as many steps as each line of stdin says; answer with seconds, peak() bytes and the last loss."""
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):
             start = time.perf_counter()
-            loss = step(x, y)
+            loss = step()
             seconds.append(time.perf_counter() - start)
             assert math.isfinite(loss)
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "rss": rss, "loss": loss}), flush=True)
+        print(json.dumps({"seconds": seconds, "rss": peak(), "loss": loss}), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ from npgpt.engine.ops import softmax_backward as softmax_backward
 from npgpt.engine.ops import softmax_forward as softmax_forward
 from npgpt.engine.ops import swiglu_backward as swiglu_backward
 from npgpt.engine.ops import swiglu_forward as swiglu_forward
-from npgpt.engine.types import Buffer, Floats, Integers, Shape
+from npgpt.engine.types import Array, Buffer, Floats, Integers, Shape
 
 __version__: str
 LOGITS: int  # floats of them that head_cross_entropy holds at a time
+UNPACKED: tuple[str, ...]  # the types of blocks that unpack_rows takes
 
 class Bpe:
     def __init__(
@@ -76,6 +77,7 @@ class PieceCounts:
     def __len__(self) -> int: ...
     def train(self, byte_ids: Integers, count: int, min_count: int) -> Integers: ...
 
+def unpack_rows(blocks: Array, type: str, out: Floats) -> None: ...
 def empty(shape: Shape, /) -> Floats: ...
 def release_blocks() -> None: ...
 def available() -> list[str]: ...

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from npgpt.console.language import N_, _
 from npgpt.console.messages import log, log_cleaned, shell_path, start_command
 from npgpt.console.process import command, errors_as_lines
-from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
+from npgpt.console.settings import (
+    add_adapter,
+    count,
+    count_or_zero,
+    make_parser,
+    not_negative,
+    positive,
+    thread_count,
+)
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -56,13 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--repetition-penalty", type=positive, default=1.0, help="above 1: less repetition (default 1)")
     add("--seed", type=count_or_zero, help="same seed, same replies (default: others each time)")
+    add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     args = parser.parse_args(argv)
 
     with errors_as_lines("chat"):
         from npgpt.api import load
 
-        model = load(args.model)
+        model = load(args.model, args.adapter)
         args.max_new_tokens = args.max_new_tokens or max(1, min(512, model.config.block_size // 2))
         if args.max_new_tokens >= model.config.block_size:
             raise ValueError(f"--max-new-tokens must be below the context, {model.config.block_size} tokens")

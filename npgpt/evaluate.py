@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from npgpt.console.language import N_, _, number
 from npgpt.console.messages import log, log_changed, log_found, overlap_message, start_command
 from npgpt.console.process import command, errors_as_lines
-from npgpt.console.settings import make_parser, one_of, thread_count
+from npgpt.console.settings import add_adapter, make_parser, one_of, thread_count
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=one_of("utf-8", "bytes"),
         help="of TEXT: utf-8, or bytes: any file as it is (default: as the run's text was read)",
     )
+    add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_intermixed_args(argv)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from npgpt.console import report
         from npgpt.training import checkpoint, evaluation, overfitting
 
-        model = load(args.model)
+        model = load(args.model, args.adapter)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         tokenizer = model.tokenizer
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
             text = overfitting.training_text(train_ids, tokenizer)
             result["overlap"] = overfitting.overlap(samples, held_out, text)
-        if not args.text and checkpoint.is_run(folder := Path(args.model)):
+        # the figures of a run are those of its own weights
+        if not (args.text or args.adapter) and checkpoint.is_run(folder := Path(args.model)):
             with errors_as_lines("evaluate", 1, (OSError,), args.json):
                 checkpoint.write_atomically(
                     folder / "test.json", json.dumps(result, indent=2, allow_nan=False) + "\n"
@@ -82,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 report.write(folder)
         _print_table(result)
         if args.json:
-            print(json.dumps({"run": args.model, **result}, allow_nan=False))
+            more = {"adapter": args.adapter} if args.adapter else {}
+            print(json.dumps({"run": args.model, **more, **result}, allow_nan=False))
     return 0
 
 

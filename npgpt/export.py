@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from npgpt.console.language import number
 from npgpt.console.messages import log
 from npgpt.console.process import command, errors_as_lines
-from npgpt.console.settings import make_parser, one_of
+from npgpt.console.settings import add_adapter, make_parser, one_of
 
 if TYPE_CHECKING:
     from npgpt.engine.config import GPTConfig
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("export", "Write a trained GPT as other programs read it.")
     add = parser.add_argument
     add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
+    add_adapter(parser)
     add(
         "--to",
         required=True,
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise FileExistsError(17, "is there already", str(out))
         if not out.parent.is_dir():
             raise FileNotFoundError(2, "No such folder", str(out.parent))
-        model = load(args.model)
+        model = load(args.model, args.adapter)
         if args.to == "gguf":
             write_gguf(
                 out, model, model.tokenizer, args.type or "f32", shown(Path(args.model).resolve().name)

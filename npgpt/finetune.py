@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from npgpt.console.example_job import SETTINGS, example_job
 from npgpt.console.messages import start_command
 from npgpt.console.process import command, errors_as_lines
-from npgpt.console.settings import add_settings, make_parser
+from npgpt.console.settings import add_adapter, add_settings, make_parser
 
 
 @command("finetune", goes_on=True)
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DATA.jsonl",
         help='lines of {"prompt", "completion"}, {"messages": [{"role", "content"}]} or {"text", "label"}',
     )
+    add_adapter(parser)
     add("-o", "--out", metavar="NEW", help="the new run's folder (default: runs/ and the data's name)")
     add_settings(parser, SETTINGS)
     add(

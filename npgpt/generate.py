@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from npgpt.console.messages import log_cleaned, start_command
 from npgpt.console.process import command, errors_as_lines
-from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, positive, thread_count
+from npgpt.console.settings import (
+    add_adapter,
+    count,
+    count_or_zero,
+    make_parser,
+    not_negative,
+    positive,
+    thread_count,
+)
 
 HOW = (  # the flags that are arguments of the model's generate()
     "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "ignore_eos",
@@ -39,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--num-samples", type=count, default=1, help="texts to write, seeds S, S + 1, ... (default 1)")
     add("--seed", type=count_or_zero, help="same seed, same text (default: another each time)")
     add("--stream", action="store_true", help="show the text as it is written")
+    add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     add("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_intermixed_args(argv)
@@ -46,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("generate"):
         from npgpt.api import load
 
-        model = load(args.model)
+        model = load(args.model, args.adapter)
         how = {name: getattr(args, name) for name in HOW}
         seeds = [None if args.seed is None else args.seed + number for number in range(args.num_samples)]
         # iterators, which draw no token yet

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from npgpt.console.messages import log, start_command
 from npgpt.console.process import command, errors_as_lines, exit_with_error
-from npgpt.console.settings import count, count_or_zero, make_parser, not_negative, thread_count
+from npgpt.console.settings import add_adapter, count, count_or_zero, make_parser, not_negative, thread_count
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from npgpt.server.jobs import FinetuneArguments
     from npgpt.text.tokenizer import Tokenizer
 
+Adapters: TypeAlias = "Mapping[Path, str | None]"  # the adapter that is merged into the model of a path
+NONE: Adapters = {}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--queue", type=count, default=256, help="texts that may wait; more get status 429 (default 256)")
     add("--max-tokens", type=count, default=4096, help="maximum number of tokens of a reply (default 4096)")
     add("--grace", type=not_negative, default=30.0, help="seconds left to streams after SIGTERM (default 30)")
+    add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     args = parser.parse_args(argv)
 
@@ -63,13 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         path = Path(args.model).resolve()
         name = shown(path.stem if path.suffix == ".gguf" else path.name)
+        adapters = {Path(args.model): args.adapter, path: args.adapter}  # of the models that jobs make: none
         application = app.App(
             Path(args.model),
             name,
             settings,
             __version__,
-            open_model=open_model,
-            start_finetune=start_finetune,
+            open_model=functools.partial(open_model, adapters=adapters),
+            start_finetune=functools.partial(start_finetune, adapters=adapters),
         )
         server = connections.make_server(application, args.host, args.port)
         listening = connections.listen(args.host, args.port)
@@ -82,10 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_model(path: PathLike) -> tuple[libnpgpt.Model, Tokenizer]:
+def open_model(path: PathLike, adapters: Adapters = NONE) -> tuple[libnpgpt.Model, Tokenizer]:
     """Return libnpgpt's model and its tokenizer: a GGUF file as it is, the weights of anything else.
 
-    Raise ValueError or OSError if there is no model to serve.
+    An adapter is merged into the weights, which are float32 then, those of a GGUF file too. Raise ValueError
+    or OSError if there is no model to serve.
     """
     from npgpt.api import load
     from npgpt.engine import kernels
@@ -94,17 +100,19 @@ def open_model(path: PathLike) -> tuple[libnpgpt.Model, Tokenizer]:
 
     if kernels.library() is None:
         raise ValueError("serving needs libnpgpt, and it was not built here")
-    if Path(path).suffix == ".gguf":
+    path = Path(path)
+    adapter = adapters.get(path)
+    if path.suffix == ".gguf" and adapter is None:
         runtime, tokenizer = libnpgpt.Model.open(path), read_tokenizer(path)
     else:
-        model = load(path)
+        model = load(path, adapter)
         runtime, tokenizer = libnpgpt.Model.of(model), model.tokenizer
     if tokenizer is None:
         raise ValueError(f"{path}: the model must have a tokenizer")
     return runtime, tokenizer
 
 
-async def start_finetune(arguments: FinetuneArguments) -> Process:
+async def start_finetune(arguments: FinetuneArguments, adapters: Adapters) -> Process:
     """Start `python -m npgpt.finetune` for a job of the server; stdout and stderr are pipes.
 
     It runs in the folder of the examples, so that its errors name the file without its path.
@@ -115,11 +123,13 @@ async def start_finetune(arguments: FinetuneArguments) -> Process:
 
     command = [sys.executable, "-P", "-m", "npgpt.finetune"]
     command += [str(arguments.base), arguments.data.name, "-o", str(arguments.out), "--json"]
+    adapter = adapters.get(arguments.base)
     for flag, value in (
         ("--seed", arguments.seed),
         ("--epochs", arguments.epochs),
         ("--batch-size", arguments.batch_size),
         ("--val", arguments.validation and arguments.validation.name),
+        ("--adapter", adapter and os.path.abspath(adapter)),
     ):
         command += [flag, str(value)] if value is not None else []
     # clients read English; -P and the path keep what the folder holds from being imported as a module

@@ -34,6 +34,12 @@ void sum_rows(float* db, const float* dy, Index M, Index N) {
 const Kernels& active_kernels() { return *active; }
 void set_active_kernels(const Kernels* kernels) { active = kernels; }
 
+void unpack_rows(float* y, const Matrix& w, Index first, Index count) {
+    in_pieces(count, rows_per_piece(w.K), [&](Index begin, Index end) {
+        active->unpack_rows(y + begin * w.K, w, first + begin, end - begin, 0, w.K);
+    });
+}
+
 void embedding_forward(float* x, const int32_t* ids, const int32_t* positions, const float* wte, const float* wpe,
                        Index rows, Index C) {
     in_pieces(rows, rows_per_piece(C), [&](Index begin, Index end) {

@@ -7,7 +7,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -549,6 +551,25 @@ void py_muon_step(py::array p, py::array g, py::array m, const py::array& matric
     without_gil([&] { muon_step(pp, pg, pm, at, count, settings); });
 }
 
+// ---- weights in blocks
+
+void py_unpack_rows(const py::array& blocks, const std::string& type, py::array out) {
+    const char* f = "unpack_rows";
+    check_ndim({f, "blocks"}, blocks, 2), check_ndim({f, "out"}, out, 2);
+    const auto found = std::find(std::begin(WEIGHT_TYPES), std::end(WEIGHT_TYPES), type);
+    if (found == std::end(WEIGHT_TYPES)) Argument{f, "type"}.wrong_value("one of UNPACKED", type);
+    const Index count = blocks.shape(0), K = out.shape(1);
+    Matrix w{blocks.data(), WeightType(found - std::begin(WEIGHT_TYPES)), count, K};
+    if (!blocks.dtype().equal(py::dtype::of<uint8_t>()))
+        Argument{f, "blocks"}.wrong_type("uint8", std::string(py::str(blocks.dtype())));
+    if (!(blocks.flags() & py::array::c_style)) Argument{f, "blocks"}.wrong_value("C-contiguous", "other strides");
+    if (K % block_length(w.type))
+        Argument{f, "out"}.wrong_value("rows of whole blocks", shape_text(shape_of(out)));
+    check_shape({f, "blocks"}, blocks, {count, row_bytes(w.type, K)});
+    float* y = output({f, "out"}, out, {count, K});
+    without_gil([&] { unpack_rows(y, w, 0, count); });
+}
+
 // ---- memory, threads, choice of kernels
 
 py::array py_empty(const std::vector<Index>& shape) {
@@ -624,6 +645,11 @@ PYBIND11_MODULE(_kernels, m) {
           "grad_scale"_a);
 
     bind_text(m);
+
+    m.def("unpack_rows", py_unpack_rows, "blocks"_a, "type"_a, "out"_a, "Writes the numbers of rows of blocks to out.");
+    py::list unpacked;
+    for (const char* type : WEIGHT_TYPES) unpacked.append(type);
+    m.attr("UNPACKED") = py::tuple(unpacked);
 
     m.def("empty", py_empty, "An uninitialised float32 array from the block store.");
     m.def("release_blocks", release_blocks, "Hands the memory kept for reuse back to the system.");

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from npgpt.distributed.world import World
     from npgpt.engine.lora import LoRA
     from npgpt.engine.types import Fields
+    from npgpt.interop.gguf_quantised import InBlocks
     from npgpt.interop.layout import Pretrained
     from npgpt.text.examples import Encoded, Example
     from npgpt.text.tokenizer import Tokenizer
@@ -83,12 +84,15 @@ MAY_CHANGE = ("threads", "keep")
 
 def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> ExampleJob:
     """Return the run that the arguments describe, checked but with nothing written yet."""
-    from npgpt.training.finetuning import TaskTrainer, make_task_plan, with_vocabulary
+    from npgpt.training import memory
+    from npgpt.training.finetuning import TaskTrainer, blocks_of, make_task_plan, with_vocabulary
 
     given = resolve(SETTINGS, args, None)
     set_threads(world, given["threads"])
     folder = open_folder(args.out, args.data, args.resume, world, lock)
-    parent = read_parent(args.model, "taught with text")
+    lora = given["lora"] or (folder.config or {}).get("lora")
+    parent = _open_in_blocks(args.model) if lora and not args.adapter else None
+    parent = parent or read_parent(args.model, "taught with text", args.adapter)
     data = _read_data(args.data, args, parent, folder.config)
     model, rows = with_vocabulary(parent.model(), parent.tokenizer, data.tokenizer)
     val = given["val"] or (folder.config or {}).get("val")
@@ -97,7 +101,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     about = {
         "data_sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
         "val_sha256": hashlib.sha256(validation.path.read_bytes()).hexdigest() if validation else None,
-        "parent_sha256": hashlib.sha256(model.flat_params.data).hexdigest(),
+        "parent_sha256": model.digest(),
         "skip_bad": args.skip_bad,
         "balance": args.balance,
         # a run of npgpt 0.1.0 is resumed with its split, which did not keep equal examples together
@@ -110,6 +114,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     plan = make_task_plan(model.config, examples, lora, settings["epochs"], **flags)
     if folder.checkpoint and not lora:  # adapters begin at the parent, and resume() loads them
         model = read_parent(folder.checkpoint, "taught with text").model()
+    resident = memory.resident_bytes() - blocks_of(model)
     trainer = TaskTrainer(model, examples, plan, settings["seed"], lora, rows, world)
     log_warnings(folder.broken)
     if folder.checkpoint:
@@ -117,8 +122,22 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     elif not folder.config:
         folder = make_folder(folder, world, lock)
     data = data._replace(bad=data.bad + (validation.bad if validation else []), repeated=repeated)
-    base = Base(stored_name(args.model), rows, _in_transformers(args.model) if lora else None)
+    in_transformers = _in_transformers(args.model) if lora and not args.adapter else None
+    adapter = stored_name(args.adapter) if args.adapter else None
+    base = Base(stored_name(args.model), rows, in_transformers, adapter, resident)
     return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
+
+
+def _open_in_blocks(model: str) -> Pretrained | InBlocks | None:
+    """Return the base of adapters as a GGUF file has it, its weights unchanged; None for another model."""
+    from npgpt.interop.gguf_quantised import open_in_blocks
+
+    if not (Path(model).is_file() and Path(model).suffix == ".gguf"):
+        return None
+    found = open_in_blocks(model)
+    if found.tokenizer is None:
+        raise ValueError(f"{model}: must have a tokenizer to be taught with text")
+    return found
 
 
 class Data(NamedTuple):
@@ -140,6 +159,12 @@ class Base(NamedTuple):
     name: str  # a path, or a name on the Hub
     rows: int  # number of rows added to its embedding
     in_transformers: str | None  # the folder, or name on the Hub, from which Transformers reads it
+    adapter: str | None  # that is merged into it
+    resident: int  # bytes that the process held before training, without the weights
+
+    def words(self) -> list[str]:
+        """Return the words of a command that name it."""
+        return [self.name, *(["--adapter", self.adapter] if self.adapter else [])]
 
 
 def _in_transformers(model: str) -> str | None:
@@ -153,7 +178,7 @@ def _in_transformers(model: str) -> str | None:
 
 
 def _read_data(
-    file: str, args: Namespace, parent: Pretrained, config: Fields | None, form: str | None = None
+    file: str, args: Namespace, parent: Pretrained | InBlocks, config: Fields | None, form: str | None = None
 ) -> Data:
     """Return the examples, cleaned as the model's text was, or as a resumed run began, and encoded.
 
@@ -196,7 +221,7 @@ def _read_data(
 
 
 def _read_validation(
-    file: str, data: Data, args: Namespace, parent: Pretrained, config: Fields | None
+    file: str, data: Data, args: Namespace, parent: Pretrained | InBlocks, config: Fields | None
 ) -> Data:
     """Return the examples of --val, which must be of the form and the labels of those for training."""
     found = _read_data(file, args, parent, config, data.form)
@@ -278,7 +303,8 @@ class ExampleJob(Job):
 
         shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
         shape = {name: getattr(self.plan, name) for name in shown}
-        settings = {"init_from": self.base.name, "text": [str(self.data.path)], **self.settings, **shape}
+        first = {"init_from": self.base.name, "adapter": self.base.adapter, "text": [str(self.data.path)]}
+        settings = {**first, **self.settings, **shape}
         about = self.about | {"memorise": False, "form": self.data.form}
         runs.write_config(self.folder.path, settings | {"clean": self.data.tokenizer.normalizer}, about)
 
@@ -287,7 +313,7 @@ class ExampleJob(Job):
         from npgpt.text.examples import spells_an_end
         from npgpt.training import memory
         from npgpt.training.cost import seconds_needed
-        from npgpt.training.finetuning import memory_needed
+        from npgpt.training.finetuning import blocks_of, memory_needed
 
         trainer, examples, plan, lora = self.trainer, self.examples, self.plan, self.lora
         log(
@@ -312,10 +338,13 @@ class ExampleJob(Job):
         log("training: at most {plan.steps} steps of {plan.batch_size} examples", plan=plan)
         log_going_on(trainer)
         config, rows = trainer.model.config, self.base.rows
+        blocks = blocks_of(trainer.model)
         needed = {
-            rank: memory_needed(config, plan, examples, rank, rows, self.world) for rank in (None, lora or 8)
+            rank: memory_needed(config, plan, examples, rank, rows, self.world, blocks if rank else 0)
+            for rank in (None, lora or 8)
         }
-        others = (memory.resident_bytes() - 4 * trainer.model.num_params) / 1e6
+        resident = memory.resident_bytes() - 4 * trainer.model.num_params
+        others = (self.base.resident if blocks else resident) / 1e6
         log(
             "expected: {megabytes:.0f} MB of memory (all weights: {other:.0f} MB), at most {seconds:.0f} s"
             if lora
@@ -379,20 +408,24 @@ class ExampleJob(Job):
         from npgpt.runtime.scoring import classify
         from npgpt.training import pretrained
 
-        saved, tokenizer = pretrained.read(checkpoint), self.data.tokenizer
+        tokenizer = self.data.tokenizer
         texts, truth = [], []
         for ids, mask in self.examples.held_out:
             begin = int(np.flatnonzero(mask)[0])
             texts.append(tokenizer.decode_bytes(ids[: begin - 1]))
             truth.append(tokenizer.decode(ids[begin:]))
-        found = classify(saved.model(), saved.tokenizer, texts, self.labels)
+        if self.adapters and not self.adapters.model.is_float:  # finish() has loaded the best
+            found = classify(self.adapters.model, tokenizer, texts, self.labels)
+        else:
+            saved = pretrained.read(checkpoint)
+            found = classify(saved.model(), saved.tokenizer, texts, self.labels)
         right = sum(next(iter(one)) == label for one, label in zip(found, truth, strict=True))
         return float(right / len(truth))
 
     def _longer(self) -> str:
         """Return the command that makes a finished run twice as long."""
         flags = [f"--{name.replace('_', '-')}" for name in ("skip_bad", "balance") if self.about[name]]
-        words = [self.base.name, str(self.data.path), "-o", str(self.folder.path), *flags]
+        words = [*self.base.words(), str(self.data.path), "-o", str(self.folder.path), *flags]
         return f"python -m npgpt.finetune {shlex.join(words)} --resume --epochs {2 * self.settings['epochs']}"
 
     def show(self, result: Fields) -> Fields:
@@ -416,7 +449,7 @@ class ExampleJob(Job):
         log_saved(path)
         if interrupted:
             flags = "".join(f" {flag(name)}" for name in ("skip_bad", "balance") if self.about[name])
-            files = f"{shell_path(self.base.name)} {shell_path(self.data.path)}{flags}"
+            files = f"{' '.join(map(shell_path, self.base.words()))} {shell_path(self.data.path)}{flags}"
             command = f"python -m npgpt.finetune {files} --resume -o {shell_path(path)}"
             log("go on: {command}", command=command)
         elif self.data.form != "prompt":

@@ -109,11 +109,11 @@ def stored_name(model: PathLike) -> str:
     return str(Path(model).resolve()) if Path(model).exists() else str(model)
 
 
-def read_parent(path: PathLike, what_for: str) -> Pretrained:
-    """Return the model that a run begins with; ValueError where it has no tokenizer."""
+def read_parent(path: PathLike, what_for: str, adapter: PathLike | None = None) -> Pretrained:
+    """Return the model that a run begins with, an adapter merged; ValueError where it has no tokenizer."""
     from npgpt.training import pretrained
 
-    found = pretrained.read(path)
+    found = pretrained.read(path, adapter)
     if found.tokenizer is None:
         raise ValueError(f"{path}: must have a tokenizer to be {what_for}")
     return found

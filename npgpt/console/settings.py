@@ -85,6 +85,15 @@ def add_settings(parser: Parser, settings: Iterable[Setting]) -> None:
         )
 
 
+def add_adapter(parser: Parser) -> None:
+    """Add the flag --adapter, of commands that open a model."""
+    parser.add_argument(
+        "--adapter",
+        metavar="FOLDER",
+        help="LoRA adapters over the model, written by PEFT or npgpt (default: none)",
+    )
+
+
 def flag(name: str) -> str:
     """Return the flag of a setting, for n_layer: --n-layer."""
     return "--" + name.replace("_", "-")

@@ -1,6 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): a low-rank product beside each frozen matrix of the layers.
 
 W = base + scale * A @ B is kept merged in the model, so forward, generation and files need not know of it.
+Over a base that stays in the blocks of a file, the product stands beside each matrix instead (quantised.py).
 An optimizer is given the LoRA instead of its model: flat_params, flat_grads and the moments are those of the
 adapters alone, and of the last rows of wte, where tokens were added.
 
@@ -9,13 +10,22 @@ K inputs, N outputs, R rank, M rows of activations.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 
 import numpy as np
 
 from npgpt.engine import kernels
-from npgpt.engine.config import GPTConfig, count_parameters, parameter_shapes, size_of, training_floats
+from npgpt.engine.config import (
+    GPTConfig,
+    count_parameters,
+    frozen_shapes,
+    parameter_shapes,
+    size_of,
+    training_floats,
+)
 from npgpt.engine.kernels import Ops
 from npgpt.engine.model import GPT, read_only_views, views_of, writable
+from npgpt.engine.quantised import STRIP, LowRank, Quantised
 from npgpt.engine.types import Fields, Floats, Shapes, Tensors
 
 ROWS = "wte.rows"
@@ -27,13 +37,27 @@ def lora_forward(base: Floats, a: Floats, b: Floats, scale: float) -> Floats:
 
 
 def lora_backward(
-    ops: Ops, dy: Floats, x: Floats, w: Floats, a: Floats, b: Floats, da: Floats, db: Floats, scale: float
+    ops: Ops,
+    dy: Floats,
+    x: Floats,
+    w: Floats | Quantised,
+    a: Floats,
+    b: Floats,
+    da: Floats,
+    db: Floats,
+    scale: float,
 ) -> Floats:
-    """dy (M,N), x (M,K), w (K,N) merged -> dx (M,K); adds to da (K,R), db (R,N), never making dw (K,N)."""
+    """dy (M,N), x (M,K), w (K,N) -> dx (M,K); adds to da (K,R), db (R,N), never making dw (K,N).
+
+    An array w is merged, a Quantised one the base alone.
+    """
     # forward: y = x @ (base + scale * a @ b)
     dy_b = ops.matmul(dy, b, trans_b=True)  # (M,R)
     da += da.dtype.type(scale) * ops.matmul(x, dy_b, trans_a=True)
     db += db.dtype.type(scale) * ops.matmul(ops.matmul(x, a), dy, trans_a=True)
+    if isinstance(w, Quantised):
+        dx = w.backward(ops, dy)
+        return ops.matmul(dy_b * dy.dtype.type(scale), a, out=dx, trans_b=True, accumulate=True)
     return ops.matmul(dy, w, trans_b=True)
 
 
@@ -53,20 +77,29 @@ class LoRA:
         self.num_params = self.n_decay = size_of(shapes)
         self._weights = kernels.zeros(self.num_params, self.dtype)
         self.flat_grads = kernels.zeros(self.num_params, self.dtype)
+        adapted = {name: w for name, w in model.params.items() if f"{name}.A" in shapes}
+        self.base = {name: w.copy() for name, w in adapted.items()} if model.is_float else {}
+        before = _last_rows(model.params["wte.weight"], rows)
         self._make_views()
-        self.base = {name: w.copy() for name, w in model.params.items() if f"{name}.A" in shapes}
         rng = np.random.default_rng(seed)
         with writable(self.flat_params, self.params):  # B stays 0: training begins at the model as it is
-            for name in self.base:
+            for name in adapted:
                 a = self.params[f"{name}.A"]
                 a[...] = rng.standard_normal(a.shape, dtype=np.float32) / np.sqrt(len(a))
             if rows:
-                self.params[ROWS][...] = model.params["wte.weight"][-rows:]
+                self.params[ROWS][...] = before
         model.attach(self)
 
     def _make_views(self) -> None:
         self.flat_params, self.params = read_only_views(self._weights, self._shapes)
         self.grads = views_of(self.flat_grads, self._shapes)
+        if self.model.is_float:
+            return
+        for name, w in self.model.params.items():  # which see each change of the adapters
+            if isinstance(w, Quantised) and f"{name}.A" in self.params:
+                w.low_rank = LowRank(self.params[f"{name}.A"], self.params[f"{name}.B"], self.scale)
+            elif isinstance(w, Quantised) and name == "wte.weight" and ROWS in self.params:
+                w.replace_from(w.N - len(self.params[ROWS]), self.params[ROWS])
 
     def __getstate__(self) -> Fields:
         """Return the state for copies and pickles, without the views, which are made again of the copy."""
@@ -93,6 +126,8 @@ class LoRA:
 
     def _merge(self) -> None:
         with self.model.update() as weights:
+            if not self.model.is_float:
+                return
             merged = views_of(weights, parameter_shapes(self.config))
             for name, base in self.base.items():
                 a, b = self.params[f"{name}.A"], self.params[f"{name}.B"]
@@ -101,7 +136,12 @@ class LoRA:
                 merged["wte.weight"][-len(self.params[ROWS]) :] = self.params[ROWS]
 
     def unmerged(self) -> GPT:
-        """Return a copy of the model without the low-rank products; rows of wte stay as they were trained."""
+        """Return the model without the low-rank products, a copy; rows of wte stay as they were trained.
+
+        A base in blocks is returned itself, as its arrays are those of the file.
+        """
+        if not self.model.is_float:
+            return self.model
         model = GPT(self.config, seed=None, dtype=self.dtype)
         with model.edit() as params:
             for name, w in self.model.params.items():
@@ -115,7 +155,7 @@ class LoRA:
         self.model.zero_grads()
 
     def linear_backward(self, ops: Ops, dy: Floats, x: Floats, w: Floats, name: str) -> Floats:
-        """Return dx (...,K) of the linear `name` with merged weight w: dy (...,N), x (...,K)."""
+        """Return dx (...,K) of the linear `name` with weight w as in lora_backward: dy (...,N), x (...,K)."""
         (K, N), key = w.shape, f"{name}.weight"
         dy_2d, x_2d = dy.reshape(-1, N), x.reshape(-1, K)
         a, b, da, db = (tensors[f"{key}.{m}"] for tensors in (self.params, self.grads) for m in "AB")
@@ -126,6 +166,13 @@ class LoRA:
         if ROWS in self.params:
             self.grads[ROWS] += grads["wte.weight"][-len(self.params[ROWS]) :]
         self.model.flat_grads[...] = 0
+
+
+def _last_rows(wte: Floats | Quantised, rows: int) -> Floats:
+    """Return the last rows of an embedding (rows,C)."""
+    if isinstance(wte, Quantised):
+        return wte.rows(np.arange(wte.N - rows, wte.N))
+    return wte[len(wte) - rows :]
 
 
 def adapter_shapes(config: GPTConfig, rank: int, rows: int) -> Shapes:
@@ -143,3 +190,15 @@ def lora_floats(config: GPTConfig, batch: int, time: int, rank: int, rows: int) 
     # these matrices as they were.
     trained = 4 * size_of(adapter_shapes(config, rank, rows))
     return training_floats(config, batch, time) - 2 * count_parameters(config) + trained
+
+
+def floats_over_blocks(config: GPTConfig, batch: int, time: int, rank: int, rows: int) -> int:
+    """Return the same over a base that stays in blocks, which are not counted."""
+    # No numbers for the matrices, but a strip of them; probabilities beside the logits.
+    trained = 4 * size_of(adapter_shapes(config, rank, rows))
+    others = 2 * sum(
+        prod(shape) for shape in frozen_shapes(parameter_shapes(config)).values() if len(shape) == 1
+    )
+    logits = min(batch * time * config.vocab_size, kernels.LOGITS)
+    step = training_floats(config, batch, time) - 4 * count_parameters(config)
+    return step + trained + others + STRIP + logits

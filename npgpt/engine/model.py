@@ -14,6 +14,7 @@ F, or 2F where it is gated.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from hashlib import sha256
 from math import prod, sqrt
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias, overload
 
@@ -161,6 +162,8 @@ class GPT:
     copy.copy, copy.deepcopy and pickle give a model with weights of its own.
     """
 
+    is_float = True  # False: matrices stay in the blocks of a file (quantised_model.py)
+
     def __init__(
         self,
         config: GPTConfig,
@@ -177,7 +180,7 @@ class GPT:
         self.config, self.seed = config, seed or 0
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         kernels.ops_for(dtype)  # TypeError for other dtypes
-        shapes = parameter_shapes(config)
+        shapes = self._shapes()
         self.num_params = size_of(shapes)
         if weights is not None and (weights.shape, weights.dtype) != ((self.num_params,), self.dtype):
             raise ValueError(
@@ -197,8 +200,21 @@ class GPT:
             with self.edit() as params:
                 self._initialise(params)
 
+    def _shapes(self) -> Shapes:
+        """Return {name: shape} of what flat_params holds."""
+        return parameter_shapes(self.config)
+
+    def _matrices(self) -> Tensors:
+        """Return the parameters that flat_params does not hold."""
+        return {}
+
+    def _ops(self) -> Ops:
+        """Return the ops that compute with these weights."""
+        return kernels.ops_for(self.dtype)
+
     def _make_views(self) -> None:
-        self.flat_params, self.params = read_only_views(self._weights, parameter_shapes(self.config))
+        self.flat_params, self.params = read_only_views(self._weights, self._shapes())
+        self.params |= self._matrices()
         self._layers, self._ln_f = _by_layer(self.params, self.config)
         self._grads: Tensors | None = None
         self._layer_grads: list[Layer] = []
@@ -288,8 +304,16 @@ class GPT:
             self._layer_grads, self._ln_f_grads = _by_layer(self.grads, self.config)
 
     def _grad_shapes(self) -> Shapes:
-        shapes = parameter_shapes(self.config)
+        shapes = self._shapes()
         return frozen_shapes(shapes) if self.adapters else shapes
+
+    def digest(self) -> str:
+        """Return the sha256 of all weights."""
+        return sha256(self.flat_params.data).hexdigest()
+
+    def array(self, name: str) -> Floats:
+        """Return a parameter as an array, also where it stays in the blocks of a file."""
+        return self.params[name]
 
     def layer_start(self, layer: int) -> int:
         """Return where in flat_params a layer's matrices begin; they end at the next layer's, or n_decay."""
@@ -322,7 +346,7 @@ class GPT:
                 "forward: the last forward(ids, targets) waits for its backward(); "
                 "call loss(ids, targets) for a loss alone, zero_grads() to give the step up"
             )
-        ops, cache = kernels.ops_for(self.dtype), ForwardCache()
+        ops, cache = self._ops(), ForwardCache()
         x = self._full_pass(ops, ids, cache, starts)
         loss, cache.dx = _head(ops, x, self.head_weights, targets, self._head_of(self.grads))
         self._cache = cache
@@ -331,7 +355,7 @@ class GPT:
     def loss(self, ids: ArrayLike, targets: ArrayLike, starts: ArrayLike | None = None) -> float:
         """Return the loss of forward(ids, targets, starts) without dropout, and keep nothing for backward."""
         ids, targets = self._check_ids("loss", ids), self._check_targets("loss", ids, targets)
-        ops = kernels.ops_for(self.dtype)
+        ops = self._ops()
         x = self._full_pass(ops, ids, starts=self._check_starts("loss", ids, starts))
         return _head(ops, x, self.head_weights, targets)[0]
 
@@ -339,15 +363,23 @@ class GPT:
         """Return the hidden states (B,T,C) that the head reads for ids (B,T), without dropout."""
         ids = self._check_ids("hidden", ids)
         starts = self._check_starts("hidden", ids, starts)
-        return self._full_pass(kernels.ops_for(self.dtype), ids, starts=starts)
+        return self._full_pass(self._ops(), ids, starts=starts)
 
     def logits(self, ids: ArrayLike) -> Floats:
         """Return the logits (B,T,V) for ids (B,T), without dropout."""
         ids = self._check_ids("logits", ids)
-        ops = kernels.ops_for(self.dtype)
+        ops = self._ops()
         x = self._full_pass(ops, ids)
         B, T, C = x.shape
-        return ops.matmul(x.reshape(B * T, C), self.head_weights, trans_b=True).reshape(B, T, -1)
+        return self._logits_of(ops, x.reshape(B * T, C)).reshape(B, T, -1)
+
+    def _logits_of(self, ops: Ops, x: Floats) -> Floats:
+        """Return the logits (M,V) of the head's input (M,C)."""
+        return ops.matmul(x, self.head_weights, trans_b=True)
+
+    def scores(self, h: Floats) -> Floats:
+        """Return the logits (M,V) of hidden states (M,C)."""
+        return h @ self.head_weights.T
 
     @property
     def head_weights(self) -> Floats:
@@ -426,7 +458,7 @@ class GPT:
         """
         if not self._cache:
             raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
-        ops, cache = kernels.ops_for(self.dtype), self._cache
+        ops, cache = self._ops(), self._cache
         self._cache = None
         self._prepare_gradients()
         ids, positions = cache.ids, cache.positions
@@ -640,7 +672,7 @@ class GPT:
             raise ValueError(
                 f"decode: ids must fit the cache's {cache.capacity - cache.length} free positions, got {t}"
             )
-        ops, config = kernels.ops_for(self.dtype), self.config
+        ops, config = self._ops(), self.config
         H, K, D = config.n_head, config.K, config.D
         start, end = cache.length, cache.length + t
         queries = np.arange(start, end)
@@ -670,7 +702,7 @@ class GPT:
 
         x = self._blocks(ops, ids, positions, attend)
         cache.length = end
-        return ops.matmul(np.ascontiguousarray(x[:, -1]), self.head_weights, trans_b=True)
+        return self._logits_of(ops, np.ascontiguousarray(x[:, -1]))
 
     # ------------------------------------------------------------------------ helpers
 

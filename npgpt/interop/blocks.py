@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.engine import kernels
 from npgpt.engine.types import Array, Floats
 
 # The sixteen values of IQ4_NL and IQ4_XS
@@ -152,6 +153,15 @@ _OTHERS = {
     36: "iq4_nl_4_4", 37: "iq4_nl_4_8", 38: "iq4_nl_8_8", 39: "mxfp4", 40: "nvfp4", 41: "q1_0", 42: "q2_0",
 }  # fmt: skip
 NAMES = {of.number: name for name, of in TYPES.items()} | _OTHERS  # ggml's number -> the type's name
+
+
+def unpack(type: str, blocks: Array, out: Floats) -> None:
+    """Write the numbers of rows of blocks (n,bytes) to out (n,K), compiled where kernels know the type."""
+    compiled = kernels.compiled("unpack_rows")
+    if compiled and type in kernels.compiled("UNPACKED"):
+        compiled(blocks, type, out)
+    else:
+        out[...] = dequantise(blocks, type).reshape(out.shape)
 
 
 def dequantise(data: Array, type: str) -> Floats:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
          "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-         "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+         "special_tokens_map.json", "added_tokens.json",
+         "adapter_config.json", "adapter_model.safetensors")  # fmt: skip
 
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # fetched where there is nothing else
 

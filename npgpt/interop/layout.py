@@ -8,6 +8,7 @@ may leave out biases.
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -82,6 +83,19 @@ class Pretrained(NamedTuple):
     def model(self) -> GPT:
         """Return the engine's model of these weights, which are not copied."""
         return GPT(self.config, weights=self.weights)
+
+
+def with_rows(base: Pretrained, rows: int) -> Pretrained:
+    """Return the model with so many rows of the embedding and of a head of its own; new ones are zero."""
+    if rows == base.config.vocab_size:
+        return base
+    config, kept = replace(base.config, vocab_size=rows), min(rows, base.config.vocab_size)
+    grown = base._replace(config=config, weights=kernels.zeros(count_parameters(config)))
+    params = grown.tensors
+    for name, w in base.tensors.items():
+        of_tokens = name in ("wte.weight", "lm_head.weight")
+        params[name][: kept if of_tokens else None] = w[: kept if of_tokens else None]
+    return grown
 
 
 class StoredTensor(NamedTuple):
@@ -206,27 +220,31 @@ def _llama_specs(format: str, config: GPTConfig) -> dict[str, TensorSpec]:
     return found
 
 
-def tensors(format: str, model: GPT) -> Tensors:
-    """Return {the format's name: float32 array} of a model's weights, without the tied head.
+def tensors(format: str, model: GPT) -> dict[str, StoredTensor]:
+    """Return {the format's name: float32 tensor} of a model's weights, without the tied head.
 
-    ValueError, before any is made, for weights that are not finite.
+    They are made when they are read, one at a time. ValueError, before, for weights that are not finite.
     """
     for name, w in model.params.items():
-        check_tensor("save", name, w)
-    found: Tensors = {}
-    for theirs, spec in tensor_specs(format, model.config).items():
-        if spec.name in model.params:
-            w, factor = spec.view(model.params), factor_of(format, model.config, spec)
-            found[theirs] = np.ascontiguousarray(w if factor == 1 else w * np.float32(factor), np.float32)
-        else:
-            found[theirs] = np.zeros(spec.shape, np.float32)
-    return found
+        if isinstance(w, np.ndarray):  # what a file holds in blocks was checked when it was opened
+            check_tensor("save", name, w)
+
+    def read(spec: TensorSpec) -> Floats:
+        if spec.name not in model.params:
+            return np.zeros(spec.shape, np.float32)
+        w, factor = spec.view({spec.name: model.array(spec.name)}), factor_of(format, model.config, spec)
+        return np.ascontiguousarray(w if factor == 1 else w * np.float32(factor), np.float32)
+
+    specs = tensor_specs(format, model.config)
+    return {theirs: StoredTensor(spec.shape, "F32", partial(read, spec)) for theirs, spec in specs.items()}
 
 
-def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor], where: str) -> Floats:
-    """Return all parameters (num_params,) of these tensors; `where` begins errors: function and file.
+def fitting(
+    format: str, config: GPTConfig, stored: dict[str, StoredTensor], where: str
+) -> tuple[dict[str, StoredTensor], StoredTensor | None]:
+    """Return the tensors by the names of tensor_specs(), and a copy of a tied head, None without one.
 
-    One ValueError names all faults of the tensors, before any is read or memory is allocated for them.
+    One ValueError, `where` first, names all faults of the tensors, before any is read.
     """
     if config.n_layer > len(stored):  # a false config must not cost time or memory
         raise ValueError(f"{where}: {config.n_layer} layers, but only {len(stored)} tensors")
@@ -240,7 +258,7 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if name in given:
             wrong.append(f"{_shown(name)} is there twice")
         given[name] = tensor
-    theirs = "output.weight" if format == "gguf" else "lm_head.weight"
+    theirs = _head_of(format)
     # some repeat the tied head, or have it instead of the embedding
     head = given.pop(theirs, None) if config.tied else None
     wte = next(name for name, spec in wanted.items() if spec.name == "wte.weight")
@@ -259,7 +277,16 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         if tensor.dtype not in known:
             wrong.append(f"{name} must be one of {', '.join(known)}, got {tensor.dtype}")
     raise_all(where, wrong)
+    return given, head
 
+
+def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor], where: str) -> Floats:
+    """Return all parameters (num_params,) of these tensors; `where` begins errors: function and file.
+
+    One ValueError names all faults of the tensors, before any is read or memory is allocated for them.
+    """
+    given, head = fitting(format, config, stored, where)
+    wanted = tensor_specs(format, config)
     weights = kernels.zeros(count_parameters(config))
     params = views_of(weights, parameter_shapes(config))
     for name, tensor in given.items():
@@ -274,8 +301,12 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
         elif array.any():
             raise ValueError(f"{where}: {name} must be zero, as bias is false")
         if head and spec.name == "wte.weight" and not np.array_equal(head.read(), array):
-            raise ValueError(f"{where}: {theirs} must equal {name} (tied)")
+            raise ValueError(f"{where}: {_head_of(format)} must equal {name} (tied)")
     return weights
+
+
+def _head_of(format: str) -> str:
+    return "output.weight" if format == "gguf" else "lm_head.weight"
 
 
 def _shown(name: str) -> str:

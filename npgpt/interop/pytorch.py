@@ -14,7 +14,7 @@ import numpy as np
 
 from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.model import GPT
-from npgpt.engine.types import Fields, PathLike, Shape
+from npgpt.engine.types import Array, Fields, PathLike, Shape
 from npgpt.interop import pickle_file
 from npgpt.interop.huggingface import family_of, open_safetensors
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
@@ -34,7 +34,7 @@ def write_state_dict(path: PathLike, model: GPT) -> None:
 
     `load_state_dict(safetensors.torch.load_file(path))` takes it, and read_state_dict finds the config in it.
     """
-    state = tensors(family_of(model.config), model)
+    state: dict[str, Array | StoredTensor] = {**tensors(family_of(model.config), model)}
     state["lm_head.weight"] = np.asarray(model.head_weights, np.float32)
     save_file(
         state, path, metadata={"format": "pt", "npgpt": json.dumps(asdict(model.config), allow_nan=False)}

@@ -92,7 +92,9 @@ def generate_ids(
 
 def is_compiled_for(model: "GPT | Model") -> bool:
     """Return whether libnpgpt generates for this model now."""
-    return kernels.library() is not None and (isinstance(model, Model) or model.dtype == np.float32)
+    if kernels.library() is None or isinstance(model, Model):
+        return kernels.library() is not None
+    return model.dtype == np.float32 and model.is_float
 
 
 def sampling_struct(sampling: Sampling, banned: int | None = None, seed: int | None = None) -> Any:

@@ -55,7 +55,7 @@ def log_probabilities(model: GPT, pairs: Sequence[tuple[list[int], list[int]]]) 
             at = begin + len(window)
     totals = [0.0] * len(pairs)
     for n, h, scored in _hidden(model, windows):
-        logits = h[-len(scored) :] @ model.head_weights.T  # (scored,V)
+        logits = model.scores(h[-len(scored) :])  # (scored,V)
         check_measured("score", logits, model.params)
         log_p = log_softmax(logits)
         totals[n] += float(log_p[np.arange(len(scored)), scored].sum())

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
+from npgpt.engine.lora import LoRA
 from npgpt.engine.model import GPT
+from npgpt.engine.quantised_model import QuantisedGPT
 from npgpt.engine.types import Fields, Tensors
-from npgpt.interop import huggingface
+from npgpt.interop import huggingface, peft
 from npgpt.interop.safetensors_file import save_file
 from npgpt.text.tokenizer import Tokenizer
 
@@ -36,7 +38,7 @@ def save(run: Path, step: int, model: GPT, tokenizer: Tokenizer, moments: Tensor
     temporary, former = run / f".{final.name}.tmp", run / f".{final.name}.old"
     clean_up(run)
     try:
-        huggingface.write_pretrained(temporary, model, tokenizer)
+        _write_model(temporary, model, tokenizer)
         save_file(moments, temporary / OPTIMIZER)
         (temporary / STATE).write_text(json.dumps(state, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         _write_manifest(temporary)
@@ -54,6 +56,15 @@ def save(run: Path, step: int, model: GPT, tokenizer: Tokenizer, moments: Tensor
         raise
     clean_up(run)
     return final
+
+
+def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
+    """Write a model; of one over the blocks of a file, the adapters, which name the file."""
+    if isinstance(model, QuantisedGPT):
+        assert isinstance(model.adapters, LoRA)
+        peft.write_adapter(folder, model.adapters, str(model.file), tokenizer)
+    else:
+        huggingface.write_pretrained(folder, model, tokenizer)
 
 
 def load(folder: Path) -> tuple[Fields, Tensors]:

@@ -8,10 +8,12 @@ import numpy as np
 
 from npgpt.distributed.world import SINGLE, World
 from npgpt.engine.config import GPTConfig, training_floats
-from npgpt.engine.lora import LoRA, lora_floats
+from npgpt.engine.lora import LoRA, floats_over_blocks, lora_floats
 from npgpt.engine.model import GPT
 from npgpt.engine.optim import AdamW
+from npgpt.engine.quantised_model import QuantisedGPT
 from npgpt.engine.types import Tensors
+from npgpt.interop.layout import Pretrained, with_rows
 from npgpt.text.examples import Encoded, ExampleBatches, Packed, pack
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import memory
@@ -84,18 +86,31 @@ def make_task_plan(
 
 
 def memory_needed(
-    config: GPTConfig, plan: Plan, examples: Examples, lora: int | None, rows: int, world: World = SINGLE
+    config: GPTConfig,
+    plan: Plan,
+    examples: Examples,
+    lora: int | None,
+    rows: int,
+    world: World = SINGLE,
+    blocks: int = 0,
 ) -> int:
     """Return the bytes that fine-tuning needs at most: those with the longest examples in one batch.
 
-    `lora` is the rank of the adapters or None; `rows` is the number of tokens added to the vocabulary.
+    `lora` is the rank of the adapters or None; `rows` is the number of tokens added to the vocabulary;
+    `blocks` is the number of bytes of a base that stays in the blocks of its file, where `lora` is given.
     """
     longest = sorted(examples.training, key=lambda example: -len(example[0]))[: rows_of(plan, world)]
     batch, time = pack(longest, plan.block_size)[0].shape
     floats = training_floats(config, batch, time)
     if lora:
-        floats = lora_floats(config, batch, time, lora, rows)
-    return 4 * floats + 16 * len(examples) + PROGRAM
+        count = floats_over_blocks if blocks else lora_floats
+        floats = count(config, batch, time, lora, rows)
+    return 4 * floats + blocks + 16 * len(examples) + PROGRAM
+
+
+def blocks_of(model: GPT) -> int:
+    """Return the bytes of the blocks that hold the matrices of a model, 0 where those are float32."""
+    return model.nbytes if isinstance(model, QuantisedGPT) else 0
 
 
 class TaskTrainer(Trainer):
@@ -118,7 +133,8 @@ class TaskTrainer(Trainer):
         """
 
         def needed(config: GPTConfig, plan: Plan) -> int:
-            return world.local_size * memory_needed(config, plan, examples, lora, rows, world)
+            needed = memory_needed(config, plan, examples, lora, rows, world, blocks_of(model))
+            return world.local_size * needed
 
         memory.check_memory(model.config, plan, needed, tuning=True)
         model.seed, model.config = seed, replace(model.config, dropout=plan.dropout)
@@ -153,10 +169,11 @@ def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) 
     if not added:
         return model, 0
     V = max(model.config.vocab_size, tokenizer.vocab_size)
-    grown = GPT(replace(model.config, vocab_size=V), seed=None)
+    if isinstance(model, QuantisedGPT):
+        model.grow(known, V)
+        return model, V - known
+    grown = with_rows(Pretrained(model.config, model.flat_params, None), V).model()
     with grown.edit() as params:
-        for name, w in model.params.items():
-            params[name][: len(w)] = w
         for name in ("wte.weight", "lm_head.weight"):
             if name in params:
                 params[name][known:] = params[name][:known].mean(axis=0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from npgpt.engine.names import PATH_LENGTH, missing
 from npgpt.engine.types import PathLike
-from npgpt.interop import gguf, hub, huggingface, pytorch, tensorflow
+from npgpt.interop import gguf, hub, huggingface, peft, pytorch, tensorflow
 from npgpt.interop.layout import Pretrained
 from npgpt.text.cleaning import check_cleaning
 from npgpt.text.load import load_tokenizer
@@ -15,12 +15,14 @@ from npgpt.text.tokenizer import Tokenizer
 from npgpt.training import checkpoint, run
 
 
-def read(path: PathLike, **fields: Any) -> Pretrained:
+def read(path: PathLike, adapter: PathLike | None = None, **fields: Any) -> Pretrained:
     """Return configuration, weights and tokenizer of the model that `path` holds or names.
 
-    npgpt.load describes `path` and `fields`. ValueError where there is no such model, OSError where nothing
-    exists.
+    npgpt.load describes the arguments. ValueError where there is no such model, OSError where nothing exists.
     """
+    if adapter is not None:
+        folder = _find_adapter(adapter)
+        return peft.apply_adapter(read(path, **fields), folder)
     if path == "":
         raise ValueError("load: path must not be empty")
     path = Path(path)
@@ -34,6 +36,8 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
     if kind == ".gguf":
         return gguf.read_gguf(path)
     folder = find_folder(path)
+    if peft.is_adapter(folder):
+        return peft.apply_adapter(_read_base(folder), folder)
     if (folder / "config.json").exists():
         loaded = huggingface.read_pretrained(folder)
         if loaded.tokenizer is None:
@@ -41,14 +45,35 @@ def read(path: PathLike, **fields: Any) -> Pretrained:
         return loaded._replace(tokenizer=_cleaning_as_its_run(loaded.tokenizer, folder))
     if (folder / "hparams.json").exists():
         return tensorflow.read_release(folder)
-    if (folder / "adapter_config.json").exists():
-        merged = "load the run that it lies in, or what PEFT's merge_and_unload gives"
-        raise ValueError(f"load: {path} is an adapter without the weights of its base; {merged}")
     if found := models_in(folder):
         raise ValueError(
             f"load: path must be one model, got a folder of several; load one: {', '.join(found)}"
         )
     raise ValueError(f"load: path must be a run, a checkpoint or a Hugging Face folder, got {path}")
+
+
+def _read_base(folder: Path) -> Pretrained:
+    """Return the base that an adapter's folder names: from here as PEFT finds it, or from the folder."""
+    name = peft.base_of(folder)
+    path = folder / name if not Path(name).exists() and (folder / name).exists() else Path(name)
+    try:
+        if not path.is_file() and peft.is_adapter(find_folder(path)):
+            raise ValueError(f"{folder}: its base must be a model, got the adapter {path}")
+        return read(path)
+    except FileNotFoundError as error:
+        how = f"the base of {folder} is not there; give another place of it, and this folder to --adapter"
+        raise FileNotFoundError(2, f"{error.strerror}; {how}", str(path)) from None
+
+
+def _find_adapter(path: PathLike) -> Path:
+    """Return the folder of an adapter: `path`, that of a run of npgpt, or one from the Hub."""
+    if path == "":
+        raise ValueError("load: adapter must not be empty")
+    inside = Path(path, "adapter")
+    folder = inside if peft.is_adapter(inside) else find_folder(path)
+    if not peft.is_adapter(folder):
+        raise ValueError(f"load: adapter must be a folder with {peft.CONFIG} and {peft.WEIGHTS}, got {path}")
+    return folder
 
 
 def models_in(folder: Path) -> list[str]:

@@ -323,15 +323,14 @@ class Trainer(Updater):
 
     def _save(self, context: RunContext, final: bool, val_loss: float | None) -> None:
         """Save a checkpoint. A failed write is a warning, or an OSError where it is the final one."""
-        if not math.isfinite(kernels.ops_for(self.model.dtype).global_norm(self.model.flat_params)):
-            raise _failure(self, context.recorder.run, "the weights are not finite")
+        _check_weights(self, context.recorder.run)
 
         former = self.kept, self.kept_step
         if val_loss is not None and val_loss < self.kept:
             self.kept, self.kept_step = val_loss, self.step
         if self.world.size > 1:
             try:
-                self.world.check_equal(weights=zlib.crc32(self.model.flat_params.data))
+                self.world.check_equal(weights=zlib.crc32(self.optimizer.model.flat_params.data))
             except ValueError as error:  # for example memory that fails on one rank
                 raise TrainingFailed(f"step {self.step}: {error}; nothing was saved") from None
         moments = self.world.gather(self.optimizer.state()) if self.cuts else self.optimizer.state()
@@ -418,6 +417,13 @@ def _reached(plan: Plan, loss: float) -> bool:
 def _check_validation(trainer: Trainer, run: Path, val_loss: float | None) -> None:
     if val_loss is not None and not math.isfinite(val_loss):
         raise _failure(trainer, run, f"the validation loss is {val_loss}")
+
+
+def _check_weights(trainer: Trainer, run: Path) -> None:
+    norm = kernels.ops_for(trainer.model.dtype).global_norm
+    trained = trainer.optimizer.model  # the model, or adapters, which need not be merged into it
+    if not all(math.isfinite(norm(flat)) for flat in (trainer.model.flat_params, trained.flat_params)):
+        raise _failure(trainer, run, "the weights are not finite")
 
 
 def _failure(trainer: Trainer, run: Path, what: str) -> TrainingFailed:

@@ -14,8 +14,10 @@ from safetensors.numpy import load_file
 
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, Rope
+from npgpt.engine.lora import LoRA
 from npgpt.engine.model import GPT
-from npgpt.interop import gguf, huggingface, pytorch, tensorflow
+from npgpt.interop import gguf, huggingface, peft, pytorch, tensorflow
+from npgpt.interop.layout import Pretrained
 from npgpt.runtime import libnpgpt
 from npgpt.text.added_tokens import Flags
 from npgpt.text.load import load_tokenizer, tokenizer_of
@@ -48,6 +50,11 @@ def _read_gguf(folder):
     gguf.read_gguf(folder / "model.gguf")
 
 
+def _apply_adapter(folder):
+    model = GPT(GPTConfig(**SIZES), seed=1)
+    peft.apply_adapter(Pretrained(model.config, model.flat_params.copy(), None), folder)
+
+
 TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "config": ("config.json", _read_pretrained),
     "weights": ("model.safetensors", _read_pretrained),
@@ -58,6 +65,8 @@ TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "tokenizer": ("tokenizer.json", load_tokenizer),
     "vocabulary": ("vocab.json", load_tokenizer),
     "merges": ("merges.txt", load_tokenizer),
+    "adapter_config": ("adapter_config.json", _apply_adapter),
+    "adapter": ("adapter_model.safetensors", _apply_adapter),
     "gguf": ("model.gguf", _read_gguf),  # libnpgpt's reader has a fuzzer of its own: gguf.cpp
 }
 
@@ -109,6 +118,14 @@ class Folders:
             self._seed("state_dict", folder / "state.safetensors")
             gguf.write_gguf(folder / "model.gguf", model)
             self._seed("gguf", folder / "model.gguf")
+        written = self.root / "seed-adapter"
+        peft.write_adapter(written, LoRA(GPT(GPTConfig(**SIZES)), 1, rows=1), "base", ByteTokenizer())
+        more = {"rank_pattern": {"c_fc": 1}, "use_rslora": True, "layers_to_transform": [0]}
+        settings = json.loads((written / "adapter_config.json").read_text())
+        self.seeds["adapter_config"] += [json.dumps(settings | m).encode() for m in ({}, more)]
+        self._seed("adapter", written / "adapter_model.safetensors")
+        shutil.copy(written / "adapter_config.json", self.root / "adapter")
+        shutil.copy(written / "adapter_model.safetensors", self.root / "adapter_config")
         for name in ("config", "weights"):
             shutil.copy(folder / "model.safetensors", self.root / name)
             shutil.copy(folder / "config.json", self.root / name)

@@ -223,8 +223,10 @@ def test_adapters_are_apart_and_merged(base, tmp_path, capsys):
     assert (after.params["wte.weight"][:257] == before.params["wte.weight"]).all()
     rows = stored["base_model.model.transformer.wte.token_adapter.trainable_tokens_delta"]
     assert (after.params["wte.weight"][257:] == rows).all()
-    with pytest.raises(ValueError, match=r"new/adapter is an adapter .* load the run that it lies in"):
-        npgpt.load(tmp_path / "new/adapter")
+    for again in npgpt.load(tmp_path / "new/adapter"), npgpt.load(base, adapter=tmp_path / "new"):
+        np.testing.assert_allclose(again.flat_params, after.flat_params, atol=1e-6)
+        assert again.tokenizer.fingerprint == after.tokenizer.fingerprint
+        assert again.tokenizer.ends == after.tokenizer.ends
 
 
 def test_an_adapter_names_a_base_of_the_hub_as_it_was_given(base, tmp_path, monkeypatch):

@@ -1,0 +1,213 @@
+"""Weights that stay in the blocks of a file, and the ops of a model that has them.
+
+A matrix is unpacked a strip of rows at a time, into memory that the next strip takes, and each strip is
+multiplied as float32. So the weights of a model are never float32 as a whole. They do not change: what is
+trained stands beside them, a low-rank product, or rows at the end of an embedding.
+
+Dimensions: M rows of activations, N outputs, K inputs, R rank; V vocabulary, C channels; B batch, T time.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from npgpt.engine import kernels
+from npgpt.engine.kernels import Ops
+from npgpt.engine.types import Array, Floats, Integers
+
+STRIP = 1 << 20  # numbers unpacked at a time: 4 MB
+_MEMORY = threading.local()  # of the present strip: one for each thread of Python, as it is used at once
+
+Unpack: TypeAlias = "Callable[[Array, Floats], None]"  # blocks (n,bytes), numbers (n,K), which it writes
+
+
+class Rows(NamedTuple):
+    """Rows of a matrix, as a file holds them."""
+
+    blocks: Array  # (n,bytes) uint8
+    unpack: Unpack
+
+
+class LowRank(NamedTuple):
+    """A product that is added to a matrix: x @ w.T + scale * (x @ a) @ b."""
+
+    a: Floats  # (K,R)
+    b: Floats  # (R,N)
+    scale: float
+
+
+class Quantised:
+    """A matrix (N,K), a row for each output of a linear layer or each token, in parts one below the other."""
+
+    def __init__(self, parts: Sequence[Rows], K: int, dtype: Any = np.float32) -> None:
+        """Take the parts, which have K numbers in a row; what is computed is of the dtype."""
+        self.parts, self.K, self.dtype = list(parts), K, np.dtype(dtype)
+        self.stored = sum(len(part.blocks) for part in parts)
+        self.tail: Floats = np.zeros((0, K), dtype)  # rows that take the place of those from `begin` on
+        self.begin = self.stored
+        self.low_rank: LowRank | None = None
+
+    def replace_from(self, begin: int, tail: Floats) -> None:
+        """Let the rows of `tail` (n,K) take the place of those stored from `begin` on, which may be fewer."""
+        self.begin, self.tail = begin, tail
+
+    @property
+    def N(self) -> int:
+        """The number of rows."""
+        return self.begin + len(self.tail)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (K,N) of the weight of a linear layer, y = x @ w."""
+        return self.K, self.N
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the blocks."""
+        return sum(part.blocks.nbytes for part in self.parts)
+
+    def strips(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield all rows, some at a time: which they are, and their numbers, until the next are asked for.
+
+        The memory is that of all matrices, so that no two of them can be gone through together.
+        """
+        at, many = 0, max(1, STRIP // self.K)
+        memory = _memory(max(STRIP, self.K))
+        for part in self.parts:
+            count = min(len(part.blocks), self.begin - at)
+            for first in range(0, count, many):
+                blocks = part.blocks[first : min(count, first + many)]
+                rows = memory[: len(blocks) * self.K].reshape(-1, self.K)
+                part.unpack(blocks, rows)
+                yield slice(at + first, at + first + len(rows)), rows.astype(self.dtype, copy=False)
+            at += max(0, count)
+        if len(self.tail):
+            yield slice(self.begin, self.N), self.tail
+
+    def rows(self, ids: Integers) -> Floats:
+        """Return the rows of ids (n,), which may occur several times: (n,K)."""
+        out = np.empty((len(ids), self.K), self.dtype)
+        at = 0
+        for part in self.parts:
+            count = max(0, min(len(part.blocks), self.begin - at))
+            chosen = np.flatnonzero((ids >= at) & (ids < at + count))
+            if len(chosen):
+                found = np.empty((len(chosen), self.K), np.float32)
+                part.unpack(np.ascontiguousarray(part.blocks[ids[chosen] - at]), found)
+                out[chosen] = found
+            at += count
+        chosen = np.flatnonzero(ids >= self.begin)
+        out[chosen] = self.tail[ids[chosen] - self.begin]
+        return out
+
+    def forward(self, ops: Ops, x: Floats, b: Floats | None = None, residual: Floats | None = None) -> Floats:
+        """y = x @ w.T + b + residual, with the low-rank product.  x (...,K) -> y (...,N)."""
+        x_2d = np.ascontiguousarray(x.reshape(-1, self.K))
+        y = _new((len(x_2d), self.N), x.dtype)
+        for rows, w in self.strips():
+            y[:, rows] = ops.matmul(x_2d, w, trans_b=True)
+        if self.low_rank:
+            a, b_, scale = self.low_rank
+            ops.matmul(ops.matmul(x_2d, a) * x.dtype.type(scale), b_, out=y, accumulate=True)
+        if b is not None:
+            y += b
+        y = y.reshape(*x.shape[:-1], self.N)
+        if residual is not None:
+            y += residual
+        return y
+
+    def backward(self, ops: Ops, dy: Floats) -> Floats:
+        """dy (...,N) -> dx (...,K), without the low-rank product, whose gradients LoRA computes."""
+        # forward: y = x @ w.T
+        dy_2d = dy.reshape(-1, self.N)
+        dx = _new((len(dy_2d), self.K), dy.dtype)
+        dx[...] = 0
+        for rows, w in self.strips():
+            ops.matmul(np.ascontiguousarray(dy_2d[:, rows]), w, out=dx, accumulate=True)
+        return dx.reshape(*dy.shape[:-1], self.K)
+
+
+def _memory(n: int) -> Floats:
+    """Return the memory of a strip of n numbers."""
+    found: Floats | None = getattr(_MEMORY, "strip", None)
+    if found is None or len(found) < n:
+        found = _MEMORY.strip = kernels.zeros(n)
+    return found
+
+
+def _new(shape: tuple[int, int], dtype: Any) -> Floats:
+    """Return an array of any numbers."""
+    empty = kernels.compiled("empty")
+    out: Floats = empty(shape) if empty and dtype == np.float32 else np.empty(shape, dtype)
+    return out
+
+
+class QuantisedOps:
+    """The ops of a model whose matrices are Quantised: those of `ops`, with matrices read by strips."""
+
+    def __init__(self, ops: Ops, wte: Quantised) -> None:
+        self._ops, self._wte = ops, wte
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def embedding_forward(
+        self, ids: Integers, positions: Integers, wte: Quantised, wpe: Floats | None
+    ) -> Floats:
+        """x = wte[ids] + wpe[positions], as ops.embedding_forward."""
+        x = wte.rows(ids.reshape(-1)).reshape(*ids.shape, wte.K)
+        return x if wpe is None else x + wpe[positions]
+
+    def linear_forward(
+        self, x: Floats, w: Quantised, b: Floats | None = None, residual: Floats | None = None
+    ) -> Floats:
+        """y = x @ w + b + residual, as ops.linear_forward."""
+        return w.forward(self._ops, x, b, residual)
+
+    def linear_gelu_forward(self, x: Floats, w: Quantised, b: Floats | None = None) -> tuple[Floats, Floats]:
+        """h = x @ w + b, y = gelu(h), as ops.linear_gelu_forward."""
+        h = w.forward(self._ops, x, b)
+        return self._ops.gelu_forward(h), h
+
+    def head_cross_entropy(
+        self, x: Floats, wte: Quantised, targets: Integers, dtail: Floats | None = None
+    ) -> tuple[float, Floats | None]:
+        """ops.head_cross_entropy, which adds to dtail (n,C), the gradient of the last rows, instead of dwte.
+
+        The logits of so many rows of x are made at a time as kernels.LOGITS allows.
+        """
+        ops, V = self._ops, wte.N
+        x_2d, flat = x.reshape(-1, wte.K), targets.reshape(-1)
+        n, loss = max(int((flat >= 0).sum()), 1), 0.0
+        dx = None if dtail is None else _new(x_2d.shape, x.dtype)
+        many = max(1, kernels.LOGITS // V)
+        for first in range(0, len(x_2d), many):
+            here = slice(first, first + many)
+            p, rows = wte.forward(ops, x_2d[here]), np.arange(len(x_2d[here]))
+            counted, picked = flat[here] >= 0, np.maximum(flat[here], 0)
+            best = p.argmax(axis=1)
+            top, at_target = p[rows, best], p[rows, picked]
+            p = ops.softmax_forward(p)
+            # the log of the sum of exponentials, by the largest of them, which is at least 1 / V
+            lse = top - np.log(p[rows, best])
+            loss += float(np.where(counted, lse - at_target, 0).sum(dtype=np.float64))
+            if dx is None or dtail is None:
+                continue
+            # d lse / d logits = softmax, d logits[target] / d logits = one-hot
+            p[rows, picked] -= 1
+            p *= (counted / n).astype(x.dtype)[:, None]
+            # forward: logits = x @ wte.T
+            dx[here] = wte.backward(ops, p)
+            if len(dtail):
+                dtail += p[:, V - len(dtail) :].T @ x_2d[here]
+        return loss / n, None if dx is None else dx.reshape(x.shape)
+
+    def embedding_backward(
+        self, dx: Floats, ids: Integers, positions: Integers, dtail: Floats, dwpe: Floats | None = None
+    ) -> None:
+        """dx (B,T,C) -> adds to dtail (n,C), the gradient of the last rows; all others are as they were."""
+        # forward: x = wte[ids] + wpe[positions]
+        trained = ids >= self._wte.begin
+        np.add.at(dtail, ids[trained] - self._wte.begin, dx[trained])
