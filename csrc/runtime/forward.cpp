@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 #include "../threads/team.h"
 
@@ -80,8 +81,8 @@ struct Pass {
             x = gate;
         }
         const bool in_panels = wide && rows == M;  // all that is not in blocks
-        for (int i = 0; in_panels && i < w.count; i++)
-            if (!in_blocks(w.parts[i])) many(y, w.N, x, w.parts[i], add, activation);
+        for (const Linear::Part& part : w.parts)
+            if (in_panels && part.weight.N && !in_blocks(part)) many(y, w.N, x, part, add, activation);
         if (in_panels && !in_blocks(w)) return;
         for (Index row = 0; row < rows; row += CHUNK, x += CHUNK * w.K, y += CHUNK * w.N) {
             const Index n = std::min(CHUNK, rows - row);
@@ -96,7 +97,8 @@ struct Pass {
 
     static bool in_blocks(const Linear::Part& part) { return block_length(part.weight.type) > 1; }
     static bool in_blocks(const Linear& w) {
-        return std::any_of(w.parts, w.parts + w.count, [](const Linear::Part& part) { return in_blocks(part); });
+        return std::any_of(std::begin(w.parts), std::end(w.parts),
+                           [](const Linear::Part& part) { return in_blocks(part); });
     }
     static Int8Block* blocks(float* space) { return reinterpret_cast<Int8Block*>(space); }
 

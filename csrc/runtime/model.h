@@ -38,7 +38,7 @@ struct Linear {
     }
 
     static constexpr int PARTS = 3;
-    Part parts[PARTS] = {};
+    Part parts[PARTS] = {};  // of which some are empty
     int count = 0;
     Index N = 0, K = 0;
 };

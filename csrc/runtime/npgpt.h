@@ -121,12 +121,12 @@ NPGPT_API const char *npgpt_kernels(const npgpt_model *model);
 NPGPT_API int npgpt_has_tokenizer(const npgpt_model *model);
 NPGPT_API int32_t npgpt_end_of_text(const npgpt_model *model); /* its id, -1 if there is none */
 
-/* The id with which every text of this model begins, -1 if there is none. npgpt_generate puts it before the first prompt of
- * a session; who feeds ids feeds it first. */
+/* The id with which every text of this model begins, -1 if there is none. npgpt_generate puts it before the
+ * first prompt of a session; who feeds ids feeds it first. */
 NPGPT_API int32_t npgpt_begin_of_text(const npgpt_model *model);
 
-/* The ids of text[0..length), any bytes, without npgpt_begin_of_text; special tokens are not looked for. *count receives how
- * many, at most length + 1, and ids, with room for `room`, the first of them. */
+/* The ids of text[0..length), any bytes, without npgpt_begin_of_text; special tokens are not looked for. *count
+ * receives how many, at most length + 1, and ids, with room for `room`, the first of them. */
 NPGPT_API npgpt_status npgpt_encode(const npgpt_model *model, const char *text, size_t length, int32_t *ids,
                                     size_t room, size_t *count, npgpt_error *error);
 
@@ -146,8 +146,8 @@ NPGPT_API int32_t npgpt_session_length(const npgpt_session *session); /* tokens 
 /* Empties the cache to read a text anew, of one that goes on: what was seen and drawn still counts. */
 NPGPT_API void npgpt_session_forget(npgpt_session *session);
 
-/* Goes back to the first count tokens in the cache, as if these alone had been fed and nothing drawn. What is fed next follows
- * them. */
+/* Goes back to the first count tokens in the cache, as if these alone had been fed and nothing drawn. What is fed next
+ * follows them. */
 NPGPT_API npgpt_status npgpt_session_rewind(npgpt_session *session, size_t count, npgpt_error *error);
 
 /* At the end of the context: 1 (the default) forgets the older half and reads the rest again; 0 fails with NPGPT_FULL. */

@@ -37,17 +37,26 @@ def write_seeds(folder: Path) -> None:
     model = npgpt.GPT(npgpt.GPTConfig(vocab_size=264, window=2, **sizes))
     for name, tokenizer in (("bpe", BPETokenizer.train([b"abc abd abe " * 9], 260)), ("own", None)):
         write_gguf(folder / name, model, tokenizer)
-    sizes = {"n_layer": 1, "n_head": 1, "head_size": 2, "n_inner": 2, "vocab_size": 5, "block_size": 12}
+    shape = LLAMA | {
+        "n_layer": 1,
+        "n_head": 1,
+        "head_size": 2,
+        "n_inner": 2,
+        "vocab_size": 5,
+        "block_size": 12,
+    }
     ropes = {"plain": Rope(), "linear": Rope(1e4, "linear", 2.0), "llama3": Rope(1e4, "llama3", 4.0)}
     for name, rope in ropes.items():
-        file = llama_file(random_model(**LLAMA | sizes | {"rope": rope, "n_embd": 8, "bias": True}))
+        file = llama_file(random_model(**shape | {"rope": rope, "n_embd": 8, "bias": True}))
         file.write(folder / f"llama-{name}")
     words = "attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up", "token_embd"
     for type, of in blocks.TYPES.items():
-        model = random_model(**LLAMA | sizes | {"n_embd": max(8, of.n), "tied": of.n == 256})
+        model = random_model(**shape | {"n_embd": max(8, of.n), "tied": of.n == 256})
         llama_file(model, **dict.fromkeys(words, type)).write(folder / f"llama-{type}")
     for n, tokenizer in enumerate(llama_tokenizers()):
-        write_gguf(folder / f"llama-{n}", npgpt.GPT(npgpt.GPTConfig(vocab_size=12, **sizes)), tokenizer)
+        write_gguf(
+            folder / f"llama-tokens-{n}", npgpt.GPT(npgpt.GPTConfig(vocab_size=12, **sizes)), tokenizer
+        )
 
 
 def main() -> int:
