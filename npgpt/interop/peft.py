@@ -58,7 +58,8 @@ class Adapter(NamedTuple):
 
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds an adapter, and no model."""
-    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors"))
+    models = (*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*"))
+    return (folder / CONFIG).exists() and not models
 
 
 def base_of(folder: Path) -> str:
