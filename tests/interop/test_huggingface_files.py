@@ -99,7 +99,7 @@ def test_shards_are_read(folder):
         ("a\\b", "a shard must be a file of the folder"),
         ("gone.safetensors", "there is no shard 'gone.safetensors'"),
         ("a\0b", "there is no shard"),
-        ("config.json", "config.json must be a safetensors file"),
+        ("config.json", r"a shard must be a \.safetensors file, got 'config.json'"),
         (7, "weight_map must map names of tensors to names of files"),
         ("model-00002-of-00003.safetensors", r"transformer.wte.weight is missing"),  # it is in the first
     ],
