@@ -32,8 +32,9 @@ void matmul_alone(float* c, Index ldc, View a, View b, Index M, Index N, Index K
 
 // y (count,K) = the numbers of w's rows first ... first + count - 1
 void unpack_rows(float* y, const Matrix& w, Index first, Index count);
-constexpr const char* WEIGHT_TYPES[] = {  // ggml's names, in WeightType's order
-    "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"};
+constexpr const char* WEIGHT_TYPES[] = {// ggml's names, in WeightType's order
+                                        "f32",  "f16",  "bf16", "q8_0", "q4_0", "q4_1",   "q5_0",  "q5_1",
+                                        "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"};
 
 void embedding_forward(float* x, const int32_t* ids, const int32_t* positions, const float* wte, const float* wpe,
                        Index rows, Index C);

@@ -563,8 +563,7 @@ void py_unpack_rows(const py::array& blocks, const std::string& type, py::array 
     if (!blocks.dtype().equal(py::dtype::of<uint8_t>()))
         Argument{f, "blocks"}.wrong_type("uint8", std::string(py::str(blocks.dtype())));
     if (!(blocks.flags() & py::array::c_style)) Argument{f, "blocks"}.wrong_value("C-contiguous", "other strides");
-    if (K % block_length(w.type))
-        Argument{f, "out"}.wrong_value("rows of whole blocks", shape_text(shape_of(out)));
+    if (K % block_length(w.type)) Argument{f, "out"}.wrong_value("rows of whole blocks", shape_text(shape_of(out)));
     check_shape({f, "blocks"}, blocks, {count, row_bytes(w.type, K)});
     float* y = output({f, "out"}, out, {count, K});
     without_gil([&] { unpack_rows(y, w, 0, count); });
