@@ -1,5 +1,5 @@
 // The table of one instruction set.
-#define NPGPT_TRAINING(kernel) (TRAINING ? kernel : nullptr)
+#define NPGPT_TRAINING(kernel) (TRAINING ? (kernel) : nullptr)
 
 namespace npgpt {
 namespace NPGPT_ISA {

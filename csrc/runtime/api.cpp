@@ -28,6 +28,7 @@ void npgpt_terminate() {
     } catch (const std::exception& error) {
         std::fprintf(stderr, "  what():  %s\n", error.what());
     } catch (...) {
+        std::fprintf(stderr, "  which is no std::exception\n");
     }
     std::abort();
 }

@@ -88,8 +88,10 @@ size_t Bpe::encode_any(const uint8_t* piece, size_t size, uint32_t* ids) const {
         if (found != whole.end() && token(*found) == text) return *ids = *found, 1;
     }
     size_t n = 0;
-    for (size_t i = 0; i < size; i++)
-        if ((ids[n] = byte_ids[piece[i]]) != NO_ID) n++;
+    for (size_t i = 0; i < size; i++) {
+        ids[n] = byte_ids[piece[i]];
+        n += ids[n] != NO_ID;  // what is no token is written over
+    }
     return n < LONG ? merge_short(ids, n) : merge_long(ids, n);
 }
 

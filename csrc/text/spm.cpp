@@ -103,9 +103,8 @@ Spm::Spm(std::vector<std::string> symbols_, size_t n_tokens_, const std::vector<
 // Where the piece that begins at `at` < end is over: the text's end, unless no merge reaches over the beginning of a word.
 const uint8_t* Spm::piece_end(const uint8_t* at, const uint8_t* end) const {
     if (whole && !words) return end;
-    size_t length = blank(at, end);
-    do at += length;
-    while (!words && at < end && (length = blank(at, end)));
+    at += blank(at, end);
+    while (!words && at < end && blank(at, end)) at += blank(at, end);
     while (at < end && !blank(at, end)) at += length_of(at, end);
     return at;
 }
@@ -145,12 +144,12 @@ void Spm::encode_piece(const uint8_t* piece, size_t n, std::vector<uint32_t>& id
     std::vector<uint32_t> found;
     append_symbols(piece, n, found);
     found.resize(merge(found.data(), found.size()));
-    bool known = true;
     for (const uint32_t id : found) {
+        bool known = true;
         if (id < n_tokens)
             ids.push_back(id);
         else
-            append_without_token(symbols[id], ids, known = true);
+            append_without_token(symbols[id], ids, known);
     }
 }
 
