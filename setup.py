@@ -37,12 +37,10 @@ FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 # For libnpgpt, and for what npgpt._kernels has in common with it. -O2 follows -O3 and wins: as fast, a third
 # smaller. Sections: a program keeps what it uses.
 LIBRARY_FLAGS = ["-O2", "-ffunction-sections", "-fdata-sections"]
-# What opens files and checks arguments runs once: small, not fast.
-OPENING = re.compile("csrc/(runtime/(api|gguf|model|stream|vocabulary)|text/spm)")
-INFERENCE_FLAGS = [
-    "-DNPGPT_INFERENCE",
-    "-Wno-unused-function",
-]  # tables without the kernels that only training calls
+# What opens files, checks arguments and leads a session computes little: small, not fast.
+SMALL = re.compile("csrc/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm)")
+# Tables without the kernels that only training calls
+INFERENCE_FLAGS = ["-DNPGPT_INFERENCE", "-Wno-unused-function"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 ISA_FLAGS = {"avx2": AVX2, "avx512vnni": [*AVX2, "-mavx512vl", "-mavx512vnni"]}
 STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
@@ -101,7 +99,7 @@ class BuildKernels(build_ext):
             isa_flags = ISA_FLAGS.get(isa[1], []) if isa else []
             if source in LIBRARY:
                 library.append(str((temporary / "libnpgpt" / source).with_suffix(".o")))
-                small = ["-Os"] if OPENING.match(source) else []
+                small = ["-Os"] if SMALL.match(source) else []
                 flags = [*LIBRARY_FLAGS, *small, *(INFERENCE_FLAGS if isa else []), *isa_flags]
                 jobs[library[-1]] = source, flags
             if source in LIBRARY and not isa and "/text/" not in source:  # the tokenizer gains by -O3

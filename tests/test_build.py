@@ -93,6 +93,7 @@ def test_each_file_is_compiled_once_but_kernels_and_tokenizer_for_each_library(c
     assert twice == {name for name in compiled if "/isa_" in name} | {
         "csrc/text/bpe.cpp",
         "csrc/text/split.cpp",
+        "csrc/text/spm.cpp",
     }
     assert max(map(compiled.count, compiled)) == 2
     told = [line for line in done.stdout.splitlines() if line.startswith("compiling ")]

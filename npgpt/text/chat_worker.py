@@ -39,7 +39,7 @@ def main() -> None:
 
 def say(answer: dict[str, str]) -> None:
     """Write an answer; lone surrogates stand for bytes that are no text, and go through as they are."""
-    line = json.dumps(answer, ensure_ascii=False) + "\n"
+    line = json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
     sys.stdout.buffer.write(line.encode("utf-8", "surrogatepass"))
     sys.stdout.buffer.flush()
 
@@ -92,7 +92,12 @@ def make_environment() -> Any:
         sort_keys: bool = False,
     ) -> str:  # jinja2's own escapes HTML
         return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+            allow_nan=False,
         )
 
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, generation_block()])
