@@ -74,7 +74,7 @@ class ChatTemplate:
 
     def marks_for(self, messages: Messages) -> str:
         """Return two characters that occur nowhere in the template or the messages."""
-        used = {*self.source, *json.dumps(list(messages), ensure_ascii=False)}
+        used = {*self.source, *json.dumps(list(messages), ensure_ascii=False, allow_nan=False)}
         private = (chr(code) for code in range(0x10FFFD, 0xFFFFF, -1) if chr(code) not in used)
         return next(private) + next(private)
 
@@ -187,7 +187,7 @@ class _Process:
         """Return the answer to a request; ValueError where none comes in time, and the process has ended."""
         assert self._running.stdin
         try:
-            line = json.dumps(request, ensure_ascii=False) + "\n"
+            line = json.dumps(request, ensure_ascii=False, allow_nan=False) + "\n"
             self._running.stdin.write(line.encode("utf-8", "surrogatepass"))
             self._running.stdin.flush()
             return self._line(SECONDS)
