@@ -79,7 +79,9 @@ def test_a_gguf_file(type, tokenizer, tmp_path, measured):
     path, padding = tmp_path / "m.gguf", 0 if type == "f32" else 5
     model = made(tokenizer, padding, n_embd=96, n_head=3, bias=type != "f16")
     if tokenizer.vocabulary.words:
-        with pytest.raises(ValueError, match="tokenizer must be of bytes or byte-level BPE, got GPT-1's"):
+        with pytest.raises(
+            ValueError, match="tokenizer must be of bytes, byte-level BPE or SentencePiece's, got GPT-1's"
+        ):
             write_gguf(path, model, tokenizer, type)
         assert not path.exists()
         return
