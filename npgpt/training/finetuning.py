@@ -1,6 +1,7 @@
 """Fine-tuning: the trainer of trainer.py on examples instead of text, of all weights or of adapters."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -172,7 +173,10 @@ def with_vocabulary(model: GPT, before: Tokenizer | None, tokenizer: Tokenizer) 
     if isinstance(model, QuantisedGPT):
         model.grow(known, V)
         return model, V - known
-    grown = with_rows(Pretrained(model.config, model.flat_params, None), V).model()
+    if V == model.config.vocab_size:  # rows for padding become those of tokens
+        grown = copy(model)
+    else:
+        grown = with_rows(Pretrained(model.config, model.flat_params, None), V).model()
     with grown.edit() as params:
         for name in ("wte.weight", "lm_head.weight"):
             if name in params:

@@ -391,3 +391,15 @@ def test_a_model_with_a_chat_template_keeps_it(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"^chat template: writes the answer"):
         model.tokenizer = tokenizer_of(KINDS["chatml"]._replace(source="{{ messages|length }}"))
         model.classify("a", ["b", "c"])
+
+
+def test_rows_for_padding_become_those_of_added_tokens():
+    config = npgpt.GPTConfig(n_layer=1, n_head=1, n_embd=4, block_size=8, vocab_size=270)
+    model, plain = npgpt.GPT(config), ByteTokenizer()
+    before = model.params["wte.weight"].copy()
+    grown, rows = with_vocabulary(model, plain, examples.add_roles(plain))
+    assert rows == 270 - 257 and grown.config == model.config
+    np.testing.assert_array_equal(model.params["wte.weight"], before)
+    np.testing.assert_array_equal(grown.params["wte.weight"][:257], before[:257])
+    mean = np.tile(before[:257].mean(0), (13, 1))
+    np.testing.assert_allclose(grown.params["wte.weight"][257:], mean, 1e-5, 1e-7)
