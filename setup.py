@@ -37,7 +37,7 @@ FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 # For libnpgpt, and for what npgpt._kernels has in common with it. -O2 follows -O3 and wins: as fast, a third
 # smaller. Sections: a program keeps what it uses.
 LIBRARY_FLAGS = ["-O2", "-ffunction-sections", "-fdata-sections"]
-# What opens files, checks arguments and leads a session computes little: small, not fast.
+# What opens files, checks arguments and leads a session computes little: small, not fast. So is csrc/python.
 SMALL = re.compile("csrc/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm)")
 # Tables without the kernels that only training calls
 INFERENCE_FLAGS = ["-DNPGPT_INFERENCE", "-Wno-unused-function"]
@@ -106,7 +106,7 @@ class BuildKernels(build_ext):
                 own.append(library[-1])
             else:
                 own.append(str((temporary / source).with_suffix(".o")))
-                jobs[own[-1]] = source, isa_flags
+                jobs[own[-1]] = source, ["-Os"] if "/python/" in source else isa_flags
         self.compile_stale(temporary, jobs)
         (extension,) = self.extensions
         module.parent.mkdir(parents=True, exist_ok=True)
