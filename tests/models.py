@@ -5,6 +5,7 @@ from safetensors.numpy import load_file, save_file
 
 import npgpt
 from npgpt.engine.config import Rope
+from npgpt.runtime import libnpgpt
 
 LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "rope": Rope(theta=500.0), "bias": False, "n_inner": 160}
 FAMILY = {
@@ -62,3 +63,24 @@ def steps(session, ids):
         session.feed([i])
         logits.append(session.logits())
     return np.array(logits)
+
+
+def same_in_any_company(runtime, threads):
+    """Assert that sessions have the same logits, to the bit, on 1 to 3 threads, alone and fed together."""
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5, 11, 3, 9)]
+    told = rng.integers(0, 257, (8, len(prompts)))
+    results = []
+    for count, together in ((1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
+        threads(count)
+        sessions = [libnpgpt.Session(runtime) for _ in prompts]
+        for session, prompt in zip(sessions, prompts, strict=True):
+            session.feed(prompt)
+        for ids in told:
+            if together:
+                libnpgpt.feed_many(sessions[::-1], ids[::-1])
+            else:
+                for session, i in zip(sessions, ids, strict=True):
+                    session.feed([i])
+        results.append(np.array([session.logits() for session in sessions]))
+    assert all(np.array_equal(results[0], other) for other in results[1:])

@@ -12,7 +12,7 @@ from npgpt.interop.gguf import write_gguf
 from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
 from tests.conftest import COMPILED
-from tests.models import FAMILY, random_model, steps
+from tests.models import FAMILY, random_model, same_in_any_company, steps
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 
@@ -59,23 +59,7 @@ def test_the_same_bits_in_any_company_and_on_any_threads(type, shape, isa, threa
         write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
         runtime = libnpgpt.Model.open(tmp_path / "m.gguf")
         runtime.use_kernels(isa)
-    rng = np.random.default_rng(1)
-    prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5, 11, 3, 9)]
-    told = rng.integers(0, 257, (8, len(prompts)))
-    results = []
-    for count, together in ((1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
-        threads(count)
-        sessions = [libnpgpt.Session(runtime) for _ in prompts]
-        for session, prompt in zip(sessions, prompts, strict=True):
-            session.feed(prompt)
-        for ids in told:
-            if together:
-                libnpgpt.feed_many(sessions[::-1], ids[::-1])
-            else:
-                for session, i in zip(sessions, ids, strict=True):
-                    session.feed([i])
-        results.append(np.array([session.logits() for session in sessions]))
-    assert all(np.array_equal(results[0], other) for other in results[1:])
+    same_in_any_company(runtime, threads)
 
 
 @pytest.mark.parametrize("shape", [{"n_embd": 40, "n_head": 4}, {"n_embd": 96, "n_head": 3}])

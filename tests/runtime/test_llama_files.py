@@ -9,7 +9,7 @@ from npgpt.interop.quantise import quantise
 from npgpt.runtime import libnpgpt
 from tests.conftest import COMPILED
 from tests.gguf_files import llama_file
-from tests.models import FAMILY, LLAMA, random_model, steps
+from tests.models import FAMILY, LLAMA, random_model, same_in_any_company, steps
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 KINDS = {name: fields for name, fields in FAMILY.items() if name.startswith("llama")}
@@ -86,23 +86,7 @@ TYPES = {
 @pytest.mark.parametrize("types", TYPES)
 def test_the_same_bits_in_any_company_and_on_any_threads(types, isa, threads, tmp_path):
     file = llama_file(random_model(**LLAMA | SHAPE | {"tied": types != "mixed"}), **TYPES[types])
-    runtime, rng = opened(file, tmp_path, isa), np.random.default_rng(1)
-    prompts = [rng.integers(0, 257, n) for n in (1, 2, 7, 20, 33, 5)]
-    told = rng.integers(0, 257, (8, len(prompts)))
-    results = []
-    for count, together in ((1, False), (2, False), (3, False), (1, True), (3, True)):
-        threads(count)
-        sessions = [libnpgpt.Session(runtime) for _ in prompts]
-        for session, prompt in zip(sessions, prompts, strict=True):
-            session.feed(prompt)
-        for ids in told:
-            if together:
-                libnpgpt.feed_many(sessions[::-1], ids[::-1])
-            else:
-                for session, i in zip(sessions, ids, strict=True):
-                    session.feed([i])
-        results.append(np.array([session.logits() for session in sessions]))
-    assert all(np.array_equal(results[0], other) for other in results[1:])
+    same_in_any_company(opened(file, tmp_path, isa), threads)
 
 
 @pytest.mark.parametrize("types", TYPES)
