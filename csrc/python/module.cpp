@@ -2,7 +2,8 @@
 //
 // Each op has the signature of its reference in npgpt/engine/ops.py and returns new arrays from the block store. Every
 // argument must be a C-contiguous float32 (ids: int32) ndarray of the right shape; anything else is refused by name, and
-// nothing is ever copied or converted. Leading dimensions are free: (...,C) means any number of rows.
+// nothing is ever copied or converted. Leading dimensions are free: (...,C) means any number of rows. The rows of matmul's a
+// and out may lie apart, as columns of a wider array do.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -54,10 +55,11 @@ std::string shape_text(const std::vector<Index>& shape) {
 
 std::vector<Index> shape_of(const py::array& array) { return {array.shape(), array.shape() + array.ndim()}; }
 
-void check_array(Argument arg, const py::array& array, const py::dtype& dtype, const char* dtype_name) {
+void check_array(Argument arg, const py::array& array, const py::dtype& dtype, const char* dtype_name,
+                 bool rows_apart = false) {
     if (!array.dtype().is(dtype) && !array.dtype().equal(dtype))
         arg.wrong_type(dtype_name, std::string(py::str(array.dtype())));
-    if (!(array.flags() & py::array::c_style))
+    if (!rows_apart && !(array.flags() & py::array::c_style))
         arg.wrong_value("C-contiguous", "strides " + shape_text({array.strides(), array.strides() + array.ndim()}));
     if (reinterpret_cast<uintptr_t>(array.data()) % 4) arg.wrong_value("aligned to 4 bytes", "a misaligned array");
 }
@@ -75,8 +77,19 @@ const float* input(Argument arg, const Optional& array, const std::vector<Index>
     return array ? input(arg, *array, shape) : nullptr;
 }
 
-float* output(Argument arg, py::array& array, const std::vector<Index>& shape) {
-    check_array(arg, array, py::dtype::of<float>(), "float32");
+// Floats from one row (...,N) of a matrix to the next, whose rows may lie apart
+Index row_stride(Argument arg, const py::array& matrix) {
+    check_array(arg, matrix, py::dtype::of<float>(), "float32", true);
+    const Index rows = matrix.shape(0), columns = matrix.shape(1);
+    if (rows == 0 || columns == 0) return columns;
+    const Index stride = rows < 2 ? columns : matrix.strides(0) / 4;
+    if ((columns > 1 && matrix.strides(1) != 4) || stride < columns || (rows > 1 && matrix.strides(0) % 4))
+        arg.wrong_value("of C-contiguous rows", "strides " + shape_text({matrix.strides(), matrix.strides() + 2}));
+    return stride;
+}
+
+float* output(Argument arg, py::array& array, const std::vector<Index>& shape, bool rows_apart = false) {
+    check_array(arg, array, py::dtype::of<float>(), "float32", rows_apart);
     check_shape(arg, array, shape);
     if (!array.writeable()) arg.wrong_value("writeable", "a read-only array");
     return static_cast<float*>(array.mutable_data());
@@ -251,17 +264,18 @@ py::array py_rmsnorm_backward(const py::array& dy, const py::array& x, const py:
 py::array py_matmul(const py::array& a, const py::array& b, Optional out, bool trans_a, bool trans_b, bool accumulate) {
     const char* f = "matmul";
     check_ndim({f, "a"}, a, 2), check_ndim({f, "b"}, b, 2);
-    const Index M = a.shape(trans_a), K = a.shape(!trans_a), N = b.shape(!trans_b);
-    const float* pa = input({f, "a"}, a, shape_of(a));
+    const Index M = a.shape(trans_a), K = a.shape(!trans_a), N = b.shape(!trans_b), lda = row_stride({f, "a"}, a);
+    const float* pa = static_cast<const float*>(a.data());
     const float* pb = input({f, "b"}, b, trans_b ? std::vector<Index>{N, K} : std::vector<Index>{K, N});
     if (!out) {
         if (accumulate) Argument{f, "out"}.wrong_value("an array to accumulate into", "None");
         out = New({M, N}).array;
     }
-    float* po = output({f, "out"}, *out, {M, N});
+    float* po = output({f, "out"}, *out, {M, N}, true);
+    const Index ldc = row_stride({f, "out"}, *out);
     without_gil([&] {
-        matmul(po, N, trans_a ? View{pa, 1, M} : View{pa, K, 1}, trans_b ? View{pb, 1, K} : View{pb, N, 1}, M, N, K,
-               accumulate);
+        matmul(po, ldc, trans_a ? View{pa, 1, lda} : View{pa, lda, 1}, trans_b ? View{pb, 1, K} : View{pb, N, 1}, M, N,
+               K, accumulate);
     });
     return *out;
 }

@@ -25,7 +25,7 @@ from npgpt.engine.config import (
 )
 from npgpt.engine.kernels import Ops
 from npgpt.engine.model import GPT, read_only_views, views_of, writable
-from npgpt.engine.quantised import STRIP, LowRank, Quantised
+from npgpt.engine.quantised import LOGITS, STRIP, LowRank, Quantised
 from npgpt.engine.types import Fields, Floats, Shapes, Tensors
 
 ROWS = "wte.rows"
@@ -199,6 +199,6 @@ def floats_over_blocks(config: GPTConfig, batch: int, time: int, rank: int, rows
     others = 2 * sum(
         prod(shape) for shape in frozen_shapes(parameter_shapes(config)).values() if len(shape) == 1
     )
-    logits = min(batch * time * config.vocab_size, kernels.LOGITS)
+    logits = min(batch * time * config.vocab_size, LOGITS)
     step = training_floats(config, batch, time) - 4 * count_parameters(config)
     return step + trained + others + STRIP + logits

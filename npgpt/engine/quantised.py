@@ -18,6 +18,7 @@ from npgpt.engine.kernels import Ops
 from npgpt.engine.types import Array, Floats, Integers
 
 STRIP = 1 << 20  # numbers unpacked at a time: 4 MB
+LOGITS = 1 << 25  # floats of them at a time, 128 MB: the head is unpacked twice for each part of the rows
 _MEMORY = threading.local()  # of the present strip: one for each thread of Python, as it is used at once
 
 Unpack: TypeAlias = "Callable[[Array, Floats], None]"  # blocks (n,bytes), numbers (n,K), which it writes
@@ -107,7 +108,7 @@ class Quantised:
         x_2d = np.ascontiguousarray(x.reshape(-1, self.K))
         y = _new((len(x_2d), self.N), x.dtype)
         for rows, w in self.strips():
-            y[:, rows] = ops.matmul(x_2d, w, trans_b=True)
+            ops.matmul(x_2d, w, out=y[:, rows], trans_b=True)
         if self.low_rank:
             a, b_, scale = self.low_rank
             ops.matmul(ops.matmul(x_2d, a) * x.dtype.type(scale), b_, out=y, accumulate=True)
@@ -123,9 +124,8 @@ class Quantised:
         # forward: y = x @ w.T
         dy_2d = dy.reshape(-1, self.N)
         dx = _new((len(dy_2d), self.K), dy.dtype)
-        dx[...] = 0
         for rows, w in self.strips():
-            ops.matmul(np.ascontiguousarray(dy_2d[:, rows]), w, out=dx, accumulate=True)
+            ops.matmul(dy_2d[:, rows], w, out=dx, accumulate=rows.start > 0)
         return dx.reshape(*dy.shape[:-1], self.K)
 
 
@@ -176,13 +176,13 @@ class QuantisedOps:
     ) -> tuple[float, Floats | None]:
         """ops.head_cross_entropy, which adds to dtail (n,C), the gradient of the last rows, instead of dwte.
 
-        The logits of so many rows of x are made at a time as kernels.LOGITS allows.
+        The logits of so many rows of x are made at a time as LOGITS allows.
         """
         ops, V = self._ops, wte.N
         x_2d, flat = x.reshape(-1, wte.K), targets.reshape(-1)
         n, loss = max(int((flat >= 0).sum()), 1), 0.0
         dx = None if dtail is None else _new(x_2d.shape, x.dtype)
-        many = max(1, kernels.LOGITS // V)
+        many = max(1, LOGITS // V)
         for first in range(0, len(x_2d), many):
             here = slice(first, first + many)
             p, rows = wte.forward(ops, x_2d[here]), np.arange(len(x_2d[here]))

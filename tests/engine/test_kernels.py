@@ -86,6 +86,25 @@ def test_matmul_at_the_edges_of_its_tiles(isa, rng, trans_a, trans_b):
                 check_matmul(isa, a[:M], b[:, :N], trans_a, trans_b, start[:M, :N], *corner)
 
 
+@pytest.mark.parametrize("trans_a", [False, True])
+@pytest.mark.parametrize("M, N, K", [(1, 1, 1), (1, 40, 9), (7, 17, 300), (130, 200, 150), (300, 1, 5)])
+def test_matmul_of_columns_of_wider_arrays(isa, rng, M, N, K, trans_a):
+    """The same bits as from arrays of their own; what lies beside the columns stays."""
+    a, b = normal(rng, *((K, M) if trans_a else (M, K))), normal(rng, K, N)
+    wide_a, wide_out = normal(rng, a.shape[0], a.shape[1] + 5), normal(rng, M, N + 7)
+    before = wide_out.copy()
+    wide_a[:, 3:-2] = a
+    for accumulate in (False, True):
+        expected = before[:, 4:-3].copy()
+        compiled().matmul(a, b, expected, trans_a, False, accumulate)
+        wide_out[...] = before
+        out = wide_out[:, 4:-3]
+        assert compiled().matmul(wide_a[:, 3:-2], b, out, trans_a, False, accumulate) is out
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(wide_out[:, :4], before[:, :4])
+        np.testing.assert_array_equal(wide_out[:, -3:], before[:, -3:])
+
+
 @settings(max_examples=40)
 @given(
     M=st.integers(1, 400), N=st.integers(1, 400), K=st.integers(1, 1000), trans_a=st.booleans(),
