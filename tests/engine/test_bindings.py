@@ -1,6 +1,7 @@
-"""What the compiled ops refuse: anything but a C-contiguous array of the right dtype and shape, each by name
-(the rows of matmul's a and out may lie apart, each of them contiguous), in the words `{function}: {argument} must be {what}, got {value}`: TypeError for a dtype, else ValueError.
-Nothing is ever copied or converted on the way in: a copy would cost time, or lose what was to be written.
+"""What the compiled ops refuse: anything but a C-contiguous array of the right dtype and shape, each by name,
+in the words `{function}: {argument} must be {what}, got {value}`: TypeError for a dtype, else ValueError.
+The rows of matmul's a and out may lie apart, each of them contiguous. Nothing is ever copied or converted on
+the way in: a copy would cost time, or lose what was to be written.
 """
 
 import numpy as np
