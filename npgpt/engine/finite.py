@@ -1,10 +1,18 @@
 """The one place that refuses numbers that are not finite: in weights read or written, in what is measured."""
 
+import sys
+from typing import Any
+
 import numpy as np
 
 from npgpt.engine.types import Array, Tensors
 
 LOGITS = "the model's logits must be finite (its weights are not, or are too large)"
+
+
+def is_finite_number(value: Any) -> bool:
+    """Return whether a number is finite, and no whole number that is too large for a float."""
+    return bool(abs(value) <= sys.float_info.max)
 
 
 def is_finite(array: Array) -> bool:

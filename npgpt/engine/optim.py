@@ -10,6 +10,7 @@ import numpy as np
 
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, embedding_size, parameter_shapes
+from npgpt.engine.finite import is_finite_number
 from npgpt.engine.kernels import Ops
 from npgpt.engine.names import names_checked
 from npgpt.engine.types import Floats, Integers, Tensors
@@ -44,8 +45,9 @@ class Optimizer(ABC):
 
     def __init__(self, model: Trainable, betas: tuple[float, float], **settings: float) -> None:
         for name, value in settings.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{type(self).__name__}: {name} must be finite and at least 0, got {value}")
+            if not (is_finite_number(value) and value >= 0):
+                what = "finite and at least 0"
+                raise ValueError(f"{type(self).__name__}: {name} must be {what}, got {value!s:.60}")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"{type(self).__name__}: betas must be in [0, 1), got {betas}")
         self.model, self.betas = model, betas

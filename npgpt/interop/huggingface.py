@@ -7,6 +7,7 @@ torch alone.
 """
 
 import json
+import os
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -273,7 +274,7 @@ def _open_shards(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     for file in sorted(set(names.values())):
         if file != Path(file).name or file in ("", "..") or "\\" in file:
             raise ValueError(f"read_pretrained: {path}: a shard must be a file of the folder, got {file!r}")
-        if not (path.parent / file).is_file():
+        if not os.path.isfile(path.parent / file):  # false for a name that is too long, too
             raise ValueError(f"read_pretrained: {path}: there is no shard {file!r}")
         kind, wanted = Path(file).suffix, Path(path.name.removesuffix(".index.json")).suffix
         if kind != wanted:
@@ -444,7 +445,7 @@ def _ends(files: dict[Path, Fields], vocab_size: int) -> tuple[int, ...]:
 def _value(settings: Fields, key: str, alias: str, default: object, where: str) -> Any:
     """Return the value of a key that Transformers reads by two names; ValueError for two that differ."""
     value = settings.get(key, settings.get(alias, default))
-    if settings.get(alias, value) != value:
+    if key in settings and alias in settings and settings[alias] != value:
         raise ValueError(f"{where}: {key} and {alias} must be equal, got {value!r} and {settings[alias]!r}")
     return value
 
@@ -456,8 +457,8 @@ def _has_windows(settings: Fields, n_layer: int, where: str) -> bool:
     kind for each layer, which Transformers follows where both are there. ValueError for any others, and for
     two that differ.
     """
-    most = min(n_layer, 10_000)  # n_layer may be false
-    windows, none = (["global", "local"] * most)[: max(most, 0)], ["global"] * most
+    most = max(0, min(n_layer, 10_000))  # n_layer may be false
+    windows, none = (["global", "local"] * most)[:most], ["global"] * most
     told = {
         key: settings[key] for key in ("attention_types", "attention_layers") if settings.get(key) is not None
     }

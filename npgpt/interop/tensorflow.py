@@ -28,7 +28,7 @@ def read_release(folder: PathLike) -> Pretrained:
         raise ValueError(f"{where}: hparams.json must tell {', '.join(missing)} too")
     config = config_of(where, **{field: hparams[key] for field, key in HPARAMS.items()})
     prefix = folder / _name(folder, where)
-    if not prefix.with_name(f"{prefix.name}.index").is_file():
+    if not os.path.isfile(prefix.with_name(f"{prefix.name}.index")):  # false for a name that is too long, too
         raise ValueError(f"{where} must hold {prefix.name}.index, which its file checkpoint names")
     try:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it logs that it finds no GPU

@@ -38,8 +38,10 @@ def generate(
     default; `talk` is that of libnpgpt.generate_ids. ValueError or TypeError, before anything is computed,
     for a bad argument.
     """
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)):
-        raise TypeError(f"generate: max_new_tokens must be a whole number, got {max_new_tokens!r}")
+    whole = {"max_new_tokens": max_new_tokens} | ({} if seed is None else {"seed": seed})
+    for name, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"generate: {name} must be a whole number, got {value!r}")
     if max_new_tokens < 0:
         raise ValueError(f"generate: max_new_tokens must be at least 0, got {max_new_tokens}")
     stop = (stop,) if isinstance(stop, str) else tuple(stop or ())

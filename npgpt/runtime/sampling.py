@@ -5,7 +5,6 @@ top-k, top-p, min-p. Candidates and probabilities are those of Hugging Face's lo
 setting can produce a NaN or leave no token to draw. B rows, V = vocabulary.
 """
 
-import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npgpt.engine.finite import LOGITS, is_finite
+from npgpt.engine.finite import LOGITS, is_finite, is_finite_number
 from npgpt.engine.model import GPT, KVCache
 from npgpt.engine.ops import philox4x32
 from npgpt.engine.types import Floats, Integers, Text
@@ -47,8 +46,8 @@ class Sampling:
 def _require(name: str, value: object, what: str, holds: Callable[[Any], bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"generate: {name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and holds(value)):
-        raise ValueError(f"generate: {name} must be {what}, got {value}")
+    if not (is_finite_number(value) and holds(value)):
+        raise ValueError(f"generate: {name} must be {what}, got {value!s:.60}")
 
 
 def penalised(logits: Floats, penalty: float, seen: NDArray[np.bool]) -> Floats:

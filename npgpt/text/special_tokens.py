@@ -4,8 +4,8 @@ It is read as Transformers does: tokenizer_config.json with added_tokens_decoder
 added_tokens.json counts too, and special_tokens_map.json comes first. What npgpt does not do is refused.
 """
 
+import sys
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,8 @@ def _sorted(
     own = config.get("npgpt")
     scores = own.get("scores", []) if isinstance(own, dict) else []
     if not (
-        isinstance(scores, list) and all(type(score) in (int, float) and isfinite(score) for score in scores)
+        isinstance(scores, list)
+        and all(type(score) in (int, float) and abs(score) <= sys.float_info.max for score in scores)
     ):
         raise ValueError(
             f"{folder / 'tokenizer_config.json'}: scores of npgpt must be numbers, got {scores!r:.60}"

@@ -130,6 +130,7 @@ def test_a_step_ends_the_life_of_caches(rng):
     [
         ({"lr": -1e-3}, "lr must be finite and at least 0, got -0.001"),
         ({"lr": math.nan}, "lr must be finite and at least 0, got nan"),
+        ({"lr": 10**400}, r"lr must be finite and at least 0, got 10{59}$"),  # no float holds it
         ({"eps": -1.0}, "eps must be finite and at least 0, got -1.0"),
         ({"weight_decay": math.inf}, "weight_decay must be finite and at least 0, got inf"),
         ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),

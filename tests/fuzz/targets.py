@@ -16,7 +16,7 @@ from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.lora import LoRA
 from npgpt.engine.model import GPT
-from npgpt.interop import gguf, huggingface, peft, pytorch, tensorflow
+from npgpt.interop import gguf, gguf_quantised, huggingface, peft, pytorch, tensorflow
 from npgpt.interop.layout import Pretrained
 from npgpt.runtime import libnpgpt
 from npgpt.text.added_tokens import Flags
@@ -47,6 +47,8 @@ def _read_gguf(folder):
     if kernels.library():
         with suppress(ValueError):
             libnpgpt.Model.open(folder / "model.gguf")
+    with suppress(ValueError):
+        gguf_quantised.open_in_blocks(folder / "model.gguf")
     gguf.read_gguf(folder / "model.gguf")
 
 
@@ -63,6 +65,10 @@ TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "hparams": ("hparams.json", _read_release),
     "checkpoint": ("checkpoint", _read_release),
     "tokenizer": ("tokenizer.json", load_tokenizer),
+    "tokenizer_config": ("tokenizer_config.json", load_tokenizer),
+    "special_tokens": ("special_tokens_map.json", load_tokenizer),
+    "added_tokens": ("added_tokens.json", load_tokenizer),
+    "generation": ("generation_config.json", _read_pretrained),
     "vocabulary": ("vocab.json", load_tokenizer),
     "merges": ("merges.txt", load_tokenizer),
     "adapter_config": ("adapter_config.json", _apply_adapter),
@@ -126,7 +132,8 @@ class Folders:
         self._seed("adapter", written / "adapter_model.safetensors")
         shutil.copy(written / "adapter_config.json", self.root / "adapter")
         shutil.copy(written / "adapter_model.safetensors", self.root / "adapter_config")
-        for name in ("config", "weights"):
+        self._seed("generation", folder / "generation_config.json")
+        for name in ("config", "weights", "generation"):
             shutil.copy(folder / "model.safetensors", self.root / name)
             shutil.copy(folder / "config.json", self.root / name)
         shutil.copy(folder / "config.json", self.root / "index")
@@ -155,6 +162,25 @@ class Folders:
             model = GPT(GPTConfig(**SIZES | {"vocab_size": tokenizer.vocab_size}), seed=1)
             gguf.write_gguf(folder / "model.gguf", model, tokenizer)
             self._seed("gguf", folder / "model.gguf")
+
+        self._seed_settings(folder)
+
+    def _seed_settings(self, folder):
+        """What stands beside a tokenizer.json, or beside GPT-2's own files, which settings are added to."""
+        for name in ("tokenizer_config", "special_tokens", "added_tokens"):
+            shutil.copy(folder / "tokenizer.json", self.root / name)
+        self._seed("tokenizer_config", folder / "tokenizer_config.json")
+        token = {"content": "<x>", "lstrip": True, "special": True}
+        more = {
+            "pad_token": token,
+            "add_bos_token": True,
+            "bos_token": "<s>",
+            "extra_special_tokens": ["<y>"],
+        }
+        decoder = {"added_tokens_decoder": {"6": token}, "npgpt": {"scores": [0, -1.5]}}
+        self.seeds["tokenizer_config"] += [json.dumps(one).encode() for one in (more, decoder)]
+        self.seeds["special_tokens"] += [json.dumps(one).encode() for one in (more, {"unk_token": "<unk>"})]
+        self.seeds["added_tokens"].append(json.dumps({"<x>": 6, "<y>": 7}).encode())
 
     def _seed(self, name, path):
         self.seeds[name].append(path.read_bytes())

@@ -63,12 +63,13 @@ def is_error(answer, status, code=None):
         (b'{"model": "praia", "prompt": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "must be"),
         (b'{"model": "praia", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", "must be"),
         (b'{"model": "praia", "prompt": "a", "temperature": 1e999}', "temperature must be"),
+        (b'{"model": "praia", "prompt": "a", "temperature": ' + b"9" * 400 + b"}", "temperature must be"),
         (b'"a"', "must be a JSON object"),
         (b"null", "must be a JSON object"),
         (b'{"model": 5, "prompt": "a"}', "model must be a string"),
         (b'{"model": "\\ud800", "prompt": "a"}', "does not exist"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_bodies_that_are_no_request(server, body, message):
     answer = server.ask("/v1/completions", body)

@@ -100,6 +100,7 @@ def test_draws_follow_the_distribution():
         ("temperature", -1, ValueError),
         ("temperature", float("inf"), ValueError),
         ("temperature", float("nan"), ValueError),
+        ("temperature", 10**400, ValueError),  # no float holds it
         ("temperature", "hot", TypeError),
         ("top_k", 0, ValueError),
         ("top_k", 1.5, ValueError),
@@ -109,6 +110,8 @@ def test_draws_follow_the_distribution():
         ("repetition_penalty", 0, ValueError),
         ("max_new_tokens", -1, ValueError),
         ("max_new_tokens", 1.5, TypeError),
+        ("seed", 1.5, TypeError),
+        ("seed", "one", TypeError),
         ("stop", [""], ValueError),
         ("prompt", [257], ValueError),
         ("prompt", [-1], ValueError),
