@@ -98,8 +98,14 @@ def small_disk(folder, text):
 def read_only(folder, text):
     """The file system turns read-only while the run goes."""
     with run_on_disk(folder, text, "20m") as (disk, process):
-        while subprocess.run(["mount", "-o", "remount,ro", disk], stderr=subprocess.DEVNULL).returncode:
-            time.sleep(0.01)  # busy: a file is open for writing just now
+        while True:  # held still meanwhile: on a busy machine the run would be over before a moment came
+            process.send_signal(signal.SIGSTOP)
+            how = "mount", "-o", "remount,ro", disk
+            refused = subprocess.run(how, stderr=subprocess.DEVNULL).returncode
+            process.send_signal(signal.SIGCONT)
+            if not refused:
+                break
+            time.sleep(0.01)  # a file was open for writing just then
         said = process.communicate()[0]
         assert process.returncode == 1 and said.splitlines()[-1].endswith("Read-only file system"), said
         refused = run("train", text, "--out", disk / "new", expect=2)
