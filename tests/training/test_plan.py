@@ -1,5 +1,6 @@
 """The default plan is a function of the text's size and the flags."""
 
+import errno
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import sys
 import threading
 import tomllib
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,6 +128,28 @@ def test_a_folder_is_one_process_s_alone(tmp_path):
         pass
     with locked(folder):
         pass
+
+
+def test_the_lock_is_held_for_reading_but_for_writing_on_nfs(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    lock, held = fcntl.flock, []
+
+    def flock(descriptor, how, nfs=False):
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        held.append(mode)
+        if nfs and mode == os.O_RDONLY:  # as Linux's NFS
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(descriptor, how)
+
+    for nfs, modes in ((False, [os.O_RDONLY]), (True, [os.O_RDONLY, os.O_RDWR])):
+        monkeypatch.setattr(fcntl, "flock", partial(flock, nfs=nfs))
+        held.clear()
+        with locked(tmp_path):
+            assert held == modes
+            with pytest.raises(BlockingIOError), locked(tmp_path):
+                pass
+        with locked(tmp_path):
+            pass
 
 
 def test_any_name_is_toml():
