@@ -21,9 +21,9 @@ struct PieceCache {
         bool holds(const uint64_t of[3], size_t n) const {
             return length == n && key[0] == of[0] && key[1] == of[1] && key[2] == of[2] && count;
         }
-        // Keeps `of` and its ids, if there are not too many.
+        // Keeps `of` and its ids, if there are some, and not too many.
         void keep(const uint64_t of[3], size_t n, const uint32_t* found, size_t many) {
-            if (many > IDS) return;
+            if (many == 0 || many > IDS) return;
             std::memcpy(key, of, sizeof(key));
             std::memcpy(ids, found, many * sizeof(uint32_t));
             length = uint8_t(n), count = uint8_t(many);
