@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser("evaluate", "Measure a trained GPT: on the test part of its run's text, or on TEXT.")
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
+    add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
     add(
         "text",
         nargs="*",

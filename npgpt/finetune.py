@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "model",
         metavar="RUN",
-        help="the model to begin with: a run, a checkpoint or a Hugging Face GPT-2 folder",
+        help="the model to begin with: a run, a checkpoint, a Hugging Face folder or a .gguf file",
     )
     add(
         "data",

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the texts and return exit code 0; exit with 2 for bad input."""
     parser = make_parser("generate", "Let a trained GPT write.")
     add = parser.add_argument
-    add("model", metavar="RUN", help="a run, a checkpoint folder or a Hugging Face GPT-2 folder")
+    add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
     add(
         "prompt",
         nargs="?",
