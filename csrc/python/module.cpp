@@ -12,7 +12,6 @@
 #include <cmath>
 #include <iterator>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -46,11 +45,9 @@ struct Argument {
 };
 
 std::string shape_text(const std::vector<Index>& shape) {
-    std::ostringstream out;
-    out << "(";
-    for (size_t i = 0; i < shape.size(); i++) out << (i ? ", " : "") << shape[i];
-    out << (shape.size() == 1 ? ",)" : ")");
-    return out.str();
+    std::string out = "(";  // a stream would bring half a megabyte of the C++ library into a wheel
+    for (size_t i = 0; i < shape.size(); i++) out += (i ? ", " : "") + std::to_string(shape[i]);
+    return out + (shape.size() == 1 ? ",)" : ")");
 }
 
 std::vector<Index> shape_of(const py::array& array) { return {array.shape(), array.shape() + array.ndim()}; }
