@@ -34,6 +34,7 @@ T = TypeVar("T")
 MIN_MESSAGE = 1 << 18  # floats: fewer gradients are not worth a message of their own
 MAX_MESSAGE = 1 << 22  # floats, which bounds the memory beside the gradients
 GRACE_SECONDS = 1.0  # that an error waits for rank 0's, which is likely the same
+FORWARD_SECONDS = 0.5  # for the launcher to pass the line on: on a busy machine it kills all before it does
 HEARTBEAT_SECONDS, MAX_MISSED = 0.5, 12  # a rank that misses more heartbeats in a row is lost
 
 
@@ -213,6 +214,7 @@ class MPIWorld(World):
             line += f" (rank {self.rank} of {self.size}, on {self.host})"
         if line:
             print(line, file=self._err, flush=True)
+            time.sleep(FORWARD_SECONDS)
         threading.Timer(2.0, os._exit, (code,)).start()  # should the MPI library hang
         with open(os.devnull, "w") as nowhere:  # the MPI library would print it too
             os.dup2(nowhere.fileno(), 2)
