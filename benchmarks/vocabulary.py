@@ -70,7 +70,7 @@ def measure(args, flag: str, values) -> dict:
 
 
 def parameters_of(run) -> int:
-    return npgpt.load(run).model.num_params
+    return npgpt.load(run).num_params
 
 
 def cut(paths, folder: Path):
