@@ -275,9 +275,9 @@ def tune(page):
 
 def tasks(page, base=""):
     """What a base learnt: `tasks` for 15 minutes of machado, `tasks base=smollm2` for that file."""
-    r, t = page.load(f"tasks-{base}" if base else "tasks"), page.t
-    rows = {}
-    for row in r["rows"]:
+    names = sorted(path.stem for path in page.results.glob(f"tasks-{base}-*.json")) if base else ["tasks"]
+    results, t, rows = [page.load(name) for name in names], page.t, {}
+    for row in (row for r in results for row in r["rows"]):
         if row["measured"] not in ("an example", "a transcript"):
             ours = "npgpt" in row["by"] or "seeds" in row["by"]
             cell = (
@@ -287,7 +287,8 @@ def tasks(page, base=""):
             )
             rows.setdefault(row["measured"], ([], []))[not ours].append(cell)
     cells = [[page.translated(what), "; ".join(ours), "; ".join(rest)] for what, (ours, rest) in rows.items()]
-    return table([t("task and measure"), "npgpt.finetune", t("beside it")], cells) + provenance(page, r)
+    lines = table([t("task and measure"), "npgpt.finetune", t("beside it")], cells)
+    return lines + provenance(page, *results)
 
 
 def scaling(page):
