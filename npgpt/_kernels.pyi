@@ -42,7 +42,7 @@ from npgpt.engine.types import Array, Buffer, Floats, Integers, Shape
 
 __version__: str
 LOGITS: int  # floats of them that head_cross_entropy holds at a time
-UNPACKED: tuple[str, ...]  # the types of blocks that unpack_rows takes
+UNPACKED: tuple[str, ...]  # the types of blocks that unpack_rows and matmul_blocks take
 
 class Bpe:
     def __init__(
@@ -78,6 +78,15 @@ class PieceCounts:
     def train(self, byte_ids: Integers, count: int, min_count: int) -> Integers: ...
 
 def unpack_rows(blocks: Array, type: str, out: Floats) -> None: ...
+def matmul_blocks(
+    a: Floats,
+    parts: Sequence[tuple[Array, str]],
+    out: Floats,
+    b: Floats | None = None,
+    residual: Floats | None = None,
+    trans_b: bool = False,
+    accumulate: bool = False,
+) -> None: ...
 def empty(shape: Shape, /) -> Floats: ...
 def release_blocks() -> None: ...
 def available() -> list[str]: ...

@@ -23,12 +23,39 @@ constexpr Index STRIP_PANELS = 4;  // panels of B in a strip, at most
 constexpr Index SMALL = 128;  // N or K up to this: reading A in place costs less than packing it
 constexpr Index COPIED = Index(5) << 17;  // floats of a factor of which each core packs a copy: 2.5 MB
 constexpr Index COPY_FOR = 64;  // but no core for fewer rows or columns of the other
+constexpr Index UNPACKED = 32;  // numbers that are unpacked together
 constexpr Index MIN_WORK = 1 << 16;  // multiply-adds: below this a second thread does not pay
 
 // K in equal blocks of at most K_BLOCK. A function of K alone: it fixes the order of every sum.
 Index k_block(Index K) {
     const Index blocks = (K + K_BLOCK - 1) / K_BLOCK;
     return blocks <= 1 ? K : round_up((K + blocks - 1) / blocks, 8);
+}
+
+// numbers (count,width) = numbers [at, at + width) of rows [row, row + count)
+void unpack(const Kernels& kernels, float* numbers, const Parts& stored, Index row, Index count, Index at, Index width) {
+    for (const Matrix* part = stored.parts; count > 0; row -= part->N, part++) {
+        const Index here = std::min(count, part->N - row);
+        if (here <= 0) continue;
+        kernels.unpack_rows(numbers, *part, row, here, at, width);
+        numbers += here * width, row += here, count -= here;
+    }
+}
+
+// Columns [column, column + columns) of rows [k, k + kn) of B as panels. What is stored is unpacked into `numbers` first, in as
+// many blocks of 32 as hold it.
+void pack_b(const Kernels& kernels, float* panels, const View& b, Index k, Index column, Index kn, Index columns,
+            float* numbers) {
+    if (!b.stored.count) {
+        kernels.pack_b(panels, b.data + k * b.row + column * b.column, b.row, b.column, kn, columns);
+        return;
+    }
+    const bool along_k = b.row == 1;
+    const Index unit = b.stored.parts->K % UNPACKED ? 1 : UNPACKED;  // plain numbers have no blocks
+    const Index at = along_k ? k : column, first = at / unit * unit;
+    const Index width = round_up(at + (along_k ? kn : columns), unit) - first;
+    unpack(kernels, numbers, b.stored, along_k ? column : k, along_k ? columns : kn, first, width);
+    kernels.pack_b(panels, numbers + at - first, along_k ? 1 : width, along_k ? width : 1, kn, columns);
 }
 
 Epilogue shifted(const Epilogue& e, Index at, Index column) {
@@ -73,6 +100,12 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                              last ? &here : nullptr);
     };
 
+    const Index most_unpacked = (std::min(kc, K) + 2 * UNPACKED) * (STRIP_PANELS * NR + 2 * UNPACKED);
+    Block unpacked(b.stored.count ? workers * most_unpacked : 0);
+    auto pack = [&](float* panels, Index k, Index column, Index kn, Index columns, int worker) {
+        pack_b(kernels, panels, b, k, column, kn, columns, unpacked.data + worker * most_unpacked);
+    };
+
     const Index width = b_panels * NR;
     if (N <= M && (K * width <= WHOLE || (N < M && N <= NARROW))) {  // B for everybody, A by blocks of rows
         const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
@@ -86,12 +119,11 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
         Block a_block(pack_a ? workers * block_rows * kc : 0);
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
             const Index depth = std::min(chunk_k, K - k0), items = (depth + kc - 1) / kc * strips;
-            run(copies * items, [&](Index item, int) {
+            run(copies * items, [&](Index item, int worker) {
                 const Index k = item % items / strips * kc, kn = std::min(kc, depth - k);
                 const Index column = item % strips * STRIP_PANELS * NR;
-                kernels.pack_b(b_block.data + item / items * copy + k * width + column * kn,
-                               b.data + (k0 + k) * b.row + column * b.column, b.row, b.column, kn,
-                               std::min(STRIP_PANELS * NR, N - column));
+                pack(b_block.data + item / items * copy + k * width + column * kn, k0 + k, column, kn,
+                     std::min(STRIP_PANELS * NR, N - column), worker);
             });
             run(blocks, [&](Index item, int worker) {
                 const Index row = a_panels * item / blocks * MR;
@@ -151,7 +183,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                 float* strip = b_block.data + worker * kc * strip_panels * NR;
                 for (Index k = 0; k < depth; k += kc) {
                     const Index kn = std::min(kc, depth - k);
-                    kernels.pack_b(strip, b.data + (k0 + k) * b.row + column * b.column, b.row, b.column, kn, columns);
+                    pack(strip, k0 + k, column, kn, columns, worker);
                     for (Index row = row_begin; row < row_end; row += ROWS) {
                         const float* a_rows = pack_a
                                                   ? a_block.data + worker % copies * copy + k * padded_rows + row * kn

@@ -18,10 +18,18 @@ struct Muon {
 const Kernels& active_kernels();
 void set_active_kernels(const Kernels* kernels);
 
-// A matrix by strides, in floats: element (i,j) lies at data[i * row + j * column].
+// Rows of K numbers, in parts one below the other, each with a type of its own
+struct Parts {
+    const Matrix* parts;
+    Index count;
+};
+
+// A matrix by strides, in floats: element (i,j) lies at data[i * row + j * column]. matmul's b may be `stored` rows instead,
+// which have no data: element (i,j) is number j of row i, or number i of row j where `row` is 1.
 struct View {
     const float* data;
     Index row, column;
+    Parts stored = {};
 };
 
 // c (M,N) with stride ldc = or += a (M,K) b (K,N), then the epilogue

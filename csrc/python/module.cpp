@@ -564,20 +564,51 @@ void py_muon_step(py::array p, py::array g, py::array m, const py::array& matric
 
 // ---- weights in blocks
 
-void py_unpack_rows(const py::array& blocks, const std::string& type, py::array out) {
-    const char* f = "unpack_rows";
-    check_ndim({f, "blocks"}, blocks, 2), check_ndim({f, "out"}, out, 2);
+// Rows of blocks (N,bytes) that hold K numbers each
+Matrix block_rows(const char* f, const py::array& blocks, const std::string& type, Index K, const char* from) {
+    check_ndim({f, "blocks"}, blocks, 2);
     const auto found = std::find(std::begin(WEIGHT_TYPES), std::end(WEIGHT_TYPES), type);
     if (found == std::end(WEIGHT_TYPES)) Argument{f, "type"}.wrong_value("one of UNPACKED", type);
-    const Index count = blocks.shape(0), K = out.shape(1);
-    Matrix w{blocks.data(), WeightType(found - std::begin(WEIGHT_TYPES)), count, K};
+    const Matrix w{blocks.data(), WeightType(found - std::begin(WEIGHT_TYPES)), blocks.shape(0), K};
     if (!blocks.dtype().equal(py::dtype::of<uint8_t>()))
         Argument{f, "blocks"}.wrong_type("uint8", std::string(py::str(blocks.dtype())));
     if (!(blocks.flags() & py::array::c_style)) Argument{f, "blocks"}.wrong_value("C-contiguous", "other strides");
-    if (K % block_length(w.type)) Argument{f, "out"}.wrong_value("rows of whole blocks", shape_text(shape_of(out)));
-    check_shape({f, "blocks"}, blocks, {count, row_bytes(w.type, K)});
-    float* y = output({f, "out"}, out, {count, K});
-    without_gil([&] { unpack_rows(y, w, 0, count); });
+    if (K % block_length(w.type)) Argument{f, from}.wrong_value("rows of whole blocks", std::to_string(K) + " in a row");
+    check_shape({f, "blocks"}, blocks, {w.N, row_bytes(w.type, K)});
+    return w;
+}
+
+void py_unpack_rows(const py::array& blocks, const std::string& type, py::array out) {
+    const char* f = "unpack_rows";
+    check_ndim({f, "out"}, out, 2);
+    const Matrix w = block_rows(f, blocks, type, out.shape(1), "out");
+    float* y = output({f, "out"}, out, {w.N, w.K});
+    without_gil([&] { unpack_rows(y, w, 0, w.N); });
+}
+
+void py_matmul_blocks(const py::array& a, const std::vector<std::pair<py::array, std::string>>& parts, py::array out,
+                      const Optional& b, const Optional& residual, bool trans_b, bool accumulate) {
+    const char* f = "matmul_blocks";
+    check_ndim({f, "a"}, a, 2), check_ndim({f, "out"}, out, 2);
+    const Index M = a.shape(0), K = a.shape(1), N = out.shape(1), lda = row_stride({f, "a"}, a);
+    std::vector<Matrix> stored;
+    Index rows = 0;
+    for (const auto& [blocks, type] : parts) {
+        stored.push_back(block_rows(f, blocks, type, trans_b ? K : N, trans_b ? "a" : "out"));
+        rows += stored.back().N;
+    }
+    if (rows != (trans_b ? N : K))
+        Argument{f, "parts"}.wrong_value("of " + std::to_string(trans_b ? N : K) + " rows", std::to_string(rows));
+    float* y = output({f, "out"}, out, {M, N}, true);
+    Epilogue epilogue;
+    epilogue.bias = input({f, "b"}, b, {N}), epilogue.residual = input({f, "residual"}, residual, {M, N});
+    const Index ldc = row_stride({f, "out"}, out);
+    if (residual && ldc != N) Argument{f, "out"}.wrong_value("C-contiguous beside a residual", "rows apart");
+    const View view = {nullptr, trans_b ? 1 : N, trans_b ? K : 1, {stored.data(), Index(stored.size())}};
+    without_gil([&] {
+        matmul(y, ldc, {static_cast<const float*>(a.data()), lda, 1}, view, M, N, K, accumulate,
+               b || residual ? &epilogue : nullptr);
+    });
 }
 
 // ---- memory, threads, choice of kernels
@@ -657,6 +688,8 @@ PYBIND11_MODULE(_kernels, m) {
     bind_text(m);
 
     m.def("unpack_rows", py_unpack_rows, "blocks"_a, "type"_a, "out"_a, "Writes the numbers of rows of blocks to out.");
+    m.def("matmul_blocks", py_matmul_blocks, "a"_a, "parts"_a, "out"_a, "b"_a = none, "residual"_a = none,
+          "trans_b"_a = false, "accumulate"_a = false, "matmul whose b is rows of blocks: pairs of blocks and type.");
     py::list unpacked;
     for (const char* type : WEIGHT_TYPES) unpacked.append(type);
     m.attr("UNPACKED") = py::tuple(unpacked);

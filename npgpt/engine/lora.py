@@ -52,12 +52,14 @@ def lora_backward(
     An array w is merged, a Quantised one the base alone.
     """
     # forward: y = x @ (base + scale * a @ b)
-    dy_b = ops.matmul(dy, b, trans_b=True)  # (M,R)
-    da += da.dtype.type(scale) * ops.matmul(x, dy_b, trans_a=True)
-    db += db.dtype.type(scale) * ops.matmul(ops.matmul(x, a), dy, trans_a=True)
+    dy_b, x_a = ops.matmul(dy, b, trans_b=True), ops.matmul(x, a)  # (M,R)
+    dy_b *= dy.dtype.type(scale)
+    x_a *= x.dtype.type(scale)
+    ops.matmul(x, dy_b, out=da, trans_a=True, accumulate=True)
+    ops.matmul(x_a, dy, out=db, trans_a=True, accumulate=True)
     if isinstance(w, Quantised):
         dx = w.backward(ops, dy)
-        return ops.matmul(dy_b * dy.dtype.type(scale), a, out=dx, trans_b=True, accumulate=True)
+        return ops.matmul(dy_b, a, out=dx, trans_b=True, accumulate=True)
     return ops.matmul(dy, w, trans_b=True)
 
 

@@ -1,8 +1,9 @@
 """Weights that stay in the blocks of a file, and the ops of a model that has them.
 
-A matrix is unpacked a strip of rows at a time, into memory that the next strip takes, and each strip is
-multiplied as float32. So the weights of a model are never float32 as a whole. They do not change: what is
-trained stands beside them, a low-rank product, or rows at the end of an embedding.
+Where kernels are compiled, a product unpacks what it is about to multiply. Elsewhere a matrix is unpacked a
+strip of rows at a time, into memory that the next strip takes. So the weights of a model are never float32 as
+a whole. They do not change: what is trained stands beside them, a low-rank product, or rows at the end of an
+embedding.
 
 Dimensions: M rows of activations, N outputs, K inputs, R rank; V vocabulary, C channels; B batch, T time.
 """
@@ -21,13 +22,14 @@ STRIP = 1 << 20  # numbers unpacked at a time: 4 MB
 LOGITS = 1 << 25  # floats of them at a time, 128 MB: the head is unpacked twice for each part of the rows
 _MEMORY = threading.local()  # of the present strip: one for each thread of Python, as it is used at once
 
-Unpack: TypeAlias = "Callable[[Array, Floats], None]"  # blocks (n,bytes), numbers (n,K), which it writes
+Unpack: TypeAlias = "Callable[[str, Array, Floats], None]"  # type, blocks (n,bytes), numbers (n,K) to write
 
 
 class Rows(NamedTuple):
     """Rows of a matrix, as a file holds them."""
 
     blocks: Array  # (n,bytes) uint8
+    type: str  # ggml's name in small letters
     unpack: Unpack
 
 
@@ -74,31 +76,43 @@ class Quantised:
 
         The memory is that of all matrices, so that no two of them can be gone through together.
         """
-        at, many = 0, max(1, STRIP // self.K)
-        memory = _memory(max(STRIP, self.K))
-        for part in self.parts:
-            count = min(len(part.blocks), self.begin - at)
-            for first in range(0, count, many):
-                blocks = part.blocks[first : min(count, first + many)]
+        many, memory = max(1, STRIP // self.K), _memory(max(STRIP, self.K))
+        for at, part in self._stored():
+            for first in range(0, len(part.blocks), many):
+                blocks = part.blocks[first : first + many]
                 rows = memory[: len(blocks) * self.K].reshape(-1, self.K)
-                part.unpack(blocks, rows)
+                part.unpack(part.type, blocks, rows)
                 yield slice(at + first, at + first + len(rows)), rows.astype(self.dtype, copy=False)
-            at += max(0, count)
         if len(self.tail):
             yield slice(self.begin, self.N), self.tail
+
+    def _stored(self) -> Iterator[tuple[int, Rows]]:
+        """Yield the parts whose rows are in use, each with the number of its first row."""
+        at = 0
+        for part in self.parts:
+            count = min(len(part.blocks), self.begin - at)
+            if count > 0:
+                yield at, part._replace(blocks=part.blocks[:count])
+            at += count
+
+    def _compiled_parts(self) -> list[tuple[Array, str]] | None:
+        """Return the parts as matmul_blocks takes them, where it is compiled and knows all their types."""
+        if self.dtype != np.float32 or not kernels.compiled("matmul_blocks"):
+            return None
+        parts = [(part.blocks, part.type) for _, part in self._stored()]
+        if len(self.tail):
+            parts.append((np.ascontiguousarray(self.tail).view(np.uint8), "f32"))
+        return parts if all(type in kernels.compiled("UNPACKED") for _, type in parts) else None
 
     def rows(self, ids: Integers) -> Floats:
         """Return the rows of ids (n,), which may occur several times: (n,K)."""
         out = np.empty((len(ids), self.K), self.dtype)
-        at = 0
-        for part in self.parts:
-            count = max(0, min(len(part.blocks), self.begin - at))
-            chosen = np.flatnonzero((ids >= at) & (ids < at + count))
+        for at, part in self._stored():
+            chosen = np.flatnonzero((ids >= at) & (ids < at + len(part.blocks)))
             if len(chosen):
                 found = np.empty((len(chosen), self.K), np.float32)
-                part.unpack(np.ascontiguousarray(part.blocks[ids[chosen] - at]), found)
+                part.unpack(part.type, np.ascontiguousarray(part.blocks[ids[chosen] - at]), found)
                 out[chosen] = found
-            at += count
         chosen = np.flatnonzero(ids >= self.begin)
         out[chosen] = self.tail[ids[chosen] - self.begin]
         return out
@@ -107,25 +121,30 @@ class Quantised:
         """y = x @ w.T + b + residual, with the low-rank product.  x (...,K) -> y (...,N)."""
         x_2d = np.ascontiguousarray(x.reshape(-1, self.K))
         y = _new((len(x_2d), self.N), x.dtype)
-        for rows, w in self.strips():
-            ops.matmul(x_2d, w, out=y[:, rows], trans_b=True)
+        residual_2d = None if residual is None else residual.reshape(-1, self.N)
+        if parts := self._compiled_parts():
+            kernels.compiled("matmul_blocks")(x_2d, parts, y, b, residual_2d, trans_b=True)
+        else:
+            for rows, w in self.strips():
+                ops.matmul(x_2d, w, out=y[:, rows], trans_b=True)
+            for added in (b, residual_2d):
+                if added is not None:
+                    y += added
         if self.low_rank:
             a, b_, scale = self.low_rank
             ops.matmul(ops.matmul(x_2d, a) * x.dtype.type(scale), b_, out=y, accumulate=True)
-        if b is not None:
-            y += b
-        y = y.reshape(*x.shape[:-1], self.N)
-        if residual is not None:
-            y += residual
-        return y
+        return y.reshape(*x.shape[:-1], self.N)
 
     def backward(self, ops: Ops, dy: Floats) -> Floats:
         """dy (...,N) -> dx (...,K), without the low-rank product, whose gradients LoRA computes."""
         # forward: y = x @ w.T
         dy_2d = dy.reshape(-1, self.N)
         dx = _new((len(dy_2d), self.K), dy.dtype)
-        for rows, w in self.strips():
-            ops.matmul(dy_2d[:, rows], w, out=dx, accumulate=rows.start > 0)
+        if parts := self._compiled_parts():
+            kernels.compiled("matmul_blocks")(dy_2d, parts, dx)
+        else:
+            for rows, w in self.strips():
+                ops.matmul(dy_2d[:, rows], w, out=dx, accumulate=rows.start > 0)
         return dx.reshape(*dy.shape[:-1], self.K)
 
 
@@ -197,11 +216,13 @@ class QuantisedOps:
                 continue
             # d lse / d logits = softmax, d logits[target] / d logits = one-hot
             p[rows, picked] -= 1
-            p *= (counted / n).astype(x.dtype)[:, None]
+            share = (counted / n).astype(x.dtype)[
+                :, None
+            ]  # of a row in the loss: taken last, as logits are many
             # forward: logits = x @ wte.T
-            dx[here] = wte.backward(ops, p)
+            np.multiply(wte.backward(ops, p), share, out=dx[here])
             if len(dtail):
-                dtail += p[:, V - len(dtail) :].T @ x_2d[here]
+                dtail += p[:, V - len(dtail) :].T @ (share * x_2d[here])
         return loss / n, None if dx is None else dx.reshape(x.shape)
 
     def embedding_backward(

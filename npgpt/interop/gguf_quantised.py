@@ -1,6 +1,5 @@
 """GGUF files whose matrices stay in their blocks, mapped from the file: the base of LoRA adapters."""
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -78,4 +77,4 @@ def _rows(tensor: StoredTensor, spec: TensorSpec) -> Rows:
     if spec.turned:
         pairs = blocks.reshape(spec.turned, -1, 2, blocks.shape[1])
         blocks = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(blocks.shape)
-    return Rows(blocks, partial(unpack, tensor.dtype.lower()))
+    return Rows(blocks, tensor.dtype.lower(), unpack)

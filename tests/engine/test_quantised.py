@@ -31,7 +31,7 @@ def matrix(rng, parts, K, dtype=np.float32):
     """A matrix of parts {type: rows}, and its numbers."""
     made, numbers = [], []
     for type, n in parts.items():
-        made.append(Rows(quantise(rng.standard_normal((n, K), np.float32), type), partial(unpack, type)))
+        made.append(Rows(quantise(rng.standard_normal((n, K), np.float32), type), type, unpack))
         numbers.append(dequantise(made[-1].blocks, type).reshape(n, K))
     return Quantised(made, K, dtype), np.concatenate(numbers).astype(dtype)
 
@@ -43,7 +43,13 @@ def strip(request, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_products_and_rows_are_those_of_the_numbers(strip, dtype, rng):
+@pytest.mark.parametrize("choice", ["numpy", "auto"])
+def test_products_and_rows_are_those_of_the_numbers(choice, strip, dtype, rng):
+    with kernels.use(choice):
+        products_and_rows_are_those_of_the_numbers(dtype, rng)
+
+
+def products_and_rows_are_those_of_the_numbers(dtype, rng):
     ops = kernels.ops_for(dtype)
     w, numbers = matrix(rng, {"q8_0": 13, "q4_0": 30, "f16": 1, "f32": 8}, 64, dtype)
     tail = rng.standard_normal((5, 64)).astype(dtype)
@@ -104,7 +110,7 @@ def pair(fields, type="q8_0", dtype=np.float32):
             continue
         blocks = quantise(np.ascontiguousarray(w.T if name.startswith("h.") else w), type)
         K = w.shape[0 if name.startswith("h.") else 1]
-        matrices[name] = Quantised([Rows(blocks, partial(unpack, type))], K, dtype)
+        matrices[name] = Quantised([Rows(blocks, type, unpack)], K, dtype)
     ours = QuantisedGPT(source.config, vectors, matrices, "a file", dtype=dtype)
     floats = GPT(source.config, seed=None, dtype=dtype)
     with floats.edit() as params:
@@ -195,6 +201,69 @@ def test_compiled_unpacking_has_the_bits_of_the_reference(type, isa, rng):
         there = ~np.isnan(want)
         np.testing.assert_array_equal(out.view(np.uint32)[there], want.view(np.uint32)[there])
         assert (np.isnan(out) == np.isnan(want)).all()
+
+
+def stored(rng, counts, type, K):
+    """Parts of random blocks as matmul_blocks takes them, and their numbers."""
+    parts = [(quantise(rng.standard_normal((n, K), np.float32), type), type) for n in counts]
+    return parts, np.concatenate([dequantise(blocks, type).reshape(-1, K) for blocks, type in parts])
+
+
+@pytest.mark.skipif(not COMPILED, reason="no kernels")
+@pytest.mark.parametrize("M", [1, 7, 130])
+@pytest.mark.parametrize("counts", [(1,), (16,), (33, 1, 62), (600, 200, 100)])
+@pytest.mark.parametrize("type,K", [("q8_0", 32), ("q4_0", 800), ("q4_k", 1792), ("f16", 45), ("f32", 7)])
+def test_a_product_with_blocks_has_the_bits_of_one_with_their_numbers(type, K, counts, M, isa, threads, rng):
+    matmul, blocks = kernels.compiled("matmul"), kernels.compiled("matmul_blocks")
+    parts, numbers = stored(rng, counts, type, K)
+    a, dy = (rng.standard_normal((M, n), dtype=np.float32) for n in (K, len(numbers)))
+    b, residual = rng.standard_normal(len(numbers), np.float32), np.ones((M, len(numbers)), np.float32)
+    for n in 1, 3:
+        threads(n)
+        wide = np.zeros((M, len(numbers) + 5), np.float32)  # rows apart
+        blocks(a, parts, wide[:, 2:-3], trans_b=True)
+        np.testing.assert_array_equal(wide[:, 2:-3], matmul(a, numbers, trans_b=True))
+        assert not wide[:, :2].any() and not wide[:, -3:].any()
+        y, w = np.empty_like(dy), np.ascontiguousarray(numbers.T)
+        blocks(a, parts, y, b, residual, trans_b=True)
+        np.testing.assert_array_equal(y, kernels.compiled("linear_forward")(a, w, b, residual))
+        dx = np.ones((M, K), np.float32)
+        blocks(dy, parts, dx)
+        np.testing.assert_array_equal(dx, matmul(dy, numbers))
+        blocks(dy, parts, dx, accumulate=True)
+        np.testing.assert_array_equal(dx, matmul(dy, numbers, out=matmul(dy, numbers), accumulate=True))
+
+
+@pytest.mark.skipif(not COMPILED, reason="no kernels")
+def test_matmul_blocks_refuses_what_does_not_fit(rng):
+    parts, numbers = stored(rng, (3, 2), "q8_0", 64)
+    call, a, out = (
+        kernels.compiled("matmul_blocks"),
+        np.ones((4, 64), np.float32),
+        np.ones((4, 5), np.float32),
+    )
+    for bad, said in (
+        (dict(parts=parts[:1]), "parts must be of 5 rows, got 3"),
+        (dict(parts=[]), "parts must be of 5 rows, got 0"),
+        (dict(parts=[(parts[0][0], "q9_9")]), "type must be one of"),
+        (dict(parts=[(parts[0][0][:, :34], "q8_0")]), "blocks must be"),
+        (dict(a=a[:, :40]), "a must be rows of whole blocks"),
+        (dict(a=a[:, :32].copy()), r"blocks must be of shape \(3, 34\)"),
+        (dict(out=out[:3]), r"out must be of shape \(4, 5\)"),
+        (dict(b=np.ones(4, np.float32)), r"b must be of shape \(5,\)"),
+        (dict(residual=np.ones((4, 4), np.float32)), r"residual must be of shape \(4, 5\)"),
+        (
+            dict(out=np.ones((4, 6), np.float32)[:, :5], residual=out),
+            "out must be C-contiguous beside a residual",
+        ),
+        (dict(trans_b=False), "out must be rows of whole blocks"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call(**dict(a=a, parts=parts, out=out, trans_b=True) | bad)
+    with pytest.raises(TypeError, match="a must be float32"):
+        call(a.astype(np.float64), parts, out, trans_b=True)
+    call(a, parts, out, trans_b=True)
+    np.testing.assert_array_equal(out, kernels.compiled("matmul")(a, numbers, trans_b=True))
 
 
 @pytest.mark.skipif(not COMPILED, reason="no kernels")
