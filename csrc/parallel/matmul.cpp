@@ -147,8 +147,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     auto share = [&](Index panels) {  // of B, in panels, that the busiest worker gets
         return ((b_panels + panels - 1) / panels + workers - 1) / workers * panels;
     };
-    for (Index narrower = strip_panels - 1; narrower >= 2; narrower--)
-        if (share(narrower) < share(strip_panels)) strip_panels = narrower;
+    if (share(2) < share(strip_panels)) strip_panels = 2;
     const Index strips = (b_panels + strip_panels - 1) / strip_panels;
     const Index chunk_rows = pack_a ? std::min(round_up(M, MR), round_up(Index(1024), ROWS)) : M;
     const Index chunk = 2 * kc * chunk_rows <= CHUNK ? CHUNK : WHOLE;  // many rows: the more of K at a time, the better

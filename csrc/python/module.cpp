@@ -407,13 +407,14 @@ void py_rope_backward(py::array dqkv, const py::array& positions, const py::arra
     turn("rope_backward", "dqkv", dqkv, positions, cosine, sine, n_rotated, -1);
 }
 
-py::array py_softmax_forward(const py::array& x) {
+py::array py_softmax_forward(const py::array& x, Optional out) {
     const char* f = "softmax_forward";
     const auto shape = rows_shape({f, "x"}, x);
     const float* px = input({f, "x"}, x, shape);
-    New y(shape);
-    without_gil([&] { softmax_forward(y.data, px, rows_of(shape), shape.back()); });
-    return y.array;
+    if (!out) out = New(shape).array;
+    float* y = output({f, "out"}, *out, shape);
+    without_gil([&] { softmax_forward(y, px, rows_of(shape), shape.back()); });
+    return *out;
 }
 
 py::array py_softmax_backward(const py::array& dy, const py::array& y) {
@@ -670,7 +671,7 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("swiglu_backward", py_swiglu_backward, "dy"_a, "h"_a);
     m.def("rope_forward", py_rope_forward, "qkv"_a, "positions"_a, "cos"_a, "sin"_a, "n_rotated"_a);
     m.def("rope_backward", py_rope_backward, "dqkv"_a, "positions"_a, "cos"_a, "sin"_a, "n_rotated"_a);
-    m.def("softmax_forward", py_softmax_forward, "x"_a);
+    m.def("softmax_forward", py_softmax_forward, "x"_a, "out"_a = none);
     m.def("softmax_backward", py_softmax_backward, "dy"_a, "y"_a);
     m.def("attention_forward", py_attention_forward, "qkv"_a, "n_head"_a, "scale"_a, "first_key"_a = none,
           "n_kv_head"_a = none);

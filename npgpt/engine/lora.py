@@ -196,7 +196,7 @@ def lora_floats(config: GPTConfig, batch: int, time: int, rank: int, rows: int) 
 
 def floats_over_blocks(config: GPTConfig, batch: int, time: int, rank: int, rows: int) -> int:
     """Return the same over a base that stays in blocks, which are not counted."""
-    # No numbers for the matrices, but a strip of them; probabilities beside the logits.
+    # No numbers for the matrices, but a strip of them; the logits in other parts than training_floats() has.
     trained = 4 * size_of(adapter_shapes(config, rank, rows))
     others = 2 * sum(
         prod(shape) for shape in frozen_shapes(parameter_shapes(config)).values() if len(shape) == 1

@@ -285,14 +285,14 @@ def _rotate(x: Floats, positions: Integers, cos: Floats, sin: Floats, n_rotated:
 # ---------------------------------------------------------------------------- softmax
 
 
-def softmax_forward(x: Floats) -> Floats:
-    """y = exp(x) / sum(exp(x)) over the last axis; a row of -inf alone gives NaN.
+def softmax_forward(x: Floats, out: Floats | None = None) -> Floats:
+    """y = exp(x) / sum(exp(x)) over the last axis, in `out`, which may be x; a row of -inf alone gives NaN.
 
     >>> softmax_forward(np.log([[1.0, 1.0, 2.0]])).round(3).tolist()
     [[0.25, 0.25, 0.5]]
     """
     e: Floats = np.exp(x - x.max(axis=-1, keepdims=True))  # the shift changes nothing but the range
-    y: Floats = e / e.sum(axis=-1, keepdims=True)
+    y: Floats = np.divide(e, e.sum(axis=-1, keepdims=True), out=out)
     return y
 
 

@@ -208,7 +208,7 @@ class QuantisedOps:
             counted, picked = flat[here] >= 0, np.maximum(flat[here], 0)
             best = p.argmax(axis=1)
             top, at_target = p[rows, best], p[rows, picked]
-            p = ops.softmax_forward(p)
+            ops.softmax_forward(p, out=p)
             # the log of the sum of exponentials, by the largest of them, which is at least 1 / V
             lse = top - np.log(p[rows, best])
             loss += float(np.where(counted, lse - at_target, 0).sum(dtype=np.float64))

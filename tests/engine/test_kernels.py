@@ -329,6 +329,9 @@ def test_softmax(isa, rng):
             y, y64 = compiled().softmax_forward(x), ops.softmax_forward(*wide(x))
             below = x.max(axis=-1, keepdims=True) - x
             assert_close("softmax", f"{isa} rows={rows} N={N}", y, y64, (2 + below + math.sqrt(N)) * y64)
+            here = x.copy()
+            assert compiled().softmax_forward(here, out=here) is here
+            np.testing.assert_array_equal(here, y)
             dx, dx64 = compiled().softmax_backward(dy, y), ops.softmax_backward(*wide(dy, y))
             total = (np.abs(dy) * y).sum(axis=-1, keepdims=True)
             where = f"{isa} rows={rows} N={N}"

@@ -350,6 +350,8 @@ def test_softmax_forward(rng):
     expected = [[[math.exp(e) / sum(map(math.exp, row)) for e in row] for row in rows] for rows in x]
     np.testing.assert_allclose(ops.softmax_forward(x), expected, rtol=1e-12)
     np.testing.assert_allclose(ops.softmax_forward(x + 1000), expected, rtol=1e-10)
+    assert ops.softmax_forward(x, out=x) is x
+    np.testing.assert_allclose(x, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("H, K", [(3, 3), (4, 2), (3, 1)])
