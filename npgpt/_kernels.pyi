@@ -84,6 +84,7 @@ def matmul_blocks(
     out: Floats,
     b: Floats | None = None,
     residual: Floats | None = None,
+    low_rank: tuple[Floats, Floats] | None = None,
     trans_b: bool = False,
     accumulate: bool = False,
 ) -> None: ...

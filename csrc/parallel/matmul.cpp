@@ -65,7 +65,7 @@ Epilogue shifted(const Epilogue& e, Index at, Index column) {
 }
 
 void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
-               const Epilogue* epilogue) {
+               const Epilogue* epilogue, const LowRank* low_rank) {
     if (M == 0 || N == 0) return;
     const Kernels& kernels = active_kernels();
     if (K == 0) {  // an empty sum
@@ -93,11 +93,21 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     // c's block at (row, column) from packed panels of B and rows of A, packed (a_stride 0) or not; k of K are done then
     auto multiply = [&](const float* a_rows, Index a_stride, const float* b_panels, Index row, Index column, Index rows,
                         Index columns, Index k, Index kn) {
-        const bool last = epilogue && k + kn == K;
+        const bool last = epilogue && !low_rank && k + kn == K;
         const Index at = row * ldc + column;
         const Epilogue here = last ? shifted(*epilogue, at, column) : Epilogue{};
         kernels.matmul_block(c + at, ldc, a_rows, a_stride, b_panels, rows, columns, kn, accumulate || k > 0,
                              last ? &here : nullptr);
+    };
+
+    const Index R = low_rank ? low_rank->K : 0;
+    auto add_low_rank = [&](float* panels, Index row, Index column, Index rows, Index columns) {  // panels: room for its b
+        const View &p = low_rank->a, &q = low_rank->b;
+        const Index at = row * ldc + column;
+        const Epilogue here = epilogue ? shifted(*epilogue, at, column) : Epilogue{};
+        kernels.pack_b(panels, q.data + column * q.column, q.row, q.column, R, columns);
+        kernels.matmul_block(c + at, ldc, p.data + row * p.row, p.row, panels, rows, columns, R, true,
+                             epilogue ? &here : nullptr);
     };
 
     const Index most_unpacked = (std::min(kc, K) + 2 * UNPACKED) * (STRIP_PANELS * NR + 2 * UNPACKED);
@@ -116,7 +126,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
         const Index blocks = std::min(round_up(least, workers), a_panels);
         const Index block_rows = (a_panels + blocks - 1) / blocks * MR;
         Block b_block(copies * copy);
-        Block a_block(pack_a ? workers * block_rows * kc : 0);
+        Block a_block(pack_a ? workers * block_rows * kc : 0), low_rank_block(workers * width * R);
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
             const Index depth = std::min(chunk_k, K - k0), items = (depth + kc - 1) / kc * strips;
             run(copies * items, [&](Index item, int worker) {
@@ -137,6 +147,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                     multiply(pack_a ? packed : a_rows, pack_a ? 0 : a.row, b_own + k * width, row, 0, rows, N, k0 + k,
                              kn);
                 }
+                if (R && k0 + depth == K) add_low_rank(low_rank_block.data + worker * width * R, row, 0, rows, N);
             });
         }
         return;
@@ -154,7 +165,8 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     const Index chunk_k = pack_a ? std::max(kc, chunk / chunk_rows / kc * kc) : round_up(K, kc);
     const Index copy = chunk_rows * std::min(K, chunk_k), copies = copies_of(copy, N);
     Block a_block(pack_a ? copies * copy : 0);
-    Block b_block(workers * kc * strip_panels * NR);
+    const Index strip_size = std::max(kc, R) * strip_panels * NR;
+    Block b_block(workers * strip_size);
     for (Index m0 = 0; m0 < M; m0 += chunk_rows)
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
             const Index rows = std::min(chunk_rows, M - m0), padded_rows = round_up(rows, MR);
@@ -179,7 +191,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                 const Index columns = std::min(strip_panels * NR, N - column);
                 const Index row_begin = item / strips * block_rows;
                 const Index row_end = std::min(rows, row_begin + block_rows);
-                float* strip = b_block.data + worker * kc * strip_panels * NR;
+                float* strip = b_block.data + worker * strip_size;
                 for (Index k = 0; k < depth; k += kc) {
                     const Index kn = std::min(kc, depth - k);
                     pack(strip, k0 + k, column, kn, columns, worker);
@@ -191,19 +203,22 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                                  columns, k0 + k, kn);
                     }
                 }
+                if (R && k0 + depth == K)
+                    add_low_rank(strip, m0 + row_begin, column, row_end - row_begin, columns);
             });
         }
 }
 
 }  // namespace
 
-void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate, const Epilogue* epilogue) {
+void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate, const Epilogue* epilogue,
+            const LowRank* low_rank) {
     const bool alone = M * N * K < MIN_WORK;
-    matmul_by(alone ? 1 : num_threads(), alone, c, ldc, a, b, M, N, K, accumulate, epilogue);
+    matmul_by(alone ? 1 : num_threads(), alone, c, ldc, a, b, M, N, K, accumulate, epilogue, low_rank);
 }
 
 void matmul_alone(float* c, Index ldc, View a, View b, Index M, Index N, Index K) {
-    matmul_by(1, true, c, ldc, a, b, M, N, K, false, nullptr);
+    matmul_by(1, true, c, ldc, a, b, M, N, K, false, nullptr, nullptr);
 }
 
 }  // namespace npgpt

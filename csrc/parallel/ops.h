@@ -32,9 +32,15 @@ struct View {
     Parts stored = {};
 };
 
-// c (M,N) with stride ldc = or += a (M,K) b (K,N), then the epilogue
+// A product a (M,K) b (K,N) of a small K, which is added to another one while that is in the cache; a's rows are plain
+struct LowRank {
+    View a, b;
+    Index K;
+};
+
+// c (M,N) with stride ldc = or += a (M,K) b (K,N), += low_rank, then the epilogue
 void matmul(float* c, Index ldc, View a, View b, Index M, Index N, Index K, bool accumulate,
-            const Epilogue* epilogue = nullptr);
+            const Epilogue* epilogue = nullptr, const LowRank* low_rank = nullptr);
 // The same on the calling thread alone, for those who are one of many already
 void matmul_alone(float* c, Index ldc, View a, View b, Index M, Index N, Index K);
 

@@ -588,7 +588,8 @@ void py_unpack_rows(const py::array& blocks, const std::string& type, py::array 
 }
 
 void py_matmul_blocks(const py::array& a, const std::vector<std::pair<py::array, std::string>>& parts, py::array out,
-                      const Optional& b, const Optional& residual, bool trans_b, bool accumulate) {
+                      const Optional& b, const Optional& residual, const std::optional<std::pair<py::array, py::array>>& low_rank,
+                      bool trans_b, bool accumulate) {
     const char* f = "matmul_blocks";
     check_ndim({f, "a"}, a, 2), check_ndim({f, "out"}, out, 2);
     const Index M = a.shape(0), K = a.shape(1), N = out.shape(1), lda = row_stride({f, "a"}, a);
@@ -606,9 +607,18 @@ void py_matmul_blocks(const py::array& a, const std::vector<std::pair<py::array,
     const Index ldc = row_stride({f, "out"}, out);
     if (residual && ldc != N) Argument{f, "out"}.wrong_value("C-contiguous beside a residual", "rows apart");
     const View view = {nullptr, trans_b ? 1 : N, trans_b ? K : 1, {stored.data(), Index(stored.size())}};
+    LowRank more = {};
+    if (low_rank) {
+        const auto& [p, q] = *low_rank;
+        check_ndim({f, "low_rank"}, p, 2);
+        const Index R = more.K = p.shape(1);
+        more.a = {input({f, "low_rank"}, p, {M, R}), R, 1};
+        const float* pq = input({f, "low_rank"}, q, trans_b ? std::vector<Index>{R, N} : std::vector<Index>{N, R});
+        more.b = trans_b ? View{pq, N, 1} : View{pq, 1, R};
+    }
     without_gil([&] {
         matmul(y, ldc, {static_cast<const float*>(a.data()), lda, 1}, view, M, N, K, accumulate,
-               b || residual ? &epilogue : nullptr);
+               b || residual ? &epilogue : nullptr, more.K ? &more : nullptr);
     });
 }
 
@@ -690,7 +700,8 @@ PYBIND11_MODULE(_kernels, m) {
 
     m.def("unpack_rows", py_unpack_rows, "blocks"_a, "type"_a, "out"_a, "Writes the numbers of rows of blocks to out.");
     m.def("matmul_blocks", py_matmul_blocks, "a"_a, "parts"_a, "out"_a, "b"_a = none, "residual"_a = none,
-          "trans_b"_a = false, "accumulate"_a = false, "matmul whose b is rows of blocks: pairs of blocks and type.");
+          "low_rank"_a = none, "trans_b"_a = false, "accumulate"_a = false,
+          "matmul whose b is rows of blocks, pairs of blocks and type; low_rank (p, q): += p q, or p q.T without trans_b.");
     py::list unpacked;
     for (const char* type : WEIGHT_TYPES) unpacked.append(type);
     m.attr("UNPACKED") = py::tuple(unpacked);

@@ -58,8 +58,7 @@ def lora_backward(
     ops.matmul(x, dy_b, out=da, trans_a=True, accumulate=True)
     ops.matmul(x_a, dy, out=db, trans_a=True, accumulate=True)
     if isinstance(w, Quantised):
-        dx = w.backward(ops, dy)
-        return ops.matmul(dy_b, a, out=dx, trans_b=True, accumulate=True)
+        return w.backward(ops, dy, low_rank=(dy_b, a))
     return ops.matmul(dy, w, trans_b=True)
 
 

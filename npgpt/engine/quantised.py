@@ -122,29 +122,34 @@ class Quantised:
         x_2d = np.ascontiguousarray(x.reshape(-1, self.K))
         y = _new((len(x_2d), self.N), x.dtype)
         residual_2d = None if residual is None else residual.reshape(-1, self.N)
+        low_rank = None
+        if self.low_rank:
+            a, b_, scale = self.low_rank
+            low_rank = ops.matmul(x_2d, a) * x.dtype.type(scale), b_
         if parts := self._compiled_parts():
-            kernels.compiled("matmul_blocks")(x_2d, parts, y, b, residual_2d, trans_b=True)
+            kernels.compiled("matmul_blocks")(x_2d, parts, y, b, residual_2d, low_rank, trans_b=True)
         else:
             for rows, w in self.strips():
                 ops.matmul(x_2d, w, out=y[:, rows], trans_b=True)
+            if low_rank:
+                ops.matmul(*low_rank, out=y, accumulate=True)
             for added in (b, residual_2d):
                 if added is not None:
                     y += added
-        if self.low_rank:
-            a, b_, scale = self.low_rank
-            ops.matmul(ops.matmul(x_2d, a) * x.dtype.type(scale), b_, out=y, accumulate=True)
         return y.reshape(*x.shape[:-1], self.N)
 
-    def backward(self, ops: Ops, dy: Floats) -> Floats:
-        """dy (...,N) -> dx (...,K), without the low-rank product, whose gradients LoRA computes."""
+    def backward(self, ops: Ops, dy: Floats, low_rank: tuple[Floats, Floats] | None = None) -> Floats:
+        """dy (...,N) -> dx (...,K): dy @ w, and p @ q.T where low_rank is p (M,R), q (K,R)."""
         # forward: y = x @ w.T
         dy_2d = dy.reshape(-1, self.N)
         dx = _new((len(dy_2d), self.K), dy.dtype)
         if parts := self._compiled_parts():
-            kernels.compiled("matmul_blocks")(dy_2d, parts, dx)
+            kernels.compiled("matmul_blocks")(dy_2d, parts, dx, low_rank=low_rank)
         else:
             for rows, w in self.strips():
                 ops.matmul(dy_2d[:, rows], w, out=dx, accumulate=rows.start > 0)
+            if low_rank:
+                ops.matmul(*low_rank, out=dx, trans_b=True, accumulate=True)
         return dx.reshape(*dy.shape[:-1], self.K)
 
 

@@ -232,6 +232,14 @@ def test_a_product_with_blocks_has_the_bits_of_one_with_their_numbers(type, K, c
         np.testing.assert_array_equal(dx, matmul(dy, numbers))
         blocks(dy, parts, dx, accumulate=True)
         np.testing.assert_array_equal(dx, matmul(dy, numbers, out=matmul(dy, numbers), accumulate=True))
+        for rank in 1, 8, 70:  # a product that is added while the first is in the cache
+            p, q = rng.standard_normal((M, rank), np.float32), rng.standard_normal((rank, K), np.float32)
+            blocks(dy, parts, dx, low_rank=(p, q.T.copy()))
+            np.testing.assert_array_equal(dx, matmul(p, q, out=matmul(dy, numbers), accumulate=True))
+            q = rng.standard_normal((rank, len(numbers)), np.float32)
+            blocks(a, parts, y, None, residual, (p, q), trans_b=True)
+            want = matmul(p, q, out=matmul(a, numbers, trans_b=True), accumulate=True) + residual
+            np.testing.assert_array_equal(y, want)
 
 
 @pytest.mark.skipif(not COMPILED, reason="no kernels")
@@ -255,6 +263,14 @@ def test_matmul_blocks_refuses_what_does_not_fit(rng):
         (
             dict(out=np.ones((4, 6), np.float32)[:, :5], residual=out),
             "out must be C-contiguous beside a residual",
+        ),
+        (
+            dict(low_rank=(a[:, :2].copy(), np.ones((3, 5), np.float32))),
+            r"low_rank must be of shape \(2, 5\)",
+        ),
+        (
+            dict(low_rank=(a[:3, :2].copy(), np.ones((2, 5), np.float32))),
+            r"low_rank must be of shape \(4, 2\)",
         ),
         (dict(trans_b=False), "out must be rows of whole blocks"),
     ):
