@@ -144,6 +144,35 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
     }
 }
 
+// A tile of at most VLEN columns needs one vector of them: two panels of rows share the registers. Each output is the sum of the
+// same products in the same order as in tile().
+static void narrow_tile(float* c, Index ldc, const float* a, Index panel_stride, Index row_stride, Index k_stride,
+                        const float* b, Index K, Index columns, bool accumulate, const Epilogue* epilogue, Index row0,
+                        Index column0) {
+    Vec acc[2 * MR];
+#pragma GCC unroll 12
+    for (Index r = 0; r < 2 * MR; r++) acc[r] = Vec{};
+    const float *first = a, *second = a + panel_stride;
+    for (Index k = 0; k < K; k++, first += k_stride, second += k_stride, b += NR) {
+        const Vec b0 = load(b);
+#pragma GCC unroll 6
+        for (Index r = 0; r < MR; r++) {
+            acc[r] = fma(set1(first[r * row_stride]), b0, acc[r]);
+            acc[MR + r] = fma(set1(second[r * row_stride]), b0, acc[MR + r]);
+        }
+    }
+    float edge[2 * MR * VLEN];
+#pragma GCC unroll 12
+    for (Index r = 0; r < 2 * MR; r++) store(edge + r * VLEN, acc[r]);
+    for (Index r = 0; r < 2 * MR; r++, c += ldc)
+        for (Index j = 0; j < columns; j++) {
+            float x = edge[r * VLEN + j];
+            if (accumulate) x += c[j];
+            if (epilogue) x = finish(x, *epilogue, (row0 + r) * ldc + column0 + j, column0 + j);
+            c[j] = x;
+        }
+}
+
 using Tile = void (*)(float*, Index, const float*, Index, Index, const float*, Index, Index, Index, bool,
                       const Epilogue*, Index, Index);
 static constexpr Tile tiles[MR + 1] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
@@ -156,7 +185,12 @@ static void matmul_block(float* c, Index ldc, const float* a, Index a_row_stride
     for (Index j = 0; j < N; j += NR, b_panels += K * NR) {  // one panel of B stays in L1 while A streams past it
         const Index columns = N - j < NR ? N - j : NR;
         const float* a_panel = a;
-        for (Index i = 0; i < M; i += MR, a_panel += panel_stride) {
+        Index i = 0;
+        if (TRAINING && columns <= VLEN && a_row_stride % 1024)  // else twelve rows of A would share a set of eight lines
+            for (; i + 2 * MR <= M; i += 2 * MR, a_panel += 2 * panel_stride)
+                narrow_tile(c + i * ldc + j, ldc, a_panel, panel_stride, a_row_stride, k_stride, b_panels, K, columns,
+                            accumulate, epilogue, i, j);
+        for (; i < M; i += MR, a_panel += panel_stride) {
             const Index rows = M - i < MR ? M - i : MR;
             float* c_ij = c + i * ldc + j;
             if (rows == MR && packed)  // constant strides
