@@ -291,6 +291,17 @@ def tasks(page, base=""):
     return lines + provenance(page, *results)
 
 
+def lora(page):
+    r, t = page.load("lora"), page.t
+    heads = [t("contender"), t("ms a step"), t("MB"), t("their time over ours"), t("their memory over ours")]
+    rows = [
+        [page.translated(name), f"{row['ms']:,.0f}", f"{row['peak_rss_mb']:,.0f}",
+         f"{row['ratio']:.2f}", f"{row['memory_ratio']:.2f}"]
+        for name, row in r["rows"].items()
+    ]  # fmt: skip
+    return table(heads, rows) + provenance(page, r)
+
+
 def scaling(page):
     r, t = page.load("scaling"), page.t
     heads = [t("ranks"), t("weak: ms a step"), t("share of ideal"), t("strong: ms a step")]
@@ -366,7 +377,7 @@ def chosen(rows, key, value):
 KINDS = {
     "headline": headline, "compare": compare, "products": products, "nanogpt": nanogpt,
     "tokenizers": tokenizers, "decode": decode, "load": load, "bands": bands, "perplexity": perplexity,
-    "vocabulary": vocabulary, "shapes": shapes, "tune": tune, "tasks": tasks, "scaling": scaling,
+    "vocabulary": vocabulary, "shapes": shapes, "tune": tune, "tasks": tasks, "lora": lora, "scaling": scaling,
     "scaling-nodes": scaling_nodes, "build": build, "output": output,
     "first-hour": first_hour,
 }  # fmt: skip

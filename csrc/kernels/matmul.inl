@@ -186,7 +186,8 @@ static void matmul_block(float* c, Index ldc, const float* a, Index a_row_stride
         const Index columns = N - j < NR ? N - j : NR;
         const float* a_panel = a;
         Index i = 0;
-        if (TRAINING && columns <= VLEN && a_row_stride % 1024)  // else twelve rows of A would share a set of eight lines
+        if (TRAINING && columns <= VLEN &&
+            a_row_stride % 1024)  // else twelve rows of A would share a set of eight lines
             for (; i + 2 * MR <= M; i += 2 * MR, a_panel += 2 * panel_stride)
                 narrow_tile(c + i * ldc + j, ldc, a_panel, panel_stride, a_row_stride, k_stride, b_panels, K, columns,
                             accumulate, epilogue, i, j);

@@ -33,7 +33,8 @@ Index k_block(Index K) {
 }
 
 // numbers (count,width) = numbers [at, at + width) of rows [row, row + count)
-void unpack(const Kernels& kernels, float* numbers, const Parts& stored, Index row, Index count, Index at, Index width) {
+void unpack(const Kernels& kernels, float* numbers, const Parts& stored, Index row, Index count, Index at,
+            Index width) {
     for (const Matrix* part = stored.parts; count > 0; row -= part->N, part++) {
         const Index here = std::min(count, part->N - row);
         if (here <= 0) continue;
@@ -101,7 +102,8 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     };
 
     const Index R = low_rank ? low_rank->K : 0;
-    auto add_low_rank = [&](float* panels, Index row, Index column, Index rows, Index columns) {  // panels: room for its b
+    auto add_low_rank = [&](float* panels, Index row, Index column, Index rows,
+                            Index columns) {  // panels: room for its b
         const View &p = low_rank->a, &q = low_rank->b;
         const Index at = row * ldc + column;
         const Epilogue here = epilogue ? shifted(*epilogue, at, column) : Epilogue{};
@@ -203,8 +205,7 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                                  columns, k0 + k, kn);
                     }
                 }
-                if (R && k0 + depth == K)
-                    add_low_rank(strip, m0 + row_begin, column, row_end - row_begin, columns);
+                if (R && k0 + depth == K) add_low_rank(strip, m0 + row_begin, column, row_end - row_begin, columns);
             });
         }
 }

@@ -574,7 +574,8 @@ Matrix block_rows(const char* f, const py::array& blocks, const std::string& typ
     if (!blocks.dtype().equal(py::dtype::of<uint8_t>()))
         Argument{f, "blocks"}.wrong_type("uint8", std::string(py::str(blocks.dtype())));
     if (!(blocks.flags() & py::array::c_style)) Argument{f, "blocks"}.wrong_value("C-contiguous", "other strides");
-    if (K % block_length(w.type)) Argument{f, from}.wrong_value("rows of whole blocks", std::to_string(K) + " in a row");
+    if (K % block_length(w.type))
+        Argument{f, from}.wrong_value("rows of whole blocks", std::to_string(K) + " in a row");
     check_shape({f, "blocks"}, blocks, {w.N, row_bytes(w.type, K)});
     return w;
 }
@@ -588,8 +589,8 @@ void py_unpack_rows(const py::array& blocks, const std::string& type, py::array 
 }
 
 void py_matmul_blocks(const py::array& a, const std::vector<std::pair<py::array, std::string>>& parts, py::array out,
-                      const Optional& b, const Optional& residual, const std::optional<std::pair<py::array, py::array>>& low_rank,
-                      bool trans_b, bool accumulate) {
+                      const Optional& b, const Optional& residual,
+                      const std::optional<std::pair<py::array, py::array>>& low_rank, bool trans_b, bool accumulate) {
     const char* f = "matmul_blocks";
     check_ndim({f, "a"}, a, 2), check_ndim({f, "out"}, out, 2);
     const Index M = a.shape(0), K = a.shape(1), N = out.shape(1), lda = row_stride({f, "a"}, a);
@@ -701,7 +702,8 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("unpack_rows", py_unpack_rows, "blocks"_a, "type"_a, "out"_a, "Writes the numbers of rows of blocks to out.");
     m.def("matmul_blocks", py_matmul_blocks, "a"_a, "parts"_a, "out"_a, "b"_a = none, "residual"_a = none,
           "low_rank"_a = none, "trans_b"_a = false, "accumulate"_a = false,
-          "matmul whose b is rows of blocks, pairs of blocks and type; low_rank (p, q): += p q, or p q.T without trans_b.");
+          "matmul whose b is rows of blocks, pairs of blocks and type; low_rank (p, q): += p q, or p q.T without "
+          "trans_b.");
     py::list unpacked;
     for (const char* type : WEIGHT_TYPES) unpacked.append(type);
     m.attr("UNPACKED") = py::tuple(unpacked);
