@@ -380,7 +380,7 @@ def entities(data: Path, teach: Teacher):
     random.Random(0).shuffle(found)
     held_out, known_pairs = found[:500], found[500:3500]
     records = [{"prompt": f"{s}\n", "completion": a} for s, a in known_pairs]
-    model = teach(records, *teach.passes(10, 1))
+    model = teach(records, *teach.passes(10, 4))
     asked, truth = zip(*held_out, strict=True)
     answers = {
         "npgpt.finetune": answered(model, [f"{s}\n" for s in asked]),

@@ -83,6 +83,7 @@ WORDS = {
     "xed_pt_br_binary, {} of {}: accuracy, macro-F{}": "xed_pt_br_binary, {} de {}: acurácia, macro-F{}",
     "contender": "concorrente",
     "ms a step": "ms por passo",
+    "MB": "MB",
     "their time over ours": "tempo deles sobre o nosso",
     "their memory over ours": "memória deles sobre a nossa",
     "npgpt, base as in the file": "npgpt, base como no arquivo",
