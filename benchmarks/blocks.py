@@ -377,7 +377,7 @@ def chosen(rows, key, value):
 KINDS = {
     "headline": headline, "compare": compare, "products": products, "nanogpt": nanogpt,
     "tokenizers": tokenizers, "decode": decode, "load": load, "bands": bands, "perplexity": perplexity,
-    "vocabulary": vocabulary, "shapes": shapes, "tune": tune, "tasks": tasks, "lora": lora, "scaling": scaling,
-    "scaling-nodes": scaling_nodes, "build": build, "output": output,
+    "vocabulary": vocabulary, "shapes": shapes, "tune": tune, "tasks": tasks, "lora": lora,
+    "scaling": scaling, "scaling-nodes": scaling_nodes, "build": build, "output": output,
     "first-hour": first_hour,
 }  # fmt: skip
