@@ -1,8 +1,7 @@
 // The matmul of the whole engine: forward, input gradient and weight gradient are this one product with other strides.
 //
-// After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), but that K is cut so that a strip of
-// B and a few rows of A stay in L2, not a panel of B in L1: a tile asks L2 for 15 bytes a cycle, which costs less than to read
-// and write C more often. Of the larger factor each thread packs what it multiplies itself, so that it finds it in
+// After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): K is cut so that a panel of B
+// stays in L1 and a block of A in L2. Of the larger factor each thread packs what it multiplies itself, so that it finds it in
 // its own cache and a weight matrix is read once from memory; of the smaller one it packs a copy of its own, as two cores that
 // write and read the same lines, with a cache boundary between them, take a quarter longer over a small product.
 #include <algorithm>
@@ -14,11 +13,11 @@
 namespace npgpt {
 namespace {
 
-constexpr Index K_BLOCK = 768;  // at most: a strip of B (K,64) takes 197 kB of an L2 of 512 kB
+constexpr Index K_BLOCK = 320;  // at most: a panel of B (K,16) is 20 kB of a 32 kB L1. Runs of 0.1.0 depend on it
 constexpr Index WHOLE = Index(1) << 20;  // floats of the smaller factor packed at a time: 4 MB, in L3
 constexpr Index CHUNK = Index(1) << 18;  // where it is narrow and deep: 1 MB, in L2
 constexpr Index NARROW = 1024;  // N up to this: a chunk of B has many rows
-constexpr Index ROWS = 48;  // rows of A that meet a strip of B in L2: 147 kB
+constexpr Index ROWS = 192;  // rows of A that meet a strip of B in L2
 constexpr Index STRIP_PANELS = 4;  // panels of B in a strip, at most
 constexpr Index SMALL = 128;  // N or K up to this: reading A in place costs less than packing it
 constexpr Index COPIED = Index(5) << 17;  // floats of a factor of which each core packs a copy: 2.5 MB
