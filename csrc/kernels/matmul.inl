@@ -77,6 +77,19 @@ NPGPT_INLINE void slope_tile(float* c, const float* h, float* y, Index ldc) {
     }
 }
 
+// c (ROWS, columns) = or += edge (ROWS, EDGE), then the epilogue: where a tile's columns are no whole vectors
+template <int ROWS, int EDGE>
+NPGPT_INLINE void store_edge(float* c, Index ldc, const float* edge, Index columns, bool accumulate,
+                             const Epilogue* epilogue, Index row0, Index column0) {
+    for (int r = 0; r < ROWS; r++)
+        for (Index j = 0; j < columns; j++) {
+            float x = edge[r * EDGE + j];
+            if (accumulate) x += c[r * ldc + j];
+            if (epilogue) x = finish(x, *epilogue, (row0 + r) * ldc + column0 + j, column0 + j);
+            c[r * ldc + j] = x;
+        }
+}
+
 // One tile: c (ROWS, columns <= NR) = or += a b, then the epilogue. row0, column0: where the tile lies in C.
 template <int ROWS>
 static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_stride, const float* b, Index b_stride,
@@ -134,13 +147,7 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
             store(edge + r * NR, acc[r][0]);
             store(edge + r * NR + VLEN, acc[r][1]);
         }
-        for (int r = 0; r < ROWS; r++)
-            for (Index j = 0; j < columns; j++) {
-                float x = edge[r * NR + j];
-                if (accumulate) x += c[r * ldc + j];
-                if (epilogue) x = finish(x, *epilogue, (row0 + r) * ldc + column0 + j, column0 + j);
-                c[r * ldc + j] = x;
-            }
+        store_edge<ROWS, NR>(c, ldc, edge, columns, accumulate, epilogue, row0, column0);
     }
 }
 
@@ -164,13 +171,7 @@ static void narrow_tile(float* c, Index ldc, const float* a, Index panel_stride,
     float edge[2 * MR * VLEN];
 #pragma GCC unroll 12
     for (Index r = 0; r < 2 * MR; r++) store(edge + r * VLEN, acc[r]);
-    for (Index r = 0; r < 2 * MR; r++, c += ldc)
-        for (Index j = 0; j < columns; j++) {
-            float x = edge[r * VLEN + j];
-            if (accumulate) x += c[j];
-            if (epilogue) x = finish(x, *epilogue, (row0 + r) * ldc + column0 + j, column0 + j);
-            c[j] = x;
-        }
+    store_edge<2 * MR, VLEN>(c, ldc, edge, columns, accumulate, epilogue, row0, column0);
 }
 
 using Tile = void (*)(float*, Index, const float*, Index, Index, const float*, Index, Index, Index, bool,
@@ -186,8 +187,8 @@ static void matmul_block(float* c, Index ldc, const float* a, Index a_row_stride
         const Index columns = N - j < NR ? N - j : NR;
         const float* a_panel = a;
         Index i = 0;
-        if (TRAINING && columns <= VLEN &&
-            a_row_stride % 1024)  // else twelve rows of A would share a set of eight lines
+        // Where rows of A lie a multiple of 4 kB apart, twelve of them would share a set of eight lines of the first cache
+        if (TRAINING && columns <= VLEN && a_row_stride % 1024)
             for (; i + 2 * MR <= M; i += 2 * MR, a_panel += 2 * panel_stride)
                 narrow_tile(c + i * ldc + j, ldc, a_panel, panel_stride, a_row_stride, k_stride, b_panels, K, columns,
                             accumulate, epilogue, i, j);
