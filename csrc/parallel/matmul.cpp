@@ -101,8 +101,8 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     };
 
     const Index R = low_rank ? low_rank->K : 0;
-    auto add_low_rank = [&](float* panels, Index row, Index column, Index rows,
-                            Index columns) {  // panels: room for its b
+    // The same of low_rank. panels: room for its b
+    auto add_low_rank = [&](float* panels, Index row, Index column, Index rows, Index columns) {
         const View &p = low_rank->a, &q = low_rank->b;
         const Index at = row * ldc + column;
         const Epilogue here = epilogue ? shifted(*epilogue, at, column) : Epilogue{};

@@ -221,9 +221,8 @@ class QuantisedOps:
                 continue
             # d lse / d logits = softmax, d logits[target] / d logits = one-hot
             p[rows, picked] -= 1
-            share = (counted / n).astype(x.dtype)[
-                :, None
-            ]  # of a row in the loss: taken last, as logits are many
+            # A row's share in the loss is taken where there are C numbers in a row, not V
+            share = (counted / n).astype(x.dtype)[:, None]
             # forward: logits = x @ wte.T
             np.multiply(wte.backward(ops, p), share, out=dx[here])
             if len(dtail):
