@@ -16,7 +16,7 @@ import numpy as np
 
 from npgpt.engine import kernels
 from npgpt.engine.kernels import Ops
-from npgpt.engine.types import Array, Floats, Integers
+from npgpt.engine.types import Array, Fields, Floats, Integers
 
 STRIP = 1 << 20  # numbers unpacked at a time: 4 MB
 LOGITS = 1 << 25  # floats of them at a time, 128 MB: the head is unpacked twice for each part of the rows
@@ -50,11 +50,16 @@ class Quantised:
         self.stored = sum(len(part.blocks) for part in parts)
         self.tail: Floats = np.zeros((0, K), dtype)  # rows that take the place of those from `begin` on
         self.begin = self.stored
+        self._arrays: list[tuple[Array, str]] | None = None  # the rows in use, each part with its type
         self.low_rank: LowRank | None = None
 
     def replace_from(self, begin: int, tail: Floats) -> None:
         """Let the rows of `tail` (n,K) take the place of those stored from `begin` on, which may be fewer."""
-        self.begin, self.tail = begin, tail
+        self.begin, self.tail, self._arrays = begin, tail, None
+
+    def __getstate__(self) -> Fields:
+        """Return the state for copies and pickles, whose arrays are others."""
+        return vars(self) | {"_arrays": None}
 
     @property
     def N(self) -> int:
@@ -99,10 +104,11 @@ class Quantised:
         """Return the parts as matmul_blocks takes them, where it is compiled and knows all their types."""
         if self.dtype != np.float32 or not kernels.compiled("matmul_blocks"):
             return None
-        parts = [(part.blocks, part.type) for _, part in self._stored()]
-        if len(self.tail):
-            parts.append((np.ascontiguousarray(self.tail).view(np.uint8), "f32"))
-        return parts if all(type in kernels.compiled("UNPACKED") for _, type in parts) else None
+        if self._arrays is None:
+            self._arrays = [(part.blocks, part.type) for _, part in self._stored()]
+            if len(self.tail):  # a view, which sees what is trained
+                self._arrays.append((self.tail.view(np.uint8), "f32"))
+        return self._arrays if all(type in kernels.compiled("UNPACKED") for _, type in self._arrays) else None
 
     def rows(self, ids: Integers) -> Floats:
         """Return the rows of ids (n,), which may occur several times: (n,K)."""

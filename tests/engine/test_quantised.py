@@ -1,5 +1,7 @@
 """Weights in blocks: products by strips are those of the numbers; gradients are those of differences."""
 
+import pickle
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -68,6 +70,19 @@ def products_and_rows_are_those_of_the_numbers(dtype, rng):
     a, b = rng.standard_normal((64, 2)).astype(dtype), rng.standard_normal((2, w.N)).astype(dtype)
     w.low_rank = LowRank(a, b, 1.5)
     close(w.forward(ops, x), x @ (numbers.T + 1.5 * a @ b))
+
+
+def test_a_product_before_a_copy_adds_nothing_to_it(rng):
+    ops = kernels.ops_for(np.float32)
+    w, _ = matrix(rng, {"q8_0": 13}, 64)
+    w.replace_from(11, tail := rng.standard_normal((2, 64)).astype(np.float32))
+    x, before = np.eye(64, dtype=np.float32), len(pickle.dumps(w))
+    np.testing.assert_array_equal(w.forward(ops, x)[:, 11:], tail.T)
+    assert len(pickle.dumps(w)) == before
+    other = deepcopy(w)
+    other.tail[...] = 0  # its own rows, which its own products see
+    np.testing.assert_array_equal(other.forward(ops, x)[:, 11:], 0)
+    np.testing.assert_array_equal(w.forward(ops, x)[:, 11:], tail.T)
 
 
 def test_gradients_by_central_differences(strip, rng):
