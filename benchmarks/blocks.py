@@ -262,6 +262,23 @@ def shapes(page):
     return lines[:-1]
 
 
+def softmax(page):
+    """A table for each text that was measured; nothing before that."""
+    t, lines = page.t, []
+    for path in sorted(page.results.glob("softmax-*.json")):
+        r = page.load(path.stem)
+        how = f"{r['megabytes']:.1f}", r["tokenizer"], r["seeds"]
+        lines += [t("{}, {} MB, {}, {} seeds:", r["text"], *how), ""]
+        heads = ["--softmax", t("steps"), t("seconds"), t("bits per byte"), t("seeds apart")]
+        rows = [
+            [row["softmax"], f"{row['steps']:,}", f"{row['seconds']:.0f}",
+             f"{row['bits_per_byte']:.3f}", f"{row['apart']:.3f}"]
+            for row in r["rows"]
+        ]  # fmt: skip
+        lines += [*table(heads, rows), *provenance(page, r), ""]
+    return lines[:-1]
+
+
 def tune(page):
     r, t = page.load("tune"), page.t
     heads = [t("text"), t("default"), t("tuned"), t("minutes each"), t("settings found")]
@@ -377,7 +394,7 @@ def chosen(rows, key, value):
 KINDS = {
     "headline": headline, "compare": compare, "products": products, "nanogpt": nanogpt,
     "tokenizers": tokenizers, "decode": decode, "load": load, "bands": bands, "perplexity": perplexity,
-    "vocabulary": vocabulary, "shapes": shapes, "tune": tune, "tasks": tasks, "lora": lora,
-    "scaling": scaling, "scaling-nodes": scaling_nodes, "build": build, "output": output,
+    "vocabulary": vocabulary, "shapes": shapes, "softmax": softmax, "tune": tune, "tasks": tasks,
+    "lora": lora, "scaling": scaling, "scaling-nodes": scaling_nodes, "build": build, "output": output,
     "first-hour": first_hour,
 }  # fmt: skip

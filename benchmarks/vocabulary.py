@@ -53,18 +53,24 @@ def conditions(args) -> dict:
     return {"text": name, "megabytes": size, "minutes": args.minutes, "seeds": args.seeds}
 
 
-def measure(args, flag: str, values) -> dict:
-    """{value: what each seed's run measured} of trainings that differ by one flag, which take turns."""
+def measure(args, flag: str, values, *more) -> dict:
+    """{value: what each seed's run measured} of trainings that differ by one flag, which take turns.
+
+    `more` are flags of all; without args.minutes a run has the steps of the default plan.
+    """
     runs = {value: [] for value in values}
     with tempfile.TemporaryDirectory() as folder:
         known, held_out = cut(args.text, Path(folder))
         for seed in range(args.seeds):
             for value, results in runs.items():
                 out = Path(folder) / f"run-{seed}-{value.replace(':', '-')}"
-                flags = ["--minutes", str(args.minutes), f"--{flag}", value, "--seed", str(seed)]
+                flags = [*more, f"--{flag}", value, "--seed", str(seed)]
+                if args.minutes:
+                    flags += ["--minutes", str(args.minutes)]
                 trained = run_command("train", *known, *flags, "--out", str(out))
                 measured = run_command("evaluate", str(out), *held_out)
-                results.append({"steps": trained["steps"], "parameters": parameters_of(out), **measured})
+                kept = {name: trained[name] for name in ("steps", "seconds")}
+                results.append({**kept, "parameters": parameters_of(out), **measured})
                 print(f"{value}, seed {seed}: {measured['bits_per_byte']:.4f}", file=sys.stderr, flush=True)
     return runs
 

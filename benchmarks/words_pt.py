@@ -60,6 +60,7 @@ WORDS = {
     "parameters": "parâmetros",
     "seeds apart": "entre as sementes",
     "{}, {} MB, {} minutes each, {} seeds:": "{}, {} MB, {} minutos cada, {} sementes:",
+    "{}, {} MB, {}, {} seeds:": "{}, {} MB, {}, {} sementes:",
     "bytes per token": "bytes por token",
     "steps": "passos",
     "{} MB, {} minutes": "{} MB, {} minutos",

@@ -226,6 +226,18 @@ def test_shapes_are_compared_once_they_were_measured(tmp_path):
     assert "3 minutos cada" in portuguese
 
 
+def test_softmaxes_are_compared_once_they_were_measured(tmp_path):
+    assert tables.block("softmax", page(tmp_path)) == []
+    row = {"softmax": "sampled", "steps": 1600, "seconds": 61.4, "bits_per_byte": 1.25, "apart": 0.015}
+    write(tmp_path, "softmax-machado", [row], text="machado", megabytes=4.93, tokenizer="bpe:8192", seeds=3)
+    english, portuguese = (
+        "\n".join(tables.block("softmax", page(tmp_path, name))) for name in ("x.md", "pt/x.md")
+    )
+    assert english.startswith("machado, 4.9 MB, bpe:8192, 3 seeds:")
+    assert "| sampled | 1,600 | 61 | 1.250 | 0.015 |" in english and "Measured 2026-11-29" in english
+    assert "3 sementes:" in portuguese
+
+
 def test_the_text_of_the_first_hour_is_whole_lines(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"um\n" + b"x" * 199_990 + b"\n" + b"cortado aqui\n")
     assert first_hour.beginning(tmp_path / "a.txt") == b"um\n" + b"x" * 199_990 + b"\n"

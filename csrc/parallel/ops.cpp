@@ -189,17 +189,19 @@ void softmax_backward(float* dx, const float* dy, const float* y, Index rows, In
     });
 }
 
-double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets, Index rows,
-                          Index V, Index C) {
+double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets,
+                          const float* shift, Index rows, Index V, Index C) {
     const Index counted = std::count_if(targets, targets + rows, [](int32_t t) { return t >= 0; });
     const float grad_scale = dx ? 1.0f / std::max<Index>(1, counted) : 0;
     const Index chunks = (rows * V + LOGITS - 1) / LOGITS;
     const Index chunk = chunks ? std::min(rows, round_up((rows + chunks - 1) / chunks, 16)) : 0;
     Block losses(rows), logits(chunk * V);
+    Epilogue shifted;
+    shifted.bias = shift;
     for (Index row = 0; row < rows; row += chunk) {
         const Index n = std::min(chunk, rows - row);
         const float* x_row = x + row * C;
-        matmul(logits.data, V, {x_row, C, 1}, {wte, 1, C}, n, V, C, false);
+        matmul(logits.data, V, {x_row, C, 1}, {wte, 1, C}, n, V, C, false, shift ? &shifted : nullptr);
         in_pieces(n, rows_per_piece(V), [&](Index begin, Index end) {
             active->cross_entropy(logits.data + begin * V, losses.data + row + begin, targets + row + begin,
                                   end - begin, V, grad_scale);

@@ -79,9 +79,9 @@ void attention_backward(float* dqkv, const float* dout, const float* qkv, const 
                         const int32_t* first_key, const Heads& heads, float scale);
 void softmax_forward(float* y, const float* x, Index rows, Index N);
 void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N);
-// Returns the mean loss; with dx (rows,C), it and dwte (V,C) get the gradients
-double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets, Index rows,
-                          Index V, Index C);
+// Returns the mean loss; with dx (rows,C), it and dwte (V,C) get the gradients; shift (V) may be null
+double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets,
+                          const float* shift, Index rows, Index V, Index C);
 constexpr Index LOGITS = Index(13) << 19;  // floats of logits in memory at a time: 26 MB, 128 rows of GPT-2's and a few
 void gelu_forward(float* y, const float* x, Index n);
 void gelu_backward(float* dx, const float* dy, const float* x, Index n);

@@ -474,7 +474,8 @@ py::array py_attention_backward(const py::array& dout, const py::array& qkv, con
     return dqkv.array;
 }
 
-py::tuple py_head_cross_entropy(const py::array& x, const py::array& wte, const py::array& targets, Optional dwte) {
+py::tuple py_head_cross_entropy(const py::array& x, const py::array& wte, const py::array& targets, Optional dwte,
+                                const Optional& shift) {
     const char* f = "head_cross_entropy";
     check_ndim({f, "wte"}, wte, 2);
     const Index V = wte.shape(0), C = wte.shape(1);
@@ -482,10 +483,11 @@ py::tuple py_head_cross_entropy(const py::array& x, const py::array& wte, const 
     const float *px = input({f, "x"}, x, shape), *pw = input({f, "wte"}, wte, {V, C});
     const int32_t* pt = ids_input({f, "targets"}, targets, without_last(shape), INT32_MIN, V);
     float* pdw = output({f, "dwte"}, dwte, {V, C});
+    const float* ps = input({f, "shift"}, shift, {V});
     std::optional<New> dx;
     if (pdw) dx.emplace(shape);
     double loss;
-    without_gil([&] { loss = head_cross_entropy(dx ? dx->data : nullptr, pdw, px, pw, pt, rows_of(shape), V, C); });
+    without_gil([&] { loss = head_cross_entropy(dx ? dx->data : nullptr, pdw, px, pw, pt, ps, rows_of(shape), V, C); });
     return py::make_tuple(loss, dx ? py::object(dx->array) : py::none());
 }
 
@@ -630,7 +632,7 @@ PYBIND11_MODULE(_kernels, m) {
           "n_kv_head"_a = none);
     m.def("attention_backward", py_attention_backward, "dout"_a, "qkv"_a, "out"_a, "lse"_a, "n_head"_a, "scale"_a,
           "first_key"_a = none, "n_kv_head"_a = none);
-    m.def("head_cross_entropy", py_head_cross_entropy, "x"_a, "wte"_a, "targets"_a, "dwte"_a = none);
+    m.def("head_cross_entropy", py_head_cross_entropy, "x"_a, "wte"_a, "targets"_a, "dwte"_a = none, "shift"_a = none);
     m.def("dropout_forward", py_dropout_forward, "x"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("dropout_backward", py_dropout_backward, "dy"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("global_norm", py_global_norm, "g"_a);

@@ -119,6 +119,12 @@ SETTINGS = [
         one_of("adamw", "muon"),
         "muon (default: Muon for the layers' matrices, AdamW for the rest) or adamw",
     ),
+    Setting(
+        "softmax",
+        one_of("full", "sampled"),
+        "full (default), or sampled: the training loss over the batch's tokens and 512 drawn ones, for large "
+        "vocabularies",
+    ),
     Setting("lr", positive, "highest learning rate (default: 0.02 for muon, 0.004 for adamw)"),
     Setting("min_lr", not_negative, "learning rate at the end (default: lr / 50)"),
     Setting(

@@ -24,9 +24,10 @@ from numpy.typing import ArrayLike, DTypeLike
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig, embedding_size, frozen_shapes, parameter_shapes, size_of
 from npgpt.engine.kernels import Ops
+from npgpt.engine.sampled import Classes
 from npgpt.engine.types import Fields, Floats, Integers, Shapes, Tensors
 
-EMBEDDING, ATTENTION, MLP = range(3)  # where in a layer dropout acts: dropout's `place`
+EMBEDDING, ATTENTION, MLP, HEAD = range(4)  # what numbers are drawn for in a layer: dropout's `place`
 NOTHING: Floats = np.empty(0, np.float32)  # stands for an array that is never read
 
 Attend: TypeAlias = "Callable[[int, Floats], tuple[Floats, Floats]]"  # layer, qkv -> out, lse
@@ -193,6 +194,7 @@ class GPT:
         self.adapters: Adapters | None = None
         self.step = 0  # of training: the dropout masks depend on it and on the seed
         self.first_sample = 0  # of a batch within its step: its dropout masks start there
+        self.classes: Classes | None = None  # of the step, that its softmax goes over; None: all
         self._flat_grads: Floats | None = None
         self._cache: ForwardCache | None = None
         self._make_views()
@@ -332,7 +334,8 @@ class GPT:
         """Return the mean cross-entropy in nats of targets (B,T) after ids (B,T), or logits (B,T,V) without.
 
         Targets below 0 do not count. With targets this begins a training step: dropout acts, what backward()
-        needs is kept, and the head's gradient is added to grads at once (so that no logits are kept).
+        needs is kept, and the head's gradient is added to grads at once (so that no logits are kept). Where
+        `classes` are set, the softmax goes over these alone.
         Each call must be followed by backward(); loss() gives a loss alone.
         starts (B,T): where in its row the segment of each token begins. A token sees nothing before that, and
         its position counts from there. Without it a row is one segment.
@@ -348,9 +351,23 @@ class GPT:
             )
         ops, cache = self._ops(), ForwardCache()
         x = self._full_pass(ops, ids, cache, starts)
-        loss, cache.dx = _head(ops, x, self.head_weights, targets, self._head_of(self.grads))
+        if self.classes:
+            loss, cache.dx = self._sampled_head(ops, x, targets, self.classes)
+        else:
+            loss, cache.dx = _head(ops, x, self.head_weights, targets, self._head_of(self.grads))
         self._cache = cache
         return loss
+
+    def _sampled_head(
+        self, ops: Ops, x: Floats, targets: Integers, classes: Classes
+    ) -> tuple[float, Floats | None]:
+        """Return _head's loss and dx over a part of the classes; add to the gradients of their weights."""
+        w = self.head_weights[classes.ids]  # (n,C)
+        dw = np.zeros_like(w)
+        shift = classes.shift.astype(x.dtype)
+        loss, dx = _head(ops, x, w, classes.targets(targets), dw, shift)
+        self._head_of(self.grads)[classes.ids] += dw
+        return loss, dx
 
     def loss(self, ids: ArrayLike, targets: ArrayLike, starts: ArrayLike | None = None) -> float:
         """Return the loss of forward(ids, targets, starts) without dropout, and keep nothing for backward."""
@@ -739,13 +756,13 @@ class GPT:
 
 
 def _head(
-    ops: Ops, x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None
+    ops: Ops, x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None, *shift: Floats
 ) -> tuple[float, Floats | None]:
     """Return ops.head_cross_entropy; where less than half of the targets count, compute those alone."""
     counted = targets >= 0
     if 2 * counted.sum() >= counted.size:
-        return ops.head_cross_entropy(x, wte, targets, dwte)
-    loss, dx_counted = ops.head_cross_entropy(x[counted][None], wte, targets[counted][None], dwte)
+        return ops.head_cross_entropy(x, wte, targets, dwte, *shift)
+    loss, dx_counted = ops.head_cross_entropy(x[counted][None], wte, targets[counted][None], dwte, *shift)
     if dx_counted is None:
         return loss, None
     dx = np.zeros_like(x)

@@ -385,12 +385,12 @@ def _masked_scores(q: Floats, k: Floats, scale: float, first_key: Integers | Non
 
 
 def head_cross_entropy(
-    x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None
+    x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None, shift: Floats | None = None
 ) -> tuple[float, Floats | None]:
     """Tied head and mean cross-entropy in nats, forward and backward at once.
 
-    logits = x @ wte.T, loss = mean(lse - logits[target]).
-    x (B,T,C); wte (V,C); targets (B,T), those below 0 do not count
+    logits = x @ wte.T + shift, loss = mean(lse - logits[target]).
+    x (B,T,C); wte (V,C); targets (B,T), those below 0 do not count; shift (V,), constant
     -> loss (float, 0 if none counts), dx (B,T,C); adds to dwte (V,C). Without dwte, dx is None.
 
     Forward and backward are one op, so that the logits (B*T,V), larger than all else in a small batch of a
@@ -402,6 +402,8 @@ def head_cross_entropy(
     counted = targets >= 0
     n = max(int(counted.sum()), 1)
     logits = x.reshape(-1, C) @ wte.T  # (B*T,V)
+    if shift is not None:
+        logits += shift
     top = logits.max(axis=-1)
     lse = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
     picked = np.maximum(targets, 0)  # any row will do where nothing counts

@@ -16,8 +16,12 @@ from npgpt.text.dataset import DEFAULT_SPLIT, batches_per_epoch, parse_split
 TOO_SMALL = 10_000  # tokens: with fewer the validation part is a few sentences, and its loss means nothing
 TOKENIZERS = (4_000_000, "bpe:8192"), (1_000_000, "bpe:1024"), (0, "bytes")  # from this many bytes of text on
 MEMORISED = 0.04  # nats per token over an epoch, most from first tokens; at 0.05 a long sample has errors
-SCHEDULES = ("linear", "cosine", "constant")
 LEARNING_RATE = {"adamw": 4e-3, "muon": 0.02}
+CHOICES = {
+    "optimizer": tuple(LEARNING_RATE),
+    "schedule": ("linear", "cosine", "constant"),
+    "softmax": ("full", "sampled"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Plan:
     gradient_accumulation_steps: int  # batches whose gradients make one step
     steps: int
     minutes: float | None  # instead of a number of steps, which is then a first guess
+    softmax: str  # full, or sampled: the training loss over a part of the vocabulary
     optimizer: str  # adamw or muon
     schedule: str  # how lr goes down to min_lr
     lr: float
@@ -106,6 +111,7 @@ def make_plan(n_tokens: int, epochs: int | None = None, own_validation: bool = F
         "batch_size": 6 if memorise else 8,
         "gradient_accumulation_steps": 1,
         "minutes": None,
+        "softmax": "full",
         "optimizer": "muon",
         "schedule": "linear",
         "weight_decay": 0.1,
@@ -117,9 +123,6 @@ def make_plan(n_tokens: int, epochs: int | None = None, own_validation: bool = F
     if flags.get("window") and not gpt3:
         raise ValueError(f"window is for engine gpt-3, got {shape['engine']}")
     default["window"] = min(256, max(1, shape["block_size"] // 2)) if gpt3 else None
-    for name, known in (("optimizer", LEARNING_RATE), ("schedule", SCHEDULES)):
-        if shape[name] not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {shape[name]!r}")
     default["lr"] = LEARNING_RATE[shape["optimizer"]]
     windows = shape["batch_size"] * shape["gradient_accumulation_steps"]
     epoch = batches_per_epoch(n_train, shape["block_size"], windows)
@@ -139,6 +142,8 @@ def make_plan(n_tokens: int, epochs: int | None = None, own_validation: bool = F
 
 def _check(name: str, value: Any) -> None:
     """Raise ValueError or TypeError unless the field `name` can have this value."""
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
     kind = {field.name: field.type for field in fields(Plan)}.get(name, int)
     if kind not in (int, float, int | None, float | None):
         return

@@ -6,12 +6,16 @@ from typing import Protocol
 
 from npgpt.distributed.mpi import GradientAllReduce, shard_cuts
 from npgpt.distributed.world import World
-from npgpt.engine.model import GPT
+from npgpt.engine import kernels
+from npgpt.engine.model import GPT, HEAD
 from npgpt.engine.optim import AdamW, Muon
+from npgpt.engine.sampled import Classes, draw_classes
 from npgpt.engine.types import Integers
 from npgpt.text.dataset import Batches
 from npgpt.text.tokenizer import Tokenizer
 from npgpt.training.plan import Plan
+
+DRAWN = 512  # classes of a sampled softmax, in the mean, beside those of the batch
 
 
 class TrainingData(Protocol):
@@ -95,6 +99,7 @@ class Updater:
         starts: list[Integers]  # of examples packed side by side
         x, y, *starts = self.batches.batch(batch)
         model, world, all_tokens = self.model, self.world, int((y >= 0).sum())
+        model.classes = self._classes(y)
         mine, gradients = world.shard(len(x)), GradientAllReduce(world, model)
         total, before = 0.0, 0
         for model.first_sample in range(mine.start, mine.stop, self.rows):
@@ -111,8 +116,16 @@ class Updater:
             gradients.factor = n / all_tokens
             model.backward(*[gradients.layer_done] if chunk.stop == mine.stop else [])
         gradients.finish()
-        model.first_sample = 0
+        model.first_sample, model.classes = 0, None
         return sum(loss for (loss,) in world.all_gather(total)) / all_tokens, all_tokens
+
+    def _classes(self, y: Integers) -> Classes | None:
+        """Return what the softmax of a step goes over, None for all; y (B,T): the targets of all ranks."""
+        if self.plan.softmax == "full":
+            return None
+        model = self.model
+        key = model.seed, model.step, 0, HEAD
+        return draw_classes(kernels.ops_for(model.dtype), y, model.config.vocab_size, DRAWN, key)
 
     def _change_weights(self) -> float:
         """Do the optimizer's step, sharded with --zero; return the gradient's norm before clipping."""

@@ -190,6 +190,7 @@ def head_cross_entropy(rng, s):
         "wte": _normal(rng, s.V, s.C),
         "targets": targets,
         "dwte": _normal(rng, s.V, s.C),
+        "shift": _normal(rng, s.V),
     }
 
 

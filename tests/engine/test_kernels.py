@@ -495,8 +495,8 @@ def test_attention_of_any_shape(isa, B, H, T, D, has_first_key, seed):
 # ---------------------------------------------------------------------------- head and loss
 
 
-@pytest.mark.parametrize("some_do_not_count", [False, True])
-def test_head_cross_entropy(isa, rng, some_do_not_count):
+@pytest.mark.parametrize("some_do_not_count, shifted", [(False, False), (True, False), (True, True)])
+def test_head_cross_entropy(isa, rng, some_do_not_count, shifted):
     sizes = ((1, 1, 1), (3, 5, 7), (7, 17, 9), (65, 33, 257), (12, 64, 1001), (130, 48, 50))
     for N, C, V in (*sizes, (150, 3, 50257)):  # the last in two chunks
         x, wte = normal(rng, 1, N, C), normal(rng, V, C)
@@ -504,20 +504,22 @@ def test_head_cross_entropy(isa, rng, some_do_not_count):
         if some_do_not_count:
             targets[0, ::3] = -1
             targets[0, 1:2] = -100  # any negative number
+        shift = normal(rng, V) if shifted else None
         where = f"{isa} N={N} C={C} V={V}"
         dwte = normal(rng, V, C)
         before, dwte64 = np.abs(dwte), wide(dwte)[0]
-        loss, dx = compiled().head_cross_entropy(x, wte, targets, dwte)
-        loss64, dx64 = ops.head_cross_entropy(*wide(x, wte), targets, dwte64)
+        loss, dx = compiled().head_cross_entropy(x, wte, targets, dwte, shift)
+        shift64 = wide(shift)[0] if shifted else None
+        loss64, dx64 = ops.head_cross_entropy(*wide(x, wte), targets, dwte64, shift64)
         counted = (targets[0] >= 0)[:, None]
         n = max(1, counted.sum())
         score = 2 + (np.abs(x[0]) @ np.abs(wte).T).max(axis=-1, keepdims=True)
         one_hot = np.arange(V) == targets[0][:, None]
-        probabilities = ops.softmax_forward(wide(x[0])[0] @ wide(wte)[0].T)
+        probabilities = ops.softmax_forward(wide(x[0])[0] @ wide(wte)[0].T + (shift64 if shifted else 0))
         # each logit's gradient is off by what its score is off; the products then add up these, and their own
         scale = (score * probabilities + one_hot) * counted / n
         assert_close("cross_entropy", where, loss, loss64, score.max(), terms=C)
-        assert compiled().head_cross_entropy(x, wte, targets) == (loss, None)
+        assert compiled().head_cross_entropy(x, wte, targets, shift=shift) == (loss, None)
         assert_close("cross_entropy", f"{where}, dx", dx, dx64, (scale @ np.abs(wte))[None], terms=max(C, V))
         dwte_scale = before + scale.T @ np.abs(x[0])
         assert_close("cross_entropy", f"{where}, dwte", dwte, dwte64, dwte_scale, terms=max(C, N))

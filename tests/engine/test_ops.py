@@ -198,17 +198,18 @@ def _attention(rng, H, K, D, T, has_first_key):
     return loss, {"qkv": (qkv, dqkv)}
 
 
-@case("head_cross_entropy", all_count=(False,), some_do_not_count=(True,))
-def _head_cross_entropy(rng, some_do_not_count):
+@case("head_cross_entropy", all_count=(False, False), some_do_not_count=(True, False), shifted=(True, True))
+def _head_cross_entropy(rng, some_do_not_count, shifted):
     x, wte = normal(rng, B, T, C), normal(rng, V, C)
     targets = np.array([[1, 0, 6], [3, 3, 5]], np.int32)
     if some_do_not_count:
         targets[0, 1] = targets[1, 2] = -1
     dwte = Sum(rng, V, C)
-    _, dx = ops.head_cross_entropy(x, wte, targets, dwte.array)
+    shift = normal(rng, V) if shifted else None
+    _, dx = ops.head_cross_entropy(x, wte, targets, dwte.array, shift)
 
     def loss():
-        return ops.head_cross_entropy(x, wte, targets)[0]
+        return ops.head_cross_entropy(x, wte, targets, shift=shift)[0]
 
     return loss, {"x": (x, dx), "wte": (wte, dwte.added)}
 

@@ -91,6 +91,20 @@ def wait_for_checkpoint(folder, process):
         time.sleep(0.01)
 
 
+def test_ranks_draw_the_same_classes(tmp_path, measured):
+    """Of the targets of all ranks, so that the losses are those of one process."""
+    rng, text = np.random.default_rng(0), tmp_path / "text.txt"
+    syllables = ["".join(rng.choice(list("abcdefghijklmnoprstuvz"), 3)) for _ in range(2000)]
+    text.write_text(" ".join(rng.choice(syllables, 20_000)))
+    flags = [text, *FLAGS, "--tokenizer", "bpe:1024", "--softmax", "sampled"]
+    for ranks in (1, 2):
+        run(ranks, *flags, "--out", tmp_path / f"{ranks}")
+    run(1, *flags, "--softmax", "full", "--out", tmp_path / "full")
+    one, two, full = (metrics(tmp_path / name, "train_loss") for name in ("1", "2", "full"))
+    measured("sampled, train_loss of 2 ranks and of one process", np.abs(np.subtract(one, two)).max(), 1e-5)
+    assert one != full
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_stopped_on_two_ranks_goes_on_with_others(tmp_path, text, measured, number):
     flags = [text, *FLAGS, "--optimizer", "adamw", "--eval-every", "20", "--steps", "400"]

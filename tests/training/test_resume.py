@@ -12,7 +12,7 @@ from npgpt.engine.model import GPT
 from npgpt.interop.huggingface import read_pretrained
 from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
-from npgpt.training import checkpoint
+from npgpt.training import checkpoint, updater
 from npgpt.training.plan import make_plan
 from npgpt.training.trainer import Trainer, TrainingFailed
 
@@ -75,9 +75,10 @@ def interrupt(run, at, **flags):
     assert result["ended"] == ("interrupted" if at < STEPS else "done") and one.step == at
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_interrupted_at_every_step(tmp_path, optimizer):
-    flags = {"optimizer": optimizer}
+@pytest.mark.parametrize("optimizer, softmax", [("adamw", "full"), ("muon", "full"), ("muon", "sampled")])
+def test_interrupted_at_every_step(tmp_path, monkeypatch, optimizer, softmax):
+    monkeypatch.setattr(updater, "DRAWN", 30)
+    flags = {"optimizer": optimizer, "softmax": softmax}
     expected = never_stopped(tmp_path, **flags)
     for at in range(1, STEPS):
         run = tmp_path / str(at)

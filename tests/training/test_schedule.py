@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from npgpt.training.plan import SCHEDULES, make_plan
+from npgpt.training.plan import CHOICES, make_plan
 from npgpt.training.schedule import Budget, Schedule
 
 
@@ -12,7 +12,7 @@ def rates(schedule):
     return [schedule.rate(step) for step in range(1, schedule.steps + 1)]
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", CHOICES["schedule"])
 def test_learning_rate_rises_then_falls(name):
     plan = make_plan(10**6, steps=100, warmup=10, lr=1.0, min_lr=0.1, schedule=name)
     found = rates(Schedule(plan))
@@ -80,7 +80,7 @@ def test_minutes_are_kept_within_ten_percent(guess, weather):
         assert len(schedule.knots) < 40
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", CHOICES["schedule"])
 @pytest.mark.parametrize("done, steps", [(100, 200), (100, 101), (60, 80)])
 def test_a_longer_run_goes_on_as_if_it_had_been_planned_so(name, done, steps):
     """It ended at `done`, which its patience may have chosen: the rates up to there stay."""
