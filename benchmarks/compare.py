@@ -14,8 +14,10 @@ from statistics import median
 
 from benchmarks import record
 from benchmarks.cases import CASES
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, SAMPLED
 from npgpt.engine import kernels
+
+LARGE = 4096  # tokens of a vocabulary, from which on a sampled softmax is compared
 
 
 class Contender:
@@ -48,6 +50,8 @@ class Contender:
 
 def compare(name, peers, rounds):
     case = CASES[name]
+    if case.vocab_size < LARGE:
+        peers = [peer for peer in peers if peer != SAMPLED]
     contenders = {peer: Contender("benchmarks.peers", peer, name) for peer in peers}
     once = contenders["npgpt"].run(2, keep=False)
     steps = max(1, min(50, round(0.5 / once)))  # about half a second a turn

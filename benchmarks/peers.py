@@ -3,7 +3,8 @@
 `python -m benchmarks.peers NAME CASE` reads numbers of steps from stdin and answers each with one JSON line
 {"seconds": [per step], "rss": peak bytes}. An idle contender waits in read(): its threads disturb nobody.
 
-Every contender does the same step: forward, mean cross-entropy, backward, clip to norm 1, AdamW; float32.
+Every contender does the same step: forward, mean cross-entropy, backward, clip to norm 1, AdamW; float32. The
+tokens are as frequent as words (Zipf's law), on which the cost of npgpt's sampled softmax depends.
 """
 
 import json
@@ -19,16 +20,22 @@ from benchmarks.cases import CASES
 LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1
 
 
-def npgpt_step(case, choice="auto"):
+def npgpt_step(case, choice="auto", sampled=False):
     from npgpt.engine import kernels
-    from npgpt.engine.model import GPT
+    from npgpt.engine.model import GPT, HEAD
     from npgpt.engine.optim import AdamW
+    from npgpt.engine.sampled import draw_classes
+    from npgpt.training.updater import DRAWN
 
     kernels._choose(choice)
     model = GPT(case.config)
     optimizer = AdamW(model, lr=LR, betas=BETAS, weight_decay=DECAY)
 
     def step(x, y):
+        if sampled:
+            model.step += 1
+            key = model.seed, model.step, 0, HEAD
+            model.classes = draw_classes(kernels.ops_for(model.dtype), y, case.vocab_size, DRAWN, key)
         loss = model.forward(x, targets=y)
         model.backward()
         optimizer.step(max_grad_norm=1.0)
@@ -151,8 +158,10 @@ def torch_step(case, compiled=False, fused=False):
     return step
 
 
+SAMPLED = "npgpt, sampled softmax"
 PEERS = {
     "npgpt": npgpt_step,
+    SAMPLED: lambda case: npgpt_step(case, sampled=True),
     "npgpt on NumPy": lambda case: npgpt_step(case, "numpy"),
     "PyTorch": torch_step,
     "PyTorch, fused AdamW": lambda case: torch_step(case, fused=True),
@@ -164,8 +173,8 @@ def main():
     name, case = sys.argv[1], CASES[sys.argv[2]]
     step = PEERS[name](case)
     rng = np.random.default_rng(0)
-    x = rng.integers(0, case.vocab_size, (case.batch, case.time))
-    y = rng.integers(0, case.vocab_size, (case.batch, case.time))
+    share = 1 / np.arange(1, case.vocab_size + 1)
+    x, y = rng.choice(case.vocab_size, (2, case.batch, case.time), p=share / share.sum())
     answer(lambda: step(x, y), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
