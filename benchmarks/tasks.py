@@ -233,18 +233,36 @@ def is_english(text: str) -> bool:
     return sum(w in ENGLISH for w in words) > sum(w in DANISH for w in words) and not re.search("[æøå]", text)
 
 
-def translation(data: Path, teach: Teacher):
-    """1,000 pairs whose English is nowhere in training, greedily translated."""
-    import sacrebleu
-
+def subtitles(data: Path) -> list[tuple[str, str]]:
+    """Pairs of an English sentence and a Portuguese one, in order."""
     pairs = set()
     for file in sorted((data / "xed-subtitle-pairs").glob("*.tsv")):
         for line in file.read_text(encoding="utf-8").splitlines():
             portuguese, english = line.split("\t")
             if is_english(english) and portuguese.strip():
                 pairs.add((english, portuguese))
+    return sorted(pairs)
+
+
+def languages(data: Path, teach: Teacher):
+    """How the base reads the same 1,000 sentences in two languages, before it is taught anything."""
+    pairs = subtitles(data)
+    random.Random(0).shuffle(pairs)
+    for language, texts in zip(("English", "Portuguese"), zip(*pairs[:1000], strict=True), strict=True):
+        file = teach.folder / f"{language}.txt"
+        file.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        found = run_command("evaluate", teach.base, str(file))
+        a_word = found["tokens"] / sum(len(text.split()) for text in texts)
+        measured = "1,000 subtitles: tokens a word, bits a byte"
+        yield measured, f"in {language}", f"{a_word:.2f}, {found['bits_per_byte']:.2f}"
+
+
+def translation(data: Path, teach: Teacher):
+    """1,000 pairs whose English is nowhere in training, greedily translated."""
+    import sacrebleu
+
     by_source = {}
-    for pair in sorted(pairs):
+    for pair in subtitles(data):
         by_source.setdefault(words(pair[0]), []).append(pair)
     sources = sorted(by_source)
     random.Random(0).shuffle(sources)
@@ -432,7 +450,7 @@ def memory(data: Path, teach: Teacher):
 
 TASKS = {
     task.__name__: task
-    for task in (reviews, sentiment, translation, questions, conversation, entities, memory)
+    for task in (reviews, languages, sentiment, translation, questions, conversation, entities, memory)
 }
 
 if __name__ == "__main__":
