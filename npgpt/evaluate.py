@@ -62,19 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         tokenizer = model.tokenizer
         part, ids, train_ids = _select(args, tokenizer)
+        held_out = part in (TEST, VALIDATION)
         start_command(args.threads)
         log("measured on {part}: {tokens:,} tokens", part=_(part), tokens=len(ids))
         measured = evaluation.evaluate(model, ids, tokenizer)
-        result = {"part": part, **measured, "baselines": evaluation.baselines(ids, train_ids, tokenizer)}
+        simple = evaluation.baselines(ids, train_ids, tokenizer, held_out)
+        result = {"part": part, **measured, "baselines": simple}
         if not args.text:
-            held_out = (
-                b""
-                if part not in (TEST, VALIDATION)
-                else tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4])
-            )
+            unseen = tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4]) if held_out else b""
             samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
             text = overfitting.training_text(train_ids, tokenizer)
-            result["overlap"] = overfitting.overlap(samples, held_out, text)
+            result["overlap"] = overfitting.overlap(samples, unseen, text)
         # the figures of a run are those of its own weights
         if not (args.text or args.adapter) and checkpoint.is_run(folder := Path(args.model)):
             with errors_as_lines("evaluate", 1, (OSError,), args.json):
@@ -135,6 +133,8 @@ def _print_table(result: Fields) -> None:
     for name, row in {"npgpt": result, **result["baselines"]}.items():
         cells = [number(row["bits_per_byte"], "15.3f")]
         cells += [number(row[key], "12.1%") for key in ("accuracy@1", "accuracy@5") if key in row]
+        if "seconds" in row:
+            cells.append("  " + _("counted in {seconds} s").format(seconds=number(row["seconds"], ".1f")))
         print(f"{_(name):10}{''.join(cells)}")
     if "overlap" in result:
         print(overlap_message(result["overlap"]))

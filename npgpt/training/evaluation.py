@@ -8,6 +8,7 @@ import gzip
 import lzma
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -17,6 +18,7 @@ from npgpt.engine.finite import check_measured
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields, Floats, Integers
 from npgpt.text.dataset import evaluation_batches
+from npgpt.text.kneser_ney import COUNTED, KneserNey
 from npgpt.text.tokenizer import Tokenizer
 
 Map: TypeAlias = Callable[[Callable[[Any], Floats], Iterable[Any]], Iterable[Floats]]  # as the builtin
@@ -68,12 +70,14 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
     }
 
 
-def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer) -> Fields:
+def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer, held_out: bool = False) -> Fields:
     """Return the bits per byte of the same ids without a model; for uniform and unigram the accuracies too.
 
     uniform     every token is equally probable
     unigram     token frequencies of the training part, each count plus one
     gzip, xz    the text compressed by itself, at the strongest setting
+    kneser-ney  the counts of the training part's n-grams of bytes (kneser_ney.py), and the seconds that it
+                takes; where the ids are held_out from that part alone
     """
     V, n = tokenizer.vocab_size, len(ids)
     text = tokenizer.decode_bytes(ids)
@@ -81,7 +85,7 @@ def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer) -> Field
     nats = -np.log(counts / counts.sum())[ids].sum()
     ranked = np.argsort(-counts, kind="stable")
     per_byte = max(len(text), 1)
-    return {
+    found = {
         "uniform": {"bits_per_byte": n * math.log2(V) / per_byte, "accuracy@1": 1 / V, "accuracy@5": 5 / V},
         "unigram": {
             "bits_per_byte": float(nats) / math.log(2) / per_byte,
@@ -91,3 +95,8 @@ def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer) -> Field
         "gzip": {"bits_per_byte": 8 * len(gzip.compress(text, 9)) / per_byte},
         "xz": {"bits_per_byte": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / per_byte},
     }
+    if held_out:
+        began = time.perf_counter()
+        bits = KneserNey(tokenizer.decode_bytes(train_ids[-COUNTED:])).bits(text)
+        found["kneser-ney"] = {"bits_per_byte": bits / per_byte, "seconds": time.perf_counter() - began}
+    return found

@@ -25,4 +25,7 @@ def test_evaluate(command, run):
 
 def test_evaluate_uses_the_test_part(command, text):
     assert command("train", text, *TINY, "--steps", 2, "--split", "0.5,0.25,0.25", "--out", "r")[0] == 0
-    assert "the test part of its text: 120 tokens" in command("evaluate", "r")[1]
+    out = command("evaluate", "r", "--json")[1]
+    assert "the test part of its text: 120 tokens" in out and "kneser-ney" in out and "counted in" in out
+    assert json.loads(out.splitlines()[-1])["baselines"]["kneser-ney"].keys() == {"bits_per_byte", "seconds"}
+    assert "kneser-ney" in Path("r/report.html").read_text()

@@ -8,6 +8,7 @@ import pytest
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.text.dataset import evaluation_batches
+from npgpt.text.kneser_ney import KneserNey
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 from npgpt.training import evaluation
 
@@ -55,6 +56,14 @@ def test_baselines():
     assert found["unigram"]["accuracy@1"] == 0.25
     assert found["gzip"]["bits_per_byte"] == 8 * len(gzip.compress(b"abcd", 9)) / 4
     assert found["xz"]["bits_per_byte"] > 8
+    assert "kneser-ney" not in found
+
+
+def test_what_counting_reaches_stands_beside_a_part_held_out():
+    text = b"the cat sat on the mat, the rat ate the hat, and the cat ate the rat that sat on the mat. "
+    found = evaluation.baselines(tokenizer.encode("the rat sat"), tokenizer.encode(text), tokenizer, True)
+    row = found["kneser-ney"]
+    assert row["bits_per_byte"] == KneserNey(text).bits(b"the rat sat") / 11 and row["seconds"] > 0
 
 
 def test_bits_per_byte_count_bytes_not_tokens():
