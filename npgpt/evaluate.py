@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from npgpt.console.language import N_, _, number
 from npgpt.console.messages import log, log_changed, log_found, overlap_message, start_command
@@ -25,6 +25,15 @@ GIVEN = N_("the text given")
 TRAINED = N_("the text that it was trained on (there is no test part)")
 MEMORISED = N_("the text that it was trained on, which was to be memorised (there is no test part)")
 SAMPLES, SAMPLE_TOKENS = 4, 300  # to search for stretches of the training text
+
+
+class Parts(NamedTuple):
+    """The text that a model is measured on, and what its run trained and validated on."""
+
+    name: str
+    ids: Integers
+    train: Integers
+    validation: Integers  # empty where there is none
 
 
 @command("evaluate")
@@ -61,13 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         tokenizer = model.tokenizer
-        part, ids, train_ids = _select(args, tokenizer)
+        part, ids, train_ids, validation = _select(args, tokenizer)
         held_out = part in (TEST, VALIDATION)
         start_command(args.threads)
         log("measured on {part}: {tokens:,} tokens", part=_(part), tokens=len(ids))
         measured = evaluation.evaluate(model, ids, tokenizer)
         simple = evaluation.baselines(ids, train_ids, tokenizer, held_out)
         result = {"part": part, **measured, "baselines": simple}
+        if held_out and len(validation):
+            result["counted_val_loss"] = _counted_loss(args.model, tokenizer, train_ids, validation)
         if not args.text:
             unseen = tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4]) if held_out else b""
             samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
@@ -87,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integers]:
-    """Return the name of the text to measure on, its ids, and the ids of the training part."""
+def _select(args: Namespace, tokenizer: Tokenizer) -> Parts:
+    """Return the text to measure on, and the parts of the run's text."""
     import numpy as np
 
     from npgpt.text.corpus import Corpus
@@ -102,7 +113,7 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
         corpus = Corpus(args.text, "none" if encoding == "bytes" else tokenizer.normalizer, encoding)
         given = encode(corpus, tokenizer)
         log_changed(corpus.clean, corpus.changed)
-        return GIVEN, given, given
+        return Parts(GIVEN, given, given, given[:0])
     if args.encoding:
         raise ValueError("--encoding is of TEXT, which must be given")
     if not path.exists():
@@ -114,13 +125,24 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> tuple[str, Integers, Integ
     log_found(elsewhere)
     dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)
     if len(dataset.test):
-        return TEST, dataset.test, dataset.train
+        return Parts(TEST, dataset.test, dataset.train, dataset.validation)
     if "val" in config:
         val, elsewhere = find_text(Path(args.model), config, "val")
         log_found(elsewhere)
-        return VALIDATION, encode(val, tokenizer), dataset.train
+        held_out = encode(val, tokenizer)
+        return Parts(VALIDATION, held_out, dataset.train, held_out)
     trained = np.concatenate([dataset.train, dataset.validation])
-    return MEMORISED if config["about"].get("memorise") else TRAINED, trained, dataset.train
+    name = MEMORISED if config["about"].get("memorise") else TRAINED
+    return Parts(name, trained, dataset.train, dataset.validation)
+
+
+def _counted_loss(run: str, tokenizer: Tokenizer, train_ids: Integers, validation: Integers) -> float:
+    """Return what an n-gram model loses where the run validated, in nats per token."""
+    from npgpt.training import run as runs
+    from npgpt.training.evaluation import counted_loss
+
+    config = runs.read_config(run)
+    return counted_loss(validation, train_ids, tokenizer, config["block_size"], config["eval_tokens"])
 
 
 def _print_table(result: Fields) -> None:

@@ -94,6 +94,7 @@ def write(run: Path) -> Path:
         f"<h2>{_('Loss')}</h2>",
         f'<p class="soft">{_("Nats per token; lower is better.")}</p>',
         charts.line_chart(curves, _("step"), marks=marks),
+        _counting(rows, test),
         _test(test),
         _samples(samples),
         _rates(rows),
@@ -221,6 +222,21 @@ def _warning(rows: Rows) -> str:
         return ""
     sentence = overfitting_message(verdict, translate=_)
     return f'<p class="warning">{escape(sentence[0].upper() + sentence[1:])}.</p>'
+
+
+def _counting(rows: Rows, test: Fields | None) -> str:
+    """Return when the model passed an n-gram model, on what training validates on."""
+    counted = (test or {}).get("counted_val_loss")
+    if not isinstance(counted, float):
+        return ""
+    passed = [row for row in rows if row["val_loss"] and float(row["val_loss"]) < counted]
+    if passed:
+        minutes, seconds = divmod(round(float(passed[0]["seconds"])), 60)
+        what = _("It passed counting (kneser-ney, {loss:.3f}) by step {step:,}, after {time} min.")
+        said = fill(what, loss=counted, step=int(passed[0]["step"]), time=f"{minutes}:{seconds:02}")
+    else:
+        said = fill(_("It has not passed counting (kneser-ney, {loss:.3f})."), loss=counted)
+    return f'<p class="soft">{escape(said)}</p>'
 
 
 def _test(test: Fields | None) -> str:

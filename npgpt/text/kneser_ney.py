@@ -42,11 +42,14 @@ class KneserNey:
             self.orders.append(_grams(grams, counts))
             grams, counts = np.unique(grams & _mask(n - 1), return_counts=True)
 
-    def bits(self, text: bytes) -> float:
-        """Return the bits that a text costs: the sum of -log2 p of its bytes, each after those before it."""
-        before, total = len(self.orders) - 1, 0.0
-        for begin in range(0, len(text), AT_ONCE):
-            first = max(0, begin - before)
+    def bits(self, text: bytes, before: bytes = b"") -> float:
+        """Return the bits that a text costs: the sum of -log2 p of its bytes, each after those before it.
+
+        `before` is what is known to stand before the text, and costs nothing.
+        """
+        seen, total, text = len(self.orders) - 1, 0.0, before + text
+        for begin in range(len(before), len(text), AT_ONCE):
+            first = max(0, begin - seen)
             probabilities = self._probabilities(np.frombuffer(text[first : begin + AT_ONCE], np.uint8))
             total -= float(np.log2(probabilities[begin - first :]).sum())
         return total

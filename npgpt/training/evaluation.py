@@ -70,6 +70,22 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
     }
 
 
+def counted_loss(
+    ids: Integers, train_ids: Integers, tokenizer: Tokenizer, block_size: int, max_tokens: int
+) -> float:
+    """Return what counting loses where training validates: nats per token of the same windows of `ids`.
+
+    KneserNey is counted on train_ids. As the model, it knows one token before a window.
+    """
+    model = KneserNey(tokenizer.decode_bytes(train_ids[-COUNTED:]))
+    bits, n = 0.0, 0
+    for x, y in evaluation_batches(ids, block_size, 1, tokenizer.end_of_text, max_tokens):
+        targets = y[y >= 0]
+        bits += model.bits(tokenizer.decode_bytes(targets), tokenizer.decode_bytes(x[0, :1]))
+        n += len(targets)
+    return bits * math.log(2) / n
+
+
 def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer, held_out: bool = False) -> Fields:
     """Return the bits per byte of the same ids without a model; for uniform and unigram the accuracies too.
 

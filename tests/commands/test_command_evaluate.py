@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from npgpt.console import report
 from tests.commands.helpers import TINY, refused
 
 
@@ -28,4 +29,11 @@ def test_evaluate_uses_the_test_part(command, text):
     out = command("evaluate", "r", "--json")[1]
     assert "the test part of its text: 120 tokens" in out and "kneser-ney" in out and "counted in" in out
     assert json.loads(out.splitlines()[-1])["baselines"]["kneser-ney"].keys() == {"bits_per_byte", "seconds"}
-    assert "kneser-ney" in Path("r/report.html").read_text()
+    assert "It has not passed counting (kneser-ney, " in Path("r/report.html").read_text()
+    test = json.loads(Path("r/test.json").read_text())
+    Path("r/test.json").write_text(json.dumps(test | {"counted_val_loss": 9.0}))
+    report.write(Path("r"))
+    assert (
+        "It passed counting (kneser-ney, 9.000) by step 1, after 0:00 min."
+        in Path("r/report.html").read_text()
+    )
