@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from npgpt.engine.types import Fields, Integers
+    from npgpt.text.kneser_ney import KneserNey
     from npgpt.text.tokenizer import Tokenizer
 
 # the text that a model is measured on, as test.json names it
@@ -75,10 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         start_command(args.threads)
         log("measured on {part}: {tokens:,} tokens", part=_(part), tokens=len(ids))
         measured = evaluation.evaluate(model, ids, tokenizer)
-        simple = evaluation.baselines(ids, train_ids, tokenizer, held_out)
+        counted = evaluation.count(train_ids, tokenizer) if held_out else None
+        simple = evaluation.baselines(ids, train_ids, tokenizer, counted)
         result = {"part": part, **measured, "baselines": simple}
-        if held_out and len(validation):
-            result["counted_val_loss"] = _counted_loss(args.model, tokenizer, train_ids, validation)
+        if counted and len(validation):
+            result["counted_val_loss"] = _counted_loss(args.model, tokenizer, counted, validation)
         if not args.text:
             unseen = tokenizer.decode_bytes(ids[: SAMPLES * SAMPLE_TOKENS * 4]) if held_out else b""
             samples = [model.generate("", SAMPLE_TOKENS, seed=seed) for seed in range(SAMPLES)]
@@ -136,13 +138,13 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> Parts:
     return Parts(name, trained, dataset.train, dataset.validation)
 
 
-def _counted_loss(run: str, tokenizer: Tokenizer, train_ids: Integers, validation: Integers) -> float:
+def _counted_loss(run: str, tokenizer: Tokenizer, counted: KneserNey, validation: Integers) -> float:
     """Return what an n-gram model loses where the run validated, in nats per token."""
     from npgpt.training import run as runs
     from npgpt.training.evaluation import counted_loss
 
     config = runs.read_config(run)
-    return counted_loss(validation, train_ids, tokenizer, config["block_size"], config["eval_tokens"])
+    return counted_loss(counted, validation, tokenizer, config["block_size"], config["eval_tokens"])
 
 
 def _print_table(result: Fields) -> None:

@@ -5,6 +5,7 @@ highest order has the counts of a text, each lower one counts how many different
 A discount for counts of 1, of 2 and of more goes to the next lower order, the last of which is uniform.
 """
 
+import time
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,12 +36,13 @@ class KneserNey:
 
     def __init__(self, text: bytes, order: int = ORDER) -> None:
         """Count the last COUNTED bytes of a text; order is at most 7."""
-        data = np.frombuffer(text, np.uint8)[-COUNTED:]
+        began, data = time.perf_counter(), np.frombuffer(text, np.uint8)[-COUNTED:]
         self.orders: list[Grams] = []  # the longest first
         grams, counts = np.unique(_keys(data, order + 1), return_counts=True)
         for n in range(order + 1, 0, -1):
             self.orders.append(_grams(grams, counts))
             grams, counts = np.unique(grams & _mask(n - 1), return_counts=True)
+        self.seconds = time.perf_counter() - began  # that counting took
 
     def bits(self, text: bytes, before: bytes = b"") -> float:
         """Return the bits that a text costs: the sum of -log2 p of its bytes, each after those before it.

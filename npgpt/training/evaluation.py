@@ -70,14 +70,18 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
     }
 
 
+def count(train_ids: Integers, tokenizer: Tokenizer) -> KneserNey:
+    """Return the n-gram model of a training part."""
+    return KneserNey(tokenizer.decode_bytes(train_ids[-COUNTED:]))
+
+
 def counted_loss(
-    ids: Integers, train_ids: Integers, tokenizer: Tokenizer, block_size: int, max_tokens: int
+    model: KneserNey, ids: Integers, tokenizer: Tokenizer, block_size: int, max_tokens: int
 ) -> float:
     """Return what counting loses where training validates: nats per token of the same windows of `ids`.
 
-    KneserNey is counted on train_ids. As the model, it knows one token before a window.
+    As a GPT, the n-gram model knows one token before a window.
     """
-    model = KneserNey(tokenizer.decode_bytes(train_ids[-COUNTED:]))
     bits, n = 0.0, 0
     for x, y in evaluation_batches(ids, block_size, 1, tokenizer.end_of_text, max_tokens):
         targets = y[y >= 0]
@@ -86,14 +90,16 @@ def counted_loss(
     return bits * math.log(2) / n
 
 
-def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer, held_out: bool = False) -> Fields:
+def baselines(
+    ids: Integers, train_ids: Integers, tokenizer: Tokenizer, counted: KneserNey | None = None
+) -> Fields:
     """Return the bits per byte of the same ids without a model; for uniform and unigram the accuracies too.
 
     uniform     every token is equally probable
     unigram     token frequencies of the training part, each count plus one
     gzip, xz    the text compressed by itself, at the strongest setting
-    kneser-ney  the counts of the training part's n-grams of bytes (kneser_ney.py), and the seconds that it
-                takes; where the ids are held_out from that part alone
+    kneser-ney  `counted`, the n-gram model of the training part, and the seconds that it takes to count and
+                to measure; without it there is none, as where the ids are not held out from that part
     """
     V, n = tokenizer.vocab_size, len(ids)
     text = tokenizer.decode_bytes(ids)
@@ -111,8 +117,8 @@ def baselines(ids: Integers, train_ids: Integers, tokenizer: Tokenizer, held_out
         "gzip": {"bits_per_byte": 8 * len(gzip.compress(text, 9)) / per_byte},
         "xz": {"bits_per_byte": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / per_byte},
     }
-    if held_out:
-        began = time.perf_counter()
-        bits = KneserNey(tokenizer.decode_bytes(train_ids[-COUNTED:])).bits(text)
+    if counted:
+        began = time.perf_counter() - counted.seconds
+        bits = counted.bits(text)
         found["kneser-ney"] = {"bits_per_byte": bits / per_byte, "seconds": time.perf_counter() - began}
     return found

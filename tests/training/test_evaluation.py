@@ -61,7 +61,10 @@ def test_baselines():
 
 def test_what_counting_reaches_stands_beside_a_part_held_out():
     text = b"the cat sat on the mat, the rat ate the hat, and the cat ate the rat that sat on the mat. "
-    found = evaluation.baselines(tokenizer.encode("the rat sat"), tokenizer.encode(text), tokenizer, True)
+    train = tokenizer.encode(text)
+    found = evaluation.baselines(
+        tokenizer.encode("the rat sat"), train, tokenizer, evaluation.count(train, tokenizer)
+    )
     row = found["kneser-ney"]
     assert row["bits_per_byte"] == KneserNey(text).bits(b"the rat sat") / 11 and row["seconds"] > 0
 
@@ -71,10 +74,10 @@ def test_counting_is_measured_where_training_validates():
     train, ids = tokenizer.encode(text), np.append(tokenizer.encode("the rat sat on a hat"), 256)
     counted = KneserNey(text)
     everything = counted.bits(b"the rat ") + counted.bits(b"sat on a", b" ") + counted.bits(b" hat", b"a")
-    found = evaluation.counted_loss(ids, train, tokenizer, 8, 1000)
+    found = evaluation.counted_loss(evaluation.count(train, tokenizer), ids, tokenizer, 8, 1000)
     assert found == pytest.approx(everything * np.log(2) / 21)
     first = counted.bits(b"the rat ") * np.log(2) / 8
-    assert evaluation.counted_loss(ids, train, tokenizer, 8, 8) == pytest.approx(first)
+    assert evaluation.counted_loss(counted, ids, tokenizer, 8, 8) == pytest.approx(first)
 
 
 def test_bits_per_byte_count_bytes_not_tokens():
