@@ -22,10 +22,9 @@ LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1
 
 def npgpt_step(case, choice="auto", sampled=False):
     from npgpt.engine import kernels
-    from npgpt.engine.model import GPT, HEAD
+    from npgpt.engine.model import GPT
     from npgpt.engine.optim import AdamW
-    from npgpt.engine.sampled import draw_classes
-    from npgpt.training.updater import DRAWN
+    from npgpt.training.updater import step_classes
 
     kernels._choose(choice)
     model = GPT(case.config)
@@ -34,8 +33,7 @@ def npgpt_step(case, choice="auto", sampled=False):
     def step(x, y):
         if sampled:
             model.step += 1
-            key = model.seed, model.step, 0, HEAD
-            model.classes = draw_classes(kernels.ops_for(model.dtype), y, case.vocab_size, DRAWN, key)
+            model.classes = step_classes(model, y)
         loss = model.forward(x, targets=y)
         model.backward()
         optimizer.step(max_grad_norm=1.0)

@@ -52,6 +52,15 @@ def rows_of(plan: Plan, world: World) -> int:
     return -(-plan.batch_size // world.size)
 
 
+def step_classes(model: GPT, y: Integers) -> Classes | None:
+    """Return what the sampled softmax of the model's present step goes over, None for all classes.
+
+    y (B,T) are the targets of all ranks.
+    """
+    key = model.seed, model.step, 0, HEAD
+    return draw_classes(kernels.ops_for(model.dtype), y, model.config.vocab_size, DRAWN, key)
+
+
 class Updater:
     """A model with its batches and its optimizer. With several ranks, each has its rows of every batch."""
 
@@ -99,7 +108,7 @@ class Updater:
         starts: list[Integers]  # of examples packed side by side
         x, y, *starts = self.batches.batch(batch)
         model, world, all_tokens = self.model, self.world, int((y >= 0).sum())
-        model.classes = self._classes(y)
+        model.classes = step_classes(model, y) if self.plan.softmax == "sampled" else None
         mine, gradients = world.shard(len(x)), GradientAllReduce(world, model)
         total, before = 0.0, 0
         for model.first_sample in range(mine.start, mine.stop, self.rows):
@@ -118,14 +127,6 @@ class Updater:
         gradients.finish()
         model.first_sample, model.classes = 0, None
         return sum(loss for (loss,) in world.all_gather(total)) / all_tokens, all_tokens
-
-    def _classes(self, y: Integers) -> Classes | None:
-        """Return what the softmax of a step goes over, None for all; y (B,T): the targets of all ranks."""
-        if self.plan.softmax == "full":
-            return None
-        model = self.model
-        key = model.seed, model.step, 0, HEAD
-        return draw_classes(kernels.ops_for(model.dtype), y, model.config.vocab_size, DRAWN, key)
 
     def _change_weights(self) -> float:
         """Do the optimizer's step, sharded with --zero; return the gradient's norm before clipping."""
