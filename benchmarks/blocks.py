@@ -245,38 +245,37 @@ def vocabulary(page):
     return table(heads, rows) + provenance(page, *records)
 
 
-def shapes(page):
-    """A table for each text that was measured; nothing before that."""
-    t, lines = page.t, []
-    for path in sorted(page.results.glob("shapes-*.json")):
+def by_text(page, name, heading, heads, cells):
+    """A table for each text that was measured as NAME-TEXT, nothing before that: heading(r), cells(row)."""
+    lines = []
+    for path in sorted(page.results.glob(f"{name}-*.json")):
         r = page.load(path.stem)
-        how = f"{r['megabytes']:.1f}", f"{r['minutes']:g}", r["seeds"]
-        lines += [t("{}, {} MB, {} minutes each, {} seeds:", r["text"], *how), ""]
-        heads = [t("engine"), t("parameters"), t("steps"), t("bits per byte"), t("seeds apart")]
-        rows = [
-            [row["engine"], f"{row['parameters']:,}", f"{row['steps']:,.0f}",
-             f"{row['bits_per_byte']:.3f}", f"{row['apart']:.3f}"]
-            for row in r["rows"]
-        ]  # fmt: skip
-        lines += [*table(heads, rows), *provenance(page, r), ""]
+        rows = [[*cells(row), f"{row['bits_per_byte']:.3f}", f"{row['apart']:.3f}"] for row in r["rows"]]
+        columns = [*heads, page.t("bits per byte"), page.t("seeds apart")]
+        lines += [heading(r), "", *table(columns, rows), *provenance(page, r), ""]
     return lines[:-1]
+
+
+def shapes(page):
+    t, words = page.t, "{}, {} MB, {} minutes each, {} seeds:"
+    return by_text(
+        page,
+        "shapes",
+        lambda r: t(words, r["text"], f"{r['megabytes']:.1f}", f"{r['minutes']:g}", r["seeds"]),
+        [t("engine"), t("parameters"), t("steps")],
+        lambda row: [row["engine"], f"{row['parameters']:,}", f"{row['steps']:,.0f}"],
+    )
 
 
 def softmax(page):
-    """A table for each text that was measured; nothing before that."""
-    t, lines = page.t, []
-    for path in sorted(page.results.glob("softmax-*.json")):
-        r = page.load(path.stem)
-        how = f"{r['megabytes']:.1f}", r["tokenizer"], r["seeds"]
-        lines += [t("{}, {} MB, {}, {} seeds:", r["text"], *how), ""]
-        heads = ["--softmax", t("steps"), t("seconds"), t("bits per byte"), t("seeds apart")]
-        rows = [
-            [row["softmax"], f"{row['steps']:,}", f"{row['seconds']:.0f}",
-             f"{row['bits_per_byte']:.3f}", f"{row['apart']:.3f}"]
-            for row in r["rows"]
-        ]  # fmt: skip
-        lines += [*table(heads, rows), *provenance(page, r), ""]
-    return lines[:-1]
+    t, words = page.t, "{}, {} MB, {}, {} seeds:"
+    return by_text(
+        page,
+        "softmax",
+        lambda r: t(words, r["text"], f"{r['megabytes']:.1f}", r["tokenizer"], r["seeds"]),
+        ["--softmax", t("steps"), t("seconds")],
+        lambda row: [row["softmax"], f"{row['steps']:,}", f"{row['seconds']:.0f}"],
+    )
 
 
 def tune(page):
