@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from npgpt.engine.ops import adamw_step as adamw_step
 from npgpt.engine.ops import attention_backward as attention_backward
 from npgpt.engine.ops import attention_forward as attention_forward
+from npgpt.engine.ops import cross_entropy as cross_entropy
 from npgpt.engine.ops import dropout_backward as dropout_backward
 from npgpt.engine.ops import dropout_forward as dropout_forward
 from npgpt.engine.ops import embedding_backward as embedding_backward

@@ -189,6 +189,12 @@ void softmax_backward(float* dx, const float* dy, const float* y, Index rows, In
     });
 }
 
+void cross_entropy(float* losses, float* logits, const int32_t* targets, Index rows, Index V, float grad_scale) {
+    in_pieces(rows, rows_per_piece(V), [&](Index begin, Index end) {
+        active->cross_entropy(logits + begin * V, losses + begin, targets + begin, end - begin, V, grad_scale);
+    });
+}
+
 double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets,
                           const float* shift, Index rows, Index V, Index C) {
     const Index counted = std::count_if(targets, targets + rows, [](int32_t t) { return t >= 0; });
@@ -202,10 +208,7 @@ double head_cross_entropy(float* dx, float* dwte, const float* x, const float* w
         const Index n = std::min(chunk, rows - row);
         const float* x_row = x + row * C;
         matmul(logits.data, V, {x_row, C, 1}, {wte, 1, C}, n, V, C, false, shift ? &shifted : nullptr);
-        in_pieces(n, rows_per_piece(V), [&](Index begin, Index end) {
-            active->cross_entropy(logits.data + begin * V, losses.data + row + begin, targets + row + begin,
-                                  end - begin, V, grad_scale);
-        });
+        cross_entropy(losses.data + row, logits.data, targets + row, n, V, grad_scale);
         if (!dx) continue;
         // forward: logits = x wte^T
         matmul(dx + row * C, C, {logits.data, V, 1}, {wte, C, 1}, n, C, V, false);

@@ -79,6 +79,8 @@ void attention_backward(float* dqkv, const float* dout, const float* qkv, const 
                         const int32_t* first_key, const Heads& heads, float scale);
 void softmax_forward(float* y, const float* x, Index rows, Index N);
 void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N);
+// As the kernel: logits (rows,V) become their gradient, losses (rows)
+void cross_entropy(float* losses, float* logits, const int32_t* targets, Index rows, Index V, float grad_scale);
 // Returns the mean loss; with dx (rows,C), it and dwte (V,C) get the gradients; shift (V) may be null
 double head_cross_entropy(float* dx, float* dwte, const float* x, const float* wte, const int32_t* targets,
                           const float* shift, Index rows, Index V, Index C);

@@ -407,14 +407,13 @@ void py_rope_backward(py::array dqkv, const py::array& positions, const py::arra
     turn("rope_backward", "dqkv", dqkv, positions, cosine, sine, n_rotated, -1);
 }
 
-py::array py_softmax_forward(const py::array& x, Optional out) {
+py::array py_softmax_forward(const py::array& x) {
     const char* f = "softmax_forward";
     const auto shape = rows_shape({f, "x"}, x);
     const float* px = input({f, "x"}, x, shape);
-    if (!out) out = New(shape).array;
-    float* y = output({f, "out"}, *out, shape);
-    without_gil([&] { softmax_forward(y, px, rows_of(shape), shape.back()); });
-    return *out;
+    New y(shape);
+    without_gil([&] { softmax_forward(y.data, px, rows_of(shape), shape.back()); });
+    return y.array;
 }
 
 py::array py_softmax_backward(const py::array& dy, const py::array& y) {
@@ -472,6 +471,17 @@ py::array py_attention_backward(const py::array& dout, const py::array& qkv, con
     New dqkv({a.B, a.T, a.stride()});
     without_gil([&] { attention_backward(dqkv.data, pd, a.data, po, pl, a.keys, a, scale); });
     return dqkv.array;
+}
+
+py::array py_cross_entropy(py::array logits, const py::array& targets, float scale) {
+    const char* f = "cross_entropy";
+    check_ndim({f, "logits"}, logits, 2);
+    const Index M = logits.shape(0), V = logits.shape(1);
+    const int32_t* pt = ids_input({f, "targets"}, targets, {M}, INT32_MIN, V);
+    float* pl = output({f, "logits"}, logits, {M, V});
+    New losses({M});
+    without_gil([&] { cross_entropy(losses.data, pl, pt, M, V, scale); });
+    return losses.array;
 }
 
 py::tuple py_head_cross_entropy(const py::array& x, const py::array& wte, const py::array& targets, Optional dwte,
@@ -626,12 +636,13 @@ PYBIND11_MODULE(_kernels, m) {
     m.def("swiglu_backward", py_swiglu_backward, "dy"_a, "h"_a);
     m.def("rope_forward", py_rope_forward, "qkv"_a, "positions"_a, "cos"_a, "sin"_a, "n_rotated"_a);
     m.def("rope_backward", py_rope_backward, "dqkv"_a, "positions"_a, "cos"_a, "sin"_a, "n_rotated"_a);
-    m.def("softmax_forward", py_softmax_forward, "x"_a, "out"_a = none);
+    m.def("softmax_forward", py_softmax_forward, "x"_a);
     m.def("softmax_backward", py_softmax_backward, "dy"_a, "y"_a);
     m.def("attention_forward", py_attention_forward, "qkv"_a, "n_head"_a, "scale"_a, "first_key"_a = none,
           "n_kv_head"_a = none);
     m.def("attention_backward", py_attention_backward, "dout"_a, "qkv"_a, "out"_a, "lse"_a, "n_head"_a, "scale"_a,
           "first_key"_a = none, "n_kv_head"_a = none);
+    m.def("cross_entropy", py_cross_entropy, "logits"_a, "targets"_a, "scale"_a);
     m.def("head_cross_entropy", py_head_cross_entropy, "x"_a, "wte"_a, "targets"_a, "dwte"_a = none, "shift"_a = none);
     m.def("dropout_forward", py_dropout_forward, "x"_a, "p"_a, "key"_a, "first_sample"_a = 0);
     m.def("dropout_backward", py_dropout_backward, "dy"_a, "p"_a, "key"_a, "first_sample"_a = 0);

@@ -53,6 +53,7 @@ class Ops:
     softmax_forward = staticmethod(reference.softmax_forward)
     attention_forward = staticmethod(reference.attention_forward)
     attention_backward = staticmethod(reference.attention_backward)
+    cross_entropy = staticmethod(reference.cross_entropy)
     head_cross_entropy = staticmethod(reference.head_cross_entropy)
     dropout_forward = staticmethod(reference.dropout_forward)
     global_norm = staticmethod(reference.global_norm)

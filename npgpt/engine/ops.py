@@ -285,14 +285,14 @@ def _rotate(x: Floats, positions: Integers, cos: Floats, sin: Floats, n_rotated:
 # ---------------------------------------------------------------------------- softmax
 
 
-def softmax_forward(x: Floats, out: Floats | None = None) -> Floats:
-    """y = exp(x) / sum(exp(x)) over the last axis, in `out`, which may be x; a row of -inf alone gives NaN.
+def softmax_forward(x: Floats) -> Floats:
+    """y = exp(x) / sum(exp(x)) over the last axis; a row of -inf alone gives NaN.
 
     >>> softmax_forward(np.log([[1.0, 1.0, 2.0]])).round(3).tolist()
     [[0.25, 0.25, 0.5]]
     """
     e: Floats = np.exp(x - x.max(axis=-1, keepdims=True))  # the shift changes nothing but the range
-    y: Floats = np.divide(e, e.sum(axis=-1, keepdims=True), out=out)
+    y: Floats = e / e.sum(axis=-1, keepdims=True)
     return y
 
 
@@ -384,6 +384,30 @@ def _masked_scores(q: Floats, k: Floats, scale: float, first_key: Integers | Non
 # ---------------------------------------------------------------------------- head and loss
 
 
+def cross_entropy(logits: Floats, targets: Integers, scale: float) -> Floats:
+    """losses = lse - logits[target] in nats; logits become their gradient, scale * (softmax - one-hot).
+
+    logits (M,V); targets (M,), those below 0 do not count -> losses (M,), 0 where the target does not count.
+    With a scale of 0 the losses alone are made, and what is left in logits is of no use.
+
+    >>> logits = np.log([[1.0, 1.0, 2.0]])
+    >>> cross_entropy(logits, np.array([2]), 1).round(3).tolist(), logits.round(3).tolist()
+    ([0.693], [[0.25, 0.25, -0.5]])
+    """
+    rows, counted = np.arange(len(logits)), targets >= 0
+    picked = np.maximum(targets, 0)  # any class will do where nothing counts
+    top = logits.max(axis=-1)
+    lse = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
+    losses: Floats = np.where(counted, lse - logits[rows, picked], 0)
+    if scale == 0:
+        return losses
+    # d lse / d logits = softmax, d logits[target] / d logits = one-hot
+    np.exp(logits - lse[:, None], out=logits)
+    logits[rows, picked] -= 1
+    logits *= (counted * scale).astype(logits.dtype)[:, None]
+    return losses
+
+
 def head_cross_entropy(
     x: Floats, wte: Floats, targets: Integers, dwte: Floats | None = None, shift: Floats | None = None
 ) -> tuple[float, Floats | None]:
@@ -396,28 +420,18 @@ def head_cross_entropy(
     Forward and backward are one op, so that the logits (B*T,V), larger than all else in a small batch of a
     large vocabulary, are never all in memory: the kernels go through the rows in chunks.
     """
-    C = wte.shape[1]
-    targets = targets.reshape(-1)
-    rows = np.arange(len(targets))
-    counted = targets >= 0
-    n = max(int(counted.sum()), 1)
+    C, targets = wte.shape[1], targets.reshape(-1)
+    n = max(int((targets >= 0).sum()), 1)
     logits = x.reshape(-1, C) @ wte.T  # (B*T,V)
     if shift is not None:
         logits += shift
-    top = logits.max(axis=-1)
-    lse = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
-    picked = np.maximum(targets, 0)  # any row will do where nothing counts
-    losses = np.where(counted, lse - logits[rows, picked], 0)
+    losses = cross_entropy(logits, targets, 0 if dwte is None else 1 / n)
     loss = float(losses.sum(dtype=np.float64) / n)
     if dwte is None:
         return loss, None
-    # d lse / d logits = softmax, d logits[target] / d logits = one-hot
-    dlogits = np.exp(logits - lse[:, None])
-    dlogits[rows, picked] -= 1
-    dlogits *= (counted / n).astype(x.dtype)[:, None]
     # forward: logits = x @ wte.T
-    dwte += dlogits.T @ x.reshape(-1, C)
-    return loss, (dlogits @ wte).reshape(x.shape)
+    dwte += logits.T @ x.reshape(-1, C)
+    return loss, (logits @ wte).reshape(x.shape)
 
 
 # ---------------------------------------------------------------------------- dropout

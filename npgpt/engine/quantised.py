@@ -215,24 +215,15 @@ class QuantisedOps:
         many = max(1, LOGITS // V)
         for first in range(0, len(x_2d), many):
             here = slice(first, first + many)
-            p, rows = wte.forward(ops, x_2d[here]), np.arange(len(x_2d[here]))
-            counted, picked = flat[here] >= 0, np.maximum(flat[here], 0)
-            best = p.argmax(axis=1)
-            top, at_target = p[rows, best], p[rows, picked]
-            ops.softmax_forward(p, out=p)
-            # the log of the sum of exponentials, by the largest of them, which is at least 1 / V
-            lse = top - np.log(p[rows, best])
-            loss += float(np.where(counted, lse - at_target, 0).sum(dtype=np.float64))
+            logits = wte.forward(ops, x_2d[here])
+            losses = ops.cross_entropy(logits, flat[here], 0 if dtail is None else 1 / n)
+            loss += float(losses.sum(dtype=np.float64))
             if dx is None or dtail is None:
                 continue
-            # d lse / d logits = softmax, d logits[target] / d logits = one-hot
-            p[rows, picked] -= 1
-            # A row's share in the loss is taken where there are C numbers in a row, not V
-            share = (counted / n).astype(x.dtype)[:, None]
-            # forward: logits = x @ wte.T
-            np.multiply(wte.backward(ops, p), share, out=dx[here])
+            # forward: logits = x @ wte.T, and they are their gradient by now
+            dx[here] = wte.backward(ops, logits)
             if len(dtail):
-                dtail += p[:, V - len(dtail) :].T @ (share * x_2d[here])
+                dtail += logits[:, V - len(dtail) :].T @ x_2d[here]
         return loss / n, None if dx is None else dx.reshape(x.shape)
 
     def embedding_backward(

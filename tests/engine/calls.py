@@ -168,6 +168,11 @@ def softmax_backward(rng, s):
     return {"dy": _normal(rng, s.B, s.T, s.N), "y": x / x.sum(axis=-1, keepdims=True)}
 
 
+def cross_entropy(rng, s):
+    targets = rng.integers(-1, s.N, s.B).astype(np.int32)
+    return {"logits": _normal(rng, s.B, s.N), "targets": targets, "scale": 0.5}
+
+
 def attention_forward(rng, s):
     qkv, first_key = _normal(rng, s.B, s.T, (s.H + 2 * s.K) * s.C // s.H), _first_key(rng, s.B, s.T)
     return {"qkv": qkv, "n_head": s.H, "scale": 0.3, "first_key": first_key, "n_kv_head": s.K}
@@ -234,8 +239,8 @@ OPS = {
         rmsnorm_forward, rmsnorm_apply, rmsnorm_backward, matmul, linear_forward, linear_gelu_forward,
         linear_backward, gelu_linear_backward, gelu_forward, gelu_backward, erf_gelu_forward,
         erf_gelu_backward, swiglu_forward, swiglu_backward, rope_forward, rope_backward, softmax_forward,
-        softmax_backward, attention_forward, attention_backward, head_cross_entropy, dropout_forward,
-        dropout_backward, global_norm, adamw_step, muon_step,
+        softmax_backward, attention_forward, attention_backward, cross_entropy, head_cross_entropy,
+        dropout_forward, dropout_backward, global_norm, adamw_step, muon_step,
     )
 }  # fmt: skip
 
@@ -247,7 +252,7 @@ def arguments(op, rng, sizes):
 def may_write(op, argument):
     """Whether the op's contract lets it write this argument."""
     return argument in IN_PLACE or (op, argument) in (
-        {("matmul", "out"), ("rope_forward", "qkv"), ("rope_backward", "dqkv")}
+        {("matmul", "out"), ("rope_forward", "qkv"), ("rope_backward", "dqkv"), ("cross_entropy", "logits")}
         | {("adamw_step", name) for name in "pgmv"}
         | {("muon_step", name) for name in "pgm"}
     )
