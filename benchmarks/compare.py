@@ -8,44 +8,33 @@ machine's own limits are measured between the turns. PyTorch comes with `pip ins
 
 import argparse
 import json
-import subprocess
-import sys
 from statistics import median
 
 from benchmarks import record
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS, SAMPLED
 from npgpt.engine import kernels
+from npgpt.measure.contender import Contender as Process
 
 LARGE = 4096  # tokens of a vocabulary, from which on a sampled softmax is compared
 
 
-class Contender:
+class Contender(Process):
     """A process that does steps when it is told to, as peers.answer() does."""
 
     def __init__(self, *words):
-        command = [sys.executable, "-m", *words]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__(*words)
         self.seconds, self.rss = [], 0
         self.run(1, keep=False)  # memory, caches, compilation
         self.first_loss = self.loss
         self.run(1, keep=False)
 
     def run(self, steps, keep=True):
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{' '.join(self.process.args)} ended")
-        answer = json.loads(answer)
+        answer = self.ask(steps)
         if keep:
             self.seconds += answer["seconds"]
         self.rss, self.loss = answer["rss"], answer["loss"]
         return median(answer["seconds"])
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def compare(name, peers, rounds):

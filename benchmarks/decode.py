@@ -9,7 +9,6 @@ CTranslate2 has the random weights as its own float32 or int8. In between: the m
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -18,30 +17,16 @@ from pathlib import Path
 
 import npgpt
 from benchmarks import record
-from benchmarks.generators import NEW, PROMPT, SIZES, write_ctranslate2
+from benchmarks.generators import SIZES
 from npgpt.engine import kernels
 from npgpt.interop.gguf import TYPES, write_gguf
 from npgpt.interop.gguf_file import read_file
+from npgpt.measure.contender import Contender
+from npgpt.measure.decoding import COMPUTE, NEW, NEW_RATE, PROMPT, PROMPT_RATE, write_ctranslate2
 
 PEERS = {"npgpt": "gguf", "llama.cpp": "gguf", "CTranslate2": "folder"}
 SMOLLM2 = "SmolLM2 135M"
-COMPUTE = {"f32": "float32", "q8_0": "int8"}  # CTranslate2's; it has no other types on such a CPU
-
-
-class Contender:
-    def __init__(self, name, path, threads):
-        command = [sys.executable, "-m", "benchmarks.generators", name, str(path), str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ask("turn")  # warm
-
-    def ask(self, what):
-        self.process.stdin.write(what + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+RATES = {"prefill": PROMPT_RATE, "decode": NEW_RATE}
 
 
 def smollm2():
@@ -80,7 +65,8 @@ def measure(size, type, path, turns, threads, peers, model=None):
         if name == "CTranslate2":
             place = path.with_name(f"ctranslate2-{COMPUTE[type]}")
             write_ctranslate2(place, model, COMPUTE[type])
-        contenders[name] = Contender(name, place, threads)
+        contenders[name] = Contender("benchmarks.generators", name, place, threads)
+        contenders[name].ask("turn")  # warm
     results, limits = {name: [] for name in contenders}, []
     for _ in range(turns):
         for name, contender in contenders.items():
@@ -92,7 +78,7 @@ def measure(size, type, path, turns, threads, peers, model=None):
     peak, bandwidth = (statistics.median(column) for column in zip(*limits, strict=True))
     row = {"size": size, "type": type, "threads": threads, "peak": peak, "bandwidth": bandwidth}
     for name, answers in results.items():
-        row[name] = {key: statistics.median(a[key] for a in answers) for key in ("prefill", "decode")}
+        row[name] = {key: statistics.median(a[rate][0] for a in answers) for key, rate in RATES.items()}
     row["share"] = row["npgpt"]["decode"] * sum(w.raw.nbytes for w in weights) / 1e9 / bandwidth
     row["eight"] = statistics.median(eight)
     row["eight_of_peak"] = row["eight"] * 2 * sum(prod(w.shape) for w in weights) / 1e9 / peak

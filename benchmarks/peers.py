@@ -7,7 +7,6 @@ Every contender does the same step: forward, mean cross-entropy, backward, clip 
 tokens are as frequent as words (Zipf's law), on which the cost of npgpt's sampled softmax depends.
 """
 
-import json
 import math
 import resource
 import sys
@@ -16,8 +15,8 @@ import time
 import numpy as np
 
 from benchmarks.cases import CASES
-
-LR, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.1
+from npgpt.measure import contender as process
+from npgpt.measure.training import BETAS, DECAY, LR, torch_gpt2, torch_step_of
 
 
 def npgpt_step(case, choice="auto", sampled=False):
@@ -40,46 +39,6 @@ def npgpt_step(case, choice="auto", sampled=False):
         return loss
 
     return step
-
-
-def torch_gpt2(case):
-    """GPT-2 as a PyTorch user writes it: fused attention, tied head."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
-    C, H = case.n_embd, case.n_head
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.ln_1, self.ln_2 = nn.LayerNorm(C), nn.LayerNorm(C)
-            self.c_attn, self.attn_proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
-            self.c_fc, self.mlp_proj = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
-
-        def forward(self, x):
-            B, T, _ = x.shape
-            heads = self.c_attn(self.ln_1(x)).view(B, T, 3, H, C // H).permute(2, 0, 3, 1, 4)
-            out = F.scaled_dot_product_attention(*heads, is_causal=True)
-            x = x + self.attn_proj(out.transpose(1, 2).reshape(B, T, C))
-            return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
-
-    class GPT2(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.wte, self.wpe = nn.Embedding(case.vocab_size, C), nn.Embedding(case.block_size, C)
-            self.blocks = nn.ModuleList(Block() for _ in range(case.n_layer))
-            self.ln_f = nn.LayerNorm(C)
-            nn.init.normal_(self.wte.weight, std=0.02)
-
-        def forward(self, x, y):
-            h = self.wte(x) + self.wpe(torch.arange(x.shape[1]))
-            for block in self.blocks:
-                h = block(h)
-            logits = self.ln_f(h) @ self.wte.weight.T
-            return F.cross_entropy(logits.view(-1, case.vocab_size), y.view(-1))
-
-    return GPT2()
 
 
 def torch_llama(case):
@@ -132,28 +91,13 @@ def torch_llama(case):
 
 
 def torch_step(case, compiled=False, fused=False):
-    """A training step as PyTorch's users take it; decay on matrices only."""
+    """A training step as PyTorch's users take it."""
     import torch
 
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    model = (torch_llama if case.engine == "llama" else torch_gpt2)(case)
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": DECAY},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=fused)
-    run = torch.compile(model) if compiled else model
-
-    def step(x, y):
-        loss = run(torch.from_numpy(x), torch.from_numpy(y))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    return step
+    model = torch_llama(case) if case.engine == "llama" else torch_gpt2(case.config)
+    return torch_step_of(model, compiled, fused)
 
 
 SAMPLED = "npgpt, sampled softmax"
@@ -178,14 +122,17 @@ def main():
 
 def answer(step, peak):
     """Do as many steps as each line of stdin says; answer with seconds, peak() bytes and the last loss."""
-    for line in sys.stdin:
+
+    def steps(line):
         seconds = []
         for _ in range(int(line)):
             start = time.perf_counter()
             loss = step()
             seconds.append(time.perf_counter() - start)
             assert math.isfinite(loss)
-        print(json.dumps({"seconds": seconds, "rss": peak(), "loss": loss}), flush=True)
+        return {"seconds": seconds, "rss": peak(), "loss": loss}
+
+    process.answer(steps)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,14 @@
 """
 
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
-from npgpt.engine import kernels
+from npgpt.measure.machine import ROOT, commit, machine, versions
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 
 
@@ -55,47 +51,6 @@ def load(name, folder=FOLDER):
     if not path.exists():
         raise SystemExit(f"there are no results at {path}: run python -m benchmarks.{name.split('-')[0]}")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def machine():
-    """CPU, cores, memory, kernels and threads in use."""
-    found = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        found["cpu"] = models[0] if models else found["cpu"]
-    if hasattr(os, "sysconf"):
-        found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    found |= {"kernels": kernels.name(), "threads": kernels.get_num_threads()}
-    return found | {"system": f"{platform.system()} {platform.machine()}"}
-
-
-def versions(peers=()):
-    """Python, numpy, npgpt, and those of `peers` that are installed."""
-    found = {"Python": platform.python_version()}
-    for package in ("numpy", "npgpt", *peers):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    from npgpt.version import __version__
-
-    return found | {"npgpt": __version__}
-
-
-def commit():
-    """The commit that is measured, with + where what is measured differs from it; None outside a clone."""
-    try:
-        head = _git("rev-parse", "--short=7", "HEAD").strip()
-        changed = _git("status", "--porcelain", "--", "npgpt", "csrc", "benchmarks/*.py", "setup.py").strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + "+" * bool(changed)
-
-
-def _git(*args):
-    done = subprocess.run(["git", *args], cwd=ROOT, check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 def command():

@@ -1,38 +1,51 @@
-"""`python -m npgpt.bench`: measure in a minute how fast npgpt is here, beside this machine's limits."""
+"""`python -m npgpt.bench`: how fast npgpt is here, beside the machine's limits and other programs."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
-from statistics import median
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from npgpt.console.language import _, fill, number
+from npgpt.console.language import N_, _, fill, number
 from npgpt.console.messages import log, start_command
-from npgpt.console.process import command
-from npgpt.console.settings import make_parser, thread_count
+from npgpt.console.process import command, errors_as_lines
+from npgpt.console.settings import count, make_parser, thread_count
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields
 
-MATMULS = [(768, 512, 128), (4096, 1536, 384), (256, 3072, 768), (1024, 3072, 768)]  # M, N, K
-STEPS = {  # name: n_layer, n_head, n_embd, vocab_size, batch, time
-    "4 layers x 128, 12 x 64 tokens": (4, 4, 128, 257, 12, 64),
-    "6 layers x 384, 4 x 256 tokens": (6, 6, 384, 257, 4, 256),
-    "GPT-2 124M, 4 x 64 tokens": (12, 12, 768, 50257, 4, 64),
+PARTS = ("products", "training", "decoding", "tokenizing", "serving")
+TITLES = {
+    "limits": N_("limits of the machine"),
+    "products": N_("products of matrices"),
+    "training": N_("training steps"),
+    "decoding": N_("decoding"),
+    "tokenizing": N_("tokenizing, on one thread"),
+    "serving": N_("serving"),
 }
 
 
 @command("bench")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print GFLOP/s, milliseconds and tokens/s, and return exit code 0."""
-    parser = make_parser("bench", "Measure matrix products and training steps, beside this machine's limits.")
+    """Measure and print rates, or compare two files; return exit code 0."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["compare"]:
+        return _compare(argv[1:])
+    parser = make_parser(
+        "bench",
+        "Measure products, training, decoding, tokenizing and serving in a few minutes, beside this machine's"
+        " limits and PyTorch, llama.cpp (xllamacpp), CTranslate2, tiktoken and tokenizers where they are"
+        " installed. `compare A B` compares two files that --out wrote, of two machines or two versions.",
+    )
     parser.add_argument(
         "--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)"
     )
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="these parts alone")
+    parser.add_argument("--turns", type=count, default=5, help="turns of each contender (default: 5)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="write all samples, versions and prompts here")
     parser.add_argument(
         "--json", action="store_true", help="end with one JSON object on the last line of stdout"
     )
@@ -42,30 +55,107 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="estimate the cost of the published sizes on this machine instead",
     )
     args = parser.parse_args(argv)
+    with errors_as_lines("bench"):
+        out = _new_file(args.out) if args.out else None
     start_command(args.threads)
     if args.presets:
         return _presets(args.json)
 
-    results: Fields = {"matmul": {}, "step": {}}
-    try:
-        from npgpt.engine import kernels
+    from npgpt.measure.report import measure
 
-        results["peak_gflops"], results["read_gb_per_second"] = kernels.limits()
-        log(
-            "limits: {peak:.0f} GFLOP/s of multiply-adds, {read:.0f} GB/s read from memory",
-            **{"peak": results["peak_gflops"], "read": results["read_gb_per_second"]},
-        )
-    except RuntimeError:
-        results["peak_gflops"] = results["read_gb_per_second"] = None
-        log("limits: not measured, as NumPy alone cannot reach them")
-    for M, N, K in MATMULS:
-        name = f"{M} x {N} x {K}"
-        results["matmul"][name] = _measure(f"matmul {name}", 2 * M * N * K, _matmul(M, N, K))
-    for name, shape in STEPS.items():
-        flops, step = _step(*shape)
-        results["step"][name] = _measure(f"{_('step:')} {name}", flops, step, tokens=shape[4] * shape[5])
+    with errors_as_lines("bench", kinds=(OSError, MemoryError, RuntimeError)):
+        content = measure(args.only, args.turns, _Table(), _skip)
+        if out:
+            _write(out, content)
     if args.json:
-        print(json.dumps(results, allow_nan=False))
+        print(json.dumps(content, allow_nan=False))
+    return 0
+
+
+def _new_file(name: str) -> Path:
+    """Return the path of a file to write; OSError where that will not do, before anything is measured."""
+    path = Path(name)
+    if path.exists():
+        raise FileExistsError(17, "is there already", name)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(path.parent))
+    return path
+
+
+def _write(path: Path, content: Fields) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _skip(what: str, why: str) -> None:
+    log("{what} is not measured: {why}", to=sys.stderr, what=_(TITLES.get(what, what)), why=why)
+
+
+class _Table:
+    """Prints rows as they come, under the title of their part and the name of their case."""
+
+    def __init__(self) -> None:
+        self.part = self.case = ""
+
+    def __call__(self, row: Fields) -> None:
+        from npgpt.measure.report import is_rate, typical
+
+        if row["part"] != self.part:
+            self.part = row["part"]
+            print(f"\n{_(TITLES[self.part])}")
+        if row["case"] != self.case:
+            self.case = row["case"]
+            print(f"  {self.case}")
+        ours = typical(row["samples"]["npgpt"])
+        for name, turns in row["samples"].items():
+            value = typical(turns)
+            line = f"    {name:14}{_rounded(value):>10} {row['measure']:24}"
+            if name == "npgpt" and row["share_of_peak"] is not None:
+                line += fill(_("{share:.0%} of the peak"), share=row["share_of_peak"])
+            if name != "npgpt":
+                ratio = ours / value if is_rate(row["measure"]) else value / ours
+                line += fill(_("npgpt is {ratio:.2f} times as fast"), ratio=ratio)
+            print(line.rstrip(), flush=True)
+
+
+def _rounded(value: float) -> str:
+    """Return a number with at least three digits."""
+    return number(value, ",.0f" if value >= 100 else ".1f" if value >= 10 else ".2f")
+
+
+def _compare(argv: Sequence[str]) -> int:
+    """Print two files of --out side by side, with how much faster the second is; return exit code 0."""
+    parser = make_parser("bench compare", "Compare two files that bench wrote.")
+    for name in ("first", "second"):
+        parser.add_argument(name, metavar="FILE", help="what bench --out wrote, or printed with --json")
+    parser.add_argument(
+        "--json", action="store_true", help="end with one JSON object on the last line of stdout"
+    )
+    args = parser.parse_args(argv)
+    with errors_as_lines("bench"):
+        from npgpt.measure.report import compare, read
+
+        files = [read(name) for name in (args.first, args.second)]
+    lines = compare(*files)
+    for name, content in zip("AB", files, strict=True):
+        machine, versions = content["machine"], content["versions"]
+        about = f"{machine['cpu']}, {machine['kernels']}, {machine['threads']}"
+        print(f"{name}: {content['date']}, npgpt {versions['npgpt']} {content['commit'] or ''}, {about}")
+    part = ""
+    for line in lines:
+        if line.part != part:
+            part = line.part
+            print(f"\n{_(TITLES[part]):54}{'A':>11}{'B':>11}{'B / A':>10}")
+        what = f"  {line.case}, {line.contender}" if line.case else "  " + line.measure
+        interval = f"[{number(line.low, '.2f')}, {number(line.high, '.2f')}]"
+        print(f"{what:54}{_rounded(line.first):>11}{_rounded(line.second):>11}", end="")
+        print(f"{number(line.ratio, '10.2f')} {interval:14}{line.measure}")
+    if args.json:
+        print(json.dumps([line._asdict() for line in lines], allow_nan=False))
     return 0
 
 
@@ -97,62 +187,6 @@ def _presets(as_json: bool) -> int:
         unknown = {} if measured else {"step_seconds": None}
         print(json.dumps({name: c | unknown for name, c in costs.items()}, allow_nan=False))
     return 0
-
-
-def _matmul(M: int, N: int, K: int) -> Callable[[], object]:
-    from npgpt.engine import kernels
-
-    ops, rng = kernels.ops_for(np.float32), np.random.default_rng(0)
-    a, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((M, K), (K, N)))
-    return lambda: ops.matmul(a, b)
-
-
-def _step(
-    n_layer: int, n_head: int, n_embd: int, vocab_size: int, batch: int, time: int
-) -> tuple[float, Callable[[], None]]:
-    """Return the floating-point operations of a training step, and a function that does one."""
-    from npgpt.engine.config import GPTConfig, flops_per_token
-    from npgpt.engine.model import GPT
-    from npgpt.engine.optim import AdamW
-
-    model = GPT(GPTConfig(n_layer, n_head, n_embd, time, vocab_size))
-    optimizer, rng = AdamW(model), np.random.default_rng(0)
-    x, y = rng.integers(0, vocab_size, (2, batch, time))
-
-    def step() -> None:
-        model.forward(x, targets=y)
-        model.backward()
-        optimizer.step(max_grad_norm=1.0)
-
-    return flops_per_token(model.config, time) * batch * time, step
-
-
-def _measure(name: str, flops: float, run: Callable[[], object], tokens: int = 0) -> Fields:
-    """Time run() for about 2 s, and the machine's peak in between; print and return the medians."""
-    from npgpt.engine import kernels
-
-    run(), run()  # memory and caches
-    times: list[float] = []
-    peaks: list[float] = []
-    end = time.perf_counter() + 2.0
-    while time.perf_counter() < end or len(times) < 3:
-        if len(times) % max(1, len(times) // 5) == 0:
-            peaks.append(kernels.peak_gflops(0.02))
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    took, peak = median(times), median(peaks)
-    gflops = flops / took / 1e9
-    result: Fields = {"ms": took * 1e3, "gflops": gflops, "share_of_peak": None}
-    line = f"{name:40}{number(took * 1e3, '9.2f')} ms{gflops:7.0f} GFLOP/s"
-    if peak == peak:  # not NaN: there are kernels
-        result["share_of_peak"] = gflops / peak
-        line += fill(_("{share:7.0%} of peak"), share=gflops / peak)
-    if tokens:
-        result["tokens_per_second"] = tokens / took
-        line += number(result["tokens_per_second"], "9,.0f") + " tokens/s"
-    print(line, flush=True)
-    return result
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ LAYERS = [  # from the lowest up
     {"distributed"},
     {"text"},
     {"interop", "runtime"},
-    {"training", "server"},
+    {"training", "server", "measure"},
     {"console"},
     {"api"},
     {"compat"},

@@ -22,12 +22,16 @@ MAY_IMPORT = {
     "runtime": {"engine", "text"},
     "training": {*BELOW_TRAINING, "version"},
     "console": {*BELOW_TRAINING, "training", "version"},
+    "measure": {*BELOW_TRAINING, "version"},
     "server": {"runtime", "text", "engine.names", "engine.types"},
     "api": {*BELOW_TRAINING, "training", "console"},
     "compat": {*BELOW_TRAINING, "training", "console", "api"},
     "__init__": {"api", "compat", "engine", "text", "version"},  # by name and lazily
     "__main__": {"console", "engine.names"},  # finds the commands by name
-    **{command: {*BELOW_TRAINING, "training", "console", "server", "api", "version"} for command in COMMANDS},
+    **{
+        command: {*BELOW_TRAINING, "training", "measure", "console", "server", "api", "version"}
+        for command in COMMANDS
+    },
 }
 OUTSIDE = {"numpy", "safetensors", "tqdm", "cffi"}  # what `pip install npgpt` brings
 ENGINE_OUTSIDE = {"numpy"}
@@ -37,6 +41,10 @@ EXTRAS = {  # file -> what it may import besides, inside a function
     "console/locale/make.py": {"polib"},
     "console/report.py": {"matplotlib"},
     "distributed/mpi.py": {"mpi4py"},
+    "measure/decoding.py": {"ctranslate2", "xllamacpp"},
+    "measure/serving.py": {"xllamacpp"},
+    "measure/tokenizing.py": {"tiktoken", "tokenizers"},
+    "measure/training.py": {"torch"},
     "interop/hub.py": {"huggingface_hub"},
     "interop/pickle_file.py": {"torch"},
     "interop/tensorflow.py": {"tensorflow"},

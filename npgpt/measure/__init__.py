@@ -1,0 +1,1 @@
+"""How fast npgpt is on a machine, beside its limits and what else is installed: what `npgpt.bench` does."""
