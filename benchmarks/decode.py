@@ -22,7 +22,7 @@ from npgpt.engine import kernels
 from npgpt.interop.gguf import TYPES, write_gguf
 from npgpt.interop.gguf_file import read_file
 from npgpt.measure.contender import Contender
-from npgpt.measure.decoding import COMPUTE, NEW, NEW_RATE, PROMPT, PROMPT_RATE, write_ctranslate2
+from npgpt.measure.decoding import COMPUTE, NEW, NEW_RATE, PROMPT, PROMPT_RATE
 
 PEERS = {"npgpt": "gguf", "llama.cpp": "gguf", "CTranslate2": "folder"}
 SMOLLM2 = "SmolLM2 135M"
@@ -55,17 +55,13 @@ def type_of(path):
     ).lower()
 
 
-def measure(size, type, path, turns, threads, peers, model=None):
+def measure(size, type, path, turns, threads, peers, random):
     weights = weights_of(path)
     contenders = {}
     for name in peers:
-        if name == "CTranslate2" and (model is None or type not in COMPUTE):
+        if name == "CTranslate2" and (not random or type not in COMPUTE):
             continue
-        place = path
-        if name == "CTranslate2":
-            place = path.with_name(f"ctranslate2-{COMPUTE[type]}")
-            write_ctranslate2(place, model, COMPUTE[type])
-        contenders[name] = Contender("benchmarks.generators", name, place, threads)
+        contenders[name] = Contender("benchmarks.generators", name, path, threads)
         contenders[name].ask("turn")  # warm
     results, limits = {name: [] for name in contenders}, []
     for _ in range(turns):
@@ -103,10 +99,10 @@ def show(row):
 
 
 def cases(args):
-    """(size, type, file, turns, the engine's model of random weights, whose file is there for its turn)."""
+    """(size, type, file, turns, whether its weights are random); such a file is there for its turn."""
     sizes = () if args.model else args.size or [*SIZES, *[SMOLLM2] * bool(smollm2())]
     for path in args.model or [smollm2()] * (SMOLLM2 in sizes):
-        yield path.stem if args.model else SMOLLM2, type_of(path), path, args.turns, None
+        yield path.stem if args.model else SMOLLM2, type_of(path), path, args.turns, False
     for size in [size for size in SIZES if size in sizes]:
         model = npgpt.GPT(npgpt.GPTConfig(**SIZES[size]))
         model.tokenizer = npgpt.text.tokenizer.ByteTokenizer()
@@ -115,7 +111,7 @@ def cases(args):
                 path = Path(folder) / f"{type}.gguf"
                 write_gguf(path, model, model.tokenizer, type)
                 turns = args.turns if size == "124M" else 5 * args.turns  # of some milliseconds each
-                yield size, type, path, turns, model
+                yield size, type, path, turns, True
 
 
 def main():
@@ -140,8 +136,8 @@ def main():
     rows = []
     if not args.json:
         print(f"{kernels.describe()}; {PROMPT} tokens of prompt, {NEW} new ones, tokens/s")
-    for size, type, path, turns, model in cases(args):
-        rows.append(measure(size, type, path, turns, args.threads, peers, model))
+    for size, type, path, turns, random in cases(args):
+        rows.append(measure(size, type, path, turns, args.threads, peers, random))
         if not args.json:
             show(rows[-1])
     how = {"prompt": PROMPT, "new": NEW, "turns": args.turns}

@@ -15,7 +15,7 @@ import numpy as np
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
-from npgpt.interop.gguf import write_gguf
+from npgpt.interop.gguf import read_gguf, write_gguf
 from npgpt.measure.contender import Samples, Work
 from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
@@ -28,13 +28,12 @@ CASES = {"GPT-2 124M, Q8_0": "q8_0"}
 COMPUTE = {"f32": "float32", "q8_0": "int8"}  # CTranslate2's; it has no other types on such a CPU
 
 
-def write_model(path: Path, type: str) -> GPT:
+def write_model(path: Path, type: str) -> None:
     """Write GPT-2 124M with random weights as a GGUF file. It has bytes as tokens, so that it writes text."""
     model = GPT(GPTConfig())
     with model.edit() as params:
         params["wte.weight"][128:] = 0  # what it writes is ASCII: each token is a character
     write_gguf(path, model, ByteTokenizer(), type)
-    return model
 
 
 def work_of(case: str, name: str, path: Path | None) -> Work:
@@ -82,13 +81,13 @@ def llama_cpp(path: Path) -> Work:
 
 
 def ctranslate2(path: Path) -> Work:
-    """Return CTranslate2's work; the folder's name ends with the type that it computes in."""
+    """Return CTranslate2's work. A folder beside the file, which is named by its type, gets the model."""
     import ctranslate2
 
-    threads = kernels.get_num_threads()
-    generator = ctranslate2.Generator(
-        str(path), compute_type=path.name.rsplit("-")[-1], intra_threads=threads
-    )
+    threads, compute = kernels.get_num_threads(), COMPUTE[path.stem]
+    folder = path.with_name(f"ctranslate2-{compute}")
+    write_ctranslate2(folder, path, compute)
+    generator = ctranslate2.Generator(str(folder), compute_type=compute, intra_threads=threads)
     how = {"sampling_topk": 1, "include_prompt_in_result": False}
 
     def seconds(n: int) -> float:
@@ -109,11 +108,12 @@ def rates(reading: float, writing: float) -> Samples:
     return {PROMPT_RATE: [reading], NEW_RATE: [writing]}
 
 
-def write_ctranslate2(folder: Path, model: Any, compute: str) -> None:
-    """Write the model as CTranslate2 has it, its tokens named <id>."""
+def write_ctranslate2(folder: Path, path: Path, compute: str) -> None:
+    """Write the model of a GGUF file as CTranslate2 has it, its tokens named <id>."""
     from ctranslate2.specs import common_spec, transformer_spec
 
-    config, params = model.config, model.params
+    model = read_gguf(path)
+    config, params = model.config, model.tensors
     spec = transformer_spec.TransformerDecoderModelSpec.from_config(
         config.n_layer,
         config.n_head,
@@ -132,7 +132,7 @@ def write_ctranslate2(folder: Path, model: Any, compute: str) -> None:
     decoder.embeddings.weight = params["wte.weight"]
     decoder.position_encodings.encodings = params["wpe.weight"]
     norm(decoder.layer_norm, "ln_f")
-    decoder.projection.weight = params["wte.weight"]
+    decoder.projection.weight = params["wte.weight"].copy()  # it rounds in place
     for i, layer in enumerate(decoder.layer):
         norm(layer.self_attention.layer_norm, f"h.{i}.ln_1")
         linear(layer.self_attention.linear[0], f"h.{i}.attn.c_attn")

@@ -78,22 +78,16 @@ def _installed(package: str) -> bool:
 
 
 @contextmanager
-def files(part: str, case: str) -> Iterator[dict[str, Path]]:
-    """Yield the file of a case for each contender that needs one, while the block runs."""
+def file(part: str, case: str) -> Iterator[Path | None]:
+    """Yield the file that the contenders of a case read, while the block runs; None where they need none."""
     type = PARTS[part].model.get(case)
     if not type:
-        yield {}
+        yield None
         return
     with TemporaryDirectory(prefix="npgpt-bench-") as folder:
         path = Path(folder) / f"{type}.gguf"
-        model = decoding.write_model(path, type)
-        found = dict.fromkeys(contenders(part), path)
-        if "CTranslate2" in found:
-            compute = decoding.COMPUTE[type]
-            found["CTranslate2"] = path.with_name(f"ctranslate2-{compute}")
-            decoding.write_ctranslate2(found["CTranslate2"], model, compute)
-        del model
-        yield found
+        decoding.write_model(path, type)
+        yield path
 
 
 def main() -> None:

@@ -65,12 +65,12 @@ def _case(
 ) -> Iterator[Fields]:
     """Let the contenders of a case take turns; yield a row for each measure."""
     with ExitStack() as stack:
-        files = stack.enter_context(peers.files(part, case))
+        file = stack.enter_context(peers.file(part, case))
         found: dict[str, tuple[Contender, list[Samples]]] = {}
         digests: set[str | None] = set()
         for name in peers.contenders(part):
-            threads, file = kernels.get_num_threads(), [files[name]] if files else []
-            contender = Contender("npgpt.measure.peers", part, case, name, threads, *file, threads=threads)
+            threads, words = kernels.get_num_threads(), [file] if file else []
+            contender = Contender("npgpt.measure.peers", part, case, name, threads, *words, threads=threads)
             stack.callback(contender.close)
             try:
                 digests.add(contender.ask("digest"))
