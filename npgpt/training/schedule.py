@@ -1,4 +1,4 @@
-"""The learning rate of each step, and how a budget of time becomes a number of steps.
+"""The learning rate and the softmax of each step, and how a budget of time becomes a number of steps.
 
 Progress is 0 where the warm-up ends and 1 at the last step. From a knot (step, progress, end) it rises
 linearly to 1 at `end`, until the next knot. A plan by steps has one knot. A plan by minutes begins with a
@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from npgpt.training.plan import Plan
 
+FULL_FROM = 0.9  # the last tenth is full: that takes half of what a sampled softmax costs in loss
 Knot: TypeAlias = tuple[int, float, int]  # step, progress, end
 
 
@@ -55,6 +56,10 @@ class Schedule:
         if plan.schedule == "cosine":
             done = (1 - math.cos(math.pi * done)) / 2
         return plan.lr + (plan.min_lr - plan.lr) * done
+
+    def sampled(self, step: int) -> bool:
+        """Return whether the softmax of step 1, 2, ... goes over a part of the vocabulary."""
+        return self.plan.softmax == "sampled" and self.progress(step) < FULL_FROM
 
     def end_at(self, step: int, steps: int) -> None:
         """Change the progress from `step` on so that step number `steps` is the last."""

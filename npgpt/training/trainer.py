@@ -230,7 +230,7 @@ class Trainer(Updater):
     def _update(self, step: int, context: RunContext) -> tuple[float, float, int]:
         """Update the weights once; return loss, gradient norm and tokens. Not finite, it changes nothing."""
         self.model.step = step  # selects the dropout masks
-        self.optimizer.lr = self.schedule.rate(step)
+        self.optimizer.lr, self.sampled = self.schedule.rate(step), self.schedule.sampled(step)
         loss, n = self._forward_backward(step - 1)
         grad_norm = math.nan
         if math.isfinite(loss):

@@ -74,6 +74,7 @@ class Updater:
         self.cuts = shard_cuts(model, world.size) if world.zero else None
         if self.cuts:
             self.optimizer.own(*self.cuts[world.rank : world.rank + 2])
+        self.sampled = plan.softmax == "sampled"  # whether the present step goes over a part of the classes
         self._step_seconds: float | None = None
 
     def _training_batches(self) -> TrainingBatches:
@@ -108,7 +109,7 @@ class Updater:
         starts: list[Integers]  # of examples packed side by side
         x, y, *starts = self.batches.batch(batch)
         model, world, all_tokens = self.model, self.world, int((y >= 0).sum())
-        model.classes = step_classes(model, y) if self.plan.softmax == "sampled" else None
+        model.classes = step_classes(model, y) if self.sampled else None
         mine, gradients = world.shard(len(x)), GradientAllReduce(world, model)
         total, before = 0.0, 0
         for model.first_sample in range(mine.start, mine.stop, self.rows):

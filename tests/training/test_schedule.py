@@ -24,6 +24,12 @@ def test_learning_rate_rises_then_falls(name):
     assert Schedule(make_plan(10, steps=1, warmup=0, schedule=name)).rate(1) > 0
 
 
+def test_the_last_tenth_goes_over_the_whole_vocabulary():
+    for name, expected in (("sampled", [True] * 90 + [False] * 10), ("full", [False] * 100)):
+        schedule = Schedule(make_plan(10**6, steps=100, warmup=0, softmax=name))
+        assert [schedule.sampled(step) for step in range(100)] == expected
+
+
 def test_unknown_schedules_are_refused():
     with pytest.raises(ValueError, match="schedule must be one of linear, cosine, constant, got 'steps'"):
         make_plan(10**6, schedule="steps")

@@ -12,7 +12,7 @@ from npgpt.console.progress import Progress
 from npgpt.engine.model import GPT
 from npgpt.text.dataset import Dataset
 from npgpt.text.tokenizer import ByteTokenizer
-from npgpt.training import checkpoint
+from npgpt.training import checkpoint, updater
 from npgpt.training.cost import seconds_needed
 from npgpt.training.listener import Step
 from npgpt.training.plan import make_plan
@@ -54,6 +54,20 @@ def test_it_learns_and_writes_down_how(tmp_path, optimizer):
     assert state["step"] == state["optimizer_steps"] == 60 and state["best_val_loss"] == best[0]
     assert state["ended"] == "done"
     assert state["tokens"] == int(table[-1]["tokens"])
+
+
+def test_a_sampled_softmax_ends_with_a_tenth_of_full_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(updater, "DRAWN", 30)
+    one, sizes = trainer(steps=40, warmup=0, softmax="sampled", split="1,0,0"), []
+    forward = one.model.forward
+
+    def watched(*args, **more):
+        sizes.append(None if one.model.classes is None else len(one.model.classes.ids))
+        return forward(*args, **more)
+
+    monkeypatch.setattr(one.model, "forward", watched)
+    one.train(tmp_path)
+    assert len(sizes) == 40 and all(n and n < 100 for n in sizes[:35]) and sizes[35:] == [None] * 5
 
 
 def test_same_seed_same_bits(tmp_path):
