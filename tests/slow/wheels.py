@@ -25,10 +25,11 @@ HELP = ["-m", "npgpt.train", "--help"]
 TESTS = ["tests/engine", "tests/runtime/test_programs.py"]
 
 GLIBC = "2.17"  # of 2012; manylinux_2_17 is what pip calls systems that have it or a newer one
-# A C++ compiler: g++ compiles, zig links. libgcc.a stands before zig's own runtime, with whose __cpu_model
-# g++'s code finds no AVX2. The C++ library's symbols stay inside; libgcc_s unwinds for the whole process.
+# A C++ compiler: g++ compiles and joins objects, zig links. libgcc.a stands before zig's own runtime, with
+# whose __cpu_model g++'s code finds no AVX2. The C++ library's symbols stay inside; libgcc_s unwinds for the
+# whole process.
 COMPILER = """#!/bin/sh
-case " $* " in *" -c "*) exec g++ "$@" ;; esac
+case " $* " in *" -c "* | *" -r "*) exec g++ "$@" ;; esac
 exec env -u PYTHONPATH {python} -m ziglang cc -target {machine}-linux-gnu.{glibc} "$@" {folder}/single.o \\
     {libstdcxx} {libgcc} {libgcc_s} -lm -lpthread -Wl,--version-script={folder}/exported
 """
