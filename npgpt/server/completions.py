@@ -33,6 +33,7 @@ from npgpt.server.schema import ApiError
 from npgpt.server.sequence import EmbeddingRequest, Sequence, TextRequest
 from npgpt.server.tokens import Token
 from npgpt.text import examples
+from npgpt.text.messages import role_of, text_of
 from npgpt.text.tokenizer import Tokenizer
 
 Prompts: TypeAlias = list[tuple[int, ...]]  # the ids of each
@@ -74,7 +75,7 @@ class Completions:
             raise ApiError(400, message, "model", "model_has_no_roles")
         if fields.get("top_logprobs") and not fields.get("logprobs"):
             raise ApiError(400, "top_logprobs is allowed only with logprobs", "top_logprobs", "invalid_value")
-        if "max_tokens" in fields and "max_completion_tokens" in fields:
+        if len({fields[name] for name in ("max_tokens", "max_completion_tokens") if name in fields}) > 1:
             raise ApiError(400, "max_tokens is the old name of max_completion_tokens: give one", "max_tokens")
         prompt = await asyncio.to_thread(_encode_chat, fields["messages"], tokenizer)
         check_context([prompt], scheduler, "messages")
@@ -214,18 +215,19 @@ def _encode(prompt: str | list[int], tokenizer: Tokenizer, vocab_size: int, para
 
 
 def _encode_chat(messages: list[Fields], tokenizer: Tokenizer) -> tuple[int, ...]:
-    turns = [
-        {"role": m["role"].replace("developer", "system"), "content": _text_of(m["content"])}
-        for m in messages
-    ]
+    turns = [{"role": role_of(one), "content": text_of(one["content"])} for one in messages]
     try:
         return tuple(map(int, examples.encode_chat(tokenizer, turns)))
     except ValueError as error:
         raise ApiError(400, str(error), "messages", "invalid_value") from None
 
 
-def _text_of(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+def check_dimensions(given: int | None, scheduler: Scheduler) -> None:
+    """Raise ApiError 400 for vectors of another size than the model's."""
+    size = scheduler.model.n_embd
+    if given not in (None, size):
+        message = f"dimensions is not supported by this server, but for {size}, the model's"
+        raise ApiError(400, message, "dimensions", "unsupported_parameter")
 
 
 def check_context(prompts: Prompts, scheduler: Scheduler, param: str) -> None:
@@ -241,7 +243,7 @@ def text_requests(fields: Fields, prompts: Prompts, **more: Any) -> list[TextReq
 
     The k-th of a prompt has the seed + k, so that a client can have it by itself.
     """
-    if "stream_options" in fields and not fields.get("stream"):
+    if any(fields.get("stream_options", {}).values()) and not fields.get("stream"):
         message = "stream_options is allowed only with stream"
         raise ApiError(400, message, "stream_options", "invalid_value")
     settings: Fields = {"temperature": 1.0}  # OpenAI's default
@@ -249,7 +251,7 @@ def text_requests(fields: Fields, prompts: Prompts, **more: Any) -> list[TextReq
     settings["top_k"] = fields.get("top_k") or None  # 0: all, as other servers have it
     stop, seed = fields.get("stop", ()), fields.get("seed")
     more["sampling"] = Sampling(**settings)
-    more["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    more["stop"] = tuple(filter(None, [stop] if isinstance(stop, str) else stop))
     more["ignore_eos"] = fields.get("ignore_eos", False)
     seeds = [None if seed is None else seed + k for k in range(fields.get("n", 1))]
     return [TextRequest(ids, seed=seed, **more) for ids in prompts for seed in seeds]

@@ -206,6 +206,27 @@ def speaker(tmp_path_factory):
             yield model, client
 
 
+def test_a_reply_is_put_back_into_the_conversation(speaker):
+    """As every client does it, and with all else that asks for nothing."""
+    _, client = speaker
+    asked = {"role": "user", "content": "oi"}
+    chat = functools.partial(client.chat.completions.create, model="praia", max_tokens=4, temperature=0)
+    message = chat(messages=[asked], logit_bias={}).choices[0].message
+    plain = {"role": "assistant", "content": message.content}
+    expected = chat(messages=[asked, plain, asked])
+    nothing = {"tool_choice": "none", "parallel_tool_calls": True, "service_tier": "auto", "stop": ""}
+    nothing |= {"metadata": {"a": "b"}, "safety_identifier": "x", "user": "u", "store": False, "tools": []}
+    for reply in (message, message.model_dump()):
+        answer = chat(messages=[asked, reply, asked], **nothing)
+        assert answer.choices[0].message == expected.choices[0].message
+        assert answer.usage == expected.usage
+    options = {"include_obfuscation": False, "include_usage": None}
+    assert list(chat(messages=[asked], stream=True, stream_options=options))
+    with pytest.raises(openai.BadRequestError, match=r"messages\[1\].tool_calls is not supported") as error:
+        chat(messages=[asked, plain | {"tool_calls": [{"id": "1", "type": "function"}]}])
+    assert (error.value.param, error.value.code) == ("messages[1].tool_calls", "unsupported_parameter")
+
+
 MESSAGES = [
     {"role": "developer", "content": "Responda."},
     {"role": "user", "content": [{"type": "text", "text": "Quem "}, {"type": "text", "text": "é? <|end|>"}]},
