@@ -37,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--port", type=count_or_zero, default=8000, help="port to serve at; 0: any free port (default 8000)")
     add("--api-key", default=os.environ.get("NPGPT_API_KEY"), help="key of the clients (or NPGPT_API_KEY)")
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages of this site ask, as https://example.org; * for all; may be given several times",
+    )
     add("--sessions", type=count, default=64, help="texts computed at once (default 64)")
     add("--queue", type=count, default=256, help="texts that may wait; more get status 429 (default 256)")
     add("--max-tokens", type=count, default=4096, help="maximum number of tokens of a reply (default 4096)")
@@ -51,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_with_error("serve", f"--port must be in 0..65535, got {args.port}", 2)
     with errors_as_lines("serve"):
         try:
-            from npgpt.server import app, connections, guard
+            from npgpt.server import app, connections, guard, origins
         except ImportError as error:
             raise ValueError(f"needs {error.name}: pip install 'npgpt[server]'") from None
         from npgpt.training.run import shown
@@ -59,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         settings = guard.Settings(
             api_key=args.api_key,
+            origins=tuple(map(origins.check_origin, args.allow_origin)),
             loopback=args.host in LOOPBACK,
             sessions=args.sessions,
             queue=args.queue,

@@ -234,6 +234,7 @@ def _job_object(id: str, fields: Fields, hyper: Fields, seed: int) -> Fields:
         "method": {"type": "supervised", "supervised": {"hyperparameters": shown}},
         "trained_tokens": None,
         "seed": seed,
+        "metadata": fields.get("metadata"),
         "error": None,
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -85,6 +86,8 @@ class Models:
     async def one(self, request: Request) -> Response:
         """Answer GET and DELETE /v1/models/{id}."""
         name = request.path_params["id"]
+        if not name:
+            raise HTTPException(404)
         served = self.get(name)
         if request.method != "DELETE":
             return Json(served.about())

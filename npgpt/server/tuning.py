@@ -1,19 +1,22 @@
 """Fine-tuning over HTTP: the handlers of /v1/files and /v1/fine_tuning/jobs."""
 
 import asyncio
+from pathlib import Path
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from npgpt.server import bodies
-from npgpt.server.files import Files
+from npgpt.engine.types import Fields
+from npgpt.server import bodies, schema
+from npgpt.server.files import MAX_FILES, Files
 from npgpt.server.guard import Settings
 from npgpt.server.jobs import Jobs, StartFinetune
 from npgpt.server.models import Models
 from npgpt.server.responses import Json, list_page
 from npgpt.server.schema import ApiError
+from npgpt.text import examples
 
 
 class Tuning:
@@ -26,7 +29,9 @@ class Tuning:
     async def all_files(self, request: Request) -> Response:
         """Answer GET and POST /v1/files."""
         if request.method != "POST":
-            return Json(list_page(self.files.all(), request.query_params))
+            query, files = request.state.query, self.files.all()
+            wanted = [file for file in files if query.get("purpose") in (None, file["purpose"])]
+            return Json(list_page(wanted[:: -1 if query.get("order") == "asc" else 1], query, MAX_FILES))
         self.files.require_room()
         length = request.headers.get("content-length", "")
         if not length.isdigit():
@@ -36,14 +41,14 @@ class Tuning:
             raise ApiError(413, message, "file", "body_too_large")
         try:
             async with asyncio.timeout(self.settings.body_seconds * 4):
-                async with request.form(max_files=1, max_fields=4, max_part_size=1 << 16) as form:
-                    upload, purpose = form.get("file"), form.get("purpose")
-                    if unknown := set(form) - {"file", "purpose"}:
-                        raise ApiError(400, f"Unrecognized request argument supplied: {min(unknown)[:100]}")
-                    if not isinstance(upload, UploadFile):
-                        raise ApiError(400, "file must be a file", "file", "missing_required_parameter")
-                    if purpose != "fine-tune":
-                        raise ApiError(400, "purpose must be 'fine-tune'", "purpose", "invalid_value")
+                async with request.form(max_files=1, max_fields=16, max_part_size=1 << 16) as form:
+                    upload, fields = form.get("file"), schema.nested(form.multi_items())
+                    if isinstance(upload, UploadFile):
+                        fields["file"] = upload.filename or ""
+                    elif "file" in fields:
+                        raise ApiError(400, "file must be a file", "file", "invalid_value")
+                    schema.check_record(schema.UPLOAD, fields)
+                    assert isinstance(upload, UploadFile)
                     return Json(await asyncio.to_thread(self.files.add, upload.filename or "", upload.file))
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", None, "timeout") from None
@@ -63,7 +68,9 @@ class Tuning:
     async def all_jobs(self, request: Request) -> Response:
         """Answer GET and POST /v1/fine_tuning/jobs."""
         if request.method != "POST":
-            return Json(list_page(self.jobs.all(), request.query_params))
+            wanted = request.state.query.get("metadata")
+            jobs = [job for job in self.jobs.all() if _has(job, wanted)]
+            return Json(list_page(jobs, request.state.query))
         fields = await bodies.checked(request, self.settings)
         base = self.models.get(fields["model"]).path
         if not base.is_dir():
@@ -77,8 +84,28 @@ class Tuning:
 
     async def job_events(self, request: Request) -> Response:
         """Answer GET /v1/fine_tuning/jobs/{id}/events."""
-        return Json(list_page(self.jobs.events(request.path_params["id"]), request.query_params))
+        return Json(list_page(self.jobs.events(request.path_params["id"]), request.state.query))
 
     async def cancel_job(self, request: Request) -> Response:
         """Answer POST /v1/fine_tuning/jobs/{id}/cancel."""
         return Json(await self.jobs.cancel(request.path_params["id"]))
+
+
+def check_examples(data: dict[str, Path]) -> None:
+    """Raise ApiError 400 for a file, by the name of its field, that holds no examples or a bad line."""
+    form = None
+    for name, path in data.items():
+        try:
+            found, _ = examples.read_examples(path, form=form)
+        except ValueError as error:
+            message = str(error).replace(str(path), name)[:500]
+            raise ApiError(400, message, name, f"invalid_{name}") from None
+        form = found[0].form
+
+
+def _has(job: Fields, wanted: Fields | None) -> bool:
+    """Return True if a job has all that is wanted of its metadata; {}: if it has none."""
+    if wanted is None:
+        return True
+    found = job["metadata"] or {}
+    return all(found.get(name) == value for name, value in wanted.items()) if wanted else not found

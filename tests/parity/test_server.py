@@ -426,6 +426,20 @@ def test_files(client, server, tmp_path):
     assert server.ask(f"/v1/files/{made[1].id}/content", b"", "GET", Range="bytes=abc")[0] == 200
     for limit in ("0" * 5000 + "9", "00000000199", "x"):
         assert server.ask(f"/v1/files?limit={limit}", b"", "GET")[0] == 400
+    assert [file.id for file in client.files.list(order="asc")] == [file.id for file in made]
+    assert [file.id for file in client.files.list(order="asc", after=made[0].id, limit=1).data] == [
+        made[1].id
+    ]
+    assert client.files.list(purpose="assistants").data == []
+    assert client.files.list(purpose="fine-tune", limit=10_000).data
+    for ask in (client.files.list, client.models.list, client.fine_tuning.jobs.list):
+        with pytest.raises(openai.BadRequestError, match="Unrecognized request argument supplied: before"):
+            ask(extra_query={"before": "x"})
+    with pytest.raises(openai.BadRequestError, match="argument supplied: limit"):
+        complete(client, extra_query={"limit": 1})
+    with pytest.raises(openai.BadRequestError, match="expires_after is not supported by this server"):
+        expires = {"anchor": "created_at", "seconds": 3600}
+        client.files.create(file=path, purpose="fine-tune", expires_after=expires)
     for file in made:
         assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
