@@ -211,7 +211,20 @@ def _encode(prompt: str | list[int], tokenizer: Tokenizer, vocab_size: int, para
     if not isinstance(prompt, str) and max(prompt) >= vocab_size:  # the schema has checked the rest
         message = f"prompt ids must be in 0..{vocab_size - 1}, got {min(prompt)}..{max(prompt)}"
         raise ApiError(400, message, param, "invalid_value")
+    if isinstance(prompt, str) and (head := _head(prompt, tokenizer)):
+        id = tokenizer.vocabulary.special[head]
+        begin = [i for i in tokenizer.begin if i != id]
+        return (*begin, *map(int, tokenizer.encode_parts([id, prompt.removeprefix(head)])))
     return tuple(prompt_ids(prompt, tokenizer, vocab_size))
+
+
+def _head(prompt: str, tokenizer: Tokenizer) -> str | None:
+    """Return the token, an end or a beginning of text, that a prompt spells at its head, None for no such.
+
+    Evaluation programs and other servers mean the token by it, and not its letters.
+    """
+    names = [*tokenizer.end_names, *filter(None, [tokenizer.vocabulary.begin])]
+    return next((name for name in names if prompt.startswith(name)), None)
 
 
 def _encode_chat(messages: list[Fields], tokenizer: Tokenizer) -> tuple[int, ...]:

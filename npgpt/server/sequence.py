@@ -188,6 +188,8 @@ class RunningText(Running):
         id = self.session.sample(self._sampling)
         sequence.first_token_at = sequence.first_token_at or time.monotonic()
         if id in self.request.ends and not self.request.ignore_eos:
+            if self.request.top is not None:  # it has no text, but it was drawn
+                self._hold(id, logits, self._decoder.characters)
             return self.end("stop")
         sequence.n_drawn += 1
         before = self._decoder.characters
@@ -217,8 +219,12 @@ class RunningText(Running):
     def _report(self, id: int, logits: Floats | None, before: int, text: str) -> None:
         """Put the text that an id completed; `before`: the characters of the whole text before this id."""
         if self.request.top is not None:
-            self._held.append(Token(id, before, *_log_probabilities(id, logits, self.request.top)))
+            self._hold(id, logits, before)
         self._put(text)
+
+    def _hold(self, id: int, logits: Floats | None, before: int) -> None:
+        assert self.request.top is not None
+        self._held.append(Token(id, before, *_log_probabilities(id, logits, self.request.top)))
 
     def _put(self, text: str) -> None:
         tokens = self._ready_tokens(text)

@@ -167,6 +167,51 @@ def test_embeddings(client):
     assert one.data[0].embedding != one.data[1].embedding
 
 
+def test_as_many_embeddings_as_openai_takes_and_texts_longer_than_the_context(client):
+    texts = [f"{n} mar" for n in range(2048)]
+    many = client.embeddings.create(model="praia", input=texts, dimensions=64)
+    assert [one.index for one in many.data] == list(range(2048)) and many.model_extra == {}
+    few = client.embeddings.create(model="praia", input=[texts[n] for n in (0, 70, 2047)])
+    for n, one in zip((0, 70, 2047), few.data, strict=True):
+        assert many.data[n].embedding == one.embedding
+    assert many.usage.prompt_tokens == sum(map(len, texts))
+    long = client.embeddings.create(model="praia", input=["a b c " * 50, "a"])
+    assert long.usage.prompt_tokens == 301 and np.linalg.norm(long.data[0].embedding) == pytest.approx(1)
+    (warning,) = long.model_extra["warnings"]
+    assert warning.startswith("1 of 2 inputs are longer than the context: they were read in windows of 128")
+    for fields, message in (
+        ({"input": [*texts, "a"]}, "input must be .* a list of 1 to 2048 strings"),
+        ({"input": "a" * 300_001}, "at most 300000 tokens in all, got 300001"),
+        ({"dimensions": 32}, "dimensions is not supported by this server, but for 64"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            client.embeddings.create(**{"model": "praia", "input": "a"} | fields)
+
+
+def test_more_tokens_than_the_server_writes_are_met_as_far_as_it_goes(folder):
+    with Process(folder, "--max-tokens", 8) as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+            how = {"max_tokens": 5000, "temperature": 0, "extra_body": {"ignore_eos": True}}
+            said = ["max_tokens is 5000, and this server writes at most 8 tokens"]
+            whole = complete(client, **how)
+            assert whole.usage.completion_tokens == 8 and whole.choices[0].finish_reason == "length"
+            assert whole.model_extra["warnings"] == said
+            chunks = list(complete(client, stream=True, **how))
+            assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+            assert [chunk.model_extra.get("warnings") for chunk in chunks if chunk.model_extra] == [said]
+            assert complete(client, **how | {"max_tokens": 8}).model_extra == {}
+
+
+def test_an_end_of_text_at_the_head_of_a_prompt_is_the_token(client, speaker):
+    for prompt, ids in (("<|endoftext|>ab", [256, *b"ab"]), ("a<|endoftext|>", [*b"a<|endoftext|>"])):
+        asked = [complete(client, one, echo=True, logprobs=1, **GREEDY) for one in (prompt, ids)]
+        assert asked[0].choices == asked[1].choices and asked[0].usage.prompt_tokens == len(ids)
+    _, client = speaker
+    talk = [{"role": "user", "content": "<|endoftext|>ab"}]  # never in a chat
+    usage = client.chat.completions.create(model="praia", messages=talk, max_tokens=1).usage
+    assert usage.prompt_tokens == len("<|endoftext|>ab") + 3
+
+
 @pytest.mark.parametrize(
     "fields, error, code",
     [
