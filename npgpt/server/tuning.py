@@ -33,12 +33,7 @@ class Tuning:
             wanted = [file for file in files if query.get("purpose") in (None, file["purpose"])]
             return Json(list_page(wanted[:: -1 if query.get("order") == "asc" else 1], query, MAX_FILES))
         self.files.require_room()
-        length = request.headers.get("content-length", "")
-        if not length.isdigit():
-            raise ApiError(400, "an upload must say its Content-Length", None, "invalid_body")
-        if int(length[:18]) > self.settings.max_upload:
-            message = f"the body must be at most {self.settings.max_upload} bytes"
-            raise ApiError(413, message, "file", "body_too_large")
+        request = bodies.bounded(request, self.settings.max_upload)
         try:
             async with asyncio.timeout(self.settings.body_seconds * 4):
                 async with request.form(max_files=1, max_fields=16, max_part_size=1 << 16) as form:

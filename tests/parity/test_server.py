@@ -1,13 +1,16 @@
 """The server as the openai client sees it: a real process on loopback, nothing changed but base_url."""
 
 import concurrent.futures
+import contextlib
 import functools
+import http.client
 import json
 import re
 import subprocess
 import sys
 import time
 import unicodedata
+import urllib.request
 
 import numpy as np
 import pytest
@@ -454,6 +457,34 @@ def test_the_description_holds(folder, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     generated, passed = map(int, re.search(r"(\d+) generated, (\d+) passed", done.stdout).groups())
     assert generated == passed > 500
+
+
+def test_an_upload_in_chunks(client, folder):
+    """As Node sends a stream of a file: without a Content-Length."""
+    form = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--x\r\n'
+    form += b'Content-Disposition: form-data; name="file"; filename="d.jsonl"\r\n\r\n%b\r\n--x--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+
+    def upload(server, data):
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+        with contextlib.closing(connection):
+            body = form % data
+            parts = (body[n : n + 1000] for n in range(0, len(body), 1000))
+            with contextlib.suppress(OSError):  # refused before all is sent
+                connection.request("POST", "/v1/files", parts, kind, encode_chunked=True)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    with Process(folder, max_upload=100_000) as server:
+        data = b'{"prompt": "a", "completion": "b"}\n' * 2000
+        status, file = upload(server, data)
+        assert status == 200 and file["bytes"] == len(data) and file["filename"] == "d.jsonl"
+        content = urllib.request.urlopen(f"{server.url}/v1/files/{file['id']}/content", timeout=60)
+        assert content.read() == data
+        status, answer = upload(server, data * 2)
+        assert status == 413 and answer["error"]["code"] == "body_too_large"
+        answer = server.ask("/v1/files", form % (data * 2), **kind)
+        assert answer[0] == 413 and answer[1]["error"]["code"] == "body_too_large"
 
 
 def test_files(client, server, tmp_path):
