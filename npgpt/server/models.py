@@ -42,6 +42,8 @@ class Models:
     def __init__(self, path: Path, name: str, open_scheduler: Callable[[Path], Scheduler]) -> None:
         """Open the model `path` and serve it as `name`; errors of open_scheduler(path) pass through."""
         self._open, self._opening = open_scheduler, asyncio.Lock()
+        self.is_base: Callable[[Path], bool] = lambda folder: False  # True where a job begins with it
+        self.remove: Callable[[Path], None] = lambda folder: None  # the folder of a tuned model
         self.main = ServedModel(name, Path(path), open_scheduler(path))
         self.all = {name: self.main}
 
@@ -93,8 +95,18 @@ class Models:
             return Json(served.about())
         if served is self.main:
             raise ApiError(403, "this is the model that is served; only tuned ones can go", "model")
+        if self.is_base(served.path):
+            message = "a fine-tuning job begins with this model; cancel it or wait for its end"
+            raise ApiError(400, message, "model", "invalid_state")
         async with self._opening:  # find() may be about to start it
-            self.all.pop(name, None)
+            if self.all.get(name) is not served:
+                raise HTTPException(404)
+            try:
+                await asyncio.to_thread(self.remove, served.path)
+            except OSError as error:
+                message = f"the model's folder cannot be removed: {error.strerror}"
+                raise ApiError(500, message, "model") from None
+            del self.all[name]
         if served.opened:
             await asyncio.to_thread(served.opened.close, ApiError(404, "the model was deleted", "model"))
         return Json({"id": name, "object": "model", "deleted": True})

@@ -12,7 +12,7 @@ from npgpt.engine.types import Fields
 from npgpt.server import bodies, schema
 from npgpt.server.files import MAX_FILES, Files
 from npgpt.server.guard import Settings
-from npgpt.server.jobs import Jobs, StartFinetune
+from npgpt.server.jobs import DATA, Jobs, StartFinetune, remove_model
 from npgpt.server.models import Models
 from npgpt.server.responses import Json, list_page
 from npgpt.server.schema import ApiError
@@ -25,6 +25,8 @@ class Tuning:
     def __init__(self, models: Models, settings: Settings, start_finetune: StartFinetune) -> None:
         self.models, self.settings, self.files = models, settings, Files()
         self.jobs = Jobs(self.files, start_finetune, models.add)
+        models.is_base, models.remove = self.jobs.is_base, remove_model
+        self.jobs.restore(models.main.path.resolve(), models.main.id)
 
     async def all_files(self, request: Request) -> Response:
         """Answer GET and POST /v1/files."""
@@ -71,6 +73,8 @@ class Tuning:
         if not base.is_dir():
             message = "only a run or a Hugging Face folder can be fine-tuned, and this model is a file"
             raise ApiError(400, message, "model", "invalid_value")
+        data = {name: self.files.path(self.files.get(fields[name])["id"]) for name in DATA if name in fields}
+        await asyncio.to_thread(check_examples, data)
         return Json(self.jobs.create(fields, base.resolve()))
 
     async def one_job(self, request: Request) -> Response:

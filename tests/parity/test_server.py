@@ -562,15 +562,42 @@ def test_a_model_is_tuned_and_answers(folder, client):
     file = client.files.create(file=("d.jsonl", JOBS), purpose="fine-tune")
     val = client.files.create(file=("v.jsonl", JOBS[:400].rpartition(b"\n")[0]), purpose="fine-tune")
     bad = client.files.create(file=("bad.jsonl", b'{"prompt": 5}\n'), purpose="fine-tune")
+    other = client.files.create(
+        file=("other.jsonl", b'{"prompt": "a", "completion": "b"}'), purpose="fine-tune"
+    )
     wide = client.files.create(file=("wide.jsonl", JOBS.decode().encode("utf-16")), purpose="fine-tune")
     tune = functools.partial(client.fine_tuning.jobs.create, model="praia", training_file=file.id)
     how = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}
     first = tune(method=how, suffix="conta", seed=3, validation_file=val.id)
     assert first.status in ("queued", "running") and first.hyperparameters.n_epochs == 2
     assert first.validation_file == val.id
-    failing, unread = tune(training_file=bad.id), tune(training_file=wide.id)
-    invalid = tune(validation_file=bad.id)
+    for files, name, message in (  # when the job is made
+        ({"training_file": bad.id}, "training_file", "training_file: line 1: must have the fields of one of"),
+        ({"validation_file": bad.id}, "validation_file", "validation_file: line 1: must have"),
+        (
+            {"training_file": wide.id},
+            "training_file",
+            "training_file: must be UTF-8: .* likely UTF-16; iconv",
+        ),
+        (
+            {"validation_file": other.id},
+            "validation_file",
+            "validation_file: line 1: must be of one form with",
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message) as error:
+            tune(**files)
+        assert (error.value.param, error.value.code) == (name, f"invalid_{name}")
+        assert "\n" not in error.value.body["message"]
+    assert len(client.fine_tuning.jobs.list().data) == 1
     endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
+    marked = tune(metadata={"who": "me"}, hyperparameters={"n_epochs": 1000})
+    listed = client.fine_tuning.jobs.list(metadata={"who": "me"}).data
+    assert [job.id for job in listed] == [marked.id] and listed[0].metadata == {"who": "me"}
+    assert client.fine_tuning.jobs.list(metadata={"who": "you"}).data == []
+    without = client.fine_tuning.jobs.list(extra_query={"metadata": "null"}).data
+    assert [job.id for job in without] == [endless.id, first.id]
+    client.fine_tuning.jobs.cancel(marked.id)
     queued = tune()
     client.files.delete(file.id)  # it was copied
     assert client.fine_tuning.jobs.cancel(queued.id).status == "cancelled"
@@ -585,28 +612,29 @@ def test_a_model_is_tuned_and_answers(folder, client):
     messages = [{"role": "user", "content": "7"}]
     answer = client.chat.completions.create(model=done.fine_tuned_model, messages=messages, max_tokens=5)
     assert answer.model == done.fine_tuned_model
-    assert client.models.delete(done.fine_tuned_model).deleted
     (made,) = folder.parent.glob("praia-conta-*")
     assert npgpt.load(made).config.vocab_size > 257
+    assert not re.search(r"/tmp|/root|python -m|" + re.escape(str(folder.parent)), "\n".join(events))
+    assert any(done.fine_tuned_model in message for message in events)  # for the folder's name
+    with Process(folder) as again, openai.OpenAI(base_url=again.url + "/v1", api_key="x") as later:
+        assert done.fine_tuned_model in [model.id for model in later.models.list()]
+        assert later.fine_tuning.jobs.retrieve(first.id).to_dict() == done.to_dict()
+        assert [event.message for event in later.fine_tuning.jobs.list_events(first.id, limit=100)] == events
+        ask = {"model": done.fine_tuned_model, "messages": messages, "max_tokens": 5, "seed": 1}
+        replies = [one.chat.completions.create(**ask).choices[0].message for one in (client, later)]
+        assert replies[0] == replies[1]
+    assert client.models.delete(done.fine_tuned_model).deleted
+    assert not made.exists() and not list(folder.parent.glob("*.deleted")) and folder.exists()
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(**ask)
 
-    failed = ended(client, failing.id)
-    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
-    assert "training_file: line 1: must" in failed.error.message and "\n" not in failed.error.message
-    assert failed.error.message.startswith("training_file: ")  # without where it lies
-    failed = ended(client, invalid.id)
-    assert failed.error.code == "invalid_validation_file" and failed.error.param == "validation_file"
-    assert failed.error.message.startswith("validation_file: line 1: must")
-    failed = ended(client, unread.id)
-    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
-    assert failed.error.message.startswith(
-        "training_file: must be UTF-8: line 1 is not UTF-8, likely UTF-16; iconv"
-    )
     while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
         time.sleep(0.05)
     assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="already completed"):
         client.fine_tuning.jobs.cancel(endless.id)
-    assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, endless.id]
-    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 6  # page by page
-    with pytest.raises(openai.NotFoundError):
-        tune(training_file="../../etc/passwd")
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, marked.id]
+    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 4  # page by page
+    for name in (file.id, "../../etc/passwd"):
+        with pytest.raises(openai.NotFoundError):
+            tune(training_file=name)

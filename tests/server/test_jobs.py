@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("starlette", reason="needs pip install -e '.[server]'")
 
 from npgpt.server.files import Files
-from npgpt.server.jobs import Jobs
+from npgpt.server.jobs import JOB_FILE, Jobs, remove_model
 from npgpt.server.schema import ApiError
 
 STEP = "print('step 1/2: loss 5.5')\n"
@@ -113,6 +113,94 @@ def test_a_validation_file_that_is_not_there_makes_no_job(tmp_path):
         with pytest.raises(ApiError, match="No such File object: file-0"):
             jobs.create(fields, tmp_path / "base")
         assert jobs.all() == [] and [path.name for path in files.folder.iterdir()] == [file["id"]]
+        files.close()
+
+    asyncio.run(main())
+
+
+def test_what_a_job_says_has_no_paths_of_the_server(tmp_path):
+    code = f"""
+print('saved to {tmp_path}/base-tuned-1, drawn in /srv/mar/x/report.html; 1/8, http://a/b/c')
+print("next: python -m npgpt.chat {tmp_path}/base")
+print('reads {tmp_path}/base/config.json')
+"""
+    _, messages, _, _ = run_job(tmp_path, code + DONE)
+    said = [message for message in messages if message.startswith(("saved", "next", "reads"))]
+    assert said == [
+        "saved to base-tuned-1, drawn in report.html; 1/8, http://a/b/c",
+        "reads m/config.json",
+    ]
+    broken = f"raise OSError('no room in {tmp_path}/base-x/y.bin')"
+    job, messages, _, _ = run_job(tmp_path, broken)
+    assert job["error"]["message"] == messages[-1] == "OSError: no room in y.bin"
+
+
+def restored(tmp_path, name="m"):
+    """(jobs, calls of done) of a server that begins."""
+    made = []
+    jobs = Jobs(Files(), None, lambda name, folder: made.append((name, folder)))
+    jobs.restore(tmp_path / "base", name)
+    jobs.files.close()
+    return jobs, made
+
+
+def test_a_server_that_begins_lists_jobs_and_models_again(tmp_path, caplog):
+    job, messages, arguments, made = run_job(tmp_path, DONE)
+    run_job(tmp_path, CRASHED)  # leaves no folder
+    jobs, again = restored(tmp_path)
+    assert jobs.all() == [job] and again == made
+    assert [event["message"] for event in jobs.events(job["id"])][::-1] == messages
+    moved = tmp_path / "base-moved"
+    arguments.out.rename(moved)
+    assert restored(tmp_path)[1] == [(job["fine_tuned_model"], moved)]
+    assert restored(tmp_path, "another")[1] == []
+    (tmp_path / "base-link").symlink_to(moved)
+    assert len(restored(tmp_path)[1]) == 1 and not caplog.records
+    for text in (
+        "{",
+        "[]",
+        '{"job": {}}',
+        '{"job": {"status": "failed"}, "name": "x", "events": []}',
+        "[" * 10**5,
+    ):
+        (moved / JOB_FILE).write_text(text)
+        assert restored(tmp_path)[1] == []
+        assert caplog.records.pop().getMessage().endswith("its model is not served")
+
+
+def test_only_a_folder_that_a_job_made_is_removed(tmp_path):
+    _, _, arguments, _ = run_job(tmp_path, DONE)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("mine")
+    (arguments.out / "link").symlink_to(kept)
+    link = tmp_path / "base-link"
+    link.symlink_to(arguments.out)
+    for folder in (link, kept, tmp_path / "none"):
+        remove_model(folder)
+    assert arguments.out.exists() and link.exists() and (kept / "file").exists()
+    remove_model(arguments.out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base-link", "kept"]
+    assert (kept / "file").read_text() == "mine"
+
+
+def test_jobs_without_a_model_are_forgotten_where_there_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("npgpt.server.jobs.MAX_JOBS", 2)
+
+    async def main():
+        files = Files()
+        jobs = Jobs(files, None, None)
+        file = files.add("d.jsonl", io.BytesIO(b"{}"))
+        ids = [
+            jobs.create({"model": "m", "training_file": file["id"]}, tmp_path / "base")["id"] for _ in "ab"
+        ]
+        assert jobs.is_base(tmp_path / "base") and not jobs.is_base(tmp_path / "other")
+        with pytest.raises(ApiError, match="too many jobs"):
+            jobs.create({"model": "m", "training_file": file["id"]}, tmp_path / "base")
+        await jobs.cancel(ids[1])
+        third = jobs.create({"model": "m", "training_file": file["id"]}, tmp_path / "base")["id"]
+        assert [job["id"] for job in jobs.all()] == [third, ids[0]]
+        await jobs.close()
         files.close()
 
     asyncio.run(main())

@@ -10,6 +10,7 @@ pytest.importorskip("starlette", reason="needs pip install -e '.[server]'")
 
 from npgpt.server.about import loss_curve
 from npgpt.server.models import Models
+from npgpt.server.schema import ApiError
 
 
 class Opened:
@@ -55,6 +56,25 @@ def test_a_model_that_is_open_waits_for_none_and_one_deleted_while_it_opens_is_c
 
     asyncio.run(scene())
     assert schedulers[1].calls == ["start", "close"]
+
+
+def test_a_model_that_a_job_begins_with_stays_and_one_that_cannot_go_is_served_on(tmp_path):
+    async def scene():
+        models = Models(tmp_path / "main", "main", lambda path: Opened())
+        models.add("tuned", tmp_path / "tuned")
+        models.is_base = lambda folder: True
+        with pytest.raises(ApiError, match="a fine-tuning job begins with this model"):
+            await models.one(request("DELETE", "tuned"))
+
+        def remove(folder):
+            raise PermissionError(13, "Permission denied")
+
+        models.is_base, models.remove = (lambda folder: False), remove
+        with pytest.raises(ApiError, match="the model's folder cannot be removed: Permission denied"):
+            await models.one(request("DELETE", "tuned"))
+        assert list(models.all) == ["main", "tuned"]
+
+    asyncio.run(scene())
 
 
 def test_half_a_line_of_metrics_is_no_trouble(tmp_path):
