@@ -107,6 +107,7 @@ def _routes(about: About, models: Models, completions: Completions, tuning: Tuni
         _api("/v1/fine_tuning/jobs", tuning.all_jobs, get_or_post),
         _api("/v1/fine_tuning/jobs/{id}", tuning.one_job),
         _api("/v1/fine_tuning/jobs/{id}/events", tuning.job_events),
+        _api("/v1/fine_tuning/jobs/{id}/checkpoints", tuning.job_checkpoints),
         _api("/v1/fine_tuning/jobs/{id}/cancel", tuning.cancel_job, post),
     ]
 

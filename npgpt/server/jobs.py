@@ -9,6 +9,7 @@ import contextlib
 import glob
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from npgpt.engine.types import Fields
+from npgpt.server import results
 from npgpt.server.files import Files
 from npgpt.server.responses import new_id
 from npgpt.server.schema import ApiError
@@ -99,7 +101,10 @@ class FinetuneJob:
             if (about["status"], about["fine_tuned_model"]) != ("succeeded", name):
                 raise ValueError(f"the job of {name} must have succeeded")
             arguments = FinetuneArguments(folder, folder, folder, int(about["seed"]), None, None)
-            if missing := {"id", "created_at", "finished_at", "model", "metadata"} - set(about):
+            files, _ = list(about["result_files"]), int(about["finished_at"])
+            if not all(isinstance(id, str) and re.fullmatch("file-[0-9a-f]{24}", id) for id in files):
+                raise ValueError("result_files must be ids of files")
+            if missing := {"id", "created_at", "model", "metadata", "result_files"} - set(about):
                 raise ValueError(f"the job must have {', '.join(sorted(missing))}")
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"must be a job, got {error!r:.80}") from None
@@ -148,10 +153,11 @@ class Jobs:
         folder.mkdir()
         for name in given:
             shutil.copyfile(self.files.path(fields[name]), folder / name)
+        run = base.parent if (base.parent / JOB_FILE).is_file() else base  # of a checkpoint
         arguments = FinetuneArguments(
             base=base,
             data=folder / "training_file",
-            out=base.parent / f"{base.name}-{suffix or 'tuned'}-{id[-8:]}",
+            out=run.parent / f"{run.name}-{suffix or 'tuned'}-{id[-8:]}",
             seed=fields.get("seed", secrets.randbelow(2**31)),
             epochs=hyper.get("n_epochs"),
             batch_size=hyper.get("batch_size"),
@@ -178,11 +184,12 @@ class Jobs:
         for job in sorted(found, key=lambda job: int(job.about["created_at"])):
             if re.sub("^(ft:)*", "", job.tuned_name).partition("::")[0] == name:
                 self._jobs[job.about["id"]] = job
-                self._done(job.tuned_name, job.arguments.out)
+                self._publish(job)
 
     def is_base(self, folder: Path) -> bool:
-        """Return True if a job that waits or runs begins with the model in this folder."""
-        return any(not job.ended and job.arguments.base == folder for job in self._jobs.values())
+        """Return True if a job that waits or runs begins with the model in this folder or its checkpoints."""
+        bases = (job.arguments.base for job in self._jobs.values() if not job.ended)
+        return any(folder in (base, base.parent) for base in bases)
 
     def get(self, id: str) -> Fields:
         """Return OpenAI's job object; raise ApiError 404 if there is none of this id."""
@@ -195,6 +202,15 @@ class Jobs:
     def events(self, id: str) -> list[Fields]:
         """Return the events of a job, the latest first; raise ApiError 404 if there is none of this id."""
         return list(self._find(id).events)[::-1]
+
+    def checkpoints(self, id: str) -> list[Fields]:
+        """Return the checkpoints of a job that has succeeded, the latest first, and none of another.
+
+        Raise ApiError 404 if there is no job of this id.
+        """
+        job = self._find(id)
+        done = results.checkpoints(job.arguments.out, id, job.tuned_name) if job.status == "succeeded" else []
+        return [about for about, _ in done]
 
     async def cancel(self, id: str) -> Fields:
         """End a job that waits or runs; raise ApiError 400 for another, 404 if there is none of this id."""
@@ -212,6 +228,15 @@ class Jobs:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def _publish(self, job: FinetuneJob) -> None:
+        """List the result file of a job that has succeeded, and serve its model and its checkpoints."""
+        out, created = job.arguments.out, int(job.about["finished_at"])
+        for id in job.about["result_files"]:
+            self.files.add_result(id, "step_metrics.csv", results.as_csv(results.losses(out)), created)
+        self._done(job.tuned_name, out)
+        for about, folder in results.checkpoints(out, job.about["id"], job.tuned_name)[::-1]:
+            self._done(about["fine_tuned_model_checkpoint"], folder)
 
     def _forget_one(self) -> None:
         """Forget the oldest job that has ended and has no model, if there is one."""
@@ -263,7 +288,7 @@ class Jobs:
         async for line in process.stdout:
             last = line.decode("utf-8", "replace").strip() or last
             if job.status == "running" and last and not last.startswith("{") and COMMAND not in last:
-                job.add_event(without_paths(last, job)[:500])
+                job.add_event(without_paths(last, job)[:500], data=results.of_line(last))
         code, errors = await process.wait(), (await reading).decode("utf-8", "replace").strip()
         if job.status == "cancelled":
             return
@@ -274,10 +299,13 @@ class Jobs:
             return job.fail(message[:500], *((f"invalid_{named}", named) if code == REFUSED else ()))
         result = json.loads(last)
         job.about["trained_tokens"], job.about["fine_tuned_model"] = result.get("tokens"), job.tuned_name
-        job.add_event("metrics", data={k: v for k, v in result.items() if isinstance(v, (int, float))})
+        numbers = {name: v for name, v in result.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        job.add_event("metrics", data=numbers)
+        if results.losses(job.arguments.out):
+            job.about["result_files"] = [new_id("file")]
         job.end("succeeded", "The job has successfully completed")
         job.save()
-        self._done(job.tuned_name, job.arguments.out)
+        self._publish(job)
 
 
 def _job_object(id: str, fields: Fields, hyper: Fields, seed: int) -> Fields:

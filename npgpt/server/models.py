@@ -98,6 +98,10 @@ class Models:
         if self.is_base(served.path):
             message = "a fine-tuning job begins with this model; cancel it or wait for its end"
             raise ApiError(400, message, "model", "invalid_state")
+        inside = [one for one in self.all.values() if one.path.parent == served.path]  # its checkpoints
+        if owner := next((one for one in self.all.values() if one.path == served.path.parent), None):
+            message = f"this is a checkpoint of {owner.id}, and goes with it"
+            raise ApiError(400, message, "model", "invalid_value")
         async with self._opening:  # find() may be about to start it
             if self.all.get(name) is not served:
                 raise HTTPException(404)
@@ -106,7 +110,9 @@ class Models:
             except OSError as error:
                 message = f"the model's folder cannot be removed: {error.strerror}"
                 raise ApiError(500, message, "model") from None
-            del self.all[name]
-        if served.opened:
-            await asyncio.to_thread(served.opened.close, ApiError(404, "the model was deleted", "model"))
+            for one in (served, *inside):
+                del self.all[one.id]
+        for one in (served, *inside):
+            if one.opened:
+                await asyncio.to_thread(one.opened.close, ApiError(404, "the model was deleted", "model"))
         return Json({"id": name, "object": "model", "deleted": True})

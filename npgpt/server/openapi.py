@@ -7,7 +7,7 @@ from npgpt.text.records import NULL, STRING, record
 OPERATIONS = (  # method, path, what it does, the object that it answers with, or the media type
     ("get", "/v1/models", "The models", "list"),
     ("get", "/v1/models/{id}", "A model", "model"),
-    ("delete", "/v1/models/{id}", "Close a fine-tuned model", "model"),
+    ("delete", "/v1/models/{id}", "Delete a fine-tuned model", "model"),
     ("post", "/v1/completions", "Go on with a text", "text_completion"),
     ("post", "/v1/chat/completions", "Answer in a chat", "chat.completion"),
     ("post", "/v1/embeddings", "Vectors of texts", "list"),
@@ -20,6 +20,7 @@ OPERATIONS = (  # method, path, what it does, the object that it answers with, o
     ("post", "/v1/fine_tuning/jobs", "Fine-tune a model", "fine_tuning.job"),
     ("get", "/v1/fine_tuning/jobs/{id}", "A job", "fine_tuning.job"),
     ("get", "/v1/fine_tuning/jobs/{id}/events", "What a job said", "list"),
+    ("get", "/v1/fine_tuning/jobs/{id}/checkpoints", "The checkpoints of a job", "list"),
     ("post", "/v1/fine_tuning/jobs/{id}/cancel", "Stop a job", "fine_tuning.job"),
     ("get", "/health", "Whether the server serves", "application/json"),
     ("get", "/metrics", "Prometheus's metrics", "text/plain"),

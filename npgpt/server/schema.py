@@ -171,6 +171,7 @@ QUERIES: dict[str, Fields] = {  # path of GET -> its parameters; another path an
     },
     "/v1/fine_tuning/jobs": {**PAGE, "metadata": METADATA},
     "/v1/fine_tuning/jobs/{id}/events": PAGE,
+    "/v1/fine_tuning/jobs/{id}/checkpoints": PAGE,
 }
 
 

@@ -85,6 +85,11 @@ class Tuning:
         """Answer GET /v1/fine_tuning/jobs/{id}/events."""
         return Json(list_page(self.jobs.events(request.path_params["id"]), request.state.query))
 
+    async def job_checkpoints(self, request: Request) -> Response:
+        """Answer GET /v1/fine_tuning/jobs/{id}/checkpoints."""
+        found = await asyncio.to_thread(self.jobs.checkpoints, request.path_params["id"])
+        return Json(list_page(found, request.state.query, 10))
+
     async def cancel_job(self, request: Request) -> Response:
         """Answer POST /v1/fine_tuning/jobs/{id}/cancel."""
         return Json(await self.jobs.cancel(request.path_params["id"]))

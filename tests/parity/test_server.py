@@ -616,9 +616,24 @@ def test_a_model_is_tuned_and_answers(folder, client):
     assert npgpt.load(made).config.vocab_size > 257
     assert not re.search(r"/tmp|/root|python -m|" + re.escape(str(folder.parent)), "\n".join(events))
     assert any(done.fine_tuned_model in message for message in events)  # for the folder's name
+    metrics = [event for event in client.fine_tuning.jobs.list_events(first.id) if event.type == "metrics"]
+    measured = [event.data for event in metrics if "valid_loss" in event.data]
+    assert measured and all(data["train_loss"] > 0 for data in measured)
+    (losses,) = done.result_files
+    assert client.files.retrieve(losses).purpose == "fine-tune-results"
+    names, *rows = client.files.content(losses).text.splitlines()
+    assert names == "step,train_loss,valid_loss" and len(rows) == max(data["step"] for data in measured)
+    checkpoints = list(client.fine_tuning.jobs.checkpoints.list(first.id, limit=1))
+    assert checkpoints[0].step_number == len(rows) and checkpoints[0].metrics.valid_loss > 0
+    for one in checkpoints:
+        made_of = one.fine_tuned_model_checkpoint
+        assert made_of == f"{done.fine_tuned_model}:ckpt-step-{one.step_number}"
+        asked = client.chat.completions.create(model=made_of, messages=messages, max_tokens=5)
+        assert asked.model == made_of
     with Process(folder) as again, openai.OpenAI(base_url=again.url + "/v1", api_key="x") as later:
         assert done.fine_tuned_model in [model.id for model in later.models.list()]
         assert later.fine_tuning.jobs.retrieve(first.id).to_dict() == done.to_dict()
+        assert later.files.content(losses).text == client.files.content(losses).text
         assert [event.message for event in later.fine_tuning.jobs.list_events(first.id, limit=100)] == events
         ask = {"model": done.fine_tuned_model, "messages": messages, "max_tokens": 5, "seed": 1}
         replies = [one.chat.completions.create(**ask).choices[0].message for one in (client, later)]

@@ -27,7 +27,7 @@ KILLED = "import os; os.kill(os.getpid(), 9)"
 NEVER = "print('begun', flush=True); import time; time.sleep(600)"
 
 
-def run_job(tmp_path, code, scene=None, validation=None):
+def run_job(tmp_path, code, scene=None, validation=None, check=None):
     """(job object, messages of its events, arguments, calls of done) of a job that runs this code."""
     given, made = [], []
 
@@ -38,7 +38,7 @@ def run_job(tmp_path, code, scene=None, validation=None):
             assert arguments.validation.read_bytes() == validation
             assert arguments.validation.parent == arguments.data.parent  # their names are those of errors
         arguments.out.mkdir()
-        command = [sys.executable, "-c", "import json, sys\n" + code]
+        command = [sys.executable, "-c", "import json, sys\n" + code, str(arguments.out)]
         return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=2**20)
 
     async def main():
@@ -56,7 +56,10 @@ def run_job(tmp_path, code, scene=None, validation=None):
         await jobs.close()
         job, messages = jobs.get(id), [event["message"] for event in jobs.events(id)][::-1]
         left = [path.name for path in files.folder.iterdir()]
-        assert sorted(left) == sorted(fields[name] for name in fields if name.endswith("_file"))
+        kept = [fields[name] for name in fields if name.endswith("_file")] + job["result_files"]
+        assert sorted(left) == sorted(kept)
+        if check:
+            check(jobs, files, job)
         files.close()
         assert not files.folder.exists()
         return job, messages
@@ -133,6 +136,62 @@ print('reads {tmp_path}/base/config.json')
     broken = f"raise OSError('no room in {tmp_path}/base-x/y.bin')"
     job, messages, _, _ = run_job(tmp_path, broken)
     assert job["error"]["message"] == messages[-1] == "OSError: no room in y.bin"
+
+
+TRAINED = """
+import pathlib
+out = pathlib.Path(sys.argv[1])
+(out / 'metrics.csv').write_text('step,train_loss,val_loss\\n1,5.5,\\n2,4.5,4.75\\n3,nan,\\n4,4.25,4.5\\n')
+for name in ('step-000002', 'step-000004', 'step-x'):
+    (out / name).mkdir()
+print('step 2/4: loss 4.5000, val loss 4.7500, 605 tokens/s, 1 s left')
+print('step 1,000/2,000: loss 4.5000, 605 tokens/s, 1 s left')
+"""
+
+
+def test_losses_and_checkpoints_of_a_job(tmp_path):
+    def check(jobs, files, job):
+        id, model = job["id"], job["fine_tuned_model"]
+        (file,) = job["result_files"]
+        assert files.get(file)["purpose"] == "fine-tune-results"
+        assert (
+            files.path(file).read_text()
+            == "step,train_loss,valid_loss\n1,5.5,\n2,4.5,4.75\n3,,\n4,4.25,4.5\n"
+        )
+        last, before = jobs.checkpoints(id)
+        assert last["metrics"] == {"step": 4, "train_loss": 4.25, "valid_loss": 4.5}
+        assert (before["step_number"], before["fine_tuning_job_id"]) == (2, id)
+        assert before["fine_tuned_model_checkpoint"] == f"{model}:ckpt-step-2"
+        data = [event["data"] for event in jobs.events(id) if event["type"] == "metrics"][::-1]
+        assert data[0] == {"step": 2, "total_steps": 4, "train_loss": 4.5, "valid_loss": 4.75}
+        assert data[1] == {"step": 1000, "total_steps": 2000, "train_loss": 4.5}
+
+    job, _, arguments, made = run_job(tmp_path, TRAINED + DONE, check=check)
+    model, out = job["fine_tuned_model"], arguments.out
+    names = {model: out} | {f"{model}:ckpt-step-{n}": out / f"step-00000{n}" for n in (2, 4)}
+    assert dict(made) == names
+    jobs, again = restored(tmp_path)
+    assert dict(again) == names and len(jobs.checkpoints(job["id"])) == 2 and jobs.all() == [job]
+    job, *_ = run_job(tmp_path, CRASHED, check=lambda jobs, files, job: jobs.checkpoints(job["id"]) == [])
+    assert job["result_files"] == []
+
+
+def test_a_job_that_begins_with_a_checkpoint_lies_beside_its_run(tmp_path):
+    async def main():
+        files = Files()
+        jobs = Jobs(files, None, None)
+        file = files.add("d.jsonl", io.BytesIO(b"{}"))
+        (tmp_path / "base-a").mkdir()
+        (tmp_path / "base-a" / JOB_FILE).write_text("{}")
+        base = tmp_path / "base-a" / "step-000002"
+        jobs.create({"model": "ft:base::a:1:ckpt-step-2", "training_file": file["id"]}, base)
+        (job,) = jobs._jobs.values()
+        assert job.arguments.out.parent == tmp_path and job.arguments.out.name.startswith("base-a-tuned-")
+        assert jobs.is_base(tmp_path / "base-a") and jobs.is_base(base) and not jobs.is_base(tmp_path / "b")
+        await jobs.close()
+        files.close()
+
+    asyncio.run(main())
 
 
 def restored(tmp_path, name="m"):

@@ -77,6 +77,21 @@ def test_a_model_that_a_job_begins_with_stays_and_one_that_cannot_go_is_served_o
     asyncio.run(scene())
 
 
+def test_checkpoints_go_with_their_model(tmp_path):
+    async def scene():
+        models = Models(tmp_path / "main", "main", lambda path: Opened())
+        for name in ("a", "b"):
+            models.add(name, tmp_path / name)
+            models.add(f"{name}:1", tmp_path / name / "step-000001")
+        opened = (await models.find("a:1")).scheduler
+        with pytest.raises(ApiError, match="this is a checkpoint of a, and goes with it"):
+            await models.one(request("DELETE", "a:1"))
+        await models.one(request("DELETE", "a"))
+        assert list(models.all) == ["main", "b", "b:1"] and opened.calls == ["start", "close"]
+
+    asyncio.run(scene())
+
+
 def test_half_a_line_of_metrics_is_no_trouble(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("step,train_loss,val_loss\n1,5.5,\n2,nan,3.25\n3")
