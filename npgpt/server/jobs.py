@@ -267,7 +267,7 @@ class Jobs:
             except Exception as error:  # of this job alone: the others wait
                 traceback.print_exc()
                 if job.status != "cancelled":
-                    job.fail(f"the worker could not be run: {error}"[:500])
+                    job.fail(without_paths(f"the worker could not be run: {error}", job)[:500])
             finally:
                 await self._stop_process()  # of a task that was cancelled: nothing is written after this
                 shutil.rmtree(job.arguments.data.parent, ignore_errors=True)

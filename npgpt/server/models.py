@@ -77,7 +77,8 @@ class Models:
                 try:
                     served.opened = await asyncio.to_thread(self._open, served.path)
                 except (OSError, ValueError, MemoryError) as error:
-                    raise ApiError(500, f"the model cannot be opened: {error}", "model") from None
+                    why = str(error).replace(str(served.path), served.id)  # not where it lies
+                    raise ApiError(500, f"the model cannot be opened: {why}"[:500], "model") from None
                 served.scheduler.start(asyncio.get_running_loop())
         return served
 

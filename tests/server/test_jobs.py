@@ -133,6 +133,8 @@ print('reads {tmp_path}/base/config.json')
         "saved to base-tuned-1, drawn in report.html; 1/8, http://a/b/c",
         "reads m/config.json",
     ]
+    missing = f"open('{tmp_path}/base-x/y.bin')"
+    assert "'y.bin'" in run_job(tmp_path, missing)[0]["error"]["message"]
     broken = f"raise OSError('no room in {tmp_path}/base-x/y.bin')"
     job, messages, _, _ = run_job(tmp_path, broken)
     assert job["error"]["message"] == messages[-1] == "OSError: no room in y.bin"

@@ -92,6 +92,22 @@ def test_checkpoints_go_with_their_model(tmp_path):
     asyncio.run(scene())
 
 
+def test_a_model_that_cannot_be_opened_is_an_error_without_its_path(tmp_path):
+    def open_scheduler(path):
+        if path.name == "broken":
+            raise ValueError(f"{path}/config.json: must be JSON")
+        return Opened()
+
+    async def scene():
+        models = Models(tmp_path / "main", "main", open_scheduler)
+        models.add("ft:main", tmp_path / "broken")
+        with pytest.raises(ApiError) as error:
+            await models.find("ft:main")
+        assert str(error.value) == "the model cannot be opened: ft:main/config.json: must be JSON"
+
+    asyncio.run(scene())
+
+
 def test_half_a_line_of_metrics_is_no_trouble(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("step,train_loss,val_loss\n1,5.5,\n2,nan,3.25\n3")
