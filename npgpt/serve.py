@@ -14,6 +14,7 @@ from npgpt.console.process import command, errors_as_lines, exit_with_error
 from npgpt.console.settings import add_adapter, count, count_or_zero, make_parser, not_negative, thread_count
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from asyncio.subprocess import Process
 
     from npgpt.engine.types import PathLike
@@ -29,21 +30,7 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 @command("serve", goes_on=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal and return exit code 0; exit with 2 for a bad model or address."""
-    parser = make_parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
-    add = parser.add_argument
-    add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
-    add(
-        "--host", default="127.0.0.1", help="address; a key is needed beyond this machine (default 127.0.0.1)"
-    )
-    add("--port", type=count_or_zero, default=8000, help="port to serve at; 0: any free port (default 8000)")
-    add("--api-key", default=os.environ.get("NPGPT_API_KEY"), help="key of the clients (or NPGPT_API_KEY)")
-    add("--sessions", type=count, default=64, help="texts computed at once (default 64)")
-    add("--queue", type=count, default=256, help="texts that may wait; more get status 429 (default 256)")
-    add("--max-tokens", type=count, default=4096, help="maximum number of tokens of a reply (default 4096)")
-    add("--grace", type=not_negative, default=30.0, help="seconds left to streams after SIGTERM (default 30)")
-    add_adapter(parser)
-    add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
 
     if args.host not in LOOPBACK and not args.api_key:
         exit_with_error("serve", f"--api-key must be given where others can connect (--host {args.host})", 2)
@@ -51,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_with_error("serve", f"--port must be in 0..65535, got {args.port}", 2)
     with errors_as_lines("serve"):
         try:
-            from npgpt.server import app, connections, guard
+            from npgpt.server import app, connections, guard, origins
         except ImportError as error:
             raise ValueError(f"needs {error.name}: pip install 'npgpt[server]'") from None
         from npgpt.training.run import shown
@@ -59,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         settings = guard.Settings(
             api_key=args.api_key,
+            origins=tuple(map(origins.check_origin, args.allow_origin)),
             loopback=args.host in LOOPBACK,
             sessions=args.sessions,
             queue=args.queue,
@@ -85,6 +73,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     log("serving {name} at {url} (Ctrl-C ends it)", name=name, url=url)
     server.run(sockets=[listening])
     return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser("serve", "Serve a trained GPT as OpenAI's HTTP API, with a page to try it.")
+    add = parser.add_argument
+    add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
+    add(
+        "--host", default="127.0.0.1", help="address; a key is needed beyond this machine (default 127.0.0.1)"
+    )
+    add("--port", type=count_or_zero, default=8000, help="port to serve at; 0: any free port (default 8000)")
+    add("--api-key", default=os.environ.get("NPGPT_API_KEY"), help="key of the clients (or NPGPT_API_KEY)")
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages of this site ask, as https://example.org; * for all; may be given several times",
+    )
+    add("--sessions", type=count, default=64, help="texts computed at once (default 64)")
+    add("--queue", type=count, default=256, help="texts that may wait; more get status 429 (default 256)")
+    add("--max-tokens", type=count, default=4096, help="maximum number of tokens of a reply (default 4096)")
+    add("--grace", type=not_negative, default=30.0, help="seconds left to streams after SIGTERM (default 30)")
+    add_adapter(parser)
+    add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
+    return parser
 
 
 def open_model(path: PathLike, adapters: Adapters = NONE) -> tuple[libnpgpt.Model, Tokenizer]:

@@ -141,7 +141,8 @@ def _check_infos(infos: list[Info], alignment: int, begin: int, size: int, where
             )
     for type, found in of_type.items():
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        wrong.append(f"{found[0]}{more} must be {', '.join(TYPES).upper()}, got {type.upper()}")
+        got = type.upper() if type in NAMES.values() else type
+        wrong.append(f"{found[0]}{more} must be {', '.join(TYPES).upper()}, got {got}")
     raise_all(where, wrong)
 
 

@@ -5,6 +5,7 @@ import json
 from typing import NoReturn
 
 from starlette.requests import Request
+from starlette.types import Message
 
 from npgpt.engine.types import Fields
 from npgpt.server import schema
@@ -36,21 +37,37 @@ def parse(data: bytearray, path: str) -> Fields:
 
 async def read(request: Request, most: int, seconds: float) -> bytearray:
     """Return the body of a request; raise ApiError 413 beyond `most` bytes, 408 after so many seconds."""
-    too_large = ApiError(413, f"the body must be at most {most} bytes", None, "body_too_large")
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:18]) > most:
-        raise too_large
     data = bytearray()
     try:
         async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
+            async for chunk in bounded(request, most).stream():
                 data += chunk
-                if len(data) > most:
-                    raise too_large
     except TimeoutError:
         closing = {"Connection": "close"}
         raise ApiError(408, "the body did not come in time", None, "timeout", closing) from None
     return data
+
+
+def bounded(request: Request, most: int) -> Request:
+    """Return a request whose body is counted as it comes, with a Content-Length or in chunks.
+
+    Raise ApiError 413 for a body of more than `most` bytes: now if it says so, else while it is read.
+    """
+    too_large = ApiError(413, f"the body must be at most {most} bytes", None, "body_too_large")
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length[:18]) > most:
+        raise too_large
+    came = 0
+
+    async def receive() -> Message:
+        nonlocal came
+        message = await request.receive()
+        came += len(message.get("body", b""))
+        if came > most:
+            raise too_large
+        return message
+
+    return Request(request.scope, receive)
 
 
 def _no_number(name: str) -> NoReturn:

@@ -33,11 +33,14 @@ from npgpt.server.schema import ApiError
 from npgpt.server.sequence import EmbeddingRequest, Sequence, TextRequest
 from npgpt.server.tokens import Token
 from npgpt.text import examples
+from npgpt.text.messages import role_of, text_of
 from npgpt.text.tokenizer import Tokenizer
 
 Prompts: TypeAlias = list[tuple[int, ...]]  # the ids of each
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)  # seconds to the first token
 SAMPLING_FIELDS = [field.name for field in dataclasses.fields(Sampling)]  # the API's names, too
+MAX_INPUT_TOKENS = 300_000  # of a request for embeddings, as OpenAI has it
+ROOM_SECONDS = 0.05  # between two looks for room in the queue
 SLOW_TEXT = 1 << 14  # characters that are encoded beside the event loop
 
 
@@ -54,12 +57,13 @@ class Completions:
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
         prompts = await encode_prompts(served.scheduler, fields["prompt"], "prompt")
-        most = self.max_tokens(fields.get("max_tokens"), 16)
+        check_context(prompts, served.scheduler, "prompt")
+        most, warnings = self.max_tokens(fields, 16)
         ends = served.scheduler.tokenizer.ends
         top, echo = fields.get("logprobs"), fields.get("echo", False)
         requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo)
         shape = CompletionShape(served.scheduler.token_names, top)
-        return await self.answer(request, fields, served, requests, shape)
+        return await self.answer(request, fields, served, requests, shape, warnings)
 
     async def chat(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
@@ -74,42 +78,57 @@ class Completions:
             raise ApiError(400, message, "model", "model_has_no_roles")
         if fields.get("top_logprobs") and not fields.get("logprobs"):
             raise ApiError(400, "top_logprobs is allowed only with logprobs", "top_logprobs", "invalid_value")
-        if "max_tokens" in fields and "max_completion_tokens" in fields:
+        if len({fields[name] for name in ("max_tokens", "max_completion_tokens") if name in fields}) > 1:
             raise ApiError(400, "max_tokens is the old name of max_completion_tokens: give one", "max_tokens")
         prompt = await asyncio.to_thread(_encode_chat, fields["messages"], tokenizer)
         check_context([prompt], scheduler, "messages")
         name = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
-        most = self.max_tokens(fields.get(name), scheduler.model.block_size, name)
+        most, warnings = self.max_tokens(fields, scheduler.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
         ends = await asyncio.to_thread(examples.chat_ends, tokenizer)
         requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top)
-        return await self.answer(request, fields, served, requests, ChatShape(scheduler.token_names, top))
+        shape = ChatShape(scheduler.token_names, top)
+        return await self.answer(request, fields, served, requests, shape, warnings)
 
     async def embeddings(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
-        prompts = await encode_prompts(served.scheduler, fields["input"], "input")
-        requests = [EmbeddingRequest(ids) for ids in prompts]
-        async with self.computed(request, served.scheduler, requests) as (sequences, changes):
-            async for _ in changes:
-                pass
+        scheduler = served.scheduler
+        check_dimensions(fields.get("dimensions"), scheduler)
+        prompts = await encode_prompts(scheduler, fields["input"], "input")
+        tokens = sum(map(len, prompts))
+        if tokens > MAX_INPUT_TOKENS:
+            message = f"the inputs must be at most {MAX_INPUT_TOKENS} tokens in all, got {tokens}"
+            raise ApiError(400, message, "input", "max_tokens_per_request")
+        requests, sequences = [EmbeddingRequest(ids) for ids in prompts], list[Sequence]()
+        at_once = min(self.settings.sessions, self.settings.queue)
+        for begin in range(0, len(requests), at_once):
+            part = requests[begin : begin + at_once]
+            async with self.computed(request, scheduler, part, patient=begin > 0) as (some, changes):
+                async for _ in changes:
+                    pass
+            sequences += some
         in_bytes = fields.get("encoding_format") == "base64"
         data: list[Fields] = []
         for i, sequence in enumerate(sequences):
             vector = np.asarray(sequence.vector, "<f4")
             shown = base64.b64encode(vector.tobytes()).decode() if in_bytes else vector.tolist()
             data.append({"object": "embedding", "index": i, "embedding": shown})
-        tokens = sum(map(len, prompts))
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return Json({"object": "list", "data": data, "model": served.id, "usage": usage})
+        answer: Fields = {"object": "list", "data": data, "model": served.id, "usage": usage}
+        context = scheduler.model.block_size
+        if n := sum(len(ids) > context for ids in prompts):
+            how = f"they were read in windows of {context} tokens, the context, and averaged"
+            answer["warnings"] = [f"{n} of {len(prompts)} inputs are longer than the context: {how}"]
+        return Json(answer)
 
-    def max_tokens(self, given: int | None, default: int, name: str = "max_tokens") -> int:
-        """Return how many tokens a text may have; raise ApiError 400 for more than the server allows."""
-        most = self.settings.max_tokens
-        if given is not None and given > most:
-            raise ApiError(400, f"{name} must be at most {most}, got {given}", name, "invalid_value")
-        return min(default, most) if given is None else given
+    def max_tokens(self, fields: Fields, default: int, name: str = "max_tokens") -> tuple[int, list[str]]:
+        """Return how many tokens a text may have, and what to say where more are asked for."""
+        most, given = self.settings.max_tokens, fields.get(name, default)
+        if given > most and name in fields:
+            return most, [f"{name} is {given}, and this server writes at most {most} tokens"]
+        return min(given, most), []
 
     async def answer(
         self,
@@ -118,22 +137,27 @@ class Completions:
         served: ServedModel,
         requests: list[TextRequest],
         shape: Shape,
+        warnings: list[str],
     ) -> Response:
         """Compute texts and return them in the given shape, whole or as a stream of events."""
         async with contextlib.AsyncExitStack() as stack:
             # a stream enters it before its header is sent, so that a full queue is an answer, too
             computed = self.computed(request, served.scheduler, requests)
             sequences, changes = await stack.enter_async_context(computed)
-            answer = _Answer(fields, served.id, self.version, shape, sequences)
+            answer = _Answer(fields, served.id, self.version, shape, sequences, warnings)
             if not fields.get("stream"):
                 return await answer.whole(changes)
             return EventStream(stack.pop_all(), answer.events(changes), self.settings.write_seconds)
 
     @contextlib.asynccontextmanager
     async def computed(
-        self, request: Request, scheduler: Scheduler, requests: Collection[TextRequest | EmbeddingRequest]
+        self,
+        request: Request,
+        scheduler: Scheduler,
+        requests: Collection[TextRequest | EmbeddingRequest],
+        patient: bool = False,
     ) -> AsyncIterator[tuple[list[Sequence], Changes]]:
-        """Submit the requests; give their sequences and the changes as they come.
+        """Submit the requests, and where `patient` wait for room; give their sequences and the changes.
 
         The sequences are cancelled at the end of the context. The changes raise ApiError where a sequence
         fails, and ClientDisconnect once the client has gone.
@@ -143,11 +167,15 @@ class Completions:
             message = f"n times the prompts must be at most {self.settings.queue}, got {len(requests)}"
             raise ApiError(400, message, "n", "invalid_value")
         sequences = [Sequence(one, news.set) for one in requests]
-        try:
-            scheduler.submit(sequences)
-        except Busy:
-            wait = {"Retry-After": "1"}
-            raise ApiError(429, "too many requests wait already", None, "rate_limit_exceeded", wait) from None
+        while True:
+            try:
+                scheduler.submit(sequences)
+                break
+            except Busy:
+                if not patient:
+                    wait, message = {"Retry-After": "1"}, "too many requests wait already"
+                    raise ApiError(429, message, None, "rate_limit_exceeded", wait) from None
+            await asyncio.sleep(ROOM_SECONDS)
 
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -190,8 +218,7 @@ class Completions:
 async def encode_prompts(scheduler: Scheduler, prompts: Any, param: str) -> Prompts:
     """Return the ids of one prompt or of several, in all forms that the API allows.
 
-    Raise ApiError 400, which names `param`, for an id that the model does not have and for a prompt that is
-    longer than the context.
+    Raise ApiError 400, which names `param`, for an id that the model does not have.
     """
     if isinstance(prompts, str) or isinstance(prompts[0], int):
         prompts = [prompts]
@@ -201,31 +228,43 @@ async def encode_prompts(scheduler: Scheduler, prompts: Any, param: str) -> Prom
         return [_encode(prompt, tokenizer, vocab_size, param) for prompt in prompts]
 
     size = sum(map(len, prompts))
-    encoded = await asyncio.to_thread(encode) if size > SLOW_TEXT else encode()
-    check_context(encoded, scheduler, param)
-    return encoded
+    return await asyncio.to_thread(encode) if size > SLOW_TEXT else encode()
 
 
 def _encode(prompt: str | list[int], tokenizer: Tokenizer, vocab_size: int, param: str) -> tuple[int, ...]:
     if not isinstance(prompt, str) and max(prompt) >= vocab_size:  # the schema has checked the rest
         message = f"prompt ids must be in 0..{vocab_size - 1}, got {min(prompt)}..{max(prompt)}"
         raise ApiError(400, message, param, "invalid_value")
+    if isinstance(prompt, str) and (head := _head(prompt, tokenizer)):
+        id = tokenizer.vocabulary.special[head]
+        begin = [i for i in tokenizer.begin if i != id]
+        return (*begin, *map(int, tokenizer.encode_parts([id, prompt.removeprefix(head)])))
     return tuple(prompt_ids(prompt, tokenizer, vocab_size))
 
 
+def _head(prompt: str, tokenizer: Tokenizer) -> str | None:
+    """Return the token, an end or a beginning of text, that a prompt spells at its head, None for no such.
+
+    Evaluation programs and other servers mean the token by it, and not its letters.
+    """
+    names = [*tokenizer.end_names, *filter(None, [tokenizer.vocabulary.begin])]
+    return next((name for name in names if prompt.startswith(name)), None)
+
+
 def _encode_chat(messages: list[Fields], tokenizer: Tokenizer) -> tuple[int, ...]:
-    turns = [
-        {"role": m["role"].replace("developer", "system"), "content": _text_of(m["content"])}
-        for m in messages
-    ]
+    turns = [{"role": role_of(one), "content": text_of(one["content"])} for one in messages]
     try:
         return tuple(map(int, examples.encode_chat(tokenizer, turns)))
     except ValueError as error:
         raise ApiError(400, str(error), "messages", "invalid_value") from None
 
 
-def _text_of(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+def check_dimensions(given: int | None, scheduler: Scheduler) -> None:
+    """Raise ApiError 400 for vectors of another size than the model's."""
+    size = scheduler.model.n_embd
+    if given not in (None, size):
+        message = f"dimensions is not supported by this server, but for {size}, the model's"
+        raise ApiError(400, message, "dimensions", "unsupported_parameter")
 
 
 def check_context(prompts: Prompts, scheduler: Scheduler, param: str) -> None:
@@ -241,7 +280,7 @@ def text_requests(fields: Fields, prompts: Prompts, **more: Any) -> list[TextReq
 
     The k-th of a prompt has the seed + k, so that a client can have it by itself.
     """
-    if "stream_options" in fields and not fields.get("stream"):
+    if any(fields.get("stream_options", {}).values()) and not fields.get("stream"):
         message = "stream_options is allowed only with stream"
         raise ApiError(400, message, "stream_options", "invalid_value")
     settings: Fields = {"temperature": 1.0}  # OpenAI's default
@@ -249,7 +288,7 @@ def text_requests(fields: Fields, prompts: Prompts, **more: Any) -> list[TextReq
     settings["top_k"] = fields.get("top_k") or None  # 0: all, as other servers have it
     stop, seed = fields.get("stop", ()), fields.get("seed")
     more["sampling"] = Sampling(**settings)
-    more["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    more["stop"] = tuple(filter(None, [stop] if isinstance(stop, str) else stop))
     more["ignore_eos"] = fields.get("ignore_eos", False)
     seeds = [None if seed is None else seed + k for k in range(fields.get("n", 1))]
     return [TextRequest(ids, seed=seed, **more) for ids in prompts for seed in seeds]
@@ -259,8 +298,16 @@ class _Answer:
     """The response to a request for texts, made of the changes of its sequences."""
 
     def __init__(
-        self, fields: Fields, model: str, version: str, shape: Shape, sequences: list[Sequence]
+        self,
+        fields: Fields,
+        model: str,
+        version: str,
+        shape: Shape,
+        sequences: list[Sequence],
+        warnings: list[str],
     ) -> None:
+        """`warnings`: what was asked for and is met as far as it goes."""
+        self.warnings: Fields = {"warnings": warnings} if warnings else {}
         self.shape, self.sequences, self.n = shape, sequences, fields.get("n", 1)
         self.with_usage = (fields.get("stream_options") or {}).get("include_usage", False)
         self.head = {
@@ -280,7 +327,8 @@ class _Answer:
             finishes[i] = finish or finishes[i]
         each = zip(range(len(texts)), texts, tokens, finishes, strict=True)
         choices = [self.shape.choice(*one) for one in each]
-        return Json({**self.head, "object": self.shape.whole, "choices": choices, "usage": self._usage()})
+        answer = {**self.head, "object": self.shape.whole, "choices": choices, "usage": self._usage()}
+        return Json(answer | self.warnings)
 
     async def events(self, changes: Changes) -> AsyncIterator[bytes]:
         """Yield the texts as server-sent events; an error is the last of them."""
@@ -290,7 +338,8 @@ class _Answer:
                 yield self._event([first], **usage)
         try:
             async for change in changes:
-                yield b"".join(self._event([chunk], **usage) for chunk in self.shape.chunks(change))
+                said = usage | (self.warnings if change.finish else {})  # where a text ends
+                yield b"".join(self._event([chunk], **said) for chunk in self.shape.chunks(change))
         except ApiError as error:
             yield b"data: " + dumps(error.object()) + b"\n\n"
             return

@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 
 from npgpt.server.app import App
 from npgpt.server.guard import Settings
+from npgpt.server.responses import new_request_id
 from npgpt.server.schema import ApiError
 
 SPARE = 64  # descriptors that are no connections: files, the library, a job's process
@@ -127,6 +128,7 @@ class Connection(H11Protocol):
         """Send an error object by hand, as there is no request that the application could answer."""
         body = json.dumps(ApiError(status, message).object()).encode()
         head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        head += f"x-request-id: {new_request_id()}\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
 

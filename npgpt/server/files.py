@@ -10,7 +10,8 @@ from npgpt.engine.types import Fields
 from npgpt.server.responses import new_id
 from npgpt.server.schema import ApiError
 
-MAX_FILES = 100  # kept at once
+MAX_FILES = 100  # that clients upload, kept at once
+UPLOADED = "fine-tune"  # the purpose of these
 
 
 class Files:
@@ -24,7 +25,7 @@ class Files:
 
     def require_room(self) -> None:
         """Raise ApiError 400 if there are as many files as may be kept."""
-        if len(self._files) >= MAX_FILES:
+        if sum(about["purpose"] == UPLOADED for about in self._files.values()) >= MAX_FILES:
             raise ApiError(400, f"there are {MAX_FILES} files; delete some", "file", "too_many_files")
 
     def add(self, name: str, upload: IO[bytes]) -> Fields:
@@ -33,13 +34,21 @@ class Files:
         id = new_id("file")
         with open(self.path(id), "wb") as file:
             shutil.copyfileobj(upload, file)
+        return self._enter(id, Path(name or "file").name[:200], UPLOADED, int(time.time()))
+
+    def add_result(self, id: str, name: str, data: bytes, created: int) -> Fields:
+        """Keep what a job wrote under an id that is known already; return OpenAI's file object."""
+        self.path(id).write_bytes(data)
+        return self._enter(id, name, "fine-tune-results", created)
+
+    def _enter(self, id: str, name: str, purpose: str, created: int) -> Fields:
         about = {
             "id": id,
             "object": "file",
             "bytes": self.path(id).stat().st_size,
-            "created_at": int(time.time()),
-            "filename": Path(name or "file").name[:200],
-            "purpose": "fine-tune",
+            "created_at": created,
+            "filename": name,
+            "purpose": purpose,
             "status": "processed",
         }
         self._files[id] = about

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from npgpt.server.origins import may_ask, preflight
 from npgpt.server.responses import failure
 from npgpt.server.schema import ApiError
 
@@ -18,6 +19,7 @@ class Settings:
     """The bounds of a server, in seconds, bytes and tokens."""
 
     api_key: str | None = None
+    origins: tuple[str, ...] = ()  # of pages of other sites that may ask, "*" for all
     loopback: bool = True  # only this machine's browsers and programs are meant
     sessions: int = 64  # texts that are computed at once
     queue: int = 256  # texts that wait
@@ -61,6 +63,9 @@ class Guard:
 
         self.status.in_flight += 1
         try:
+            self.check_site(scope)
+            if answer := preflight(scope, self.settings.origins):  # browsers send no key with it
+                return await answer(scope, receive, counted)
             self.check(scope)
             # files are sent whole: what Starlette says of a bad range is no error object
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
@@ -74,8 +79,8 @@ class Guard:
             self.status.in_flight -= 1
             self.status.answers[code] = self.status.answers.get(code, 0) + 1
 
-    def check(self, scope: Scope) -> None:
-        """Raise ApiError 401, 403, 429 or 503 for a request that may not come in."""
+    def check_site(self, scope: Scope) -> None:
+        """Raise ApiError 403 for a request that another site's page has a browser send."""
         settings, headers = self.settings, dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         open_to_all = settings.loopback and not settings.api_key
@@ -83,8 +88,13 @@ class Guard:
             # another site's name for this address: a page there must not reach us through its visitors
             raise ApiError(403, "the Host must be localhost or 127.0.0.1", "Host", "forbidden_host")
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
-        if origin and origin.partition("://")[2] != host:
-            raise ApiError(403, "pages of other sites may not ask", "Origin", "forbidden_origin")
+        if origin and not may_ask(origin, host, settings.origins):
+            message = f"pages of other sites may not ask; --allow-origin {origin[:100]} lets this one"
+            raise ApiError(403, message, "Origin", "forbidden_origin")
+
+    def check(self, scope: Scope) -> None:
+        """Raise ApiError 401, 429 or 503 for a request that may not come in."""
+        settings, headers = self.settings, dict(scope["headers"])
         if settings.api_key and scope["path"] not in OPEN:
             scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
             known = hmac.compare_digest(key.strip(), os.fsencode(settings.api_key))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -41,6 +42,8 @@ class Models:
     def __init__(self, path: Path, name: str, open_scheduler: Callable[[Path], Scheduler]) -> None:
         """Open the model `path` and serve it as `name`; errors of open_scheduler(path) pass through."""
         self._open, self._opening = open_scheduler, asyncio.Lock()
+        self.is_base: Callable[[Path], bool] = lambda folder: False  # True where a job begins with it
+        self.remove: Callable[[Path], None] = lambda folder: None  # the folder of a tuned model
         self.main = ServedModel(name, Path(path), open_scheduler(path))
         self.all = {name: self.main}
 
@@ -74,7 +77,8 @@ class Models:
                 try:
                     served.opened = await asyncio.to_thread(self._open, served.path)
                 except (OSError, ValueError, MemoryError) as error:
-                    raise ApiError(500, f"the model cannot be opened: {error}", "model") from None
+                    why = str(error).replace(str(served.path), served.id)  # not where it lies
+                    raise ApiError(500, f"the model cannot be opened: {why}"[:500], "model") from None
                 served.scheduler.start(asyncio.get_running_loop())
         return served
 
@@ -85,13 +89,31 @@ class Models:
     async def one(self, request: Request) -> Response:
         """Answer GET and DELETE /v1/models/{id}."""
         name = request.path_params["id"]
+        if not name:
+            raise HTTPException(404)
         served = self.get(name)
         if request.method != "DELETE":
             return Json(served.about())
         if served is self.main:
             raise ApiError(403, "this is the model that is served; only tuned ones can go", "model")
+        if self.is_base(served.path):
+            message = "a fine-tuning job begins with this model; cancel it or wait for its end"
+            raise ApiError(400, message, "model", "invalid_state")
+        inside = [one for one in self.all.values() if one.path.parent == served.path]  # its checkpoints
+        if owner := next((one for one in self.all.values() if one.path == served.path.parent), None):
+            message = f"this is a checkpoint of {owner.id}, and goes with it"
+            raise ApiError(400, message, "model", "invalid_value")
         async with self._opening:  # find() may be about to start it
-            self.all.pop(name, None)
-        if served.opened:
-            await asyncio.to_thread(served.opened.close, ApiError(404, "the model was deleted", "model"))
+            if self.all.get(name) is not served:
+                raise HTTPException(404)
+            try:
+                await asyncio.to_thread(self.remove, served.path)
+            except OSError as error:
+                message = f"the model's folder cannot be removed: {error.strerror}"
+                raise ApiError(500, message, "model") from None
+            for one in (served, *inside):
+                del self.all[one.id]
+        for one in (served, *inside):
+            if one.opened:
+                await asyncio.to_thread(one.opened.close, ApiError(404, "the model was deleted", "model"))
         return Json({"id": name, "object": "model", "deleted": True})

@@ -1,12 +1,13 @@
 """The OpenAPI 3.1 description, made from the tables of schema.py and a table of what each path answers."""
 
 from npgpt.engine.types import Fields
-from npgpt.server.schema import NULL, REQUESTS, STRING, integer, record
+from npgpt.server.schema import QUERIES, REQUESTS, UPLOAD
+from npgpt.text.records import NULL, STRING, record
 
 OPERATIONS = (  # method, path, what it does, the object that it answers with, or the media type
     ("get", "/v1/models", "The models", "list"),
     ("get", "/v1/models/{id}", "A model", "model"),
-    ("delete", "/v1/models/{id}", "Close a fine-tuned model", "model"),
+    ("delete", "/v1/models/{id}", "Delete a fine-tuned model", "model"),
     ("post", "/v1/completions", "Go on with a text", "text_completion"),
     ("post", "/v1/chat/completions", "Answer in a chat", "chat.completion"),
     ("post", "/v1/embeddings", "Vectors of texts", "list"),
@@ -19,6 +20,7 @@ OPERATIONS = (  # method, path, what it does, the object that it answers with, o
     ("post", "/v1/fine_tuning/jobs", "Fine-tune a model", "fine_tuning.job"),
     ("get", "/v1/fine_tuning/jobs/{id}", "A job", "fine_tuning.job"),
     ("get", "/v1/fine_tuning/jobs/{id}/events", "What a job said", "list"),
+    ("get", "/v1/fine_tuning/jobs/{id}/checkpoints", "The checkpoints of a job", "list"),
     ("post", "/v1/fine_tuning/jobs/{id}/cancel", "Stop a job", "fine_tuning.job"),
     ("get", "/health", "Whether the server serves", "application/json"),
     ("get", "/metrics", "Prometheus's metrics", "text/plain"),
@@ -41,9 +43,8 @@ def describe(version: str, models: list[str]) -> Fields:
         operation: Fields = {"summary": what, "responses": _responses(answer), "parameters": []}
         if "{id}" in path:
             operation["parameters"].append({"name": "id", "in": "path", "required": True, "schema": STRING})
-        if answer == "list" and method == "get" and path != "/v1/models":
-            pages = {"after": STRING, "limit": integer(1, 100)}
-            operation["parameters"] += [{"name": n, "in": "query", "schema": s} for n, s in pages.items()]
+        if method == "get":
+            operation["parameters"] += _query(QUERIES.get(path, {}))
         if method == "post" and (path in REQUESTS or answer == "file"):
             operation["requestBody"] = {"required": True, "content": _body(path, models)}
         paths.setdefault(path, {})[method] = operation
@@ -62,7 +63,8 @@ def _responses(answer: str) -> Fields:
         content = {answer: {"schema": {"type": "object"} if json else STRING}}
     else:
         more: Fields = {"data": {"type": "array"}} if answer == "list" else {}
-        shape = record(["object", *more], object={"const": answer}, **more)
+        properties: Fields = {"object": {"const": answer}, **more}
+        shape = {"type": "object", "properties": properties, "required": [*properties]}
         content = {"application/json": {"schema": shape}}
     if answer in STREAMED:
         content["text/event-stream"] = {"schema": {}}
@@ -71,12 +73,34 @@ def _responses(answer: str) -> Fields:
     return {"200": {"description": answer, "content": content}, **failures}
 
 
+def _query(parameters: Fields) -> list[Fields]:
+    found: list[Fields] = []
+    for name, schema in parameters.items():
+        keys = {"style": "deepObject", "explode": True} if schema.get("type") == "object" else {}
+        found.append({"name": name, "in": "query", "schema": schema, **keys})
+    return found
+
+
 def _body(path: str, models: list[str]) -> Fields:
     if path not in REQUESTS:
         file = {"type": "string", "format": "binary"}
-        upload = record(["file", "purpose"], file=file, purpose={"enum": ["fine-tune"]})
+        upload = published({**UPLOAD, "properties": UPLOAD["properties"] | {"file": file}})
         return {"multipart/form-data": {"schema": upload}}
     fields, required = REQUESTS[path]
-    nullable = {n: shape if n in required else {"anyOf": [shape, NULL]} for n, shape in fields.items()}
-    schema = record(required, closed=True, **(nullable | {"model": {"enum": models}}))
+    schema = published(record(required, **(fields | {"model": {"enum": models}})))
     return {"application/json": {"schema": schema}}
+
+
+def published(schema: Fields) -> Fields:
+    """Return a schema of the tables as others read it: what is not required may be null, at every depth."""
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [published(one) for one in schema["anyOf"]]}
+    if "items" in schema:
+        return {**schema, "items": published(schema["items"])}
+    if "properties" not in schema:
+        return schema
+    properties = {
+        name: published(one) if name in schema["required"] else {"anyOf": [published(one), NULL]}
+        for name, one in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}

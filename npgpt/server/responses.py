@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple, TypeAlias
 
 from starlette.requests import ClientDisconnect
@@ -56,20 +56,23 @@ def new_id(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(12)}"
 
 
-def list_page(items: list[Fields], query: Mapping[str, str]) -> Fields:
-    """Return OpenAI's list: `limit` of the items that follow the one with id `after`, both in the query."""
-    after, limit = query.get("after"), query.get("limit")
-    number = limit is None or (limit.isascii() and limit.isdigit() and len(limit) < 9)
-    if limit is not None and not (number and 1 <= int(limit) <= 100):
-        message = f"limit must be a whole number in 1..100, got {limit[:20]}"
-        raise ApiError(400, message, "limit", "invalid_value")
-    size = int(limit or 20)
-    if after is not None:
+def list_page(items: list[Fields], query: Fields, size: int = 20) -> Fields:
+    """Return OpenAI's list: `limit` of the items that follow the one with id `after`, both in the query.
+
+    `size` is how many there are without a limit.
+    """
+    size = query.get("limit", size)
+    if (after := query.get("after")) is not None:
         places = [i for i, item in enumerate(items) if item["id"] == after]
         if not places:
             raise ApiError(400, "after must be the id of an item of the list", "after", "invalid_value")
         items = items[places[0] + 1 :]
     return {"object": "list", "data": items[:size], "has_more": len(items) > size}
+
+
+def new_request_id() -> str:
+    """Return a new id of a request, as OpenAI writes it."""
+    return f"req_{secrets.token_hex(16)}"
 
 
 class EventStream(Response):

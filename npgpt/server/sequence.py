@@ -50,7 +50,7 @@ class TextRequest:
 class EmbeddingRequest:
     """A request for the vector of one text."""
 
-    ids: tuple[int, ...]  # (N,) the text, N in 1..context
+    ids: tuple[int, ...]  # (N,) the text, N at least 1
 
 
 class Sequence:
@@ -125,7 +125,10 @@ class Running(ABC):
 
 
 class RunningEmbedding(Running):
-    """A text whose vector is computed: the mean of the states that the head would read, made of length 1."""
+    """A text whose vector is computed: the mean of the states that the head would read, made of length 1.
+
+    One that is longer than the context is read in windows of it, and the mean is that of all states.
+    """
 
     def __init__(self, sequence: Sequence, model: libnpgpt.Model) -> None:
         super().__init__(sequence, model)
@@ -133,6 +136,10 @@ class RunningEmbedding(Running):
 
     def read(self, most: int) -> int:
         """Read at most so many of the unread ids, and end if those were the last; return how many."""
+        context = self.session.model.block_size
+        if len(self.session) == context:
+            self.session.forget()
+        most = min(most, context - len(self.session))
         chunk, self.unread = self.unread[:most], self.unread[most:]
         self._sum += self.session.feed_hidden(chunk).sum(0, np.float64)
         if not self.unread:
@@ -188,6 +195,8 @@ class RunningText(Running):
         id = self.session.sample(self._sampling)
         sequence.first_token_at = sequence.first_token_at or time.monotonic()
         if id in self.request.ends and not self.request.ignore_eos:
+            if self.request.top is not None:  # it has no text, but it was drawn
+                self._hold(id, logits, self._decoder.characters)
             return self.end("stop")
         sequence.n_drawn += 1
         before = self._decoder.characters
@@ -217,8 +226,12 @@ class RunningText(Running):
     def _report(self, id: int, logits: Floats | None, before: int, text: str) -> None:
         """Put the text that an id completed; `before`: the characters of the whole text before this id."""
         if self.request.top is not None:
-            self._held.append(Token(id, before, *_log_probabilities(id, logits, self.request.top)))
+            self._hold(id, logits, before)
         self._put(text)
+
+    def _hold(self, id: int, logits: Floats | None, before: int) -> None:
+        assert self.request.top is not None
+        self._held.append(Token(id, before, *_log_probabilities(id, logits, self.request.top)))
 
     def _put(self, text: str) -> None:
         tokens = self._ready_tokens(text)

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npgpt.engine.types import Fields, Integers, PathLike
-from npgpt.text import kinds
+from npgpt.text import kinds, records
 from npgpt.text.added_tokens import BLANKS, Flags
 from npgpt.text.chat_template import ChatTemplate
 from npgpt.text.load import tokenizer_of
+from npgpt.text.messages import CONVERSATION, role_of, text_of
 from npgpt.text.tokenizer import Place, Tokenizer
 from npgpt.text.tokenizer_json import CHAT_TEMPLATE, CHAT_TOKENS, END_OF_TEXT, END_OF_TURN, ROLES
 
@@ -44,6 +45,7 @@ class Example:
     line: int
     form: str  # of FORMS
     turns: tuple[tuple[str, str], ...]
+    unlearnt: frozenset[int] = frozenset()  # the assistant's turns that the loss leaves out: of weight 0
 
     @property
     def label(self) -> str | None:
@@ -60,9 +62,13 @@ class Example:
         """The turns from the first that is learnt on, as `question` has those before."""
         return tuple(map(_stripped, self.turns[self._learnt :]))
 
+    def learns(self, n: int) -> bool:
+        """Return True where the loss counts turn n."""
+        return self.turns[n][0] in ("assistant", "completion") and n not in self.unlearnt
+
     @property
     def _learnt(self) -> int:
-        return next(n for n, (role, _) in enumerate(self.turns) if role in ("assistant", "completion"))
+        return next(filter(self.learns, range(len(self.turns))))
 
 
 def spells_an_end(example: Example) -> bool:
@@ -194,22 +200,22 @@ def encode_example(tokenizer: Tokenizer, example: Example) -> Encoded:
         after = tokenizer.encode(completion, place=Place.INSIDE if prompt else Place.BEGIN).tolist()
         segments = [(before, 0), ([*after, tokenizer.end_of_text], 1)]
     elif template := template_of(tokenizer):
-        return _encode_by(template, tokenizer, example.turns)
+        return _encode_by(template, tokenizer, example)
     else:
         segments = []
-        for role, text in example.turns:
+        for n, (role, text) in enumerate(example.turns):
             role_id, *rest = _turn(tokenizer, role, text)
-            segments += [([role_id], 0), (rest, int(role == "assistant"))]
+            segments += [([role_id], 0), (rest, int(example.learns(n)))]
     ids = np.concatenate([ids for ids, _ in segments]).astype(np.int32)
     return ids, np.repeat([mask for _, mask in segments], [len(ids) for ids, _ in segments]).astype(bool)
 
 
-def _encode_by(template: ChatTemplate, tokenizer: Tokenizer, turns: Sequence[tuple[str, str]]) -> Encoded:
+def _encode_by(template: ChatTemplate, tokenizer: Tokenizer, example: Example) -> Encoded:
     """Return the ids of turns as a chat template writes them; the mask holds the answers with their ends.
 
     ValueError for a template that writes an answer otherwise than behind the beginning of a reply.
     """
-    messages = [{"role": role, "content": text} for role, text in turns]
+    messages = [{"role": role, "content": text} for role, text in example.turns]
     marks = template.marks_for(messages)
 
     def encoded(text: str) -> Integers:
@@ -218,9 +224,7 @@ def _encode_by(template: ChatTemplate, tokenizer: Tokenizer, turns: Sequence[tup
     text = template.marked(messages, marks, reply=False)
     ids = encoded(text)
     mask = np.zeros(len(ids), bool)
-    for n, (role, _) in enumerate(turns):
-        if role != "assistant":
-            continue
+    for n in filter(example.learns, range(len(messages))):
         before = template.marked(messages[:n], marks)
         after = text[: template.end_of_answer(text, len(before), marks)]
         if not after:  # a template without such a token
@@ -321,33 +325,35 @@ def _example(line: bytes, number: int) -> Example:
         raise ValueError(f"must be JSON, as {FORMS['prompt']}, got {error}") from None
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, as {FORMS['prompt']}, got {type(record).__name__}")
-    if set(record) == {"prompt", "completion"}:
+    given = {name for name, value in record.items() if value not in (None, [], {})}
+    if given == {"prompt", "completion"}:
         turns = ("prompt", _text(record, "prompt", empty=True)), ("completion", _text(record, "completion"))
         return Example(number, "prompt", turns)
-    if set(record) == {"text", "label"}:
+    if given == {"text", "label"}:
         return Example(
             number, "label", (("user", _text(record, "text")), ("assistant", _text(record, "label")))
         )
-    if set(record) == {"messages"}:
-        return Example(number, "messages", _turns(record["messages"]))
+    if "messages" in record:
+        return _conversation(records.checked(CONVERSATION, record)["messages"], number)
     raise ValueError(f"must have the fields of one of {', '.join(FORMS.values())}, got {_keys(line)}")
 
 
-def _turns(messages: object) -> tuple[tuple[str, str], ...]:
-    if not (isinstance(messages, list) and messages):
-        raise ValueError(f"messages must be a list of messages, as {FORMS['messages']}, got {messages!r:.40}")
-    turns = []
-    for n, message in enumerate(messages):
-        if not (isinstance(message, dict) and set(message) == {"role", "content"}):
-            raise ValueError(f"messages[{n}] must have role and content, got {message!r:.60}")
-        role = "system" if message["role"] == "developer" else message["role"]
-        if role not in ROLES:
-            got = f"{message['role']!r:.40}"
-            raise ValueError(f"messages[{n}]: role must be one of {', '.join(ROLES)}, got {got}")
-        turns.append((role, _text(message, "content")))
+def _conversation(messages: list[Fields], number: int) -> Example:
+    turns = tuple((role_of(one), text_of(one["content"])) for one in messages)
+    for n, (_, text) in enumerate(turns):
+        if not text.strip():
+            raise ValueError(f"messages[{n}].content must be text that is not empty, got {text!r:.40}")
     if turns[-1][0] != "assistant":
         raise ValueError(f"the last message must be an assistant's, to learn from, got a {turns[-1][0]}'s")
-    return tuple(turns)
+    unlearnt = set()
+    for n, message in enumerate(messages):
+        if "weight" in message and turns[n][0] != "assistant":
+            raise ValueError(f"messages[{n}].weight is for an assistant's messages, got a {turns[n][0]}'s")
+        if message.get("weight") == 0:
+            unlearnt.add(n)
+    if all(n in unlearnt for n, (role, _) in enumerate(turns) if role == "assistant"):
+        raise ValueError("an assistant's message must have a weight that is not 0, to learn from")
+    return Example(number, "messages", turns, frozenset(unlearnt))
 
 
 def _text(record: Fields, field: str, empty: bool = False) -> str:

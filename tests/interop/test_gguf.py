@@ -387,6 +387,16 @@ def test_what_is_wrong_is_said_where(key, offset, value, line, small_file, tmp_p
         libnpgpt.Model.open(path)
 
 
+def test_a_type_that_is_none_is_told_as_it_is(small_file, tmp_path):
+    path = tmp_path / "m.gguf"
+    for number, name in ((39, "MXFP4"), (77, "type 77, which ggml does not have")):
+        path.write_bytes(
+            patched(small_file.read_bytes(), b"token_embd.weight", 20, struct.pack("<I", number))
+        )
+        with pytest.raises(ValueError, match=f"'token_embd.weight' must be F32, .*, got {name}$"):
+            npgpt.load(path)
+
+
 @pytest.mark.skipif(not COMPILED, reason="there are no compiled kernels here")
 def test_what_is_no_file_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none", "/dev/null"):

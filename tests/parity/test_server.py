@@ -1,13 +1,16 @@
 """The server as the openai client sees it: a real process on loopback, nothing changed but base_url."""
 
 import concurrent.futures
+import contextlib
 import functools
+import http.client
 import json
 import re
 import subprocess
 import sys
 import time
 import unicodedata
+import urllib.request
 
 import numpy as np
 import pytest
@@ -167,6 +170,51 @@ def test_embeddings(client):
     assert one.data[0].embedding != one.data[1].embedding
 
 
+def test_as_many_embeddings_as_openai_takes_and_texts_longer_than_the_context(client):
+    texts = [f"{n} mar" for n in range(2048)]
+    many = client.embeddings.create(model="praia", input=texts, dimensions=64)
+    assert [one.index for one in many.data] == list(range(2048)) and many.model_extra == {}
+    few = client.embeddings.create(model="praia", input=[texts[n] for n in (0, 70, 2047)])
+    for n, one in zip((0, 70, 2047), few.data, strict=True):
+        assert many.data[n].embedding == one.embedding
+    assert many.usage.prompt_tokens == sum(map(len, texts))
+    long = client.embeddings.create(model="praia", input=["a b c " * 50, "a"])
+    assert long.usage.prompt_tokens == 301 and np.linalg.norm(long.data[0].embedding) == pytest.approx(1)
+    (warning,) = long.model_extra["warnings"]
+    assert warning.startswith("1 of 2 inputs are longer than the context: they were read in windows of 128")
+    for fields, message in (
+        ({"input": [*texts, "a"]}, "input must be .* a list of 1 to 2048 strings"),
+        ({"input": "a" * 300_001}, "at most 300000 tokens in all, got 300001"),
+        ({"dimensions": 32}, "dimensions is not supported by this server, but for 64"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            client.embeddings.create(**{"model": "praia", "input": "a"} | fields)
+
+
+def test_more_tokens_than_the_server_writes_are_met_as_far_as_it_goes(folder):
+    with Process(folder, "--max-tokens", 8) as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+            how = {"max_tokens": 5000, "temperature": 0, "extra_body": {"ignore_eos": True}}
+            said = ["max_tokens is 5000, and this server writes at most 8 tokens"]
+            whole = complete(client, **how)
+            assert whole.usage.completion_tokens == 8 and whole.choices[0].finish_reason == "length"
+            assert whole.model_extra["warnings"] == said
+            chunks = list(complete(client, stream=True, **how))
+            assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+            assert [chunk.model_extra.get("warnings") for chunk in chunks if chunk.model_extra] == [said]
+            assert complete(client, **how | {"max_tokens": 8}).model_extra == {}
+
+
+def test_an_end_of_text_at_the_head_of_a_prompt_is_the_token(client, speaker):
+    for prompt, ids in (("<|endoftext|>ab", [256, *b"ab"]), ("a<|endoftext|>", [*b"a<|endoftext|>"])):
+        asked = [complete(client, one, echo=True, logprobs=1, **GREEDY) for one in (prompt, ids)]
+        assert asked[0].choices == asked[1].choices and asked[0].usage.prompt_tokens == len(ids)
+    _, client = speaker
+    talk = [{"role": "user", "content": "<|endoftext|>ab"}]  # never in a chat
+    usage = client.chat.completions.create(model="praia", messages=talk, max_tokens=1).usage
+    assert usage.prompt_tokens == len("<|endoftext|>ab") + 3
+
+
 @pytest.mark.parametrize(
     "fields, error, code",
     [
@@ -176,7 +224,6 @@ def test_embeddings(client):
         ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "unknown_parameter"),
         ({"prompt": "a" * 129}, openai.BadRequestError, "context_length_exceeded"),
         ({"prompt": [1, 257]}, openai.BadRequestError, "invalid_value"),
-        ({"max_tokens": 5000}, openai.BadRequestError, "invalid_value"),
         ({"n": 16, "prompt": ["a"] * 17}, openai.BadRequestError, "invalid_value"),
         ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "invalid_value"),
     ],
@@ -204,6 +251,27 @@ def speaker(tmp_path_factory):
     with Process(folder) as server:
         with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
             yield model, client
+
+
+def test_a_reply_is_put_back_into_the_conversation(speaker):
+    """As every client does it, and with all else that asks for nothing."""
+    _, client = speaker
+    asked = {"role": "user", "content": "oi"}
+    chat = functools.partial(client.chat.completions.create, model="praia", max_tokens=4, temperature=0)
+    message = chat(messages=[asked], logit_bias={}).choices[0].message
+    plain = {"role": "assistant", "content": message.content}
+    expected = chat(messages=[asked, plain, asked])
+    nothing = {"tool_choice": "none", "parallel_tool_calls": True, "service_tier": "auto", "stop": ""}
+    nothing |= {"metadata": {"a": "b"}, "safety_identifier": "x", "user": "u", "store": False, "tools": []}
+    for reply in (message, message.model_dump()):
+        answer = chat(messages=[asked, reply, asked], **nothing)
+        assert answer.choices[0].message == expected.choices[0].message
+        assert answer.usage == expected.usage
+    options = {"include_obfuscation": False, "include_usage": None}
+    assert list(chat(messages=[asked], stream=True, stream_options=options))
+    with pytest.raises(openai.BadRequestError, match=r"messages\[1\].tool_calls is not supported") as error:
+        chat(messages=[asked, plain | {"tool_calls": [{"id": "1", "type": "function"}]}])
+    assert (error.value.param, error.value.code) == ("messages[1].tool_calls", "unsupported_parameter")
 
 
 MESSAGES = [
@@ -391,6 +459,34 @@ def test_the_description_holds(folder, tmp_path):
     assert generated == passed > 500
 
 
+def test_an_upload_in_chunks(client, folder):
+    """As Node sends a stream of a file: without a Content-Length."""
+    form = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--x\r\n'
+    form += b'Content-Disposition: form-data; name="file"; filename="d.jsonl"\r\n\r\n%b\r\n--x--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+
+    def upload(server, data):
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+        with contextlib.closing(connection):
+            body = form % data
+            parts = (body[n : n + 1000] for n in range(0, len(body), 1000))
+            with contextlib.suppress(OSError):  # refused before all is sent
+                connection.request("POST", "/v1/files", parts, kind, encode_chunked=True)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    with Process(folder, max_upload=100_000) as server:
+        data = b'{"prompt": "a", "completion": "b"}\n' * 2000
+        status, file = upload(server, data)
+        assert status == 200 and file["bytes"] == len(data) and file["filename"] == "d.jsonl"
+        content = urllib.request.urlopen(f"{server.url}/v1/files/{file['id']}/content", timeout=60)
+        assert content.read() == data
+        status, answer = upload(server, data * 2)
+        assert status == 413 and answer["error"]["code"] == "body_too_large"
+        answer = server.ask("/v1/files", form % (data * 2), **kind)
+        assert answer[0] == 413 and answer[1]["error"]["code"] == "body_too_large"
+
+
 def test_files(client, server, tmp_path):
     path = tmp_path / "dados.jsonl"
     path.write_bytes('{"prompt": "O céu é", "completion": " azul."}\n'.encode())
@@ -405,6 +501,20 @@ def test_files(client, server, tmp_path):
     assert server.ask(f"/v1/files/{made[1].id}/content", b"", "GET", Range="bytes=abc")[0] == 200
     for limit in ("0" * 5000 + "9", "00000000199", "x"):
         assert server.ask(f"/v1/files?limit={limit}", b"", "GET")[0] == 400
+    assert [file.id for file in client.files.list(order="asc")] == [file.id for file in made]
+    assert [file.id for file in client.files.list(order="asc", after=made[0].id, limit=1).data] == [
+        made[1].id
+    ]
+    assert client.files.list(purpose="assistants").data == []
+    assert client.files.list(purpose="fine-tune", limit=10_000).data
+    for ask in (client.files.list, client.models.list, client.fine_tuning.jobs.list):
+        with pytest.raises(openai.BadRequestError, match="Unrecognized request argument supplied: before"):
+            ask(extra_query={"before": "x"})
+    with pytest.raises(openai.BadRequestError, match="argument supplied: limit"):
+        complete(client, extra_query={"limit": 1})
+    with pytest.raises(openai.BadRequestError, match="expires_after is not supported by this server"):
+        expires = {"anchor": "created_at", "seconds": 3600}
+        client.files.create(file=path, purpose="fine-tune", expires_after=expires)
     for file in made:
         assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
@@ -452,15 +562,42 @@ def test_a_model_is_tuned_and_answers(folder, client):
     file = client.files.create(file=("d.jsonl", JOBS), purpose="fine-tune")
     val = client.files.create(file=("v.jsonl", JOBS[:400].rpartition(b"\n")[0]), purpose="fine-tune")
     bad = client.files.create(file=("bad.jsonl", b'{"prompt": 5}\n'), purpose="fine-tune")
+    other = client.files.create(
+        file=("other.jsonl", b'{"prompt": "a", "completion": "b"}'), purpose="fine-tune"
+    )
     wide = client.files.create(file=("wide.jsonl", JOBS.decode().encode("utf-16")), purpose="fine-tune")
     tune = functools.partial(client.fine_tuning.jobs.create, model="praia", training_file=file.id)
     how = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}
     first = tune(method=how, suffix="conta", seed=3, validation_file=val.id)
     assert first.status in ("queued", "running") and first.hyperparameters.n_epochs == 2
     assert first.validation_file == val.id
-    failing, unread = tune(training_file=bad.id), tune(training_file=wide.id)
-    invalid = tune(validation_file=bad.id)
+    for files, name, message in (  # when the job is made
+        ({"training_file": bad.id}, "training_file", "training_file: line 1: must have the fields of one of"),
+        ({"validation_file": bad.id}, "validation_file", "validation_file: line 1: must have"),
+        (
+            {"training_file": wide.id},
+            "training_file",
+            "training_file: must be UTF-8: .* likely UTF-16; iconv",
+        ),
+        (
+            {"validation_file": other.id},
+            "validation_file",
+            "validation_file: line 1: must be of one form with",
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message) as error:
+            tune(**files)
+        assert (error.value.param, error.value.code) == (name, f"invalid_{name}")
+        assert "\n" not in error.value.body["message"]
+    assert len(client.fine_tuning.jobs.list().data) == 1
     endless = tune(hyperparameters={"n_epochs": 1000, "batch_size": 1})
+    marked = tune(metadata={"who": "me"}, hyperparameters={"n_epochs": 1000})
+    listed = client.fine_tuning.jobs.list(metadata={"who": "me"}).data
+    assert [job.id for job in listed] == [marked.id] and listed[0].metadata == {"who": "me"}
+    assert client.fine_tuning.jobs.list(metadata={"who": "you"}).data == []
+    without = client.fine_tuning.jobs.list(extra_query={"metadata": "null"}).data
+    assert [job.id for job in without] == [endless.id, first.id]
+    client.fine_tuning.jobs.cancel(marked.id)
     queued = tune()
     client.files.delete(file.id)  # it was copied
     assert client.fine_tuning.jobs.cancel(queued.id).status == "cancelled"
@@ -475,28 +612,44 @@ def test_a_model_is_tuned_and_answers(folder, client):
     messages = [{"role": "user", "content": "7"}]
     answer = client.chat.completions.create(model=done.fine_tuned_model, messages=messages, max_tokens=5)
     assert answer.model == done.fine_tuned_model
-    assert client.models.delete(done.fine_tuned_model).deleted
     (made,) = folder.parent.glob("praia-conta-*")
     assert npgpt.load(made).config.vocab_size > 257
+    assert not re.search(r"/tmp|/root|python -m|" + re.escape(str(folder.parent)), "\n".join(events))
+    assert any(done.fine_tuned_model in message for message in events)  # for the folder's name
+    metrics = [event for event in client.fine_tuning.jobs.list_events(first.id) if event.type == "metrics"]
+    measured = [event.data for event in metrics if "valid_loss" in event.data]
+    assert measured and all(data["train_loss"] > 0 for data in measured)
+    (losses,) = done.result_files
+    assert client.files.retrieve(losses).purpose == "fine-tune-results"
+    names, *rows = client.files.content(losses).text.splitlines()
+    assert names == "step,train_loss,valid_loss" and len(rows) == max(data["step"] for data in measured)
+    checkpoints = list(client.fine_tuning.jobs.checkpoints.list(first.id, limit=1))
+    assert checkpoints[0].step_number == len(rows) and checkpoints[0].metrics.valid_loss > 0
+    for one in checkpoints:
+        made_of = one.fine_tuned_model_checkpoint
+        assert made_of == f"{done.fine_tuned_model}:ckpt-step-{one.step_number}"
+        asked = client.chat.completions.create(model=made_of, messages=messages, max_tokens=5)
+        assert asked.model == made_of
+    with Process(folder) as again, openai.OpenAI(base_url=again.url + "/v1", api_key="x") as later:
+        assert done.fine_tuned_model in [model.id for model in later.models.list()]
+        assert later.fine_tuning.jobs.retrieve(first.id).to_dict() == done.to_dict()
+        assert later.files.content(losses).text == client.files.content(losses).text
+        assert [event.message for event in later.fine_tuning.jobs.list_events(first.id, limit=100)] == events
+        ask = {"model": done.fine_tuned_model, "messages": messages, "max_tokens": 5, "seed": 1}
+        replies = [one.chat.completions.create(**ask).choices[0].message for one in (client, later)]
+        assert replies[0] == replies[1]
+    assert client.models.delete(done.fine_tuned_model).deleted
+    assert not made.exists() and not list(folder.parent.glob("*.deleted")) and folder.exists()
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(**ask)
 
-    failed = ended(client, failing.id)
-    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
-    assert "training_file: line 1: must" in failed.error.message and "\n" not in failed.error.message
-    assert failed.error.message.startswith("training_file: ")  # without where it lies
-    failed = ended(client, invalid.id)
-    assert failed.error.code == "invalid_validation_file" and failed.error.param == "validation_file"
-    assert failed.error.message.startswith("validation_file: line 1: must")
-    failed = ended(client, unread.id)
-    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
-    assert failed.error.message.startswith(
-        "training_file: must be UTF-8: line 1 is not UTF-8, likely UTF-16; iconv"
-    )
     while client.fine_tuning.jobs.retrieve(endless.id).status == "queued":
         time.sleep(0.05)
     assert client.fine_tuning.jobs.cancel(endless.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="already completed"):
         client.fine_tuning.jobs.cancel(endless.id)
-    assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, endless.id]
-    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 6  # page by page
-    with pytest.raises(openai.NotFoundError):
-        tune(training_file="../../etc/passwd")
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=2).data] == [queued.id, marked.id]
+    assert len(list(client.fine_tuning.jobs.list(limit=1))) == 4  # page by page
+    for name in (file.id, "../../etc/passwd"):
+        with pytest.raises(openai.NotFoundError):
+            tune(training_file=name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -129,6 +130,77 @@ def test_other_sites_may_not_ask(server):
     is_error(server.ask("/v1/models", b"", "GET", Host="evil.example"), 403, "forbidden_host")
     origin = f"http://127.0.0.1:{server.port}"
     assert server.ask("/v1/completions", fields, Origin=origin)[0] == 200
+
+
+ASKS = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,x-stainless-os",
+}
+
+
+def test_a_site_that_is_allowed_may_ask(folder):
+    """A browser asks first, without the key, and lets the page read an answer that names its origin."""
+    site, fields = "https://chat.example:8443", {"model": "praia", "prompt": "a", "max_tokens": 1}
+    with Process(
+        folder, "--api-key", "k", "--allow-origin", site.upper(), "--allow-origin", "null"
+    ) as server:
+        for origin in (site, "null"):
+            status, body, headers = server.ask("/v1/completions", b"", "OPTIONS", Origin=origin, **ASKS)
+            assert (status, body) == (204, None) and headers["access-control-allow-origin"] == origin
+            assert headers["access-control-allow-headers"] == ASKS["Access-Control-Request-Headers"]
+            assert "POST" in headers["access-control-allow-methods"] and headers["vary"] == "Origin"
+        key = {"Authorization": "Bearer k"}
+        for body, expected in ((fields, 200), (fields | {"best_of": 2}, 400)):  # an error is read, too
+            status, _, headers = server.ask("/v1/completions", body, Origin=site, **key)
+            assert status == expected and headers["access-control-allow-origin"] == site
+            assert "x-request-id" in headers["access-control-expose-headers"]
+        status, _, headers = server.ask("/v1/completions", fields, Origin=site)
+        assert status == 401 and headers["access-control-allow-origin"] == site
+        for method, more in (("OPTIONS", ASKS), ("POST", key)):
+            answer = server.ask("/v1/completions", fields, method, Origin="https://evil.example", **more)
+            is_error(answer, 403, "forbidden_origin")
+            assert "access-control-allow-origin" not in answer[2]
+    with Process(folder, "--allow-origin", "*") as server:
+        assert server.ask("/v1/completions", fields, Origin=site)[2]["access-control-allow-origin"] == site
+        is_error(server.ask("/v1/models", b"", "GET", Host="evil.example"), 403, "forbidden_host")
+
+
+def test_each_answer_has_an_id(server):
+    """Those of handlers, errors, streams and what is no request."""
+    ids = [
+        server.ask(path, b"", method)[2]["x-request-id"]
+        for path, method in (
+            ("/v1/models", "GET"),
+            ("/v1/models", "POST"),
+            ("/health", "GET"),
+            ("/v2", "GET"),
+        )
+    ]
+    ids.append(server.ask("/v1/models", b"", "GET", Origin="https://evil.example")[2]["x-request-id"])
+    with server.stream(max_tokens=3) as client:
+        ids += re.findall("x-request-id: (.*)\r\n", client.recv(2000).decode())
+    ids += re.findall("x-request-id: (.*)\r\n", raw(server, b"GET / HTTP/9\r\n\r\n").decode())
+    assert len({id for id in ids if re.fullmatch("req_[0-9a-f]{32}", id)}) == 7
+
+
+@pytest.mark.parametrize(
+    "method, path, message",
+    [
+        ("POST", "/v1/responses", "Invalid URL (POST /v1/responses)"),
+        ("GET", "/v1/models/", "Invalid URL (GET /v1/models/)"),
+        ("POST", "/v1/completions/", "Invalid URL (POST /v1/completions/)"),  # not a redirect
+        (
+            "POST",
+            "/chat/completions",
+            "(POST /chat/completions); did you mean /v1/chat/completions? A base_url",
+        ),
+        ("PUT", "/v1/files", "Not allowed to PUT on /v1/files"),
+    ],
+)
+def test_unknown_paths_are_named(server, method, path, message):
+    answer = server.ask(path, {}, method)
+    is_error(answer, 405 if method == "PUT" else 404)
+    assert message in answer[1]["error"]["message"]
 
 
 def raw(server, data: bytes) -> bytes:
@@ -263,6 +335,11 @@ def test_sigterm_ends_what_outlasts_the_grace_time(folder):
     [
         ("--host 0.0.0.0", "--api-key must be given where others can connect"),
         ("--port 70000", "--port must be in 0..65535"),
+        ("--allow-origin example.org", "--allow-origin must be * or an origin such as https://example.org"),
+        (
+            "--allow-origin https://a.org/b",
+            "--allow-origin must be * or an origin such as https://example.org",
+        ),
         ("--sessions 0", "--sessions: must be a whole number, at least 1, got 0"),
         ("--host 203.0.113.7 --api-key x", "cannot listen at 203.0.113.7:8000"),
     ],

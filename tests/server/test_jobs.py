@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("starlette", reason="needs pip install -e '.[server]'")
 
 from npgpt.server.files import Files
-from npgpt.server.jobs import Jobs
+from npgpt.server.jobs import JOB_FILE, Jobs, remove_model
 from npgpt.server.schema import ApiError
 
 STEP = "print('step 1/2: loss 5.5')\n"
@@ -27,7 +27,7 @@ KILLED = "import os; os.kill(os.getpid(), 9)"
 NEVER = "print('begun', flush=True); import time; time.sleep(600)"
 
 
-def run_job(tmp_path, code, scene=None, validation=None):
+def run_job(tmp_path, code, scene=None, validation=None, check=None):
     """(job object, messages of its events, arguments, calls of done) of a job that runs this code."""
     given, made = [], []
 
@@ -38,7 +38,7 @@ def run_job(tmp_path, code, scene=None, validation=None):
             assert arguments.validation.read_bytes() == validation
             assert arguments.validation.parent == arguments.data.parent  # their names are those of errors
         arguments.out.mkdir()
-        command = [sys.executable, "-c", "import json, sys\n" + code]
+        command = [sys.executable, "-c", "import json, sys\n" + code, str(arguments.out)]
         return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=2**20)
 
     async def main():
@@ -56,7 +56,10 @@ def run_job(tmp_path, code, scene=None, validation=None):
         await jobs.close()
         job, messages = jobs.get(id), [event["message"] for event in jobs.events(id)][::-1]
         left = [path.name for path in files.folder.iterdir()]
-        assert sorted(left) == sorted(fields[name] for name in fields if name.endswith("_file"))
+        kept = [fields[name] for name in fields if name.endswith("_file")] + job["result_files"]
+        assert sorted(left) == sorted(kept)
+        if check:
+            check(jobs, files, job)
         files.close()
         assert not files.folder.exists()
         return job, messages
@@ -113,6 +116,152 @@ def test_a_validation_file_that_is_not_there_makes_no_job(tmp_path):
         with pytest.raises(ApiError, match="No such File object: file-0"):
             jobs.create(fields, tmp_path / "base")
         assert jobs.all() == [] and [path.name for path in files.folder.iterdir()] == [file["id"]]
+        files.close()
+
+    asyncio.run(main())
+
+
+def test_what_a_job_says_has_no_paths_of_the_server(tmp_path):
+    code = f"""
+print('saved to {tmp_path}/base-tuned-1, drawn in /srv/mar/x/report.html; 1/8, http://a/b/c')
+print("next: python -m npgpt.chat {tmp_path}/base")
+print('reads {tmp_path}/base/config.json')
+"""
+    _, messages, _, _ = run_job(tmp_path, code + DONE)
+    said = [message for message in messages if message.startswith(("saved", "next", "reads"))]
+    assert said == [
+        "saved to base-tuned-1, drawn in report.html; 1/8, http://a/b/c",
+        "reads m/config.json",
+    ]
+    missing = f"open('{tmp_path}/base-x/y.bin')"
+    assert "'y.bin'" in run_job(tmp_path, missing)[0]["error"]["message"]
+    broken = f"raise OSError('no room in {tmp_path}/base-x/y.bin')"
+    job, messages, _, _ = run_job(tmp_path, broken)
+    assert job["error"]["message"] == messages[-1] == "OSError: no room in y.bin"
+
+
+TRAINED = """
+import pathlib
+out = pathlib.Path(sys.argv[1])
+(out / 'metrics.csv').write_text('step,train_loss,val_loss\\n1,5.5,\\n2,4.5,4.75\\n3,nan,\\n4,4.25,4.5\\n')
+for name in ('step-000002', 'step-000004', 'step-x'):
+    (out / name).mkdir()
+print('step 2/4: loss 4.5000, val loss 4.7500, 605 tokens/s, 1 s left')
+print('step 1,000/2,000: loss 4.5000, 605 tokens/s, 1 s left')
+"""
+
+
+def test_losses_and_checkpoints_of_a_job(tmp_path):
+    def check(jobs, files, job):
+        id, model = job["id"], job["fine_tuned_model"]
+        (file,) = job["result_files"]
+        assert files.get(file)["purpose"] == "fine-tune-results"
+        assert (
+            files.path(file).read_text()
+            == "step,train_loss,valid_loss\n1,5.5,\n2,4.5,4.75\n3,,\n4,4.25,4.5\n"
+        )
+        last, before = jobs.checkpoints(id)
+        assert last["metrics"] == {"step": 4, "train_loss": 4.25, "valid_loss": 4.5}
+        assert (before["step_number"], before["fine_tuning_job_id"]) == (2, id)
+        assert before["fine_tuned_model_checkpoint"] == f"{model}:ckpt-step-2"
+        data = [event["data"] for event in jobs.events(id) if event["type"] == "metrics"][::-1]
+        assert data[0] == {"step": 2, "total_steps": 4, "train_loss": 4.5, "valid_loss": 4.75}
+        assert data[1] == {"step": 1000, "total_steps": 2000, "train_loss": 4.5}
+
+    job, _, arguments, made = run_job(tmp_path, TRAINED + DONE, check=check)
+    model, out = job["fine_tuned_model"], arguments.out
+    names = {model: out} | {f"{model}:ckpt-step-{n}": out / f"step-00000{n}" for n in (2, 4)}
+    assert dict(made) == names
+    jobs, again = restored(tmp_path)
+    assert dict(again) == names and len(jobs.checkpoints(job["id"])) == 2 and jobs.all() == [job]
+    job, *_ = run_job(tmp_path, CRASHED, check=lambda jobs, files, job: jobs.checkpoints(job["id"]) == [])
+    assert job["result_files"] == []
+
+
+def test_a_job_that_begins_with_a_checkpoint_lies_beside_its_run(tmp_path):
+    async def main():
+        files = Files()
+        jobs = Jobs(files, None, None)
+        file = files.add("d.jsonl", io.BytesIO(b"{}"))
+        (tmp_path / "base-a").mkdir()
+        (tmp_path / "base-a" / JOB_FILE).write_text("{}")
+        base = tmp_path / "base-a" / "step-000002"
+        jobs.create({"model": "ft:base::a:1:ckpt-step-2", "training_file": file["id"]}, base)
+        (job,) = jobs._jobs.values()
+        assert job.arguments.out.parent == tmp_path and job.arguments.out.name.startswith("base-a-tuned-")
+        assert jobs.is_base(tmp_path / "base-a") and jobs.is_base(base) and not jobs.is_base(tmp_path / "b")
+        await jobs.close()
+        files.close()
+
+    asyncio.run(main())
+
+
+def restored(tmp_path, name="m"):
+    """(jobs, calls of done) of a server that begins."""
+    made = []
+    jobs = Jobs(Files(), None, lambda name, folder: made.append((name, folder)))
+    jobs.restore(tmp_path / "base", name)
+    jobs.files.close()
+    return jobs, made
+
+
+def test_a_server_that_begins_lists_jobs_and_models_again(tmp_path, caplog):
+    job, messages, arguments, made = run_job(tmp_path, DONE)
+    run_job(tmp_path, CRASHED)  # leaves no folder
+    jobs, again = restored(tmp_path)
+    assert jobs.all() == [job] and again == made
+    assert [event["message"] for event in jobs.events(job["id"])][::-1] == messages
+    moved = tmp_path / "base-moved"
+    arguments.out.rename(moved)
+    assert restored(tmp_path)[1] == [(job["fine_tuned_model"], moved)]
+    assert restored(tmp_path, "another")[1] == []
+    (tmp_path / "base-link").symlink_to(moved)
+    assert len(restored(tmp_path)[1]) == 1 and not caplog.records
+    for text in (
+        "{",
+        "[]",
+        '{"job": {}}',
+        '{"job": {"status": "failed"}, "name": "x", "events": []}',
+        "[" * 10**5,
+    ):
+        (moved / JOB_FILE).write_text(text)
+        assert restored(tmp_path)[1] == []
+        assert caplog.records.pop().getMessage().endswith("its model is not served")
+
+
+def test_only_a_folder_that_a_job_made_is_removed(tmp_path):
+    _, _, arguments, _ = run_job(tmp_path, DONE)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("mine")
+    (arguments.out / "link").symlink_to(kept)
+    link = tmp_path / "base-link"
+    link.symlink_to(arguments.out)
+    for folder in (link, kept, tmp_path / "none"):
+        remove_model(folder)
+    assert arguments.out.exists() and link.exists() and (kept / "file").exists()
+    remove_model(arguments.out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base-link", "kept"]
+    assert (kept / "file").read_text() == "mine"
+
+
+def test_jobs_without_a_model_are_forgotten_where_there_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("npgpt.server.jobs.MAX_JOBS", 2)
+
+    async def main():
+        files = Files()
+        jobs = Jobs(files, None, None)
+        file = files.add("d.jsonl", io.BytesIO(b"{}"))
+        ids = [
+            jobs.create({"model": "m", "training_file": file["id"]}, tmp_path / "base")["id"] for _ in "ab"
+        ]
+        assert jobs.is_base(tmp_path / "base") and not jobs.is_base(tmp_path / "other")
+        with pytest.raises(ApiError, match="too many jobs"):
+            jobs.create({"model": "m", "training_file": file["id"]}, tmp_path / "base")
+        await jobs.cancel(ids[1])
+        third = jobs.create({"model": "m", "training_file": file["id"]}, tmp_path / "base")["id"]
+        assert [job["id"] for job in jobs.all()] == [third, ids[0]]
+        await jobs.close()
         files.close()
 
     asyncio.run(main())

@@ -155,6 +155,45 @@ def test_embeddings_are_the_mean_of_what_the_head_reads(scheduler, model, rng):
     np.testing.assert_allclose(sequence.vector, expected / np.linalg.norm(expected), atol=1e-5)
 
 
+def test_a_text_longer_than_the_context_is_read_in_windows(scheduler, model, rng):
+    ids = rng.integers(0, 257, 450).tolist()  # the context is 200
+    runtime = libnpgpt.Model.of(model)
+    windows = [libnpgpt.Session(runtime).feed_hidden(ids[n : n + 200]) for n in (0, 200, 400)]
+    expected = np.concatenate(windows).mean(0)
+    (sequence,), _ = computed(scheduler(), [EmbeddingRequest(tuple(ids))])
+    np.testing.assert_allclose(sequence.vector, expected / np.linalg.norm(expected), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def ending():
+    """A model for which an end of text is likeliest, behind many a prompt."""
+    model = random_model(block_size=200)
+    likeliest = model.logits(np.array([[65, 66, 67]]))[0, -1].argmax()
+    with model.edit() as params:
+        (wte,) = (w for name, w in params.items() if name.endswith("wte.weight"))
+        wte[END] = 1.05 * wte[likeliest]
+    return model
+
+
+@pytest.mark.parametrize("n", [1, 20])
+def test_the_end_is_told_like_every_token_that_is_drawn(scheduler, ending, n):
+    """Evaluation programs leave out the last entry, which without the end was one of the prompt's."""
+    greedy, ends = Sampling(0.0), 0
+    prompts = [[65 + k, 66, 67] for k in range(24)]
+    asked = [ask(ids, n, sampling=greedy, ignore_eos=False, top=1, echo=True) for ids in prompts]
+    sequences, results = computed(scheduler(of=ending), asked)
+    for ids, sequence, (text, tokens, finish) in zip(prompts, sequences, results, strict=True):
+        assert len(tokens) == len(ids) + sequence.n_drawn + (finish == "stop")
+        assert [token.id for token in tokens[: len(ids)]] == ids and tokens[-1].offset <= len(text)
+        if finish == "stop":
+            ends += 1
+            z = ending.logits(np.array([[token.id for token in tokens]]))[0, -2].astype(np.float64)
+            log_p = z[END] - z.max() - np.log(np.exp(z - z.max()).sum())
+            assert tokens[-1].id == END == tokens[-1].top[0][0]
+            assert tokens[-1].logprob == pytest.approx(log_p, abs=1e-3)
+    assert 0 < ends
+
+
 def test_the_queue_is_bounded_and_a_client_that_goes_frees_its_place(scheduler, monkeypatch):
     opened = weakref.WeakSet()
 

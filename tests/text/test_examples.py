@@ -9,6 +9,7 @@ import pytest
 from npgpt.text import examples
 from npgpt.text.load import load_tokenizer
 from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
+from tests.chat_templates import KINDS, tokenizer_of
 
 TALK = [
     {"role": "system", "content": "seja breve"},
@@ -117,10 +118,58 @@ BAD = [
     ({"messages": TALK}, "the last message must be an assistant's"),
     (
         {"messages": [{"role": "root", "content": "a"}]},
-        "role must be one of system, user, assistant, got 'root'",
+        r"messages\[0\].role must be 'system' or 'developer' or 'user' or 'assistant', got 'root'",
     ),
-    ({"messages": [{"role": "user"}]}, r"messages\[0\] must have role and content"),
+    ({"messages": [{"role": "user"}]}, r"messages\[0\] must have 'content'"),
+    ({"messages": TALK[:3], "tools": [{"type": "function"}]}, "tools is not supported"),
+    ({"messages": TALK[:3], "id": 1}, "Unrecognized .* id"),
+    ({"messages": [TALK[2] | {"weight": 0.5}]}, r"messages\[0\].weight must be 0 or 1"),
+    ({"messages": [TALK[2] | {"weight": 0}]}, "must have a weight that is not 0"),
+    ({"messages": [TALK[1] | {"weight": 1}, TALK[2]]}, r"messages\[0\].weight is for an assistant's"),
+    ({"messages": [TALK[1] | {"name": "Ana"}, TALK[2]]}, r"messages\[0\].name is not supported"),
+    ({"messages": [{"role": "assistant", "content": "", "refusal": "no"}]}, r"messages\[0\].refusal is not"),
+    ({"messages": [TALK[1], {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, r"messages\[1\]"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, r"content\[0\]"),
+    ({"messages": [{"role": "tool", "content": "1", "tool_call_id": "1"}]}, r"messages\[0\].role must be"),
 ]
+
+
+def test_a_line_in_all_that_openais_format_allows(tmp_path):
+    """Parts, a developer, and what a reply holds that asks for nothing."""
+    reply = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    line = {
+        "messages": [
+            {
+                "role": "developer",
+                "content": [{"type": "text", "text": "seja "}, {"type": "text", "text": "breve"}],
+            },
+            {"role": "user", "content": "olá", "name": None},
+            {"role": "assistant", "content": "oi", **reply},
+        ],
+        "tools": [],
+        "parallel_tool_calls": False,
+        "metadata": None,
+    }
+    (read,), bad = examples.read_examples(written(tmp_path, line))
+    assert read.turns == (("system", "seja breve"), ("user", "olá"), ("assistant", "oi")) and not bad
+    (read,), _ = examples.read_examples(written(tmp_path, GOOD["prompt"] | {"id": None, "tags": []}))
+    assert read.form == "prompt"
+
+
+@pytest.mark.parametrize("kind", ["roles", "template"])
+def test_a_reply_of_weight_0_is_read_and_not_learnt(kind, plain, tmp_path):
+    tokenizer = examples.add_roles(plain) if kind == "roles" else tokenizer_of(KINDS["chatml"])
+    asked = {"role": "user", "content": "e"}
+    talk = [asked, {"role": "assistant", "content": "não", "weight": 0}]
+    talk += [asked, {"role": "assistant", "content": "sim", "weight": 1}]
+    (weighed,), _ = examples.read_examples(written(tmp_path, {"messages": talk}))
+    without = [{"role": one["role"], "content": one["content"]} for one in talk]
+    (plainly,), _ = examples.read_examples(written(tmp_path, {"messages": without}))
+    ids, mask = examples.encode_example(tokenizer, weighed)
+    same, both = examples.encode_example(tokenizer, plainly)
+    assert ids.tolist() == same.tolist()
+    assert tokenizer.decode(ids[mask]) == "sim" and tokenizer.decode(ids[both]) == "nãosim"
+    assert weighed.answer == (("assistant", "sim"),) and len(weighed.question) == 3
 
 
 @pytest.mark.parametrize("line, what", BAD)
