@@ -28,8 +28,8 @@ VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/version.py").read_text(
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 SOURCES = sorted(str(p) for p in Path("csrc").glob("*/*.cpp"))  # sorted: builds are reproducible
 SOURCES = [s for s in SOURCES if X86 or "isa_avx" not in s]
-# train.cpp is the one file there that inference has no use for
-LIBRARY = [s for s in SOURCES if re.search(r"csrc/(kernels|threads|text|runtime)/(?!train)", s)]
+# train.cpp and suffixes.cpp are the files there that inference has no use for
+LIBRARY = [s for s in SOURCES if re.search(r"csrc/(kernels|threads|text|runtime)/(?!train|suffixes)", s)]
 HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc").glob(pattern))
 
 # -ffp-contract=off: a*b+c is rounded as it is written; results do not depend on what a compiler fuses.

@@ -63,9 +63,8 @@ def unit(path: Path, once: set) -> str:
 
 
 def main(out: str) -> None:
-    sources = [
-        p for folder in FOLDERS for p in sorted((HERE / folder).glob("*.cpp")) if p.name != "train.cpp"
-    ]
+    found = [path for folder in FOLDERS for path in sorted((HERE / folder).glob("*.cpp"))]
+    sources = [path for path in found if path.stem not in ("train", "suffixes")]
     once = set()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

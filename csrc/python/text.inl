@@ -3,6 +3,7 @@
 
 #include "../parallel/encode.h"
 #include "../text/spm.h"
+#include "../text/suffixes.h"
 
 namespace npgpt {
 namespace {
@@ -134,9 +135,28 @@ void py_add_table(PieceCounts& counts, const py::buffer& text, const Counts& len
     }
 }
 
+py::array_t<int32_t> py_sort_suffixes(const py::array_t<uint16_t, py::array::c_style>& symbols, int32_t below) {
+    if (symbols.ndim() != 1 || symbols.size() > INT32_MAX)
+        throw py::value_error("sort_suffixes: symbols must be of shape (n,), n below 2 ** 31");
+    const uint16_t* data = symbols.data();
+    const int32_t n = int32_t(symbols.size());
+    for (int32_t i = 0; i < n; i++)
+        if (data[i] >= below)
+            throw py::value_error("sort_suffixes: symbols must be below " + std::to_string(below) + ", got " +
+                                  std::to_string(data[i]));
+    py::array_t<int32_t> sorted(n);
+    int32_t* out = sorted.mutable_data();
+    {
+        py::gil_scoped_release free;
+        sort_suffixes(data, n, below, out);
+    }
+    return sorted;
+}
+
 }  // namespace
 
 void bind_text(py::module_& m) {
+    m.def("sort_suffixes", py_sort_suffixes, "symbols"_a, "below"_a);
     py::class_<Bpe>(m, "Bpe", "Byte-level BPE: npgpt.text.bpe.ReferenceBpe, compiled.")
         .def(py::init([](const Ids& byte_ids, const Ids& merges, const std::vector<std::string>& tokens,
                          const std::string& split, const Ids& whole_pieces) {

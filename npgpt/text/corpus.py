@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +29,7 @@ STDIN = "stdin.txt"  # the file of a run that holds the text from stdin
 # of blanks or blank lines is cut. Not before bytes that may begin a blank, a control or a combining mark.
 _CHUNK_END = re.compile(rb"\n(?=[!-~\xc3-\xdf\xe4-\xee\xf0-\xf4])")
 _OTHER_CHUNK_END = re.compile(rb"[!-~](?=[!-~])")
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # behind a last \r the next block may have its \n
 
 
 @dataclass
@@ -60,6 +61,33 @@ class Document:
             yield self._clean(left, clean, changed, first)
         if digest.hexdigest() != self.sha256:
             raise ValueError(f"{self.name}: must not change while it is read")
+
+    def lines_of(self, clean: str, lines: Sequence[int]) -> list[int]:
+        """Return the lines of the file, from 1, that are `lines`, ascending, of the cleaned document.
+
+        They differ where cleaning shortened runs of blank lines before them.
+        """
+        if clean != "full" or not self.is_utf8:
+            return list(lines)
+        found: list[int] = []
+        kept, run = 0, 0  # lines that cleaning leaves, and line ends side by side
+        for number, content in enumerate(self._lines(), 1):
+            blank = not (b"!" <= content[:1] <= b"~" or clean_document(content, clean, first=number == 1))
+            run = run + 1 if blank else 1
+            kept += run <= 2
+            while len(found) < len(lines) and kept >= lines[len(found)]:
+                found.append(number)
+            if len(found) == len(lines):
+                break
+        return found
+
+    def _lines(self) -> Iterator[bytes]:
+        """Yield the lines of the file without their ends."""
+        left = b""
+        for block in self.blocks():
+            *lines, left = _LINE_END.split(left + block)
+            yield from lines
+        yield left
 
     def __del__(self) -> None:
         if self.spooled:

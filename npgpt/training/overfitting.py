@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from npgpt.engine.types import Fields, Integers
+from npgpt.text.index import LONGEST, longest_stretches
 from npgpt.text.tokenizer import Tokenizer
 
 LONGEST_TEXT = 32 << 20  # bytes of the training part in which samples are searched
@@ -77,10 +78,11 @@ def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:
     stretch in as much text that the model never saw, None where there is no such text.
     """
     written = [sample.encode() for sample in samples]
-    found = max((longest_overlap(sample, text) for sample in written), key=len)
     ends = accumulate(map(len, written))
     chunks = [held_out[end - len(s) : end] for s, end in zip(written, ends, strict=True)]
-    usual = max(len(longest_overlap(chunk, text)) for chunk in chunks)
+    repeated = longest_stretches([stretch[:LONGEST] for stretch in (*written, *chunks)], text)
+    found = max(repeated[: len(samples)], key=len)
+    usual = max(map(len, repeated[len(samples) :]))
     return {
         "n_samples": len(samples),
         "bytes": len(found),
@@ -91,6 +93,8 @@ def overlap(samples: list[str], held_out: bytes, text: bytes) -> Fields:
 
 def longest_overlap(sample: bytes, text: bytes) -> bytes:
     """Return the longest stretch of `sample` that occurs in `text`.
+
+    One sample is searched sooner than the suffixes of a text are sorted, as for several samples.
 
     >>> longest_overlap(b"ao mar alto", b"o mar, o vento")
     b'o mar'
@@ -103,5 +107,5 @@ def longest_overlap(sample: bytes, text: bytes) -> bytes:
 
 
 def training_text(ids: Integers, tokenizer: Tokenizer) -> bytes:
-    """Return the text of the training part's ids, cut to about LONGEST_TEXT."""
-    return tokenizer.decode_bytes(ids[:LONGEST_TEXT])
+    """Return the text of the training part's ids, cut to LONGEST_TEXT."""
+    return tokenizer.decode_bytes(ids[:LONGEST_TEXT])[:LONGEST_TEXT]

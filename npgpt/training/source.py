@@ -8,21 +8,24 @@ from npgpt.engine.types import Fields
 from npgpt.text.corpus import Corpus
 
 
-def find_text(run: Path, config: Fields, key: str = "text") -> tuple[Corpus, str | None]:
+def find_text(
+    run: Path, config: Fields, key: str = "text", advice: str | None = None
+) -> tuple[Corpus, str | None]:
     """Return a text of a run with this config.toml, and its first file where that is not where it was.
 
     key: text or val, the one that it was validated by. The sha256 in the config decides. FileNotFoundError
-    where no such files are there, ValueError where all that are there hold another text.
+    where no such files are there, ValueError where all that are there hold another text; `advice` ends their
+    line (default: to give the text, as the commands take it).
     """
     there = [paths for paths in _places(run, config, key) if all(map(os.path.exists, paths))]
-    give = "TEXT" if key == "text" else "--val"
+    advice = advice or f"give {'TEXT' if key == 'text' else '--val'}"
     for paths in there:
         corpus = Corpus(paths, config["clean"], config.get("encoding"))
         if corpus.sha256 == config["about"].get(f"{key}_sha256"):
             return corpus, None if paths == _names(config, key) else paths[0]
     if there:
-        raise ValueError(f"{there[0][0]}: has changed since the run was trained on it; give {give}")
-    where = f"No such file, nor any of this name in or beside {run}; give {give}"
+        raise ValueError(f"{there[0][0]}: has changed since the run was trained on it; {advice}")
+    where = f"No such file, nor any of this name in or beside {run}; {advice}"
     raise FileNotFoundError(2, where, _names(config, key)[0])
 
 

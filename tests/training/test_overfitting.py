@@ -56,6 +56,21 @@ def test_longest_overlap_is_the_longest(sample, text):
     assert not any(sample[i : i + n] in text for i in range(len(sample) - n + 1))
 
 
+def test_overlap_finds_what_a_search_finds(data_dir):
+    """In a text of accents, whose longest stretches end inside a character."""
+    text = (data_dir / "machado" / "romance_helena.txt").read_bytes()
+    english = (data_dir / "tinyshakespeare" / "input.txt").read_bytes()[:300]
+    samples = [english, text[5000:5200] + english[:50], text[70_000:70_300].replace(b"e", b"a"), b""]
+    samples = [sample.decode("utf-8", "ignore") for sample in samples]
+    held_out, text = text[:2000].replace(b"o", b"e"), text[2000:]
+    found = overlap(samples, held_out, text)
+    longest = max((longest_overlap(sample.encode(), text) for sample in samples), key=len)
+    assert (found["bytes"], found["text"]) == (len(longest), longest.decode("utf-8", "ignore"))
+    ends = [sum(len(s.encode()) for s in samples[: n + 1]) for n in range(len(samples))]
+    chunks = [held_out[e - len(s.encode()) : e] for s, e in zip(samples, ends, strict=True)]
+    assert found["held_out_bytes"] == max(len(longest_overlap(chunk, text)) for chunk in chunks)
+
+
 def test_overlap_beside_what_is_usual():
     found = overlap(["xxabcx", "zzzz"], b"bcd", b"abcdef")
     assert (found["bytes"], found["text"], found["held_out_bytes"]) == (3, "abc", 3)

@@ -1,0 +1,201 @@
+"""What a text repeats from the training text of a run, by file and line; one line where that has gone."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from npgpt.console.process import errors_as_lines
+from npgpt.console.where import log_where
+from npgpt.training import where as wheres
+from npgpt.training.where import Repeat, where
+from tests.commands.helpers import TINY, refused
+
+CAT = "The cat sat on the mat.\n"
+RAT = "A rat ate the hat of the bat.\n"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def trained(command):
+    """trained(*flags, **files) -> the run of texts/NAME.txt, each of the bytes given."""
+
+    def train(*flags, **files):
+        Path("texts").mkdir()
+        for name, text in files.items():
+            Path("texts", f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+        result = command("train", "texts", *TINY, "--steps", 2, "--out", "run", *flags)
+        assert result[0] == 0, result
+        return "run"
+
+    return train
+
+
+def path(name):
+    return str(Path("texts", f"{name}.txt").resolve())
+
+
+ALL = ("--split", "1")
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:270"])
+def test_file_line_and_count(trained, tokenizer):
+    run = trained(*ALL, "--tokenizer", tokenizer, a=CAT * 9, b=CAT + RAT * 9 + "Ação!\n")
+    found = where(run, f"xx {RAT}xx the cat sat on a mat. Ação!", prompt="I saw\nthe cat sat")
+    assert (
+        found.training
+        == [
+            Repeat(RAT, 9, path("b"), 2, 3, 30),
+            Repeat("he cat sat on ", 10, path("a"), 1, 37, 14),
+            Repeat(" mat.", 10, path("a"), 1, 52, 5),
+            Repeat("Ação!", 1, path("b"), 11, 58, 5),
+        ][: len(found.training)]
+    )
+    assert [repeat.length for repeat in found.training] == [30, 14]
+    assert found.prompt == [Repeat("the cat sat", 1, None, 2, 36, 11)]
+    assert found.found_at is None and found.shortest == 8
+    found = where(run, "Ação!", shortest=3)
+    assert found.training == [Repeat("Ação!", 1, path("b"), 11, 0, 5)] and found.prompt == []
+
+
+def test_nothing_crosses_files(trained):
+    run = trained(*ALL, a="one two three four five six", b=" seven eight nine ten eleven")
+    assert [r.text for r in where(run, "four five six seven eight").training] == [
+        "four five six",
+        " seven eight",
+    ]
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:270"])
+def test_what_was_not_trained_on_is_not_told(trained, tokenizer, data_dir):
+    """The part that the ids of training decode to ends inside the second file."""
+    from npgpt.text.corpus import Corpus
+    from npgpt.text.dataset import Dataset, encode
+    from npgpt.training.pretrained import read_tokenizer
+
+    whole = (data_dir / "machado" / "conto_reliquias.txt").read_bytes()
+    first, second = whole[:5000].decode("utf-8", "ignore"), whole[5000:15000].decode("utf-8", "ignore")
+    run = trained("--split", "0.61,0.2,0.19", "--tokenizer", tokenizer, a=first, b=second)
+    own = read_tokenizer(run)
+    train = own.decode_bytes(Dataset.from_ids(encode(Corpus("texts"), own), (0.61, 0.2, 0.19), own).train)
+    known = train.decode()
+    assert known.startswith(first) and len(known) > len(first) + 1000
+    shown = second[len(known) - len(first) - 500 :][:1000]  # half of it was trained on
+    (found, *_) = where(run, shown).training
+    assert found.text == known[-500:] and found.file == path("b") and found.start == 0
+    assert found.line == second[: len(known) - len(first) - 500].count("\n") + 1
+
+
+@pytest.mark.parametrize("clean", ["none", "light", "full"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_are_those_of_the_file(trained, clean, end):
+    """Also where cleaning shortened what is before them."""
+    lines = [
+        "\ufeffbegin",
+        "",
+        " \x01",
+        "",
+        "",
+        "the first of it",
+        "\t",
+        "",
+        "",
+        "",
+        "the second of it   ",
+        "the third",
+    ]
+    lines = ["", "", "", "", *lines, "", "", "", "\x02", "the fourth of it "]
+    run = trained(*ALL, "--clean", clean, a=end.join(lines))
+    for word in ("first", "second", "fourth"):
+        (found,) = where(run, f"the {word} of it").training
+        assert "\n" not in found.text and lines[found.line - 1].strip() == f"the {word} of it"
+    if clean == "full":
+        (found,) = where(run, "the third\n\nthe fourth").training
+        assert lines[found.line - 1] == "the third"
+        (found,) = where(run, "\n\nthe fourth of").training
+        assert lines[found.line - 1] == "the third"
+
+
+def test_the_text_is_cleaned_as_that_of_the_model(trained):
+    run = trained(*ALL, a="um café e\num pão de queijo\n")
+    found = where(run, "um cafe\u0301 e\r\num pa\u0303o")
+    assert found.text == "um café e\num pão"
+    assert found.training == [Repeat(found.text, 1, path("a"), 1, 0, 16)]
+
+
+def test_bytes_that_are_no_text(trained):
+    run = trained(*ALL, "--encoding", "bytes", a=bytes(range(256)) * 3)
+    assert where(run, "PQRSTUVWXYZ\udcc3").training[0] == Repeat("PQRSTUVWXYZ", 3, path("a"), 2, 0, 11)
+    assert where(run, bytes(range(190, 200)).decode("utf-8", "surrogateescape")).training[0].length == 10
+
+
+def test_the_index_is_made_once(trained, monkeypatch):
+    run = trained(*ALL, a=CAT * 20)
+    found = where(run, CAT)
+    with monkeypatch.context() as patch:
+        patch.setattr(wheres, "encode", None)
+        assert where(run, CAT) == found
+    (index,) = Path("../cache").glob("*.index")
+    index.write_bytes(index.read_bytes()[:-9])
+    assert where(run, CAT) == found
+
+
+def test_a_run_that_was_moved(trained):
+    run = trained(*ALL, a=CAT * 20)
+    Path("elsewhere").mkdir()
+    shutil.move(run, "elsewhere/run"), shutil.move("texts/a.txt", "elsewhere/a.txt")
+    found = where("elsewhere/run", CAT)
+    assert found.found_at == found.training[0].file and Path(found.found_at).samefile("elsewhere/a.txt")
+
+
+def called(run, text="the cat", **more):
+    """As a command would call it."""
+    with errors_as_lines("explain"):
+        log_where(where(run, text, **more))
+
+
+def test_bad_input_is_one_line(trained, capsys, command):
+    def refuses(message, *args, **more):
+        with pytest.raises(SystemExit) as exit:
+            called(*args, **more)
+        refused((exit.value.code, *capsys.readouterr()), message)
+
+    run = trained(*ALL, a=CAT * 20)
+    capsys.readouterr()
+    refuses("where: text must not be empty", run, "")
+    refuses("where: text must not be empty", run, "\ufeff")  # of which cleaning leaves nothing
+    refuses("where: shortest must be at least 1, got 0", run, shortest=0)
+    refuses("text must be of at most 65,536 bytes to be looked up, got 70,000", run, "a" * 70_000)
+    refuses("texts: must be a run, as only a run knows its training text", "texts")
+    refuses("none: must be a run", "none")
+    Path("texts/a.txt").write_text("another text")
+    advice = "put it back, there or beside the run"
+    refuses(f"{path('a')}: has changed since the run was trained on it; {advice}", run)
+    Path("texts/a.txt").unlink()
+    refuses(f"{path('a')}: No such file, nor any of this name in or beside run; {advice}", run)
+    Path("ask.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    assert command("finetune", run, "ask.jsonl", "--epochs", 1, "-o", "taught")[0] == 0
+    refuses("taught: was taught by examples", "taught")
+    assert not list(Path("../cache").glob("*"))
+
+
+def test_what_is_printed(trained, capsys):
+    run = trained(*ALL, a=CAT * 3 + RAT * 2, b=RAT)
+    capsys.readouterr()
+    called(run, f"{CAT}{RAT[:20]}xyz", prompt="look: the cat sat on a hat")
+    assert capsys.readouterr().out.splitlines() == [
+        "94% of the 47 characters are in the training text too, in stretches of 8 or more",
+        f"    44  once, {path('a')}:3: 'The cat sat on the mat.\\nA rat ate the hat of'",
+        "30% of the 47 characters are in the prompt too, in stretches of 8 or more",
+        "    14  once, line 1: 'he cat sat on '",
+    ]
+    called(run, "nothing of it")
+    assert capsys.readouterr().out == (
+        "0% of the 13 characters are in the training text too, in stretches of 8 or more\n"
+    )
+    called(run, " | ".join(CAT[i : i + 9] for i in range(12)), shortest=3)
+    assert "\n... and 2 more\n" in capsys.readouterr().out
