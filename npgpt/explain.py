@@ -90,12 +90,11 @@ def _data(found: Explanation, weights: Floats | None, lens: Lens | None) -> Fiel
     if weights is not None:
         data["attention"] = weights.tolist()
     if lens:
-        ids, shares = lens.top()
         data["lens"] = {
-            "ids": ids.tolist(),
-            "probabilities": shares.tolist(),
+            "top": lens.top.tolist(),
+            "probabilities": lens.shares.tolist(),
             "target": lens.probabilities(found.target.id).tolist(),
-            "entropy": lens.entropy().tolist(),
+            "entropy": lens.entropy.tolist(),
         }
     return data
 

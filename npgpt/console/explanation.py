@@ -106,17 +106,16 @@ def show_lens(lens: Lens, tokenizer: Tokenizer, found: Explanation) -> None:
     from npgpt.explaining.reading import token_of
 
     log("what each layer would have said next:")
-    ids, shares = lens.top(1)
-    target, entropy = lens.probabilities(found.target.id), lens.entropy()
+    target = lens.probabilities(found.target.id)
     rows = [
         (
             str(layer + 1),
-            quoted(token_of(tokenizer, ids[layer, -1, 0]).text),
-            number(shares[layer, -1, 0], ".4f"),
+            quoted(token_of(tokenizer, lens.top[layer, -1, 0]).text),
+            number(lens.shares[layer, -1, 0], ".4f"),
             number(target[layer, -1], ".4f"),
-            number(entropy[layer, -1], ".3f"),
+            number(lens.entropy[layer, -1], ".3f"),
         )
-        for layer in range(len(lens))
+        for layer in range(len(target))
     ]
     heads = (_("layer"), _("says"), _("probability"), quoted(found.target.text), _("entropy (nats)"))
     table(heads, rows, 1)

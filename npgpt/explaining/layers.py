@@ -16,6 +16,8 @@ from npgpt.explaining.reading import read_text, token_of
 from npgpt.runtime.sampling import log_softmax
 from npgpt.text.tokenizer import Tokenizer
 
+TOP = 10  # tokens of each layer that a lens keeps
+
 
 def _trace(model: GPT, ids: Integers) -> Trace:
     traced = TracedGPT(model)
@@ -36,47 +38,36 @@ class Lens:
 
     tokens: list[str]  #: (T,), the texts of the ids
     ids: list[int]  #: (T,)
+    top: Integers  #: (L,T,k), the most probable ids of each layer, best first
+    shares: Floats  #: (L,T,k) float64, their probabilities
+    entropy: Floats  #: (L,T) float64, of each layer's probabilities, in nats
     states: Floats  #: (L,T,C), each layer's output behind the last norm
     model: TracedGPT
-    tokenizer: Tokenizer | None
-
-    def __len__(self) -> int:
-        """Return the number of layers."""
-        return len(self.states)
 
     def log_probabilities(self, layer: int) -> Floats:
         """Return the logarithms of a layer's probabilities (T,V) in float64; the last are the model's."""
         return log_softmax(self.model.logits_of(self.states[layer]))
 
-    def entropy(self) -> Floats:
-        """Return the entropy of each layer's probabilities in nats: (L,T)."""
-        rows = []
-        for layer in range(len(self)):
-            log_p = self.log_probabilities(layer)
-            rows.append(-(np.exp(log_p) * log_p).sum(axis=-1))
-        return np.stack(rows)
-
     def probabilities(self, ids: ArrayLike) -> Floats:
         """Return the probabilities (L,T) that layers give to ids (T,), one behind each token, or one id."""
-        picked = np.broadcast_to(np.asarray(ids), len(self.ids))
-        rows = [self.log_probabilities(layer)[np.arange(len(picked)), picked] for layer in range(len(self))]
+        at, picked = np.arange(len(self.ids)), np.broadcast_to(np.asarray(ids), len(self.ids))
+        rows = [self.log_probabilities(layer)[at, picked] for layer in range(len(self.states))]
         found: Floats = np.exp(np.stack(rows))
         return found
-
-    def top(self, k: int = 5) -> tuple[Integers, Floats]:
-        """Return the k most probable ids of each layer (L,T,k), best first, and their probabilities."""
-        ids, shares = [], []
-        for layer in range(len(self)):
-            log_p = self.log_probabilities(layer)
-            best = np.argsort(-log_p, axis=-1, kind="stable")[:, :k]
-            ids.append(best)
-            shares.append(np.exp(np.take_along_axis(log_p, best, axis=-1)))
-        return np.stack(ids), np.stack(shares)
 
 
 def lens(model: GPT, tokenizer: Tokenizer | None, text: Text | ArrayLike) -> Lens:
     """Return the Lens of a text (nostalgebraist 2020, "interpreting GPT: the logit lens")."""
     ids = read_text(model, tokenizer, text)
     trace = _trace(model, ids)
-    states = np.concatenate(list(trace.states()))
-    return Lens([token_of(tokenizer, id).text for id in ids], ids.tolist(), states, trace.model, tokenizer)
+    top, shares, entropy, states = [], [], [], np.concatenate(list(trace.states()))
+    for state in states:
+        log_p = log_softmax(trace.model.logits_of(state))  # (T,V), of one layer at a time
+        best = np.argpartition(-log_p, min(TOP, log_p.shape[1]) - 1, axis=-1)[:, :TOP]
+        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(log_p, best, -1), kind="stable"), -1)
+        top.append(best)
+        shares.append(np.exp(np.take_along_axis(log_p, best, axis=-1)))
+        entropy.append(-(np.exp(log_p) * log_p).sum(axis=-1))
+    tokens = [token_of(tokenizer, id).text for id in ids]
+    found = np.stack(top), np.stack(shares), np.stack(entropy)
+    return Lens(tokens, ids.tolist(), *found, states, trace.model)

@@ -66,7 +66,7 @@ def test_layers_and_parts(command, run):
     share = lens.probabilities(ord("d"))[-1, -1]
     (row,) = re.findall(r"^ +1 +\"(.+)\" +([0-9.]+) +([0-9.]+) +([0-9.]+)$", out, re.MULTILINE)
     assert float(row[2]) == pytest.approx(share, abs=6e-5)
-    assert float(row[3]) == pytest.approx(lens.entropy()[-1, -1], abs=6e-4)
+    assert float(row[3]) == pytest.approx(lens.entropy[-1, -1], abs=6e-4)
     mean = model.attention("abc ab")[0, :, -1].mean(axis=0)
     assert f'    1  {mean.max():.3f} "{"abc ab"[mean.argmax()]}"' in out
     parts = re.findall(r"^(\S+\.(?:weight|bias)) +[0-9 x]+? +\d+ +([0-9,]+) +[0-9.]+$", out, re.MULTILINE)
@@ -84,7 +84,7 @@ def test_json_is_what_allennlp_wrote(command, run):
     assert data["tokens"] == list("abc ab") and data["scores"] == found.scores.tolist()
     assert data["target"] == {"id": 100, "text": "d"} and data["against"] is None
     np.testing.assert_array_equal(data["attention"], model.attention("abc ab"))
-    np.testing.assert_array_equal(data["lens"]["entropy"], model.lens("abc ab").entropy())
+    np.testing.assert_array_equal(data["lens"]["entropy"], model.lens("abc ab").entropy)
     first = Path("data.json").read_bytes()
     explained(command, run, "--attention", "--lens", "--target", "d", "-o", "data.json", "--threads", 3)
     assert Path("data.json").read_bytes() == first

@@ -9,6 +9,8 @@ import npgpt
 from npgpt.engine.traced import TracedGPT
 from npgpt.explaining.attribution import METHODS, Objective, Subject, integrated, noise
 from npgpt.runtime.sampling import log_softmax
+from npgpt.text.tokenizer import BPETokenizer
+from tests.models import random_model
 from tests.parity.test_transformers import FAMILY, our_model
 
 torch = pytest.importorskip("torch")
@@ -92,3 +94,34 @@ def test_the_lens_reads_transformers_hidden_states(both, measured):
     for layer, log_p in enumerate(expected):
         measured("lens, against the hidden states", np.abs(lens.log_probabilities(layer) - log_p).max(), 2e-4)
     assert lens.log_probabilities(-1).tobytes() == log_softmax(ours.logits([IDS])[0]).tobytes()
+
+
+@pytest.mark.parametrize("fields", [{}, {"window": 5}], ids=["gpt-2", "gpt-3"])
+def test_attributions_are_inseqs(fields, tmp_path, measured):
+    """Of a text's next token; inseq's embedding that says nothing is that of the unknown token."""
+    inseq = pytest.importorskip("inseq")
+    text, tokenizer = "o gato subiu no", BPETokenizer.train([b"o gato subiu no telhado de zinco " * 20], 270)
+    model = random_model(vocab_size=270, **fields)
+    model.tokenizer = tokenizer
+    model.save_pretrained(tmp_path)
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids, target = tokenizer.encode(text), int(tokenizer.encode(f"{text} ")[-1])
+    f = Subject(TracedGPT(model), ids.astype(np.int32), Objective("logit", target))
+    f.nothing = np.tile(model.params["wte.weight"][read.unk_token_id], (len(ids), 1))
+    names = {
+        "gradient": ("saliency", {}),
+        "grad_x_input": ("input_x_gradient", {}),
+        "integrated": ("integrated_gradients", {"n_steps": 300}),
+        "occlusion": ("occlusion", {}),
+    }
+    for name, (theirs, how) in names.items():
+        attributed = inseq.load_model(str(tmp_path), theirs).attribute(
+            text, f"{text} ", attributed_fn="logit", show_progress=False, **how
+        )
+        scores = attributed.sequence_attributions[0].target_attributions.numpy()[: len(ids), 0]
+        if scores.ndim > 1:  # by channels
+            scores = np.linalg.norm(scores, axis=-1) if name == "gradient" else scores.sum(axis=-1)
+        found = integrated(f, tolerance=1e-5) if name == "integrated" else METHODS[name](f)
+        if name == "occlusion":  # inseq keeps its size alone
+            found = np.abs(found)
+        measured(f"{name}, against inseq", np.abs(found - scores).max() / np.abs(scores).max(), 1e-4)
