@@ -13,6 +13,7 @@ COMMANDS = {
     "tune": N_("find better settings for a text"),
     "evaluate": N_("measure a trained GPT on text"),
     "generate": N_("let a trained GPT write"),
+    "explain": N_("show why it writes what it writes next"),
     "finetune": N_("teach it a task: conversations, labels, prompts and completions"),
     "chat": N_("talk with it"),
     "serve": N_("serve it as OpenAI's HTTP API, with a page to try it"),

@@ -16,6 +16,8 @@ from npgpt.engine.names import names_checked
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Floats, PathLike, Text
+    from npgpt.explaining.explanation import Explanation
+    from npgpt.explaining.layers import Lens
     from npgpt.interop.layout import Pretrained
     from npgpt.runtime.scoring import Texts
     from npgpt.text.tokenizer import Tokenizer
@@ -25,7 +27,7 @@ FileState: TypeAlias = "tuple[int, int]"  # size, time of the last change
 
 @names_checked
 class GPT(engine.GPT):
-    """The engine's GPT with its tokenizer; it generates, scores, classifies, embeds and saves.
+    """The engine's GPT with its tokenizer; it generates, scores, classifies, embeds, explains and saves.
 
     A model over 257 ids has the byte tokenizer unless another is given; without a tokenizer it takes ids.
     """
@@ -146,6 +148,49 @@ class GPT(engine.GPT):
         from npgpt.runtime.scoring import embed
 
         return embed(self, self.tokenizer, text)
+
+    @names_checked
+    def explain(
+        self,
+        text: Text | ArrayLike,
+        target: Any = None,
+        against: Any = None,
+        method: str = "integrated",
+        of: str = "logprob",
+    ) -> Explanation:
+        """Return how much each token of `text` (text, bytes or ids) speaks for the token `target` behind it.
+
+        target is one token, as text or id; None is the most probable one. With `against`, another token, it
+        is explained why the target comes rather than that. `method` is gradient, grad_x_input, integrated,
+        smooth or occlusion; captum's names are known too. `of` is what is explained of the target: logprob,
+        logit or prob. Each score is the sum over channels at one token, with positions held; a negative one
+        speaks against the target. ValueError for an empty text, one longer than the context, or a target
+        that is no token.
+        """
+        from npgpt.explaining.explanation import explain
+
+        return explain(self, self.tokenizer, text, target, against, method, of)
+
+    @names_checked
+    def attention(self, text: Text | ArrayLike) -> Floats:
+        """Return how much each token of `text` (text, bytes or ids) looks at each: (L,H,T,T).
+
+        L layers, H heads, T tokens. Each row is of one token that looks, and its weights sum to 1.
+        """
+        from npgpt.explaining.layers import attention
+
+        return attention(self, self.tokenizer, text)
+
+    @names_checked
+    def lens(self, text: Text | ArrayLike) -> Lens:
+        """Return what each layer would have said behind each token of `text` (text, bytes or ids).
+
+        That is the logit lens: the last norm and the head read each layer's output. The last layer's
+        probabilities are the model's own.
+        """
+        from npgpt.explaining.layers import lens
+
+        return lens(self, self.tokenizer, text)
 
     @names_checked
     def save_pretrained(self, folder: PathLike) -> None:

@@ -15,14 +15,26 @@ FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 LONG_FUNCTION, LONG_CLASS = 60, 300  # lines
 FRAGMENT = re.compile(r"(Of|As|What|Whether)\b")  # how a docstring begins that leans on the signature
 
-COMMANDS = {"train", "tune", "evaluate", "generate", "bench", "export", "embed", "serve", "finetune", "chat"}
+COMMANDS = {
+    "train",
+    "tune",
+    "evaluate",
+    "generate",
+    "bench",
+    "export",
+    "embed",
+    "serve",
+    "finetune",
+    "chat",
+    "explain",
+}
 LAYERS = [  # from the lowest up
     {"version"},
     {"engine"},
     {"distributed"},
     {"text"},
     {"interop", "runtime"},
-    {"training", "server", "measure"},
+    {"training", "server", "measure", "explaining"},
     {"console"},
     {"api"},
     {"compat"},

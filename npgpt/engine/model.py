@@ -415,11 +415,26 @@ class GPT:
         starts: Integers | None = None,
     ) -> Floats:
         """Return the head's input (B,T,C) for ids (B,T); `cache` receives what backward needs."""
-        config, columns = self.config, np.arange(ids.shape[1], dtype=np.int32)
-        starts = np.zeros(ids.shape, np.int32) if starts is None else starts
-        first_keys = _first_keys(config, columns, starts)
+        columns = np.arange(ids.shape[1], dtype=np.int32)
+        positions = columns - (np.zeros(ids.shape, np.int32) if starts is None else starts)
+        x = self._embed(ops, ids, positions, training=cache is not None)
+        if cache is not None:
+            cache.ids = ids
+        return self._from_embeddings(ops, x, positions, cache)
 
-        positions = columns - starts
+    def _embed(self, ops: Ops, ids: Integers, positions: Integers, training: bool = False) -> Floats:
+        """Return the first layer's input (B,T,C) for ids and positions (B,T)."""
+        x = ops.embedding_forward(ids, positions, self.params["wte.weight"], self.params.get("wpe.weight"))
+        return self._dropout(ops, x, 0, EMBEDDING, training)
+
+    def _from_embeddings(
+        self, ops: Ops, x: Floats, positions: Integers, cache: ForwardCache | None = None
+    ) -> Floats:
+        """Return the head's input (B,T,C) for the first layer's (B,T,C), at positions (B,T)."""
+        config, columns = self.config, np.arange(x.shape[1], dtype=np.int32)
+        first_keys = _first_keys(config, columns, columns - positions)
+        if cache is not None:
+            cache.positions = positions
 
         def attend(layer: int, qkv: Floats) -> tuple[Floats, Floats]:
             self._rotate(ops.rope_forward, qkv, positions)
@@ -427,20 +442,14 @@ class GPT:
                 qkv, config.n_head, config.scale, first_keys[layer % 2], config.n_kv_head
             )
 
-        return self._blocks(ops, ids, positions, attend, cache)
+        return self._blocks(ops, x, attend, cache)
 
-    def _blocks(
-        self,
-        ops: Ops,
-        ids: Integers,
-        positions: Integers,
-        attend: Attend,
-        cache: ForwardCache | None = None,
-    ) -> Floats:
-        """Return the head's input (B,T,C); attend(layer, qkv) -> out, lse computes a layer's attention."""
+    def _blocks(self, ops: Ops, x: Floats, attend: Attend, cache: ForwardCache | None = None) -> Floats:
+        """Return the head's input (B,T,C) for the first layer's (B,T,C).
+
+        attend(layer, qkv) -> out, lse computes a layer's attention.
+        """
         training = cache is not None
-        x = ops.embedding_forward(ids, positions, self.params["wte.weight"], self.params.get("wpe.weight"))
-        x = self._dropout(ops, x, 0, EMBEDDING, training)
         for layer, p in enumerate(self._layers):
             # a and m, normed, cost less to compute again than to keep
             kept: PreNormCache | PostNormCache
@@ -459,8 +468,6 @@ class GPT:
             if cache is not None:
                 cache.layers.append(kept)
             x = x_out
-        if cache is not None:
-            cache.ids, cache.positions = ids, positions
         if self._ln_f:
             y, norm = self._norm_forward(ops, x, self._ln_f)
             if cache is not None:
@@ -477,29 +484,36 @@ class GPT:
             raise RuntimeError("backward: call forward(ids, targets) first, once for each backward")
         ops, cache = self._ops(), self._cache
         self._cache = None
-        self._prepare_gradients()
         ids, positions = cache.ids, cache.positions
+        dx = self._blocks_backward(ops, cache, layer_done)
+        # forward: x = dropout(wte[ids] + wpe[positions])
+        dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
+        ops.embedding_backward(dx, ids, positions, self.grads["wte.weight"], self.grads.get("wpe.weight"))
+        if self.adapters:
+            self.adapters.take_rows(self.grads)
+
+    def _blocks_backward(
+        self, ops: Ops, cache: ForwardCache, layer_done: Callable[[int], None] = lambda layer: None
+    ) -> Floats:
+        """Return the gradient of the first layer's input (B,T,C) from cache.dx; empty the cache."""
+        self._prepare_gradients()
         dx, cache.dx = cache.dx, None  # the head's backward came with its forward
         assert dx is not None
         if cache.final and self._ln_f and self._ln_f_grads:
             # forward: y = norm(x, ln_f)
             (x, norm), cache.final = cache.final, None
             dx = self._norm_backward(ops, dx, x, norm, self._ln_f, self._ln_f_grads)
-        columns = np.arange(ids.shape[1], dtype=np.int32)
-        first_keys = _first_keys(self.config, columns, columns - positions)
+        columns = np.arange(cache.positions.shape[1], dtype=np.int32)
+        first_keys = _first_keys(self.config, columns, columns - cache.positions)
 
         for layer in reversed(range(self.config.n_layer)):
-            kept, places = cache.layers.pop(), Places(positions, first_keys[layer % 2])
+            kept, places = cache.layers.pop(), Places(cache.positions, first_keys[layer % 2])
             if isinstance(kept, PreNormCache):
                 dx = self._pre_norm_backward(ops, dx, layer, kept, places)
             else:
                 dx = self._post_norm_backward(ops, dx, layer, kept, places)
             layer_done(layer)
-        # forward: x = dropout(wte[ids] + wpe[positions])
-        dx = self._dropout(ops, dx, 0, EMBEDDING, training=True)
-        ops.embedding_backward(dx, ids, positions, self.grads["wte.weight"], self.grads.get("wpe.weight"))
-        if self.adapters:
-            self.adapters.take_rows(self.grads)
+        return dx
 
     def _pre_norm_backward(
         self, ops: Ops, dx: Floats, layer: int, kept: PreNormCache, places: Places
@@ -717,7 +731,7 @@ class GPT:
             out = (ops.softmax_forward(scores) @ values).transpose(0, 2, 1, 3).reshape(B, t, H * D)
             return np.ascontiguousarray(out), NOTHING  # there is no backward
 
-        x = self._blocks(ops, ids, positions, attend)
+        x = self._blocks(ops, self._embed(ops, ids, positions), attend)
         cache.length = end
         return self._logits_of(ops, np.ascontiguousarray(x[:, -1]))
 

@@ -1,0 +1,103 @@
+"""`python -m npgpt.explain RUN "text"`: show why a model writes what it writes next."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npgpt.console.messages import log, log_cleaned, start_command
+from npgpt.console.process import command, errors_as_lines
+from npgpt.console.settings import add_adapter, make_parser, thread_count
+
+if TYPE_CHECKING:
+    from npgpt.engine.types import Fields, Floats
+    from npgpt.explaining.explanation import Explanation
+    from npgpt.explaining.layers import Lens
+
+
+@command("explain")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the explanation and return exit code 0; exit with 2 for bad input."""
+    args = _arguments(argv)
+    with errors_as_lines("explain"):
+        from npgpt.api import load
+        from npgpt.console import explanation as screen
+        from npgpt.training import checkpoint
+
+        if args.out and Path(args.out).suffix != ".json":
+            raise ValueError(f"-o: must be a file that ends in .json, got {args.out}")
+        model = load(args.model, args.adapter)
+        if model.tokenizer is None:
+            raise ValueError(f"{args.model}: must have a tokenizer to explain a text")
+        start_command(args.threads)
+        log_cleaned(model.tokenizer, args.text)
+        found = model.explain(args.text, args.target, args.against, args.method, args.of)
+        weights = model.attention(args.text) if args.attention else None
+        lens = model.lens(args.text) if args.lens else None
+        screen.show(found)
+        if weights is not None:
+            screen.show_attention(found.tokens, weights)
+        if lens:
+            screen.show_lens(lens, model.tokenizer, found)
+        if args.anatomy:
+            screen.show_anatomy(model, model.tokenizer, found)
+        if args.out:
+            with errors_as_lines("explain", 1, (OSError,)):
+                text = json.dumps(_data(found, weights, lens), allow_nan=False)
+                checkpoint.write_atomically(Path(args.out), text + "\n")
+            log("saved to {file}", file=args.out)
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> Namespace:
+    parser = make_parser("explain", "Show why a model writes what it writes next.")
+    add = parser.add_argument
+    add("model", metavar="RUN", help="a run, a checkpoint folder, a Hugging Face folder or a .gguf file")
+    add("text", metavar="TEXT", help="the text whose next token is explained")
+    add("--target", help="the next token to explain, as text or id:N (default: the most probable)")
+    add("--against", help="explain why --target comes rather than this token")
+    add(
+        "--method",
+        default="integrated",
+        help="gradient, grad_x_input, integrated, smooth or occlusion (default integrated)",
+    )
+    add("--of", default="logprob", help="what is explained: logprob, logit or prob (default logprob)")
+    add("--attention", action="store_true", help="show where the last token looks, layer by layer")
+    add("--lens", action="store_true", help="show what each layer would have said next")
+    add("--anatomy", action="store_true", help="show the tokens' neighbours and the parts of the model")
+    add("-o", "--out", metavar="FILE", help="write all as JSON, in AllenNLP's shape (.json)")
+    add_adapter(parser)
+    add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
+    args: Namespace = parser.parse_intermixed_args(argv)
+    return args
+
+
+def _data(found: Explanation, weights: Floats | None, lens: Lens | None) -> Fields:
+    """Return what -o writes: AllenNLP's object with more keys beside it."""
+    data: Fields = found.allennlp() | {
+        "tokens": found.tokens,
+        "ids": found.ids,
+        "scores": found.scores.tolist(),
+        "target": vars(found.target),
+        "against": vars(found.against) if found.against else None,
+        "method": found.method,
+        "of": found.of,
+        "value": found.value,
+    }
+    if weights is not None:
+        data["attention"] = weights.tolist()
+    if lens:
+        data["lens"] = {
+            "top": lens.top.tolist(),
+            "probabilities": lens.shares.tolist(),
+            "target": lens.probabilities(found.target.id).tolist(),
+            "entropy": lens.entropy.tolist(),
+        }
+    return data
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

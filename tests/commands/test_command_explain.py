@@ -1,0 +1,119 @@
+"""`npgpt explain`: plain tables, shaded tokens on a terminal, JSON in AllenNLP's shape, what is refused."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt.console.explanation import shaded
+from tests.commands.helpers import nothing_written, refused
+
+
+def explained(command, run, *flags):
+    code, out, err = command("explain", run, "abc ab", *flags)
+    assert code == 0 and err == "", err
+    return out
+
+
+def test_each_token_has_a_line(command, run):
+    model = npgpt.load(run)
+    found = model.explain("abc ab", "d")
+    lines = explained(command, run, "--target", "d").splitlines()
+    assert lines[1] == f'next token "d": log probability {found.value:.4f}'
+    assert lines[2] == "what speaks for it, by integrated gradients:"
+    told = [line.split(maxsplit=1) for line in lines[4:]]
+    assert [token for _, token in told] == ['"a"', '"b"', '"c"', '" "', '"a"', '"b"']
+    np.testing.assert_allclose([float(score) for score, _ in told], found.scores, atol=6e-5)
+
+
+def test_one_token_rather_than_another(command, run):
+    out = explained(
+        command, run, "--target", "d", "--against", "id:101", "--method", "Saliency", "--of", "logit"
+    )
+    value = npgpt.load(run).explain("abc ab", "d", "e", "gradient", "logit").value
+    assert f'next token "d" rather than "e": logit {value:+.4f}\nwhat speaks for it, by gradient:' in out
+
+
+def test_what_a_terminal_shows(command, run, monkeypatch):
+    plain = explained(command, run)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    line = explained(command, run, "--attention").splitlines()[3]
+    assert "\x1b[48;5;" in line and re.sub(r"\x1b\[[0-9;]*m", "", line) == "abc ab"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert explained(command, run) == plain and "\x1b" not in plain
+
+
+def test_shades_have_a_sign_and_a_strength():
+    line = shaded(["a", "b\x1b", "c", "d"], np.array([1.0, -1.0, 0.25, 0.0]))
+    strong, against, faint = (
+        "\x1b[48;5;27;38;5;231ma\x1b[0m",
+        "\x1b[48;5;166;38;5;231mb\\x1b\x1b[0m",
+        "48;5;153;",
+    )
+    assert line.startswith(strong + against) and faint in line and line.endswith("d")
+
+
+def test_layers_and_parts(command, run):
+    model = npgpt.load(run)
+    out = explained(command, run, "--lens", "--attention", "--anatomy", "--target", "d")
+    lens = model.lens("abc ab")
+    share = lens.probabilities(ord("d"))[-1, -1]
+    (row,) = re.findall(r"^ +1 +\"(.+)\" +([0-9.]+) +([0-9.]+) +([0-9.]+)$", out, re.MULTILINE)
+    assert float(row[2]) == pytest.approx(share, abs=6e-5)
+    assert float(row[3]) == pytest.approx(lens.entropy[-1, -1], abs=6e-4)
+    mean = model.attention("abc ab")[0, :, -1].mean(axis=0)
+    assert f'    1  {mean.max():.3f} "{"abc ab"[mean.argmax()]}"' in out
+    parts = re.findall(r"^(\S+\.(?:weight|bias)) +[0-9 x]+? +\d+ +([0-9,]+) +[0-9.]+$", out, re.MULTILINE)
+    assert sum(int(n.replace(",", "")) for _, n in parts) == model.num_params
+    assert f"{model.num_params:,}" in out.splitlines()[-1]
+
+
+def test_json_is_what_allennlp_wrote(command, run):
+    out = explained(command, run, "--attention", "--lens", "--target", "d", "-o", "data.json")
+    assert out.endswith("saved to data.json\n")
+    data = json.loads(Path("data.json").read_text())
+    model = npgpt.load(run)
+    found = model.explain("abc ab", "d")
+    assert data["instance_1"] == found.allennlp()["instance_1"]
+    assert data["tokens"] == list("abc ab") and data["scores"] == found.scores.tolist()
+    assert data["target"] == {"id": 100, "text": "d"} and data["against"] is None
+    np.testing.assert_array_equal(data["attention"], model.attention("abc ab"))
+    np.testing.assert_array_equal(data["lens"]["entropy"], model.lens("abc ab").entropy)
+    first = Path("data.json").read_bytes()
+    explained(command, run, "--attention", "--lens", "--target", "d", "-o", "data.json", "--threads", 3)
+    assert Path("data.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([""], "must not be empty"),
+        (["abcdefgh" * 3], "text must have 1 to 16 tokens, the model's context, got 24"),
+        (["abc", "--target", "xyz"], "target must be one token of the vocabulary, got 'xyz', which is 3"),
+        (["abc", "--target", "id:257"], "target must be in 0..256, got 257"),
+        (["abc", "--against", "ab"], "against must be one token of the vocabulary"),
+        (["abc", "--method", "lime"], "method must be one of gradient, grad_x_input, integrated, smooth"),
+        (["abc", "--of", "loss"], "of must be one of logprob, logit, prob, got 'loss'"),
+        (["abc", "-o", "page.txt"], "-o: must be a file that ends in .json, got page.txt"),
+    ],
+)
+def test_bad_input(command, run, arguments, message):
+    result = command("explain", run, *arguments, *(["-o", "x.json"] if "-o" not in arguments else []))
+    refused((result[0], "", result[2]), message)
+    assert nothing_written("run", "text.txt")
+
+
+def test_a_model_without_a_tokenizer(command):
+    npgpt.GPT(npgpt.GPTConfig(1, 2, 16, 16, 99)).save_pretrained("model")
+    refused(command("explain", "model", "abc"), "model: must have a tokenizer to explain a text")
+
+
+def test_a_file_that_cannot_be_written(command, run):
+    code, _, err = command("explain", run, "abc", "-o", "nowhere/data.json")
+    assert code == 1 and err.count("\n") == 1 and "nowhere" in err
