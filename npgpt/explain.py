@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("explain"):
         from npgpt.api import load
         from npgpt.console import explanation as screen
-        from npgpt.training import checkpoint
 
         if args.out and Path(args.out).suffix != ".json":
             raise ValueError(f"-o: must be a file that ends in .json, got {args.out}")
+        if args.prompt is not None and not args.where:
+            raise ValueError("--prompt is for --where; else the prompt is the beginning of TEXT")
+        if args.where:
+            return _where(args)
         model = load(args.model, args.adapter)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to explain a text")
@@ -45,11 +49,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.anatomy:
             screen.show_anatomy(model, model.tokenizer, found)
         if args.out:
-            with errors_as_lines("explain", 1, (OSError,)):
-                text = json.dumps(_data(found, weights, lens), allow_nan=False)
-                checkpoint.write_atomically(Path(args.out), text + "\n")
-            log("saved to {file}", file=args.out)
+            _write(args.out, _data(found, weights, lens))
     return 0
+
+
+def _where(args: Namespace) -> int:
+    """Print what TEXT repeats of the run's training text, and return exit code 0."""
+    from npgpt.console.where import log_where
+    from npgpt.training.where import where
+
+    others = ("target", "against", "attention", "lens", "anatomy", "adapter")
+    if given := [f"--{name}" for name in others if getattr(args, name)]:
+        raise ValueError(f"--where looks TEXT up and explains nothing: {' and '.join(given)} cannot be given")
+    found = where(args.model, args.text, args.prompt or "")
+    log_where(found)
+    if args.out:
+        _write(args.out, {"where": asdict(found)})
+    return 0
+
+
+def _write(file: str, data: Fields) -> None:
+    from npgpt.training import checkpoint
+
+    with errors_as_lines("explain", 1, (OSError,)):
+        checkpoint.write_atomically(Path(file), json.dumps(data, allow_nan=False) + "\n")
+    log("saved to {file}", file=file)
 
 
 def _arguments(argv: Sequence[str] | None) -> Namespace:
@@ -68,6 +92,12 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     add("--attention", action="store_true", help="show where the last token looks, layer by layer")
     add("--lens", action="store_true", help="show what each layer would have said next")
     add("--anatomy", action="store_true", help="show the tokens' neighbours and the parts of the model")
+    add(
+        "--where",
+        action="store_true",
+        help="tell instead where TEXT, which RUN wrote, repeats its training text",
+    )
+    add("--prompt", help="with --where: what RUN wrote TEXT after, to tell what it repeats of it")
     add("-o", "--out", metavar="FILE", help="write all as JSON, in AllenNLP's shape (.json)")
     add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")

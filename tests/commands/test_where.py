@@ -1,5 +1,6 @@
 """What a text repeats from the training text of a run, by file and line; one line where that has gone."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def path(name):
 
 
 ALL = ("--split", "1")
+
+
+def test_the_command_tells_file_and_line(command, trained):
+    run = trained(*ALL, a=CAT * 9, b=CAT + RAT * 9)
+    text, flags = f"xx {RAT}", ("--prompt", "a rat ate", "-o", "found.json")
+    code, out, err = command("explain", run, text, "--where", *flags)
+    assert (code, err) == (0, "")
+    assert f"    30  9 times, {path('b')}:2: {RAT!r}" in out.splitlines()
+    assert "9 times" in out and "line 1: ' rat ate'" in out and out.endswith("saved to found.json\n")
+    found = json.loads(Path("found.json").read_text())["where"]
+    assert found["training"][0] == vars(Repeat(RAT, 9, path("b"), 2, 3, 30))
+    for flags, said in (
+        (("--where", "--lens", "--target", "a"), "--target and --lens cannot be given"),
+        (("--prompt", "a"), "--prompt is for --where"),
+    ):
+        refused(command("explain", run, text, *flags), said)
+    refused(command("explain", run, "", "--where"), "TEXT: must not be empty")
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:270"])
