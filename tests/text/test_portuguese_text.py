@@ -408,7 +408,7 @@ class TestWhole:
         assert (head.split("\t")[0], path, licence, kind) == ("source", "pt/a.txt", "CC0-1.0", "literature")
         assert first.encode()[int(offset) :][: int(size)].decode() == f"{OTHER}\n{LONG}"
         record = json.loads((here / "record.json").read_text())["sources"]["livros"]
-        assert record["dropped"] == {"evaluation": 2, "exact duplicate": 2, "language": 0, "licence": 1}
+        assert record["dropped"] == {"evaluation": 2, "exact duplicate": 2, "licence": 1}
         assert "| livros | literature | pt-PT |" in (here / "README.md").read_text()
 
     def test_changed_files_are_refused_and_nothing_is_written(self, place):
