@@ -85,10 +85,10 @@ NPGPT_INLINE void add_transposed_product(float* c, Index ldc, const float* p, co
 
 // A block of rows of x (rows,D) as panels (ceil(D/NR)) of (rows,NR); transposed, as panels (ceil(rows/NR)) of (D,NR).
 NPGPT_INLINE void pack_rows(float* panels, const float* x, Index rows, Index D, Index stride) {
-    pack_b(panels, x, stride, 1, rows, D);
+    pack_b(panels, x, stride, 1, rows, D, rows);
 }
 NPGPT_INLINE void pack_transposed(float* panels, const float* x, Index rows, Index D, Index stride) {
-    pack_b(panels, x, 1, stride, D, rows);
+    pack_b(panels, x, 1, stride, D, rows, D);
 }
 
 static void attention_forward(float* out, float* lse, float* scratch, const float* q, const float* k, const float* v,

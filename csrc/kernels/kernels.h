@@ -81,10 +81,10 @@ struct Kernels {
     int tile_m, tile_n;  // the matmul tile: rows of A and columns of B that one panel holds
 
     // ---- matmul: C = A B in blocks of packed panels (the driver is parallel/matmul.cpp)
-    // a (M,K) by strides -> panels (ceil(M / tile_m), K, tile_m)
-    void (*pack_a)(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K);
-    // b (K,N) by strides -> panels (ceil(N / tile_n), K, tile_n), columns past N zero
-    void (*pack_b)(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N);
+    // a (M,K) by strides -> the first K of panels (ceil(M / tile_m), depth, tile_m)
+    void (*pack_a)(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K, Index depth);
+    // b (K,N) by strides -> the first K of panels (ceil(N / tile_n), depth, tile_n), columns past N zero
+    void (*pack_b)(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N, Index depth);
     // c (M,N) with stride ldc = or += a b. b is packed, its panels (K, tile_n) follow each other. a is packed as well
     // (a_row_stride 0), or lies as a matrix with rows of stride a_row_stride. epilogue may be null; its pointers belong to
     // c's first element.

@@ -250,19 +250,19 @@ NPGPT_INLINE void prefetch(const float* row, Index n) {
     for (Index i = 0; i < n; i += 16) __builtin_prefetch(row + i);
 }
 
-static void pack_b(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N) {
+static void pack_b(float* panels, const float* b, Index k_stride, Index column_stride, Index K, Index N, Index depth) {
     Index j = 0;
     for (; column_stride == 1 && j + ABREAST * NR <= N;
-         j += ABREAST * NR, panels += ABREAST * NR * K, b += ABREAST * NR)
+         j += ABREAST * NR, panels += ABREAST * NR * depth, b += ABREAST * NR)
         for (Index k = 0; k < K; k++) {
             prefetch(b + (k + AHEAD) * k_stride, ABREAST * NR);
 #pragma GCC unroll 4
             for (Index p = 0; p < ABREAST; p++) {
-                store(panels + (p * K + k) * NR, load(b + k * k_stride + p * NR));
-                store(panels + (p * K + k) * NR + VLEN, load(b + k * k_stride + p * NR + VLEN));
+                store(panels + (p * depth + k) * NR, load(b + k * k_stride + p * NR));
+                store(panels + (p * depth + k) * NR + VLEN, load(b + k * k_stride + p * NR + VLEN));
             }
         }
-    for (; j < N; j += NR, panels += K * NR, b += NR * column_stride) {
+    for (; j < N; j += NR, panels += depth * NR, b += NR * column_stride) {
         Index columns = N - j < NR ? N - j : NR;
         Index k = 0;
         if (columns == NR && column_stride == 1) {
@@ -290,18 +290,18 @@ NPGPT_INLINE void copy_rows(float* to, const float* a) {
 #endif
 }
 
-static void pack_a(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K) {
+static void pack_a(float* panels, const float* a, Index row_stride, Index k_stride, Index M, Index K, Index depth) {
     Index i = 0;
     // A transposed: at each k the rows of a panel are neighbours, and those of the next panel theirs
     auto abreast = [&](Index count) __attribute__((always_inline)) {
         for (Index k = 0; k + 1 < K; k++) {
             prefetch(a + (k + AHEAD) * k_stride, count * MR);
 #pragma GCC unroll 8
-            for (Index p = 0; p < count; p++) copy_rows(panels + (p * K + k) * MR, a + k * k_stride + p * MR);
+            for (Index p = 0; p < count; p++) copy_rows(panels + (p * depth + k) * MR, a + k * k_stride + p * MR);
         }
         for (Index p = 0; p < count; p++)  // there is no more of A behind the last
-            for (Index r = 0; r < MR; r++) panels[(p * K + K - 1) * MR + r] = a[(K - 1) * k_stride + p * MR + r];
-        panels += count * K * MR;
+            for (Index r = 0; r < MR; r++) panels[(p * depth + K - 1) * MR + r] = a[(K - 1) * k_stride + p * MR + r];
+        panels += count * depth * MR;
         a += count * MR;
         i += count * MR;
     };
@@ -309,7 +309,7 @@ static void pack_a(float* panels, const float* a, Index row_stride, Index k_stri
         while (i + A_ABREAST * MR <= M) abreast(A_ABREAST);
         if (i + MR <= M) abreast((M - i) / MR);
     }
-    for (; i < M; i += MR, panels += K * MR, a += MR * row_stride) {
+    for (; i < M; i += MR, panels += depth * MR, a += MR * row_stride) {
         const Index rows = M - i < MR ? M - i : MR;
         Index k = 0;
 #if NPGPT_VLEN == 8

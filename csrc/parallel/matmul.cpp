@@ -42,12 +42,12 @@ void unpack(const Kernels& kernels, float* numbers, const Parts& stored, Index r
     }
 }
 
-// Columns [column, column + columns) of rows [k, k + kn) of B as panels. What is stored is unpacked into `numbers` first, in as
-// many blocks of 32 as hold it.
+// Columns [column, column + columns) of rows [k, k + kn) of B as panels of `depth`. What is stored is unpacked into `numbers`
+// first, in as many blocks of 32 as hold it.
 void pack_b(const Kernels& kernels, float* panels, const View& b, Index k, Index column, Index kn, Index columns,
-            float* numbers) {
+            Index depth, float* numbers) {
     if (!b.stored.count) {
-        kernels.pack_b(panels, b.data + k * b.row + column * b.column, b.row, b.column, kn, columns);
+        kernels.pack_b(panels, b.data + k * b.row + column * b.column, b.row, b.column, kn, columns, depth);
         return;
     }
     const bool along_k = b.row == 1;
@@ -55,7 +55,7 @@ void pack_b(const Kernels& kernels, float* panels, const View& b, Index k, Index
     const Index at = along_k ? k : column, first = at / unit * unit;
     const Index width = round_up(at + (along_k ? kn : columns), unit) - first;
     unpack(kernels, numbers, b.stored, along_k ? column : k, along_k ? columns : kn, first, width);
-    kernels.pack_b(panels, numbers + at - first, along_k ? 1 : width, along_k ? width : 1, kn, columns);
+    kernels.pack_b(panels, numbers + at - first, along_k ? 1 : width, along_k ? width : 1, kn, columns, depth);
 }
 
 Epilogue shifted(const Epilogue& e, Index at, Index column) {
@@ -79,7 +79,8 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     const Index MR = kernels.tile_m, NR = kernels.tile_n;
     const Index kc = k_block(K);
     const Index b_panels = (N + NR - 1) / NR;
-    const bool pack_a = a.column != 1 || (N > SMALL && K > SMALL);
+    const Index R = low_rank ? low_rank->K : 0;
+    const bool pack_a = R || a.column != 1 || (N > SMALL && K > SMALL);
     auto run = [&](Index count, auto&& body) {
         if (alone)
             for (Index i = 0; i < count; i++) body(i, 0);
@@ -90,65 +91,68 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     auto copies_of = [&](Index floats, Index others) {
         return floats <= COPIED && others >= COPY_FOR * workers ? Index(workers) : 1;
     };
+    // The last block of K goes on with the low-rank product, as if the factors were that much deeper.
+    auto depth_of = [&](Index k, Index kn) { return kn + (k + kn == K ? R : 0); };
     // c's block at (row, column) from packed panels of B and rows of A, packed (a_stride 0) or not; k of K are done then
     auto multiply = [&](const float* a_rows, Index a_stride, const float* b_panels, Index row, Index column, Index rows,
                         Index columns, Index k, Index kn) {
-        const bool last = epilogue && !low_rank && k + kn == K;
+        const bool last = epilogue && k + kn == K;
         const Index at = row * ldc + column;
         const Epilogue here = last ? shifted(*epilogue, at, column) : Epilogue{};
-        kernels.matmul_block(c + at, ldc, a_rows, a_stride, b_panels, rows, columns, kn, accumulate || k > 0,
-                             last ? &here : nullptr);
+        kernels.matmul_block(c + at, ldc, a_rows, a_stride, b_panels, rows, columns, depth_of(k, kn),
+                             accumulate || k > 0, last ? &here : nullptr);
     };
-
-    const Index R = low_rank ? low_rank->K : 0;
-    // The same of low_rank. panels: room for its b
-    auto add_low_rank = [&](float* panels, Index row, Index column, Index rows, Index columns) {
-        const View &p = low_rank->a, &q = low_rank->b;
-        const Index at = row * ldc + column;
-        const Epilogue here = epilogue ? shifted(*epilogue, at, column) : Epilogue{};
-        kernels.pack_b(panels, q.data + column * q.column, q.row, q.column, R, columns);
-        kernels.matmul_block(c + at, ldc, p.data + row * p.row, p.row, panels, rows, columns, R, true,
-                             epilogue ? &here : nullptr);
+    // `rows` of A from `row` on and their numbers [k, k + kn) as panels
+    auto pack_rows = [&](float* panels, Index row, Index k, Index rows, Index kn) {
+        const Index depth = depth_of(k, kn);
+        kernels.pack_a(panels, a.data + row * a.row + k * a.column, a.row, a.column, rows, kn, depth);
+        if (depth > kn) {
+            const View& p = low_rank->a;
+            kernels.pack_a(panels + kn * MR, p.data + row * p.row, p.row, p.column, rows, R, depth);
+        }
     };
-
     const Index most_unpacked = (std::min(kc, K) + 2 * UNPACKED) * (STRIP_PANELS * NR + 2 * UNPACKED);
     Block unpacked(b.stored.count ? workers * most_unpacked : 0);
     auto pack = [&](float* panels, Index k, Index column, Index kn, Index columns, int worker) {
-        pack_b(kernels, panels, b, k, column, kn, columns, unpacked.data + worker * most_unpacked);
+        const Index depth = depth_of(k, kn);
+        pack_b(kernels, panels, b, k, column, kn, columns, depth, unpacked.data + worker * most_unpacked);
+        if (depth > kn) {
+            const View& q = low_rank->b;
+            kernels.pack_b(panels + kn * NR, q.data + column * q.column, q.row, q.column, R, columns, depth);
+        }
     };
 
     const Index width = b_panels * NR;
     if (N <= M && (K * width <= WHOLE || (N < M && N <= NARROW))) {  // B for everybody, A by blocks of rows
         const Index strips = (b_panels + STRIP_PANELS - 1) / STRIP_PANELS;
         const Index chunk_k = K * width <= WHOLE ? round_up(K, kc) : std::max(kc, CHUNK / width / kc * kc);
-        const Index copy = std::min(K, chunk_k) * width, copies = copies_of(copy, M);
+        const Index copy = (std::min(K, chunk_k) + R) * width, copies = copies_of(copy, M);
         const Index a_panels = (M + MR - 1) / MR;  // shared out evenly, in as many blocks for one worker as for another
         const Index least = std::max((M + ROWS - 1) / ROWS, std::min(M / (4 * MR), Index(4) * workers));
         const Index blocks = std::min(round_up(least, workers), a_panels);
         const Index block_rows = (a_panels + blocks - 1) / blocks * MR;
         Block b_block(copies * copy);
-        Block a_block(pack_a ? workers * block_rows * kc : 0), low_rank_block(workers * width * R);
+        Block a_block(pack_a ? workers * block_rows * (kc + R) : 0);
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
             const Index depth = std::min(chunk_k, K - k0), items = (depth + kc - 1) / kc * strips;
             run(copies * items, [&](Index item, int worker) {
                 const Index k = item % items / strips * kc, kn = std::min(kc, depth - k);
                 const Index column = item % strips * STRIP_PANELS * NR;
-                pack(b_block.data + item / items * copy + k * width + column * kn, k0 + k, column, kn,
+                pack(b_block.data + item / items * copy + k * width + column * depth_of(k0 + k, kn), k0 + k, column, kn,
                      std::min(STRIP_PANELS * NR, N - column), worker);
             });
             run(blocks, [&](Index item, int worker) {
                 const Index row = a_panels * item / blocks * MR;
                 const Index rows = std::min(M, a_panels * (item + 1) / blocks * MR) - row;
-                float* packed = a_block.data + worker * block_rows * kc;
+                float* packed = a_block.data + worker * block_rows * (kc + R);
                 const float* b_own = b_block.data + worker % copies * copy;
                 for (Index k = 0; k < depth; k += kc) {
                     const Index kn = std::min(kc, depth - k);
                     const float* a_rows = a.data + row * a.row + (k0 + k) * a.column;
-                    if (pack_a) kernels.pack_a(packed, a_rows, a.row, a.column, rows, kn);
+                    if (pack_a) pack_rows(packed, row, k0 + k, rows, kn);
                     multiply(pack_a ? packed : a_rows, pack_a ? 0 : a.row, b_own + k * width, row, 0, rows, N, k0 + k,
                              kn);
                 }
-                if (R && k0 + depth == K) add_low_rank(low_rank_block.data + worker * width * R, row, 0, rows, N);
             });
         }
         return;
@@ -164,9 +168,9 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
     const Index chunk_rows = pack_a ? std::min(round_up(M, MR), round_up(Index(1024), ROWS)) : M;
     const Index chunk = 2 * kc * chunk_rows <= CHUNK ? CHUNK : WHOLE;  // many rows: the more of K at a time, the better
     const Index chunk_k = pack_a ? std::max(kc, chunk / chunk_rows / kc * kc) : round_up(K, kc);
-    const Index copy = chunk_rows * std::min(K, chunk_k), copies = copies_of(copy, N);
+    const Index copy = chunk_rows * (std::min(K, chunk_k) + R), copies = copies_of(copy, N);
     Block a_block(pack_a ? copies * copy : 0);
-    const Index strip_size = std::max(kc, R) * strip_panels * NR;
+    const Index strip_size = (kc + R) * strip_panels * NR;
     Block b_block(workers * strip_size);
     for (Index m0 = 0; m0 < M; m0 += chunk_rows)
         for (Index k0 = 0; k0 < K; k0 += chunk_k) {
@@ -178,9 +182,8 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                 run(copies * items, [&](Index item, int) {
                     const Index k = item % items % k_blocks * kc, kn = std::min(kc, depth - k);
                     const Index row = item % items / k_blocks * GROUP * MR;
-                    kernels.pack_a(a_block.data + item / items * copy + k * padded_rows + row * kn,
-                                   a.data + (m0 + row) * a.row + (k0 + k) * a.column, a.row, a.column,
-                                   std::min(GROUP * MR, rows - row), kn);
+                    pack_rows(a_block.data + item / items * copy + k * padded_rows + row * depth_of(k0 + k, kn),
+                              m0 + row, k0 + k, std::min(GROUP * MR, rows - row), kn);
                 });
             // blocks of rows too where the strips alone would not keep all busy
             Index row_blocks = std::max<Index>(1, std::min(rows / (8 * MR), (4 * workers + strips - 1) / strips));
@@ -195,16 +198,15 @@ void matmul_by(int workers, bool alone, float* c, Index ldc, View a, View b, Ind
                 float* strip = b_block.data + worker * strip_size;
                 for (Index k = 0; k < depth; k += kc) {
                     const Index kn = std::min(kc, depth - k);
+                    const float* own = pack_a ? a_block.data + worker % copies * copy + k * padded_rows : nullptr;
                     pack(strip, k0 + k, column, kn, columns, worker);
                     for (Index row = row_begin; row < row_end; row += ROWS) {
-                        const float* a_rows = pack_a
-                                                  ? a_block.data + worker % copies * copy + k * padded_rows + row * kn
-                                                  : a.data + (m0 + row) * a.row + k0 + k;
+                        const float* a_rows =
+                            pack_a ? own + row * depth_of(k0 + k, kn) : a.data + (m0 + row) * a.row + k0 + k;
                         multiply(a_rows, pack_a ? 0 : a.row, strip, m0 + row, column, std::min(ROWS, row_end - row),
                                  columns, k0 + k, kn);
                     }
                 }
-                if (R && k0 + depth == K) add_low_rank(strip, m0 + row_begin, column, row_end - row_begin, columns);
             });
         }
 }

@@ -32,7 +32,7 @@ struct View {
     Parts stored = {};
 };
 
-// A product a (M,K) b (K,N) of a small K, which is added to another one while that is in the cache; a's rows are plain
+// A product a (M,K) b (K,N) of a small K that is added to another one, as if the factors of that were so much deeper
 struct LowRank {
     View a, b;
     Index K;

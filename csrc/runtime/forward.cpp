@@ -184,7 +184,7 @@ struct Pass {
         const Index padded = round_up(M, MR), k_blocks = (K + kc - 1) / kc, panels = padded / MR;
         team.share(k_blocks * panels, [&](Index item, int) {
             const Index k = item / panels * kc, row = item % panels * MR, kn = std::min(kc, K - k);
-            kernels.pack_a(packed + k * padded + row * kn, x + row * K + k, K, 1, std::min(MR, M - row), kn);
+            kernels.pack_a(packed + k * padded + row * kn, x + row * K + k, K, 1, std::min(MR, M - row), kn, kn);
         });
         const Index columns = STRIP_PANELS * NR;
         team.share((N + columns - 1) / columns, [&](Index item, int worker) {
@@ -195,12 +195,12 @@ struct Pass {
                 if (w.type == COLUMNS)
                     for (Index j = 0, n; j < count; j += n) {
                         n = std::min(w.strip - (first + j) % w.strip, count - j);
-                        kernels.pack_b(strip + j * kn, column(w, k, first + j), w.strip, 1, kn, n);
+                        kernels.pack_b(strip + j * kn, column(w, k, first + j), w.strip, 1, kn, n, kn);
                     }
                 else
                     for (Index j = 0; j < count; j += NR) {
                         kernels.unpack_rows(rows, w, first + j, std::min(NR, count - j), k, kn);
-                        kernels.pack_b(strip + j * kn, rows, 1, kn, kn, std::min(NR, count - j));
+                        kernels.pack_b(strip + j * kn, rows, 1, kn, kn, std::min(NR, count - j), kn);
                     }
                 Epilogue end;
                 end.bias = part.bias && k + kn == K ? part.bias + first : nullptr;

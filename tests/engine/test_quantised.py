@@ -247,14 +247,30 @@ def test_a_product_with_blocks_has_the_bits_of_one_with_their_numbers(type, K, c
         np.testing.assert_array_equal(dx, matmul(dy, numbers))
         blocks(dy, parts, dx, accumulate=True)
         np.testing.assert_array_equal(dx, matmul(dy, numbers, out=matmul(dy, numbers), accumulate=True))
-        for rank in 1, 8, 70:  # a product that is added while the first is in the cache
+        for rank in 1, 8, 28:
             p, q = rng.standard_normal((M, rank), np.float32), rng.standard_normal((rank, K), np.float32)
             blocks(dy, parts, dx, low_rank=(p, q.T.copy()))
-            np.testing.assert_array_equal(dx, matmul(p, q, out=matmul(dy, numbers), accumulate=True))
+            np.testing.assert_array_equal(dx, deeper(matmul, dy, numbers, p, q))
             q = rng.standard_normal((rank, len(numbers)), np.float32)
             blocks(a, parts, y, None, residual, (p, q), trans_b=True)
-            want = matmul(p, q, out=matmul(a, numbers, trans_b=True), accumulate=True) + residual
-            np.testing.assert_array_equal(y, want)
+            np.testing.assert_array_equal(y, deeper(matmul, a, w, p, q) + residual)
+
+
+        p, q = rng.standard_normal((M, 70), np.float32), rng.standard_normal((70, K), np.float32)
+        blocks(dy, parts, dx, low_rank=(p, q.T.copy()))  # more than a product would take as one block
+        np.testing.assert_allclose(dx, dy @ numbers + p @ q, rtol=1e-5, atol=3e-4)
+
+
+def deeper(matmul, a, b, p, q):
+    """a b + p q, in the order of sums of matmul_blocks: the last block of K goes on with the low-rank product."""
+    K = a.shape[1]
+    blocks = -(-K // 320)
+    cut = 0 if blocks == 1 else (K - 1) // (size := -(-K // blocks) + 7 & -8) * size
+    last = np.concatenate([a[:, cut:], p], axis=1), np.concatenate([b[cut:], q])
+    assert len(last[1]) <= 320, "matmul would cut it again"
+    if not cut:
+        return matmul(*last)
+    return matmul(*last, out=matmul(a[:, :cut].copy(), b[:cut]), accumulate=True)
 
 
 @pytest.mark.skipif(not COMPILED, reason="no kernels")
