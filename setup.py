@@ -35,8 +35,13 @@ HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc"
 # -ffp-contract=off: a*b+c is rounded as it is written; results do not depend on what a compiler fuses.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 # For libnpgpt, and for what npgpt._kernels has in common with it. -O2 follows -O3 and wins: as fast, a third
-# smaller. Sections: a program keeps what it uses.
-LIBRARY_FLAGS = ["-O2", "-ffunction-sections", "-fdata-sections"]
+# smaller.
+LIBRARY_FLAGS = ["-O2"]
+# For kernels, where vectors are written by hand and nothing throws
+KERNEL_FLAGS = ["-O2", "-fno-exceptions", "-fno-asynchronous-unwind-tables"]
+# For those of npgpt._kernels too: what of -O3 pays in training, and with AVX2
+TRAINING_FLAGS = ["-fvect-cost-model=dynamic"]
+AVX_TRAINING_FLAGS = ["-fipa-cp-clone", "-funswitch-loops", "-fsplit-loops"]
 # What opens files, checks arguments and leads a session computes little: small, not fast. So is csrc/python.
 SMALL = re.compile("csrc/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm)")
 # Tables without the kernels that only training calls
@@ -58,7 +63,9 @@ Libs: -L${{libdir}} -lnpgpt -Wl,-rpath,${{libdir}}
 Libs.private: -lstdc++ -pthread -lm
 """
 
-# For a linker that makes one object of libnpgpt.a: few sections, as a program that generates uses nearly all.
+
+# For a linker that joins objects. Functions of templates have sections of their own, of which a program keeps
+# what it uses. But what loads a model and generates uses nearly all.
 JOINED = """FORCE_GROUP_ALLOCATION
 SECTIONS {
     .text : { *(.text .text.*) }
@@ -66,6 +73,15 @@ SECTIONS {
     .data.rel.ro : { *(.data.rel.ro .data.rel.ro.*) }
 }
 """
+
+
+def own_flags(source: str, isa_flags: list[str]) -> list[str]:
+    """Return the flags of a file that npgpt._kernels alone has, or has in a form of its own."""
+    if isa_flags:
+        return [*isa_flags, *TRAINING_FLAGS, *(AVX_TRAINING_FLAGS if "avx" in source else [])]
+    if "/python/" in source:
+        return ["-Os"]
+    return [] if "/text/" in source else ["-O2"]
 
 
 def build_jobs() -> int:
@@ -105,17 +121,17 @@ class BuildKernels(build_ext):
         own, library, jobs = [], [], {}  # objects of the one, of the other; {object: (source, flags)}
         for source in SOURCES:
             isa = re.search(r"isa_(\w+)\.cpp$", source)
-            isa_flags = ISA_FLAGS.get(isa[1], []) if isa else []
+            isa_flags = [*KERNEL_FLAGS, *ISA_FLAGS.get(isa[1], [])] if isa else []
             if source in LIBRARY:
                 library.append(str((temporary / "libnpgpt" / source).with_suffix(".o")))
                 small = ["-Os"] if SMALL.match(source) else []
-                flags = [*LIBRARY_FLAGS, *small, *(INFERENCE_FLAGS if isa else []), *isa_flags]
+                flags = [*INFERENCE_FLAGS, *isa_flags] if isa else [*LIBRARY_FLAGS, *small]
                 jobs[library[-1]] = source, flags
             if source in LIBRARY and not isa and "/text/" not in source:  # the tokenizer gains by -O3
                 own.append(library[-1])
             else:
                 own.append(str((temporary / source).with_suffix(".o")))
-                jobs[own[-1]] = source, ["-Os"] if "/python/" in source else isa_flags
+                jobs[own[-1]] = source, own_flags(source, isa_flags)
         self.compile_stale(temporary, jobs)
         (extension,) = self.extensions
         module.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +202,7 @@ class BuildKernels(build_ext):
                 shutil.copytree(built, Path("npgpt", folder), dirs_exist_ok=True)
 
     def joined(self, objects: list[str]) -> list[str]:
-        """Return one object for all, without sections and names of each function: two thirds as large."""
+        """Return one object for all, without sections and names of each function: half as large."""
         script, whole = Path(self.build_temp, "joined.ld"), str(Path(self.build_temp, "npgpt.o"))
         script.write_text(JOINED)
         join = ["-r", "-nostdlib", "-Wl,-x", f"-Wl,-T,{script}", *objects, "-o", whole]

@@ -38,7 +38,7 @@ static void attend(float* out, float* scores, const float* q, const float* k, co
         reduce_add4(scores + t, sum);
     }
     for (; t < keys; t++) scores[t] = dot(q, k + t * D, D);
-    row_scale(scores, keys, scale);
+    row_scale(scores, scores, keys, scale);
     const float factor = 1 / row_exp(scores, scores, keys, row_max(scores, keys));
     Index d = 0;
     for (; d + 8 * VLEN <= D; d += 8 * VLEN) weigh<8>(out + d, scores, v + d, keys, D, factor);
@@ -79,10 +79,10 @@ static void attend_block(float* out, Index out_stride, float* scratch, const flo
                     if (scaled_top > top[i]) {  // what was summed so far belongs to a lower top
                         const float fade = vexp(set1(top[i] - scaled_top))[0];
                         total[i] *= fade;
-                        row_scale(acc + i * columns, columns, fade);
+                        row_scale(acc + i * columns, acc + i * columns, columns, fade);
                         top[i] = scaled_top;
                     }
-                    row_scale(p_i + begin, last - begin, scale);
+                    row_scale(p_i + begin, p_i + begin, last - begin, scale);
                     total[i] += row_exp(p_i + begin, p_i + begin, last - begin, top[i]);
                 }
                 for (Index s = 0; s < begin; s++) p_i[s] = 0;
@@ -90,10 +90,7 @@ static void attend_block(float* out, Index out_stride, float* scratch, const flo
             }
             add_lower_product(acc, columns, p, v_panels, kn * NR, n, kn, D, offset);
         }
-        for (Index i = 0; i < n; i++) {
-            const float inverse = 1 / total[i];
-            for (Index d = 0; d < D; d++) out[(query + i) * out_stride + d] = acc[i * columns + d] * inverse;
-        }
+        for (Index i = 0; i < n; i++) row_scale(out + (query + i) * out_stride, acc + i * columns, D, 1 / total[i]);
     }
 }
 

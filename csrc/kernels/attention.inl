@@ -109,7 +109,7 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
         for (Index i = 0; i < queries; i++) {
             top[i] = -__builtin_inff();
             total[i] = 0;
-            for (Index d = 0; d < columns; d++) acc[i * columns + d] = 0;
+            for (Index d = 0; d < columns; d += VLEN) store(acc + i * columns + d, Vec{});
         }
         for (Index key = seen.begin / KEYS * KEYS; key < seen.end; key += KEYS) {
             const Index keys = minimum(KEYS, seen.end - key);
@@ -148,9 +148,7 @@ static void attention_forward(float* out, float* lse, float* scratch, const floa
             add_lower_product(acc, columns, p, v_panels + key * columns, keys * NR, queries, keys, D, offset);
         }
         for (Index i = 0; i < queries; i++) {
-            float* out_i = out + (query + i) * out_stride;
-            float inverse = 1 / total[i];
-            for (Index d = 0; d < D; d++) out_i[d] = acc[i * columns + d] * inverse;
+            row_scale(out + (query + i) * out_stride, acc + i * columns, D, 1 / total[i]);
             lse[query + i] = top[i] + __builtin_logf(total[i]);
         }
     }

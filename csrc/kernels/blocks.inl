@@ -136,6 +136,7 @@ struct BlockType {
 
 template <class T>
 static void open_part(Part& part, const uint8_t* p, Index j) {
+#pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
         const int g = 2 * int(j) + h;
         const Sixteen q = T::numbers(p, g);

@@ -115,6 +115,7 @@ static void sum_rows(float* db, const float* dy, Index ld, Index rows, Index n) 
 }
 
 typedef uint64_t Words __attribute__((vector_size(4 * NPGPT_VLEN)));  // 32-bit words, each in a lane of 64
+typedef uint32_t UVec __attribute__((vector_size(4 * NPGPT_VLEN)));
 
 NPGPT_INLINE Words multiply_words(Words a, uint32_t b) {
 #if NPGPT_VLEN == 8
@@ -158,6 +159,7 @@ static void dropout(float* y, const float* x, const uint32_t* key, uint32_t samp
     Words c[4][ABREAST_PHILOX], lane = {};
     for (Index g = 0; g < COUNTERS; g++) lane[g] = g;
     for (Index first = begin / 4; first * 4 < end; first += GROUPS) {
+#pragma GCC unroll 4
         for (Index q = 0; q < ABREAST_PHILOX; q++) {
             c[0][q] = (lane + uint64_t(first + q * COUNTERS)) & 0xFFFFFFFFu;
             c[1][q] = Words{} + uint64_t(sample);
@@ -165,13 +167,28 @@ static void dropout(float* y, const float* x, const uint32_t* key, uint32_t samp
             c[3][q] = Words{} + uint64_t(key[3]);
         }
         philox4x32(c, key[0], key[1]);
+        uint64_t words[2 * GROUPS];  // two at a time, in the order of elements
+#pragma GCC unroll 4
+        for (Index q = 0; q < ABREAST_PHILOX; q++) {
+            const Words low = c[0][q] | c[1][q] << 32, high = c[2][q] | c[3][q] << 32;
+#pragma GCC unroll 4
+            for (Index g = 0; g < COUNTERS; g++) {
+                words[2 * (q * COUNTERS + g)] = low[g];
+                words[2 * (q * COUNTERS + g) + 1] = high[g];
+            }
+        }
         float factor[4 * GROUPS];
-        for (Index g = 0; g < GROUPS; g++)
-            for (Index word = 0; word < 4; word++)
-                factor[4 * g + word] = c[word][g / COUNTERS][g % COUNTERS] >= threshold ? scale : 0.0f;
+#pragma GCC unroll 8
+        for (Index i = 0; i < 4 * GROUPS; i += VLEN) {
+            UVec word;
+            __builtin_memcpy(&word, words + i / 2, sizeof(word));
+            store(factor + i, select((IVec)(word >= threshold), set1(scale), Vec{}));
+        }
         const Index from = first * 4 < begin ? begin - first * 4 : 0;
         const Index to = end - first * 4 < 4 * GROUPS ? end - first * 4 : 4 * GROUPS;
-        for (Index i = from; i < to; i++) y[first * 4 + i] = x[first * 4 + i] * factor[i];
+        Index i = from;
+        for (; i + VLEN <= to; i += VLEN) store(y + first * 4 + i, load(x + first * 4 + i) * load(factor + i));
+        for (; i < to; i++) y[first * 4 + i] = x[first * 4 + i] * factor[i];
     }
 }
 
@@ -179,6 +196,7 @@ static double square_sum(const float* g, Index n) {
     double lane[8] = {};  // eight running sums: short dependency chains, one fixed order
     Index i = 0;
     for (; i + 8 <= n; i += 8)
+#pragma GCC unroll 8
         for (Index q = 0; q < 8; q++) lane[q] += double(g[i + q]) * double(g[i + q]);
     for (; i < n; i++) lane[0] += double(g[i]) * double(g[i]);
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));

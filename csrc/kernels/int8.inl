@@ -338,6 +338,7 @@ struct KWords : Base {
     NPGPT_METHOD void numbers(const uint8_t* p, Index stride, Index j) {
         constexpr int parts = TOGETHER, high_parts = HIGH_BITS ? 8 / HIGH_BITS : 1;
         if (j % parts == 0)
+#pragma GCC unroll 2
             for (int i = 0; i < ABREAST; i++)
                 eight_words(low + 8 * i, p + LOW + (j / parts * ABREAST + i) * 32, stride);
         if (HIGH_BITS && j % high_parts == 0) eight_words(high, p + HIGH + j / high_parts * 32, stride);

@@ -6,8 +6,8 @@
 #define NPGPT_VLEN 4
 #include "simd.h"
 #include "matmul.inl"
-#include "attention.inl"
 #include "rows.inl"
+#include "attention.inl"
 #include "elements.inl"
 #include "matvec.inl"
 #include "blocks.inl"

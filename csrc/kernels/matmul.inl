@@ -38,8 +38,7 @@ NPGPT_INLINE void outer_products(Vec acc[][2], const float* a, Index row_stride,
                                  Index b_stride, Index K) {
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = Vec{};
-#pragma GCC unroll 4
-    for (Index k = 0; k < K; k++) {
+    const auto step = [&]() __attribute__((always_inline)) {
         Vec b0 = load(b), b1 = load(b + VLEN);
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; r++) {
@@ -49,13 +48,21 @@ NPGPT_INLINE void outer_products(Vec acc[][2], const float* a, Index row_stride,
         }
         a += k_stride;
         b += b_stride;
+    };
+    if constexpr (ROWS == MR) {
+#pragma GCC unroll 4
+        for (Index k = 0; k < K; k++) step();
+    } else {  // the last rows: fewer accumulators wait for each other, and hide the loop's own instructions
+#pragma GCC unroll 2
+        for (Index k = 0; k < K; k++) step();
     }
 }
 
-// h (ROWS,NR) = c, c = gelu(c)
-template <int ROWS>
-NPGPT_INLINE void gelu_tile(float* c, float* h, Index ldc) {
-    for (int r = 0; r < ROWS; r++, c += ldc, h += ldc) {
+// What follows a tile where it is stored already. It takes far longer than a call, and each of the tiles would have a copy.
+
+// h (rows,NR) = c, c = gelu(c)
+static __attribute__((noinline)) void gelu_tile(float* c, float* h, Index ldc, int rows) {
+    for (int r = 0; r < rows; r++, c += ldc, h += ldc) {
         const Vec x0 = load(c), x1 = load(c + VLEN);
         store(h, x0);
         store(h + VLEN, x1);
@@ -64,10 +71,9 @@ NPGPT_INLINE void gelu_tile(float* c, float* h, Index ldc) {
     }
 }
 
-// c (ROWS,NR) *= gelu'(h), y = gelu(h): both from one exponential
-template <int ROWS>
-NPGPT_INLINE void slope_tile(float* c, const float* h, float* y, Index ldc) {
-    for (int r = 0; r < ROWS; r++, c += ldc, h += ldc, y += ldc) {
+// c (rows,NR) *= gelu'(h), y = gelu(h): both from one exponential
+static __attribute__((noinline)) void slope_tile(float* c, const float* h, float* y, Index ldc, int rows) {
+    for (int r = 0; r < rows; r++, c += ldc, h += ldc, y += ldc) {
 #pragma GCC unroll 2
         for (Index half = 0; half < NR; half += VLEN) {
             Vec gelu;
@@ -77,17 +83,23 @@ NPGPT_INLINE void slope_tile(float* c, const float* h, float* y, Index ldc) {
     }
 }
 
-// c (ROWS, columns) = or += edge (ROWS, EDGE), then the epilogue: where a tile's columns are no whole vectors
-template <int ROWS, int EDGE>
-NPGPT_INLINE void store_edge(float* c, Index ldc, const float* edge, Index columns, bool accumulate,
-                             const Epilogue* epilogue, Index row0, Index column0) {
-    for (int r = 0; r < ROWS; r++)
-        for (Index j = 0; j < columns; j++) {
-            float x = edge[r * EDGE + j];
+// c (rows, columns) = or += edge (rows, edge_stride), then the epilogue: where a tile's columns are no whole vectors
+static __attribute__((noinline)) void store_edge(float* c, Index ldc, const float* edge, Index edge_stride, int rows,
+                                                 Index columns, bool accumulate, const Epilogue* epilogue, Index row0,
+                                                 Index column0) {
+    for (int r = 0; r < rows; r++) {
+        Index j = 0;
+        for (; !epilogue && j + VLEN <= columns; j += VLEN) {
+            const Vec x = load(edge + r * edge_stride + j);
+            store(c + r * ldc + j, accumulate ? x + load(c + r * ldc + j) : x);
+        }
+        for (; j < columns; j++) {
+            float x = edge[r * edge_stride + j];
             if (accumulate) x += c[r * ldc + j];
             if (epilogue) x = finish(x, *epilogue, (row0 + r) * ldc + column0 + j, column0 + j);
             c[r * ldc + j] = x;
         }
+    }
 }
 
 // One tile: c (ROWS, columns <= NR) = or += a b, then the epilogue. row0, column0: where the tile lies in C.
@@ -137,9 +149,9 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
             store(c + r * ldc + VLEN, acc[r][1]);
         }
         // GELU works on the stored tile: it needs the registers for itself
-        if (TRAINING && epilogue && epilogue->gelu_input) gelu_tile<ROWS>(c, epilogue->gelu_input + at, ldc);
+        if (TRAINING && epilogue && epilogue->gelu_input) gelu_tile(c, epilogue->gelu_input + at, ldc, ROWS);
         if (TRAINING && epilogue && epilogue->gelu_slope)
-            slope_tile<ROWS>(c, epilogue->gelu_slope + at, epilogue->gelu + at, ldc);
+            slope_tile(c, epilogue->gelu_slope + at, epilogue->gelu + at, ldc, ROWS);
     } else {
         float edge[ROWS * NR];
 #pragma GCC unroll 6
@@ -147,7 +159,7 @@ static void tile(float* c, Index ldc, const float* a, Index row_stride, Index k_
             store(edge + r * NR, acc[r][0]);
             store(edge + r * NR + VLEN, acc[r][1]);
         }
-        store_edge<ROWS, NR>(c, ldc, edge, columns, accumulate, epilogue, row0, column0);
+        store_edge(c, ldc, edge, NR, ROWS, columns, accumulate, epilogue, row0, column0);
     }
 }
 
@@ -171,7 +183,7 @@ static void narrow_tile(float* c, Index ldc, const float* a, Index panel_stride,
     float edge[2 * MR * VLEN];
 #pragma GCC unroll 12
     for (Index r = 0; r < 2 * MR; r++) store(edge + r * VLEN, acc[r]);
-    store_edge<2 * MR, VLEN>(c, ldc, edge, columns, accumulate, epilogue, row0, column0);
+    store_edge(c, ldc, edge, VLEN, 2 * MR, columns, accumulate, epilogue, row0, column0);
 }
 
 using Tile = void (*)(float*, Index, const float*, Index, Index, const float*, Index, Index, Index, bool,
@@ -236,7 +248,9 @@ NPGPT_INLINE void transpose_square(float* to, Index to_stride, const float* from
 #if NPGPT_VLEN == 8
     transpose_8<8>(to, to_stride, from, stride);
 #else
+#pragma GCC unroll 4
     for (Index i = 0; i < VLEN; i++)
+#pragma GCC unroll 4
         for (Index j = 0; j < VLEN; j++) to[j * to_stride + i] = from[i * stride + j];
 #endif
 }
@@ -247,6 +261,7 @@ constexpr Index ABREAST = 4, A_ABREAST = 8;
 // Rows that far apart are no stream to the hardware's prefetcher
 constexpr Index AHEAD = 16;
 NPGPT_INLINE void prefetch(const float* row, Index n) {
+#pragma GCC unroll 4
     for (Index i = 0; i < n; i += 16) __builtin_prefetch(row + i);
 }
 
@@ -272,6 +287,7 @@ static void pack_b(float* panels, const float* b, Index k_stride, Index column_s
             }
         } else if (columns == NR && k_stride == 1) {
             for (; k + VLEN <= K; k += VLEN)
+#pragma GCC unroll 2
                 for (Index half = 0; half < NR; half += VLEN)
                     transpose_square(panels + k * NR + half, NR, b + half * column_stride + k, column_stride);
         }
@@ -286,7 +302,7 @@ NPGPT_INLINE void copy_rows(float* to, const float* a) {
 #if NPGPT_VLEN == 8
     store(to, load(a));
 #else
-    for (Index r = 0; r < MR; r++) to[r] = a[r];
+    __builtin_memcpy(to, a, MR * sizeof(float));
 #endif
 }
 
@@ -300,6 +316,7 @@ static void pack_a(float* panels, const float* a, Index row_stride, Index k_stri
             for (Index p = 0; p < count; p++) copy_rows(panels + (p * depth + k) * MR, a + k * k_stride + p * MR);
         }
         for (Index p = 0; p < count; p++)  // there is no more of A behind the last
+#pragma GCC unroll 6
             for (Index r = 0; r < MR; r++) panels[(p * depth + K - 1) * MR + r] = a[(K - 1) * k_stride + p * MR + r];
         panels += count * depth * MR;
         a += count * MR;
@@ -320,6 +337,7 @@ static void pack_a(float* panels, const float* a, Index row_stride, Index k_stri
         }
 #endif
         for (; k < K; k++)
+#pragma GCC unroll 6
             for (Index r = 0; r < MR; r++) panels[k * MR + r] = r < rows ? a[r * row_stride + k * k_stride] : 0.0f;
     }
 }

@@ -55,6 +55,7 @@ NPGPT_INLINE IVec load_int8(const int8_t* p) {
 
 // The plain types by 32 numbers, BYTES bytes: at(v) is vector v.
 constexpr int VECTORS = 32 / VLEN;
+constexpr int UNROLLED = VLEN == 8 ? VECTORS : 1;  // at a time: SSE2's way from halves is long
 struct FloatBlock {
     static constexpr Index BYTES = 128;
     const uint8_t* p;
@@ -81,8 +82,7 @@ static __attribute__((noinline)) Vec last_products(const float* x, const uint8_t
 
 // y (RX,RW) with stride RW = x (RX,K) times RW rows of weights
 template <class W, int RW, int RX>
-static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
-                                           Index K) {
+static void dots(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K) {
     Vec acc[RW][RX], sum[RW][RX];
 #pragma GCC unroll 8
     for (int r = 0; r < RW; r++)
@@ -99,8 +99,7 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
                 for (Index ahead = 0; ahead < W::BYTES; ahead += 64)
                     __builtin_prefetch(w + r * row_bytes + 4096 + ahead);
         }
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++)
+        const auto add_products = [&](int v) __attribute__((always_inline)) {
 #pragma GCC unroll 8
             for (int r = 0; r < RW; r++) {
                 const Vec weights = rows[r].at(v);
@@ -110,6 +109,10 @@ static __attribute__((noinline)) void dots(float* y, const float* x, Index ldx, 
                     sum[r][m] = v ? fma(weights, x_v, sum[r][m]) : weights * x_v;
                 }
             }
+        };
+        add_products(0);
+#pragma GCC unroll UNROLLED
+        for (int v = 1; v < VECTORS; v++) add_products(v);
 #pragma GCC unroll 8
         for (int r = 0; r < RW; r++)
 #pragma GCC unroll 8
@@ -140,50 +143,47 @@ NPGPT_INLINE void put4(float* y, const float* part, bool add, const float* bias)
     *reinterpret_cast<Four*>(y) = sum;
 }
 
-// Two rows of weights, or one, which is taken twice
-template <class W, int RX>
-NPGPT_INLINE void row_pair(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
-                           Index rows, Index K, bool add, const float* bias) {
-    float part[RX * 2];
-    dots<W, 2, RX>(part, x, ldx, w, rows == 2 ? row_bytes : 0, K);
-    for (int m = 0; m < RX; m++) put(y + m * ldy, part + m * 2, rows, add, bias);
-}
-
+// dots() of one type: all that matvec_rows needs to know of it
+struct Dots {
+    using Function = void (*)(float* y, const float* x, Index ldx, const uint8_t* w, Index row_bytes, Index K);
+    Function four_by_one, two_by[4];  // rows of weights by rows of x
+};
 template <class W>
-NPGPT_INLINE void all_rows_of_x(float* y, Index ldy, const float* x, Index ldx, const uint8_t* w, Index row_bytes,
-                                Index rows, Index K, Index M, bool add, const float* bias) {
-    Index m = 0;
-    for (; m + 3 <= M; m += 3) row_pair<W, 3>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, rows, K, add, bias);
-    if (M - m == 2) row_pair<W, 2>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, rows, K, add, bias);
-    if (M - m == 1) row_pair<W, 1>(y + m * ldy, ldy, x + m * ldx, ldx, w, row_bytes, rows, K, add, bias);
-}
+static constexpr Dots dots_of = {dots<W, 4, 1>, {nullptr, dots<W, 2, 1>, dots<W, 2, 2>, dots<W, 2, 3>}};
 
 // One row of x takes the rows of weights one by one from either half: memory is read fastest in two streams, which the
 // hardware sees by itself. What lies in cache is taken four rows at a time.
 constexpr Index IN_CACHE = 512 << 10;  // bytes: a matrix that is likely to be there from the last token
-template <class W>
-static void matvec_rows(float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first, Index count,
-                        Index M, bool add, const float* bias) {
+static void matvec_rows(const Dots& dots, float* y, Index ldy, const float* x, Index ldx, const Matrix& w, Index first,
+                        Index count, Index M, bool add, const float* bias) {
     const Index bytes = row_bytes(w.type, w.K), K = w.K;
     const uint8_t* row = static_cast<const uint8_t*>(w.data) + first * bytes;
     const auto bias_at = [&](Index i) { return bias ? bias + i : nullptr; };
     Index i = 0;
     if (M == 1 && bytes * w.N <= IN_CACHE)
         for (float part[4]; i + 4 <= count; i += 4) {
-            dots<W, 4, 1>(part, x, ldx, row + i * bytes, bytes, K);
+            dots.four_by_one(part, x, ldx, row + i * bytes, bytes, K);
             put4(y + i, part, add, bias_at(i));
         }
     else if (M == 1) {
         const Index half = count / 2;
         for (float part[2]; i < half; i++) {
-            dots<W, 2, 1>(part, x, ldx, row + i * bytes, half * bytes, K);
+            dots.two_by[1](part, x, ldx, row + i * bytes, half * bytes, K);
             put(y + i, part, 1, add, bias_at(i));
             put(y + half + i, part + 1, 1, add, bias_at(half + i));
         }
         i *= 2;
     }
-    for (; i < count; i += 2)
-        all_rows_of_x<W>(y + i, ldy, x, ldx, row + i * bytes, bytes, minimum(2, count - i), K, M, add, bias_at(i));
+    // Two rows of weights, or one, which is taken twice, by three rows of x, or what is left
+    for (; i < count; i += 2) {
+        const Index rows = minimum(2, count - i);
+        for (Index m = 0, n; m < M; m += n) {
+            n = minimum(3, M - m);
+            float part[3 * 2];
+            dots.two_by[n](part, x + m * ldx, ldx, row + i * bytes, rows == 2 ? bytes : 0, K);
+            for (Index r = 0; r < n; r++) put(y + (m + r) * ldy + i, part + r * 2, rows, add, bias_at(i));
+        }
+    }
 }
 
 // y (count) += rows k .. k + ROWS of w (K,N), times x: each output adds its products in the order of k
@@ -264,9 +264,9 @@ static void matvec(float* y, Index ldy, const float* x, Index ldx, const Matrix&
                    bool add, const float* bias) {
     if (bias) bias += first;
     switch (w.type) {
-        case F32: matvec_rows<FloatBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
-        case F16: matvec_rows<HalfBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
-        case BF16: matvec_rows<BfloatBlock>(y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case F32: matvec_rows(dots_of<FloatBlock>, y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case F16: matvec_rows(dots_of<HalfBlock>, y, ldy, x, ldx, w, first, count, M, add, bias); break;
+        case BF16: matvec_rows(dots_of<BfloatBlock>, y, ldy, x, ldx, w, first, count, M, add, bias); break;
         case COLUMNS: matvec_columns(y, ldy, x, ldx, w, first, count, M, add, bias); break;
         default: break;  // matvec_int8's
     }
@@ -278,7 +278,7 @@ static void unpack(float* y, const uint8_t* row, Index k, Index n) {
     const uint8_t* p = row + k * W::BYTES / 32;
     Index i = 0;
     for (; i + 32 <= n; i += 32, p += W::BYTES)
-#pragma GCC unroll 8
+#pragma GCC unroll UNROLLED
         for (int v = 0; v < VECTORS; v++) store(y + i + v * VLEN, W{p}.at(v));
     for (; i < n; i += VLEN, p += W::BYTES / VECTORS) {
         const Index rest = minimum(VLEN, n - i);

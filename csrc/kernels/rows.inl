@@ -152,7 +152,7 @@ NPGPT_INLINE float row_max(const float* x, Index N) {
 }
 
 // y = e^(x - shift); returns the sum
-NPGPT_INLINE float row_exp(float* y, const float* x, Index N, float shift) {
+static __attribute__((noinline)) float row_exp(float* y, const float* x, Index N, float shift) {
     Vec sum = Vec{}, vs = set1(shift);
     Index j = 0;
     for (; j + VLEN <= N; j += VLEN) {
@@ -169,15 +169,15 @@ NPGPT_INLINE float row_exp(float* y, const float* x, Index N, float shift) {
     return total;
 }
 
-NPGPT_INLINE void row_scale(float* y, Index N, float factor) {
+NPGPT_INLINE void row_scale(float* y, const float* x, Index N, float factor) {
     Vec vf = set1(factor);
     Index j = 0;
-    for (; j + VLEN <= N; j += VLEN) store(y + j, load(y + j) * vf);
-    for (; j < N; j++) y[j] *= factor;
+    for (; j + VLEN <= N; j += VLEN) store(y + j, load(x + j) * vf);
+    for (; j < N; j++) y[j] = x[j] * factor;
 }
 
 static void softmax_forward(float* y, const float* x, Index rows, Index N) {
-    for (Index i = 0; i < rows; i++, x += N, y += N) row_scale(y, N, 1 / row_exp(y, x, N, row_max(x, N)));
+    for (Index i = 0; i < rows; i++, x += N, y += N) row_scale(y, y, N, 1 / row_exp(y, x, N, row_max(x, N)));
 }
 
 static void softmax_backward(float* dx, const float* dy, const float* y, Index rows, Index N) {
@@ -204,7 +204,7 @@ static void cross_entropy(float* logits, float* losses, const int32_t* targets, 
         const float total = row_exp(logits, logits, V, top);
         losses[i] = top + __builtin_logf(total) - target;
         if (grad_scale == 0) continue;  // the loss alone is asked for
-        row_scale(logits, V, grad_scale / total);
+        row_scale(logits, logits, V, grad_scale / total);
         logits[targets[i]] -= grad_scale;
     }
 }

@@ -88,7 +88,7 @@ class FinetuneJob:
         """Write the job into the folder of its model; raise OSError where that cannot be."""
         kept = {"name": self.tuned_name, "job": self.about, "events": list(self.events)}
         new = self.arguments.out / f"{JOB_FILE}.new"
-        new.write_text(json.dumps(kept, ensure_ascii=False) + "\n", encoding="utf-8")
+        new.write_text(json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         new.replace(self.arguments.out / JOB_FILE)
 
     @staticmethod
