@@ -255,14 +255,13 @@ def test_a_product_with_blocks_has_the_bits_of_one_with_their_numbers(type, K, c
             blocks(a, parts, y, None, residual, (p, q), trans_b=True)
             np.testing.assert_array_equal(y, deeper(matmul, a, w, p, q) + residual)
 
-
         p, q = rng.standard_normal((M, 70), np.float32), rng.standard_normal((70, K), np.float32)
         blocks(dy, parts, dx, low_rank=(p, q.T.copy()))  # more than a product would take as one block
         np.testing.assert_allclose(dx, dy @ numbers + p @ q, rtol=1e-5, atol=3e-4)
 
 
 def deeper(matmul, a, b, p, q):
-    """a b + p q, in the order of sums of matmul_blocks: the last block of K goes on with the low-rank product."""
+    """a b + p q, as matmul_blocks sums it: the last block of K goes on with the low-rank product."""
     K = a.shape[1]
     blocks = -(-K // 320)
     cut = 0 if blocks == 1 else (K - 1) // (size := -(-K // blocks) + 7 & -8) * size
