@@ -31,7 +31,7 @@ def machine() -> Fields:
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     """Return the versions of Python, NumPy and npgpt, and of those `packages` that are installed."""
     found = {"Python": platform.python_version()}
-    for package in ("numpy", *packages):
+    for package in ("numpy", "npgpt", *packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
