@@ -331,8 +331,8 @@ NPGPT_INLINE Vec float_of_byte(Bytes word, Index at) {
 template <class Base, Index LOW, int BITS, Index HIGH = 0, int HIGH_BITS = 0, int ABREAST = 1>
 struct KWords : Base {
     static constexpr int TOGETHER = 8 / BITS * ABREAST;  // parts that the same bytes of LOW hold
-    Vec d, minus_dmin;
-    Bytes scales[4], minima[4];  // a byte for each group
+    Vec d, minus_dmin = {};
+    Bytes scales[4], minima[4] = {};  // a byte for each group; of types without minima the last stay 0
     Bytes low[8 * ABREAST], high[8];
 
     NPGPT_METHOD void numbers(const uint8_t* p, Index stride, Index j) {

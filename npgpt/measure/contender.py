@@ -68,5 +68,6 @@ def answer(reply: Callable[[str], object]) -> None:
     """Answer each line of stdin with what reply(line) returns; what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     for line in sys.stdin:
-        print(json.dumps(reply(line.strip())), file=answers, flush=True)
+        print(json.dumps(reply(line.strip()), allow_nan=False), file=answers, flush=True)

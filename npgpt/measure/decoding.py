@@ -70,7 +70,7 @@ def llama_cpp(path: Path) -> Work:
 
     def turn() -> Samples:
         asked = {"prompt": IDS.tolist(), "n_predict": NEW, "temperature": 0, "ignore_eos": True}
-        data = json.dumps(asked | {"cache_prompt": False}).encode()
+        data = json.dumps(asked | {"cache_prompt": False}, allow_nan=False).encode()
         url = f"{server.listening_address}/completion"
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:

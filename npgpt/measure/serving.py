@@ -65,7 +65,7 @@ class Server:
             "stream": True,
         }
         asked |= {"ignore_eos": True, "stream_options": {"include_usage": True}, **self.more}
-        body = json.dumps(asked).encode()
+        body = json.dumps(asked, allow_nan=False).encode()
         host, port = self.address
         reader, writer = await asyncio.open_connection(host, port)
         begin, first, tokens = time.perf_counter(), 0.0, 0

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-import torch
 
 from npgpt.engine import kernels
 from npgpt.engine.config import GPTConfig
 from npgpt.engine.model import GPT
 from npgpt.measure import tokenizing, training
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tiktoken"), pytest.importorskip("tokenizers")
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=50)
 
