@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,11 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _presets(args.json)
 
     from npgpt.measure.report import measure
+    from npgpt.training.checkpoint import write_atomically
 
     with errors_as_lines("bench", kinds=(OSError, MemoryError, RuntimeError)):
         content = measure(args.only, args.turns, _Table(), _skip)
         if out:
-            _write(out, content)
+            write_atomically(out, json.dumps(content, indent=1, allow_nan=False) + "\n")
     if args.json:
         print(json.dumps(content, allow_nan=False))
     return 0
@@ -80,15 +80,6 @@ def _new_file(name: str) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(2, "No such folder", str(path.parent))
     return path
-
-
-def _write(path: Path, content: Fields) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _skip(what: str, why: str) -> None:
