@@ -6,6 +6,8 @@ from safetensors.numpy import load_file, save_file
 import npgpt
 from npgpt.engine.config import Rope
 from npgpt.runtime import libnpgpt
+from npgpt.text import examples
+from npgpt.text.tokenizer import ByteTokenizer
 
 LLAMA = {"norm": "rmsnorm", "activation": "swiglu", "rope": Rope(theta=500.0), "bias": False, "n_inner": 160}
 FAMILY = {
@@ -37,6 +39,14 @@ def random_model(seed=3, **fields):
                 w *= 5
             else:
                 w[...] = (not name.endswith("bias")) + rng.normal(0, 0.2, w.shape)
+    return model
+
+
+def model_with_roles():
+    """A random model over bytes whose tokenizer has the roles of conversations."""
+    tokenizer = examples.add_roles(ByteTokenizer())
+    model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
+    model.tokenizer = tokenizer
     return model
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from npgpt.text import examples
-from npgpt.text.tokenizer import ByteTokenizer
-from tests.models import random_model
+from tests.models import model_with_roles
 from tests.server.process import Process
 
 pytest.importorskip("uvicorn")
@@ -21,9 +19,7 @@ RECORDED = sorted((Path(__file__).parents[1] / "data" / "clients").glob("*.json"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server of a model with roles, which has learnt nothing."""
-    tokenizer = examples.add_roles(ByteTokenizer())
-    model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
-    model.tokenizer = tokenizer
+    model = model_with_roles()
     folder = tmp_path_factory.mktemp("models") / "praia"
     model.save_pretrained(folder)
     with Process(folder) as server:

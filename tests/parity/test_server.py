@@ -19,7 +19,7 @@ import npgpt
 from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
 from tests.chat_templates import KINDS, tokenizer_of
-from tests.models import random_model, write_speller
+from tests.models import model_with_roles, random_model, write_speller
 from tests.server.process import Process
 
 openai = pytest.importorskip("openai")
@@ -243,9 +243,7 @@ def test_a_model_without_roles_says_how_to_get_some(client):
 @pytest.fixture(scope="module")
 def speaker(tmp_path_factory):
     """(model, client) of one that has roles; it has learnt nothing."""
-    tokenizer = examples.add_roles(ByteTokenizer())
-    model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
-    model.tokenizer = tokenizer
+    model = model_with_roles()
     folder = tmp_path_factory.mktemp("models") / "praia"
     model.save_pretrained(folder)
     with Process(folder) as server:
