@@ -1,9 +1,10 @@
 """Build npgpt._kernels from csrc/, and libnpgpt for C programs from the folders of it that know no Python.
 
 Files are compiled side by side: NPGPT_BUILD_JOBS at a time, or one for each CPU that this process may use.
-What is the same in both libraries is compiled once, and again only where the compiler would see something
-else. The instruction set of isa_NAME.cpp is set for that file alone. With NPGPT_PURE=1 nothing is built: the
-wheel is py3-none-any, and runs on NumPy alone.
+npgpt._kernels links with libnpgpt.so, which lies in lib/ beside it: kernels, threads and tokenizers are there
+once. libnpgpt.a has inference's kernels alone, for small programs. What is the same in both is compiled once,
+and again only where the compiler would see something else. The instruction set of isa_NAME.cpp is set for
+that file alone. With NPGPT_PURE=1 nothing is built: the wheel is py3-none-any, and runs on NumPy alone.
 """
 
 import hashlib
@@ -34,21 +35,20 @@ HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc"
 
 # -ffp-contract=off: a*b+c is rounded as it is written; results do not depend on what a compiler fuses.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
-# For libnpgpt, and for what npgpt._kernels has in common with it. -O2 follows -O3 and wins: as fast, a third
-# smaller.
+# For libnpgpt: -O2 follows -O3 and wins: as fast, a third smaller.
 LIBRARY_FLAGS = ["-O2"]
 # For kernels, where vectors are written by hand and nothing throws
 KERNEL_FLAGS = ["-O2", "-fno-exceptions", "-fno-asynchronous-unwind-tables"]
-# For those of npgpt._kernels too: what of -O3 pays in training, and with AVX2
+# For those of libnpgpt.so too: what of -O3 pays in training, and with AVX2
 TRAINING_FLAGS = ["-fvect-cost-model=dynamic"]
 AVX_TRAINING_FLAGS = ["-fipa-cp-clone", "-funswitch-loops", "-fsplit-loops"]
 # What opens files, checks arguments and leads a session computes little: small, not fast. So is csrc/python.
 SMALL = re.compile("csrc/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm)")
-# Tables without the kernels that only training calls
+# For libnpgpt.a: tables without the kernels that only training calls
 INFERENCE_FLAGS = ["-DNPGPT_INFERENCE", "-Wno-unused-function"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 ISA_FLAGS = {"avx2": AVX2, "avx512vnni": [*AVX2, "-mavx512vl", "-mavx512vnni"]}
-STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
+LINK_FLAGS = ["-pthread", *(["-Wl,-s"] if sys.platform == "linux" else [])]
 REQUIRED, PURE = (os.environ.get(f"NPGPT_{n}", "0") not in ("", "0") for n in ("REQUIRE_KERNELS", "PURE"))
 
 
@@ -64,6 +64,16 @@ Libs.private: -lstdc++ -pthread -lm
 """
 
 
+# What shared libraries show: the C ABI, and what csrc's headers say is visible. That is for npgpt._kernels
+# of the same version of npgpt, and for no other program.
+EXPORTED = {
+    "libnpgpt": """NPGPT_1 {{ global: npgpt_*; local: *; }};
+NPGPT_INTERNAL_{version} {{ global: _ZN5npgpt*; _ZNK5npgpt*; }};
+""",
+    "_kernels": "{{ global: PyInit_*; local: *; }};\n",
+}
+
+
 # For a linker that joins objects. Functions of templates have sections of their own, of which a program keeps
 # what it uses. But what loads a model and generates uses nearly all.
 JOINED = """FORCE_GROUP_ALLOCATION
@@ -75,8 +85,8 @@ SECTIONS {
 """
 
 
-def own_flags(source: str, isa_flags: list[str]) -> list[str]:
-    """Return the flags of a file that npgpt._kernels alone has, or has in a form of its own."""
+def shared_flags(source: str, isa_flags: list[str]) -> list[str]:
+    """Return the flags of a file that libnpgpt.a lacks, or has in a form of its own."""
     if isa_flags:
         return [*isa_flags, *TRAINING_FLAGS, *(AVX_TRAINING_FLAGS if "avx" in source else [])]
     if "/python/" in source:
@@ -118,27 +128,35 @@ class BuildKernels(build_ext):
         module, temporary = Path(self.get_ext_fullpath("npgpt._kernels")), Path(self.build_temp)
         module.unlink(missing_ok=True)  # after a failure nothing of an older build is left
         shutil.rmtree(module.parent / "lib", ignore_errors=True)
-        own, library, jobs = [], [], {}  # objects of the one, of the other; {object: (source, flags)}
+        own, shared, static, jobs = [], [], [], {}  # objects of each; {object: (source, flags)}
         for source in SOURCES:
             isa = re.search(r"isa_(\w+)\.cpp$", source)
             isa_flags = [*KERNEL_FLAGS, *ISA_FLAGS.get(isa[1], [])] if isa else []
             if source in LIBRARY:
-                library.append(str((temporary / "libnpgpt" / source).with_suffix(".o")))
+                static.append(str((temporary / "libnpgpt" / source).with_suffix(".o")))
                 small = ["-Os"] if SMALL.match(source) else []
                 flags = [*INFERENCE_FLAGS, *isa_flags] if isa else [*LIBRARY_FLAGS, *small]
-                jobs[library[-1]] = source, flags
+                jobs[static[-1]] = source, flags
+            objects = shared if source in LIBRARY else own
             if source in LIBRARY and not isa and "/text/" not in source:  # the tokenizer gains by -O3
-                own.append(library[-1])
+                objects.append(static[-1])
             else:
-                own.append(str((temporary / source).with_suffix(".o")))
-                jobs[own[-1]] = source, own_flags(source, isa_flags)
+                objects.append(str((temporary / source).with_suffix(".o")))
+                jobs[objects[-1]] = source, shared_flags(source, isa_flags)
         self.compile_stale(temporary, jobs)
-        (extension,) = self.extensions
-        module.parent.mkdir(parents=True, exist_ok=True)
-        self.compiler.link_shared_object(
-            own, str(module), extra_postargs=extension.extra_link_args, target_lang="c++"
-        )
-        self.link_library(library, module.parent)
+        self.write_library(static, module.parent)
+        library = module.parent / "lib" / "libnpgpt.so"
+        self.link_shared(shared, library, "libnpgpt", ["-Wl,-soname,libnpgpt.so", "-Wl,-Bsymbolic"])
+        # an RPATH, not a RUNPATH: LD_LIBRARY_PATH may name the libnpgpt.so of another version
+        beside = [str(library), "-Wl,--disable-new-dtags,-rpath,$ORIGIN/lib"]
+        self.link_shared(own, module, "_kernels", beside)
+
+    def link_shared(self, objects: list[str], to: Path, name: str, flags: list[str]):
+        """Link a library that shows what EXPORTED says of `name`."""
+        script = Path(self.build_temp, f"{name}.exported")
+        script.write_text(EXPORTED[name].format(version=VERSION))
+        flags = [*flags, f"-Wl,--version-script={script}", "-Wl,--gc-sections", *LINK_FLAGS]
+        self.compiler.link_shared_object(objects, str(to), extra_postargs=flags, target_lang="c++")
 
     def object_keys(self, compiler: list[str], jobs: dict[str, tuple[str, list[str]]]) -> dict[str, str]:
         """Return {object: hash of all that it is made of}, which is kept beside it."""
@@ -212,19 +230,13 @@ class BuildKernels(build_ext):
             return objects
         return [whole]
 
-    def link_library(self, objects: list[str], package: Path):
-        """Write package/lib/libnpgpt.so and .a, package/include/npgpt.h, package/lib/pkgconfig/npgpt.pc."""
+    def write_library(self, objects: list[str], package: Path):
+        """Write package/lib/libnpgpt.a, package/include/npgpt.h and package/lib/pkgconfig/npgpt.pc."""
         library, include = package / "lib", package / "include"
         (library / "pkgconfig").mkdir(parents=True, exist_ok=True)
         include.mkdir(exist_ok=True)
         shutil.copyfile("csrc/runtime/npgpt.h", include / "npgpt.h")
         self.compiler.create_static_lib(self.joined(objects), "npgpt", output_dir=str(library))
-        self.compiler.link_shared_object(
-            objects,
-            str(library / "libnpgpt.so"),
-            extra_postargs=["-pthread", "-Wl,-soname,libnpgpt.so", "-Wl,--gc-sections", "-Wl,-s"],
-            target_lang="c++",
-        )
         (library / "pkgconfig" / "npgpt.pc").write_text(PKG_CONFIG.format(version=VERSION))
 
     def run(self):
@@ -256,7 +268,7 @@ setup(
             depends=HEADERS,
             cxx_std=17,
             extra_compile_args=FLAGS,
-            extra_link_args=["-pthread", *STRIP],
+            extra_link_args=LINK_FLAGS,
             define_macros=[("NPGPT_VERSION", f'"{VERSION}"')],
             optional=not REQUIRED,
         )

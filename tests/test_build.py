@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are bui
 ROOT = Path(__file__).parents[1]
 COMPILER = """#!/bin/sh
 echo "$@" >> {log}
-case "$*" in *--version*) echo c++ {version}; exit;; esac
+case "$*" in *--version) echo c++ {version}; exit;; esac
 case "$*" in *{fails}*) echo "error: no room" >&2; exit 1;; esac
 for argument; do [ "$last" = -o ] && echo "$argument" > "$argument"; last=$argument; done
 exit 0

@@ -172,8 +172,8 @@ struct Kernels {
 };
 
 // All tables compiled in that this CPU can run, plainest first; count receives how many.
-const Kernels* const* available_kernels(int* count);
+[[gnu::visibility("default")]] const Kernels* const* available_kernels(int* count);
 // By name ("baseline", "avx2", ...; "auto" is the best); null if unknown or not for this CPU.
-const Kernels* find_kernels(const char* name);
+[[gnu::visibility("default")]] const Kernels* find_kernels(const char* name);
 
 }  // namespace npgpt

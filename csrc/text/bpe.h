@@ -23,17 +23,18 @@ class Bpe {
     // byte_ids[b]: the id of byte b; a byte of NO_ID is left out, and its neighbours meet. merges: the first in the list goes first. tokens[id]: its bytes. split: the pattern that
     // cuts a text into pieces. A piece that is one of the tokens whole_pieces becomes it, whatever the merges make of it.
     // std::invalid_argument for ids outside of tokens and for a pair that has two merges.
-    Bpe(const uint32_t byte_ids[256], const std::vector<Merge>& merges, const std::vector<std::string>& tokens,
-        Split split = Split::GPT2, std::vector<uint32_t> whole_pieces = {});
+    [[gnu::visibility("default")]] Bpe(const uint32_t byte_ids[256], const std::vector<Merge>& merges,
+                                       const std::vector<std::string>& tokens, Split split = Split::GPT2,
+                                       std::vector<uint32_t> whole_pieces = {});
 
     size_t vocab_size() const { return offsets.size() - 1; }
     Split pattern() const { return split; }
 
     // ids, with room for n of them, of text[0..n); returns how many. Any bytes will do; no special token is looked for.
-    size_t encode(const uint8_t* text, size_t n, uint32_t* ids) const;
+    [[gnu::visibility("default")]] size_t encode(const uint8_t* text, size_t n, uint32_t* ids) const;
 
     // The bytes of ids[0..n), which must be below vocab_size(), behind what `out` holds.
-    void decode(const uint32_t* ids, size_t n, std::string& out) const;
+    [[gnu::visibility("default")]] void decode(const uint32_t* ids, size_t n, std::string& out) const;
 
   private:
     uint32_t rank_of(uint32_t left, uint32_t right) const { return table.find(left, right).rank; }

@@ -15,8 +15,8 @@ enum Kind : uint8_t { OTHER, LETTER, NUMBER, SPACE };
 
 // The kind of a Unicode code point; `kinds` is a table of all below TABLED.
 constexpr uint32_t TABLED = 0x20000;
-const uint8_t* kinds();
-Kind kind_of_rare(uint32_t code);  // code >= TABLED
+[[gnu::visibility("default")]] const uint8_t* kinds();
+[[gnu::visibility("default")]] Kind kind_of_rare(uint32_t code);  // code >= TABLED
 
 struct Character {
     Kind kind;

@@ -30,13 +30,15 @@ class Spm {
     // symbols: the text of each id, "" for one that no text spells; from n_tokens on they are characters that are no tokens.
     // byte_ids[b]: the id of byte b. unknown: of what has neither; NO_ID: it is left out. fuse: neighbours share one.
     // words: each blank begins a piece that no merge reaches over. std::invalid_argument for ids that are no symbol's.
-    Spm(std::vector<std::string> symbols, size_t n_tokens, const std::vector<RankedMerge>& merges,
-        const uint32_t byte_ids[256], uint32_t unknown, bool fuse, bool words);
+    [[gnu::visibility("default")]] Spm(std::vector<std::string> symbols, size_t n_tokens,
+                                       const std::vector<RankedMerge>& merges, const uint32_t byte_ids[256],
+                                       uint32_t unknown, bool fuse, bool words);
 
     size_t vocab_size() const { return n_tokens; }
 
     // Appends the ids of text[0..n), any bytes; prefix: as if a blank stood before it.
-    void encode(const uint8_t* text, size_t n, bool prefix, std::vector<uint32_t>& ids) const;
+    [[gnu::visibility("default")]] void encode(const uint8_t* text, size_t n, bool prefix,
+                                               std::vector<uint32_t>& ids) const;
 
   private:
     const uint8_t* piece_end(const uint8_t* at, const uint8_t* end) const;

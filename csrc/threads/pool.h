@@ -9,8 +9,8 @@ namespace npgpt {
 // The CPUs that this process may use: its affinity mask, cut to the cgroup's CPU quota (v2 or v1), at least 1.
 int usable_cpus();
 
-int num_threads();
-void set_num_threads(int n);  // n >= 1; waits for a running job
+[[gnu::visibility("default")]] int num_threads();
+[[gnu::visibility("default")]] void set_num_threads(int n);  // n >= 1; waits for a running job
 
 // Calls body(context, i, worker) once for each i in [0, count), on any thread, in any order; returns when all are done.
 // worker tells apart the threads of this job, an index for work space: it stays below `workers`, whatever another thread
@@ -18,7 +18,7 @@ void set_num_threads(int n);  // n >= 1; waits for a running job
 // A call from inside a job, or while another thread's job runs, does its work on the calling thread alone.
 // Denormal floats count as zero while body runs; the caller's floating-point mode is restored.
 using Item = void (*)(void* context, std::ptrdiff_t i, int worker);
-void run_parallel(std::ptrdiff_t count, Item body, void* context, int workers);
+[[gnu::visibility("default")]] void run_parallel(std::ptrdiff_t count, Item body, void* context, int workers);
 
 // What a thread does in a loop while it waits for another core
 inline void pause_cpu() {

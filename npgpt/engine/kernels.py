@@ -134,7 +134,7 @@ def compiled(name: str) -> Any:
 
 
 def library() -> str | None:
-    """Return the path of the compiled kernels, which hold libnpgpt too, where they are in use, else None."""
+    """Return the path of the compiled kernels, which bring libnpgpt with them; None where unused."""
     return _kernels.__file__ if _compiled else None
 
 

@@ -1,6 +1,6 @@
 """Generation by libnpgpt, the compiled runtime, through the C ABI of csrc/runtime/npgpt.h.
 
-This is the code that C programs use, in the library of the engine's kernels, so that training and generation
+This is the code that C programs use, in the library that has the engine's kernels: training and generation
 share one pool of threads. The model's weights are used in place. Where NumPy runs instead (no kernels,
 NPGPT_KERNELS=numpy, a float64 model) sampling.py generates, with the same draws from the same logits.
 """

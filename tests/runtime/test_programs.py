@@ -1,5 +1,7 @@
 """C programs around libnpgpt: built as `python -m npgpt.embed` says, they write what Python writes."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import npgpt
+from npgpt.engine import kernels
 from npgpt.interop import blocks
 from npgpt.interop.gguf import write_gguf
 from tests.conftest import COMPILED
@@ -16,6 +19,7 @@ from tests.models import random_model
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(npgpt.__file__).parent / "lib" / "libnpgpt.a"
+HEADER = LIBRARY.parents[1] / "include" / "npgpt.h"
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="libnpgpt is not built here"),
     pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler here"),
@@ -130,6 +134,30 @@ def test_one_source_and_one_header_are_enough(compiler, program, saved, tmp_path
 def test_the_program_is_small(program, tmp_path):
     run("strip", program, "-o", tmp_path / "stripped")
     assert (tmp_path / "stripped").stat().st_size <= 400_000
+
+
+def exported(library):
+    """{name of a symbol that the dynamic linker finds there: its version}"""
+    lines = run("nm", "-D", "--defined-only", library).stdout.splitlines()
+    names = [line.split()[2] for line in lines if line.split()[1] != "A"]
+    return {name.partition("@")[0]: name.rpartition("@")[2] for name in names}
+
+
+def test_the_shared_libraries_show_the_header_and_no_c_plus_plus_of_others():
+    names = re.findall(r"^NPGPT_API .*?(npgpt_\w+)\(", HEADER.read_text(), re.M)
+    shown = exported(LIBRARY.with_suffix(".so"))
+    internal = {name: version for name, version in shown.items() if name not in names}
+    assert {name: shown.get(name) for name in names} == dict.fromkeys(names, "NPGPT_1")
+    assert {*internal.values()} == {f"NPGPT_INTERNAL_{npgpt.__version__}"}
+    assert all(re.match("_ZNK?5npgpt", name) for name in internal)
+    assert [*exported(kernels.library())] == ["PyInit__kernels"]
+
+
+def test_import_takes_the_library_beside_it_not_one_on_the_path(tmp_path):
+    run("cc", "-shared", "-Wl,-soname,libnpgpt.so", "-xc", "/dev/null", "-o", tmp_path / "libnpgpt.so")
+    names = "from npgpt.engine import kernels; print(*kernels.available())"
+    there = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    assert run(sys.executable, "-c", names, cwd=ROOT, env=there).stdout.split()[1:] == COMPILED
 
 
 def test_it_takes_little_memory_beside_the_weights(program, tmp_path):

@@ -26,14 +26,12 @@ TESTS = ["tests/engine", "tests/runtime/test_programs.py"]
 
 GLIBC = "2.17"  # of 2012; manylinux_2_17 is what pip calls systems that have it or a newer one
 # A C++ compiler: g++ compiles and joins objects, zig links. libgcc.a stands before zig's own runtime, with
-# whose __cpu_model g++'s code finds no AVX2. The C++ library's symbols stay inside; libgcc_s unwinds for the
-# whole process.
+# whose __cpu_model g++'s code finds no AVX2. libgcc_s unwinds for the whole process.
 COMPILER = """#!/bin/sh
 case " $* " in *" -c "* | *" -r "*) exec g++ "$@" ;; esac
 exec env -u PYTHONPATH {python} -m ziglang cc -target {machine}-linux-gnu.{glibc} "$@" {folder}/single.o \\
-    {libstdcxx} {libgcc} {libgcc_s} -lm -lpthread -Wl,--version-script={folder}/exported
+    {libstdcxx} {libgcc} {libgcc_s} -lm -lpthread
 """
-EXPORTED = "{ global: PyInit_*; npgpt_*; local: *; };\n"
 # glibc 2.32 tells the C++ library whether a second thread was ever started; false is always safe to say.
 SINGLE = '__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;\n'
 
@@ -80,7 +78,6 @@ def seconds(python: Path, *commands) -> list[float]:
 def compiler(folder: Path, python: Path) -> Path:
     """A C++ compiler for an old glibc, with the zig of `python`."""
     folder.mkdir()
-    (folder / "exported").write_text(EXPORTED)
     (folder / "single.c").write_text(SINGLE)
     run("gcc", "-fPIC", "-c", folder / "single.c", "-o", folder / "single.o")
     there = {"python": python, "machine": platform.machine(), "glibc": GLIBC, "folder": folder}
