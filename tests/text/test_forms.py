@@ -346,5 +346,7 @@ def test_a_folder_stands_for_the_files_of_known_forms(tmp_path):
     (tmp_path / "b.md").write_text("two")
     (tmp_path / "c.srt").write_text(SRT, encoding="utf-8")
     (tmp_path / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for about in ("README.md", "LICENSE.txt", ".hidden.txt"):
+        (tmp_path / about).write_text("about the others")
     assert [document.name[-5:] for document in Corpus(tmp_path).documents] == ["a.txt", "/b.md", "c.srt"]
-    assert len(Corpus(tmp_path, encoding="utf-8").documents) == 1
+    assert len(Corpus(tmp_path, encoding="utf-8").documents) == 3

@@ -79,6 +79,7 @@ ENDINGS = {
     ".html": "HTML", ".htm": "HTML", ".xhtml": "HTML",
     ".docx": "a Word document", ".pdf": "a PDF", ".srt": "subtitles", ".vtt": "subtitles",
 }  # fmt: skip
+ABOUT = ("readme", "license", "licence", "copying", ".")
 BINARY = ("a Word document", "a PDF")  # of kinds.KINDS
 
 
@@ -91,8 +92,9 @@ def form_of(name: str, head: bytes) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Return True for a file that is read where its folder or archive was named."""
-    return PurePath(name).suffix.lower() in ENDINGS
+    """Return True for a file that is read where its folder or archive was named: none about the others."""
+    path = PurePath(name.lower())
+    return path.suffix in ENDINGS and not path.name.startswith(ABOUT)
 
 
 def said(source: Source, how: How, free: int) -> Said | None:
