@@ -106,18 +106,26 @@ def _cut_chunks(
     before, held = 0, b""
     for number, chunk in corpus.chunks():
         if number != before:
-            yield held, True
+            yield from _cut_last(held, corpus.n_bytes, boundary, world)
             held = b""
-        before, chunk = number, held + chunk
-        if boundary is None:
-            held = chunk
-            continue
-        # The text after the last boundary between words waits for the next chunk.
-        cut = max((m.end() for m in boundary.finditer(chunk, len(chunk) - TAIL)), default=len(chunk))
-        for shard in _cut_for_ranks(chunk[:cut], corpus.n_bytes, boundary, world):
-            yield shard, False
-        held = chunk[cut:]
-    yield held, True
+        elif held and boundary:
+            # The text after the last boundary between words waits for the next chunk.
+            cut = max((m.end() for m in boundary.finditer(held, len(held) - TAIL)), default=len(held))
+            for shard in _cut_for_ranks(held[:cut], corpus.n_bytes, boundary, world):
+                yield shard, False
+            held = held[cut:]
+        before, held = number, held + chunk
+    yield from _cut_last(held, corpus.n_bytes, boundary, world)
+
+
+def _cut_last(
+    text: bytes, n_bytes: int, boundary: re.Pattern[bytes] | None, world: World
+) -> Iterator[tuple[bytes, bool]]:
+    """Yield the end of a document as _cut_chunks does."""
+    *shards, last = _cut_for_ranks(text, n_bytes, boundary, world) if boundary else [text]
+    for shard in shards:
+        yield shard, False
+    yield last, True
 
 
 def _cut_for_ranks(chunk: bytes, n_bytes: int, boundary: re.Pattern[bytes], world: World) -> Iterator[bytes]:
