@@ -110,7 +110,6 @@ def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[st
     """
     try:
         from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
     except ImportError:
         raise ValueError(
             f'{path}: a PDF is read where pypdf is installed: pip install "npgpt[files]"'
@@ -127,7 +126,9 @@ def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[st
                 yield text.rstrip() + "\n\n"
             else:
                 notes.drop("pages without text left out", f"page {number}")
-    except PyPdfError as error:
+    except ValueError:
+        raise
+    except Exception as error:  # pypdf raises whatever happens in a damaged file
         raise ValueError(f"{path}: is no PDF, or a damaged one: {error}") from None
     if not said:
         raise ValueError(f"{path}: has no text layer, only pictures; first: {otherwise}")

@@ -1,15 +1,18 @@
 """Compressed files and archives: what is in them, in bounded memory, and never without end."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
 import os
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -24,7 +27,15 @@ COMPRESSED: dict[str, Callable[[IO[bytes]], Any]] = {
     ".xz": lzma.LZMAFile,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
+DAMAGED = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    struct.error,
+    RuntimeError,
+)
 
 
 class Held(NamedTuple):
@@ -76,13 +87,8 @@ def compression(path: str) -> str:
 
 def unpacked(path: str) -> Iterator[bytes]:
     """Yield what a compressed file holds; ValueError where it is damaged or grows without end."""
-    try:
-        with open(path, "rb") as file, COMPRESSED[compression(path)](file) as inner:
-            yield from _bounded(path, inner, os.path.getsize(path))
-    except (*DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ValueError(f"{path}: is cut off or damaged: {error}") from None
+    with _sound(path), open(path, "rb") as file, COMPRESSED[compression(path)](file) as inner:
+        yield from _bounded(path, inner, os.path.getsize(path))
 
 
 def members(path: str) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -90,9 +96,21 @@ def members(path: str) -> Iterator[tuple[str, Iterator[bytes]]]:
 
     ValueError for one that is damaged, encrypted, or has a name that leaves the folder.
     """
-    try:
+    with _sound(path):
         yield from _of_zip(path) if path.lower().endswith(".zip") else _of_tar(path)
-    except DAMAGED as error:
+
+
+@contextmanager
+def _sound(path: str) -> Iterator[None]:
+    """Raise ValueError within the block where what is read of a packed file is damaged."""
+    try:
+        yield
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # it seeks before the beginning
+            raise
         raise ValueError(f"{path}: is cut off or damaged: {error}") from None
 
 
@@ -132,7 +150,11 @@ def _checked(path: str, member: str) -> str:
 
 def _bounded(name: str, file: IO[bytes], size: int) -> Iterator[bytes]:
     done = 0
-    while block := file.read(BLOCK):
+    while True:
+        with _sound(name):
+            block = file.read(BLOCK)
+        if not block:
+            return
         done += len(block)
         if done > max(FREE, RATIO * size):
             raise ValueError(
