@@ -52,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="TEXT",
         help="text to measure on instead of the test part of the run's text",
     )
-    add(
-        "--encoding",
-        type=encoding,
-        help="of TEXT: auto, one such as windows-1252, or bytes: any file as it is (default: as of the run)",
-    )
+    add("--encoding", type=encoding, help="of TEXT: auto, bytes, or its name (default: as of the run)")
     add("--field", help="field or column of TEXT's records that holds the text (default: text)")
     add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")

@@ -73,7 +73,7 @@ def _write(out: Path, corpus: Corpus) -> None:
         for number, chunks in _documents(corpus):
             if out.suffix == ".jsonl":
                 text = b"".join(chunks).decode("utf-8", "replace")
-                file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps({"text": text}, ensure_ascii=False, allow_nan=False).encode() + b"\n")
                 continue
             file.write(b"<|endoftext|>\n" if number else b"")
             last = b"\n"

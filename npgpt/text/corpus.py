@@ -314,7 +314,7 @@ def _form(path: str, encoding: str | None) -> kinds.Form:
 def _read(path: str, free: int, encoding: str | None) -> Document:
     """Read a file once; keep its content if it is at most `free` bytes."""
     if path == "-":
-        return _held("-", iter(lambda: sys.stdin.buffer.read(CHUNK), b""), free, encoding)
+        return _held("-", _stdin(), free, encoding)
     kept: list[bytes] | None = []
     digest, n, blank = hashlib.sha256(), 0, encoding != "bytes"
     form = _form(path, encoding)
@@ -352,6 +352,14 @@ def _held(name: str, blocks: Iterator[bytes], free: int, encoding: str | None) -
     _check_some(name, held.size, blank)
     is_utf8 = form.is_utf8()
     return Document(name, held.size, digest.hexdigest(), is_utf8, form.likely(), held.content, held.spooled)
+
+
+def _stdin() -> Iterator[bytes]:
+    try:
+        yield from iter(lambda: sys.stdin.buffer.read(CHUNK), b"")
+    except OSError as error:
+        error.filename = "-"
+        raise
 
 
 def _check_some(path: str, n: int, blank: bool) -> None:

@@ -31,7 +31,7 @@ def test_text_with_too_little_in_it(command, content, message):
     "path, message",
     [
         ("missing.txt", "missing.txt: No such file or directory"),
-        (".", "must be a file or a folder with .txt files in it"),
+        (".", "must be a file or a folder with .txt, .jsonl, "),
         (
             "/proc/self/mem",
             "/proc/self/mem: Input/output error",
