@@ -10,6 +10,7 @@ from npgpt.engine.names import hint
 
 COMMANDS = {
     "train": N_("train a GPT on text"),
+    "prepare": N_("make clean text of files of any form"),
     "tune": N_("find better settings for a text"),
     "evaluate": N_("measure a trained GPT on text"),
     "generate": N_("let a trained GPT write"),

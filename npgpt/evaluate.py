@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from npgpt.console.language import N_, _, number
 from npgpt.console.messages import log, log_changed, log_found, overlap_message, start_command
 from npgpt.console.process import command, errors_as_lines
-from npgpt.console.settings import add_adapter, make_parser, one_of, thread_count
+from npgpt.console.settings import add_adapter, encoding, make_parser, thread_count
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -52,11 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="TEXT",
         help="text to measure on instead of the test part of the run's text",
     )
-    add(
-        "--encoding",
-        type=one_of("utf-8", "bytes"),
-        help="of TEXT: utf-8, or bytes: any file as it is (default: as the run's text was read)",
-    )
+    add("--encoding", type=encoding, help="of TEXT: auto, bytes, or its name (default: as of the run)")
+    add("--field", help="field or column of TEXT's records that holds the text (default: text)")
     add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
@@ -111,8 +108,9 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> Parts:
 
     path = Path(args.model) / runs.CONFIG
     if args.text:
-        encoding = args.encoding or (runs.read_table(path) if path.exists() else {}).get("encoding", "utf-8")
-        corpus = Corpus(args.text, "none" if encoding == "bytes" else tokenizer.normalizer, encoding)
+        of_run = (runs.read_table(path) if path.exists() else {}).get("encoding", "auto")
+        how = args.encoding or ("auto" if of_run == "utf-8" else of_run)
+        corpus = Corpus(args.text, "none" if how == "bytes" else tokenizer.normalizer, how, args.field)
         given = encode(corpus, tokenizer)
         log_changed(corpus.clean, corpus.changed)
         return Parts(GIVEN, given, given, given[:0])

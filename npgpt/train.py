@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "text",
         nargs="*",
         metavar="TEXT",
-        help="files, folders of .txt files, or - for stdin; any bytes are accepted",
+        help="files, folders, archives, or - for stdin: .txt, .md, .jsonl, .json, .csv, .tsv, .html, .docx, "
+        ".pdf, .srt, .vtt, also .gz, .bz2, .xz",
     )
     add_settings(parser, SETTINGS)
     add(

@@ -19,6 +19,7 @@ from npgpt.console.messages import (
 )
 from npgpt.console.process import command, errors_as_lines, interruptible
 from npgpt.console.settings import (
+    FORMS,
     Setting,
     add_settings,
     count_or_zero,
@@ -41,7 +42,7 @@ SETTINGS = [
     Setting("out", not_empty, "the search's folder (default: runs/, the text's name and -tune)"),
     Setting("split", not_empty, "shares of training, validation, test (default 0.8,0.1,0.1)"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
-    Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
+    *FORMS,
     Setting(
         "tokenizer",
         not_empty,
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "tune", "Find settings that train better than the default's: size, batch, rate, dropout."
     )
     add = parser.add_argument
-    add("text", nargs="+", metavar="TEXT", help="files, folders of .txt files, or - for stdin")
+    add("text", nargs="+", metavar="TEXT", help="files, folders, archives, or - for stdin")
     add(
         "--minutes",
         type=minutes,
@@ -122,8 +123,8 @@ def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
     from npgpt.training.tuner import Search
 
     split = settings["split"] = parse_split(settings["split"] or DEFAULT_SPLIT)
-    settings["encoding"] = settings["encoding"] or "utf-8"
-    corpus = Corpus(args.text, settings["clean"], settings["encoding"])
+    settings["encoding"] = settings["encoding"] or "auto"
+    corpus = Corpus(args.text, settings["clean"], settings["encoding"], settings["field"])
     settings["clean"] = corpus.clean
     settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
     tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, split).normalizing(corpus.clean)

@@ -17,6 +17,7 @@ FRAGMENT = re.compile(r"(Of|As|What|Whether)\b")  # how a docstring begins that 
 
 COMMANDS = {
     "train",
+    "prepare",
     "tune",
     "evaluate",
     "generate",

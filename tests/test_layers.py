@@ -50,6 +50,7 @@ EXTRAS = {  # file -> what it may import besides, inside a function
     "interop/pickle_file.py": {"torch"},
     "interop/tensorflow.py": {"tensorflow"},
     "text/chat_worker.py": {"jinja2"},
+    "text/forms/markup.py": {"pypdf"},
 }
 FILES = structure.files(ROOT)
 

@@ -14,6 +14,7 @@ from npgpt.console.language import N_, _, fill, number
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike, Text
     from npgpt.text.corpus import Corpus
+    from npgpt.text.forms.notes import Notes
     from npgpt.text.tokenizer import Tokenizer
     from npgpt.training.overfitting import Verdict
     from npgpt.training.trainer import Trainer
@@ -216,10 +217,26 @@ def corpus_report(corpus: Corpus) -> list[str]:
         effect = _("done before")
     line = f"{read}; {_('cleaning')} ({corpus.clean}) {effect}"
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}
-    lines = [fill(line, done=done, **counts)]
+    lines = [fill(line, done=done, **counts), *forms_report(corpus)]
     seen = Counter(document.sha256 for document in corpus.documents)
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
         lines.append(f"warning: the same text several times: {_few(twice)}")
+    return lines
+
+
+def forms_report(corpus: Corpus) -> list[str]:
+    """Return a line for each form and encoding that was converted: how many files, what was left out."""
+    groups: dict[tuple[str, str], list[Notes]] = {}
+    for notes in filter(None, (document.notes for document in corpus.documents)):
+        groups.setdefault((notes.form, notes.encoding), []).append(notes)
+    lines = []
+    for (form, encoding), group in groups.items():
+        line = _("files read as {form}, {encoding}: {files}; documents in them: {documents:,}")
+        line = fill(
+            line, form=_(form), encoding=encoding, files=len(group), documents=sum(n.documents for n in group)
+        )
+        dropped = sum((notes.dropped for notes in group), Counter[str]())
+        lines.append(f"{line}; {_counts(dropped)}" if dropped else line)
     return lines
 
 

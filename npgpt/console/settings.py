@@ -193,3 +193,28 @@ def _convert(kind: Kind, text: str, where: str) -> Any:
         return kind(text)
     except (argparse.ArgumentTypeError, ValueError) as error:
         raise ValueError(f"{where} {error}") from None
+
+
+def encoding(text: str) -> str:
+    """Return auto, utf-8, bytes, or the name of an encoding that Python knows; it is a type for argparse."""
+    from npgpt.text.forms.encodings import text_codec
+
+    if text not in ("auto", "utf-8", "bytes") and text_codec(text) is None:
+        raise argparse.ArgumentTypeError(f"must be auto, bytes, or an encoding as windows-1252, got {text}")
+    return text
+
+
+FORMS = [  # how TEXT is read
+    Setting(
+        "encoding",
+        encoding,
+        "auto (default: recognised, and converted to UTF-8), one such as windows-1252, or bytes: any file as "
+        "it is, uncleaned",
+    ),
+    Setting(
+        "field",
+        not_empty,
+        "field of JSON records, or column of a table, that holds the text (default: text, or the only one "
+        "with text)",
+    ),
+]

@@ -38,6 +38,7 @@ from npgpt.console.messages import (
     val_warnings,
 )
 from npgpt.console.settings import (
+    FORMS,
     Setting,
     config_values,
     count,
@@ -113,7 +114,7 @@ SETTINGS = [
     ),
     Setting("val", not_empty, "a text for validation, instead of a part of TEXT: a file or a folder"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
-    Setting("encoding", one_of("utf-8", "bytes"), "utf-8 (default), or bytes: any file as it is, uncleaned"),
+    *FORMS,
     Setting(
         "optimizer",
         one_of("adamw", "muon"),
@@ -156,7 +157,7 @@ SETTINGS = [
         "number of threads (default: the CPUs this process may use, shared by a host's ranks)",
     ),
 ]
-DEFAULTS = {"encoding": "utf-8", "keep": 2, "seed": 0}  # the rest is the plan's
+DEFAULTS = {"encoding": "auto", "keep": 2, "seed": 0}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
 # on --resume, as no weight depends on them; of val its content is compared
 MAY_CHANGE = ("out", "threads", "keep", "save_every", "val")
@@ -195,7 +196,8 @@ def _corpora(
     from npgpt.text.corpus import Corpus
     from npgpt.training.source import find_text
 
-    how, config, val = (settings["clean"], settings["encoding"]), folder.config or {}, None
+    how = settings["clean"], settings["encoding"], settings["field"]
+    config, val = folder.config or {}, None
     if args.text:
         corpus = Corpus(args.text, *how)
     else:

@@ -1,26 +1,32 @@
 """From files to clean documents: finding, reading, hashing and cleaning them.
 
 A text up to IN_MEMORY bytes is held in memory; a larger one is read again, chunk by chunk, each time it is
-needed. Chunks end where no cleaning reaches across, so that cleaning them is cleaning the document.
+needed. Chunks end where no cleaning reaches across, so that cleaning them is cleaning the document. A file of
+another form than plain text is read as forms/reading.py says, and may hold many documents.
 """
 
 import hashlib
 import os
 import re
 import sys
-import tempfile
 import warnings
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 from npgpt.engine.types import PathLike
 from npgpt.text import kinds
 from npgpt.text.cleaning import check_cleaning, clean_document
+from npgpt.text.forms import packed
+from npgpt.text.forms.encodings import text_codec
+from npgpt.text.forms.notes import Notes
+from npgpt.text.forms.reading import BINARY, SEPARATOR, How, Source, is_known, said
 
-ENCODINGS = ("utf-8", "bytes")
+ENCODINGS = ("utf-8", "bytes")  # as files are taken as they are; any other one is converted
 IN_MEMORY = 64 << 20  # bytes
 CHUNK = 8 << 20  # bytes
 STDIN = "stdin.txt"  # the file of a run that holds the text from stdin
@@ -42,10 +48,28 @@ class Document:
     is_utf8: bool  # else it is kept byte for byte
     encoding: str | None  # the likely one of a text that is not UTF-8, where there is one
     content: bytes | None  # None: too large for memory, read again when needed
-    spooled: IO[bytes] | None = None  # the temporary file that holds what came from stdin
+    spooled: IO[bytes] | None = None  # the temporary file that holds what came from stdin, or was converted
+    starts: Sequence[int] = (1,)  # of each of its documents: the line of the file at which it begins
+    inner_lines: bool = True  # the lines inside a document are those of the file
+    notes: Notes | None = None  # how it was read, where it was converted
+    original: "Document | None" = None  # what was converted of stdin, which cannot be read again
+
+    def parts(self, clean: str, changed: Counter[str] | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, chunk) of the documents in the file, cleaned."""
+        if len(self.starts) == 1:
+            for chunk in self.chunks(clean, changed):
+                yield 0, chunk
+            return
+        number, held = 0, b""
+        for block in self.blocks():
+            *whole, held = (held + block).split(SEPARATOR)
+            for document in whole:
+                yield number, self._clean(document, clean, changed)
+                number += 1
+        yield number, self._clean(held, clean, changed)
 
     def chunks(self, clean: str, changed: Counter[str] | None = None) -> Iterator[bytes]:
-        """Yield the cleaned document, as one chunk if it is in memory. ValueError if the file has changed."""
+        """Yield the cleaned file, as one chunk if it is in memory. ValueError if the file has changed."""
         if self.content is not None:
             yield self._clean(self.content, clean, changed)
             return
@@ -115,18 +139,26 @@ class Corpus:
         self,
         paths: PathLike | Iterable[PathLike],
         clean: str | None = None,
-        encoding: str | None = "utf-8",
+        encoding: str | None = "auto",
+        field: str | None = None,
+        skip_bad: bool = False,
     ) -> None:
         """Read all files once.
 
-        paths: one or several; a folder stands for the .txt files in it and below, by name; "-" is stdin.
-        clean: none, light or full (default light). encoding: "utf-8" refuses files that are no text, and
-        warns of those in another encoding, which are kept byte for byte; "bytes" takes any file, uncleaned;
-        None does what npgpt 0.1.0 did, for its runs: any file, cleaned where it is UTF-8.
+        paths: one or several; "-" is stdin; a folder or an archive stands for the files of known forms in it
+        and below, by name.
+        clean: none, light or full (default light). encoding: "auto" converts what is no plain text in UTF-8;
+        another name does so from this encoding, as Python calls it. The rest takes files as they are, and
+        of a folder those called .txt: "utf-8" refuses what is no text, and warns of other encodings; "bytes"
+        takes any file, uncleaned; None does what npgpt 0.1.0 did, for its runs: any file, cleaned where it
+        is UTF-8.
+        field: the field of JSON's records, or the column of tables, that holds the text (default: text, or
+        the only one with text). skip_bad leaves out records that do not have it.
         ValueError for a file without text, OSError for one that cannot be read.
         """
-        if encoding not in (*ENCODINGS, None):
-            raise ValueError(f"encoding must be {' or '.join(ENCODINGS)}, got {encoding!r}")
+        self.converts = encoding not in (*ENCODINGS, None)
+        if self.converts and encoding != "auto" and text_codec(encoding or "") is None:
+            raise ValueError(f"encoding must be auto, bytes or one that Python knows, got {encoding!r}")
         clean = clean or ("none" if encoding == "bytes" else "light")
         check_cleaning(clean, "clean")
         if encoding == "bytes" and clean != "none":
@@ -134,18 +166,22 @@ class Corpus:
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         if "" in paths:
             raise ValueError("the path of a text must not be empty")
-        files = [file for path in paths for file in _files(str(path))]
+        files = [file for path in paths for file in _files(str(path), self.converts)]
         if files.count("-") > 1:
             raise ValueError("-: stdin can be read only once")
-        self.clean, self.encoding = clean, encoding
-        free = IN_MEMORY
-        self.documents = []
+        self.clean, self.encoding, self.field = clean, encoding, field
+        how = How(encoding or "", field, skip_bad)
+        self._files, free = files, IN_MEMORY
+        self.documents = list[Document]()
         for file in files:
-            self.documents.append(_read(file, free, encoding))
-            free -= self.documents[-1].n_bytes
-        if encoding == "utf-8":
+            for document in _converted(file, how, free) if self.converts else [_read(file, free, encoding)]:
+                self.documents.append(document)
+                free -= document.n_bytes
+        if encoding in ("utf-8", "auto"):
             self._warn_of_encodings()
         self.n_bytes = sum(document.n_bytes for document in self.documents)
+        # the number of the first document of each file
+        self._first = list(accumulate((len(document.starts) for document in self.documents), initial=0))
         # set once chunks() has ended: {what cleaning did: how often}, and the number of bytes that it left
         self.changed: Counter[str] = Counter()
         self.n_clean: int | None = None
@@ -167,11 +203,20 @@ class Corpus:
         """Yield (number of the document, chunk of the cleaned document), in order."""
         n_clean = 0
         changed: Counter[str] = Counter()
-        for number, document in enumerate(self.documents):
-            for chunk in document.chunks(self.clean, changed):
+        for first, document in zip(self._first, self.documents, strict=False):
+            for number, chunk in document.parts(self.clean, changed):
                 n_clean += len(chunk)
-                yield number, chunk
+                yield first + number, chunk
         self.changed, self.n_clean = changed, n_clean
+
+    def places(self, number: int, lines: Sequence[int]) -> tuple[str, list[int]]:
+        """Return the file of a document, by its number in chunks(), and where these lines of it are there."""
+        at = bisect_right(self._first, number) - 1
+        document, begin = self.documents[at], self.documents[at].starts[number - self._first[at]]
+        if not document.inner_lines:
+            return document.name, [begin] * len(lines)
+        found = document.lines_of(self.clean, lines) if len(document.starts) == 1 else lines
+        return document.name, [begin - 1 + line for line in found]
 
     def _warn_of_encodings(self) -> None:
         """Warn once for each encoding that is not UTF-8, naming the command that converts."""
@@ -186,64 +231,140 @@ class Corpus:
 
     def names(self, run: Path) -> list[str]:
         """Return the absolute paths of the files; for stdin that of the file that keep_stdin() writes."""
-        where = [str(run / STDIN) if d.name == "-" else d.name for d in self.documents]
-        return [os.path.abspath(path) for path in where]
+        return [os.path.abspath(run / STDIN if path == "-" else path) for path in self._files]
 
     def keep_stdin(self, run: Path) -> None:
         """Write the text from stdin, if there is any, into the folder `run`: stdin cannot be read again."""
         for document in self.documents:
             if document.name == "-":
                 with open(run / STDIN, "wb") as file:
-                    file.writelines(document.blocks())
+                    file.writelines((document.original or document).blocks())
                     file.flush()
                     os.fsync(file.fileno())
 
 
-def _files(path: str) -> list[str]:
+FORMS = ".txt, .jsonl, .csv, .html, .docx, .pdf, .srt, ..."
+
+
+def _files(path: str, converts: bool) -> list[str]:
     if path == "-" or not Path(path).is_dir():
         return [path]
     root = Path(path)
     runs = {lock.parent for lock in root.rglob("lock") if (lock.parent / "config.toml").exists()}
-    found = sorted(str(f) for f in root.rglob("*.txt") if f.is_file() and runs.isdisjoint(f.parents))
+    files = (f for f in root.rglob("*") if f.is_file() and runs.isdisjoint(f.parents))
+    found = sorted(str(f) for f in files if (_is_form(f.name) if converts else f.suffix == ".txt"))
     if not found:
-        raise ValueError(f"{path}: must be a file or a folder with .txt files in it")
+        raise ValueError(
+            f"{path}: must be a file or a folder with {FORMS if converts else '.txt'} files in it"
+        )
     return found
+
+
+def _is_form(name: str) -> bool:
+    return packed.is_archive(name) or is_known(name.removesuffix(packed.compression(name)))
+
+
+def _converted(path: str, how: How, free: int) -> Iterator[Document]:
+    """Yield the files that a file is or holds, as text in UTF-8."""
+    inside: Iterable[tuple[str, Iterator[bytes]]]
+    if packed.is_archive(path):
+        inside = ((name, blocks) for name, blocks in packed.members(path) if is_known(name))
+    elif packed.compression(path):
+        inside = [(path, packed.unpacked(path))]
+    else:
+        yield _as_text(_read(path, free, "auto"), how, free)
+        return
+    document = None
+    for name, blocks in inside:
+        document = _as_text(_held(name, blocks, free, "auto"), how, free)
+        yield document
+    if document is None:
+        raise ValueError(f"{path}: must hold {FORMS} files")
+
+
+def _as_text(document: Document, how: How, free: int) -> Document:
+    name = document.name.removesuffix(packed.compression(document.name))
+    source = Source(name, document.blocks, document.is_utf8, document.encoding)
+    found = said(source, how, free)
+    if found is None:
+        return document
+    held, (starts, inner, notes) = found.held, found[1:]
+    digest = hashlib.sha256()
+    for block in held.blocks():
+        digest.update(block)
+    return Document(
+        document.name,
+        held.size,
+        digest.hexdigest(),
+        True,
+        None,
+        held.content,
+        held.spooled,
+        starts=starts,
+        inner_lines=inner,
+        notes=notes,
+        original=document if document.name == "-" else None,
+    )
+
+
+def _form(path: str, encoding: str | None) -> kinds.Form:
+    return kinds.Form(path, checked=encoding in ("utf-8", "auto"), but=BINARY if encoding == "auto" else ())
 
 
 def _read(path: str, free: int, encoding: str | None) -> Document:
     """Read a file once; keep its content if it is at most `free` bytes."""
+    if path == "-":
+        return _held("-", _stdin(), free, encoding)
     kept: list[bytes] | None = []
     digest, n, blank = hashlib.sha256(), 0, encoding != "bytes"
-    form = kinds.Form(path, checked=encoding == "utf-8")
-    file = sys.stdin.buffer if path == "-" else open(path, "rb")
-    spooled = None
+    form = _form(path, encoding)
     try:
-        while block := file.read(CHUNK):
-            digest.update(block)
-            form.add(block)
-            n, blank = n + len(block), blank and not block.strip()
-            if kept is not None:
-                kept.append(block)
-                if n > free:
-                    if path == "-":
-                        spooled = tempfile.TemporaryFile()
-                        spooled.writelines(kept)
-                    kept = None
-            elif spooled:
-                spooled.write(block)
+        with open(path, "rb") as file:
+            while block := file.read(CHUNK):
+                digest.update(block)
+                form.add(block)
+                n, blank = n + len(block), blank and not block.strip()
+                if kept is not None:
+                    kept.append(block)
+                    kept = kept if n <= free else None
     except OSError as error:
         error.filename = path  # a failed read, unlike a failed open, does not set it
         raise
-    finally:
-        if path != "-":
-            file.close()
-    if blank or not n:
-        raise ValueError(f"{path}: must hold text, got {'only whitespace' if n else 'an empty file'}")
-    if spooled:
-        spooled.flush()
+    _check_some(path, n, blank)
     content = None if kept is None else b"".join(kept)
     is_utf8 = form.is_utf8()
-    return Document(path, n, digest.hexdigest(), is_utf8, form.likely(), content, spooled)
+    return Document(path, n, digest.hexdigest(), is_utf8, form.likely(), content)
+
+
+def _held(name: str, blocks: Iterator[bytes], free: int, encoding: str | None) -> Document:
+    """Return what is there once, from stdin or an archive: in memory, or beyond `free` bytes in a file."""
+    digest, form, blank = hashlib.sha256(), _form(name, encoding), encoding != "bytes"
+
+    def seen() -> Iterator[bytes]:
+        nonlocal blank
+        for block in blocks:
+            digest.update(block)
+            form.add(block)
+            blank = blank and not block.strip()
+            yield block
+
+    held = packed.hold(seen(), free)
+    _check_some(name, held.size, blank)
+    is_utf8 = form.is_utf8()
+    return Document(name, held.size, digest.hexdigest(), is_utf8, form.likely(), held.content, held.spooled)
+
+
+def _stdin() -> Iterator[bytes]:
+    try:
+        yield from iter(lambda: sys.stdin.buffer.read(CHUNK), b"")
+    except OSError as error:
+        error.filename = "-"
+        raise
+
+
+def _check_some(path: str, n: int, blank: bool) -> None:
+    if blank or not n:
+        raise ValueError(f"{path}: must hold text, got {'only whitespace' if n else 'an empty file'}")
 
 
 def _chunk_end(block: bytes) -> int:

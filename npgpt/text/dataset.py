@@ -46,7 +46,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integ
     chunks = _encode_chunks(corpus, tokenizer, world)
     if corpus.in_memory:
         return np.concatenate(list(chunks))
-    form = corpus.clean if corpus.encoding == "utf-8" else f"{corpus.clean} {corpus.encoding}"
+    form = corpus.clean if corpus.encoding in ("utf-8", "auto") else f"{corpus.clean} {corpus.encoding}"
     key = f"{corpus.sha256} {form} {tokenizer.fingerprint}"  # all that the ids depend on
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ids"
     missing = not path.exists()
@@ -106,18 +106,26 @@ def _cut_chunks(
     before, held = 0, b""
     for number, chunk in corpus.chunks():
         if number != before:
-            yield held, True
+            yield from _cut_last(held, corpus.n_bytes, boundary, world)
             held = b""
-        before, chunk = number, held + chunk
-        if boundary is None:
-            held = chunk
-            continue
-        # The text after the last boundary between words waits for the next chunk.
-        cut = max((m.end() for m in boundary.finditer(chunk, len(chunk) - TAIL)), default=len(chunk))
-        for shard in _cut_for_ranks(chunk[:cut], corpus.n_bytes, boundary, world):
-            yield shard, False
-        held = chunk[cut:]
-    yield held, True
+        elif held and boundary:
+            # The text after the last boundary between words waits for the next chunk.
+            cut = max((m.end() for m in boundary.finditer(held, len(held) - TAIL)), default=len(held))
+            for shard in _cut_for_ranks(held[:cut], corpus.n_bytes, boundary, world):
+                yield shard, False
+            held = held[cut:]
+        before, held = number, held + chunk
+    yield from _cut_last(held, corpus.n_bytes, boundary, world)
+
+
+def _cut_last(
+    text: bytes, n_bytes: int, boundary: re.Pattern[bytes] | None, world: World
+) -> Iterator[tuple[bytes, bool]]:
+    """Yield the end of a document as _cut_chunks does."""
+    *shards, last = _cut_for_ranks(text, n_bytes, boundary, world) if boundary else [text]
+    for shard in shards:
+        yield shard, False
+    yield last, True
 
 
 def _cut_for_ranks(chunk: bytes, n_bytes: int, boundary: re.Pattern[bytes], world: World) -> Iterator[bytes]:
@@ -199,16 +207,19 @@ class Dataset:
         split: Split = DEFAULT_SPLIT,
         clean: str | None = None,
         tokenizer: Tokenizer | None = None,
-        encoding: str = "utf-8",
+        encoding: str = "auto",
+        field: str | None = None,
     ) -> "Dataset":
-        """Read one file or several (folders: their .txt files; "-": stdin), clean and split them.
+        """Read one file or several, folders, archives, or stdin ("-"), clean and split them.
 
         clean: none, light or full (default light). The dataset's tokenizer cleans prompts in the same way.
-        encoding "bytes" takes any file as it is, uncleaned. ValueError for a file that is no text.
+        encoding "auto" finds out what a file is, another name says it, and "bytes" takes any file as it is,
+        uncleaned. field: the field or column that holds the text of records (default: text, or the only one
+        with text). ValueError for a file that has no text.
         """
         if isinstance(paths, str) and paths not in ("", "-") and not os.path.exists(paths):
             raise missing(paths)
-        corpus = Corpus(paths, clean, encoding)
+        corpus = Corpus(paths, clean, encoding, field)
         tokenizer = (tokenizer or ByteTokenizer()).normalizing(corpus.clean)
         return cls.from_ids(encode(corpus, tokenizer), split, tokenizer)
 

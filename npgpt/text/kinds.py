@@ -11,6 +11,7 @@ name, for the command that converts it:
 import codecs
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,9 +78,12 @@ UNDEFINED = set(b"\x81\x8d\x8f\x90\x9d")  # in Windows-1252
 class Form:
     """What the blocks of a file, added one by one, show of its form."""
 
-    def __init__(self, path: str, checked: bool = True) -> None:
-        """With checked=False any file is taken, and only UTF-8 is told from other bytes."""
-        self._path, self._checked = path, checked
+    def __init__(self, path: str, checked: bool = True, but: Sequence[str] = ()) -> None:
+        """With checked=False any file is taken, and only UTF-8 is told from other bytes.
+
+        but: the names of kinds that are no text and are taken nevertheless.
+        """
+        self._path, self._checked, self._but = path, checked, but
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._first, self._last, self._faulty = True, b"", b""  # the block that is not UTF-8
         self._wide: str | None = None
@@ -88,7 +92,7 @@ class Form:
     def add(self, block: bytes) -> None:
         """Look at the next block, which is not empty; ValueError where the first one is no text."""
         if self._first and self._checked:
-            check_text(self._path, block, " (--encoding bytes takes any file as it is)")
+            check_text(self._path, block, " (--encoding bytes takes any file as it is)", self._but)
             self._wide = wide_encoding(block)
         self._first, self._last = False, block
         self._decode(block, final=False)
@@ -112,13 +116,15 @@ class Form:
         return likely_encoding(self._faulty, self._controls) if self._faulty else self._wide
 
 
-def check_text(path: str, data: bytes, more: str = "") -> None:
-    """Raise ValueError where `data`, the beginning of a file, is no text.
+def check_text(path: str, data: bytes, more: str = "", but: Sequence[str] = ()) -> None:
+    """Raise ValueError where `data`, the beginning of a file, is no text, and no kind of these names.
 
     It names the kind, and the command that makes text of it; `more` ends the line.
     """
     for name, pattern, command in KINDS:
         if re.match(pattern, data[:HEAD], re.DOTALL):
+            if name in but:
+                return
             first = f"; first: {_fill(command, path)}" if command else ""
             raise ValueError(f"{path}: must be text, got {name}{first}{more}")
 

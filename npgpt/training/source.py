@@ -20,7 +20,7 @@ def find_text(
     there = [paths for paths in _places(run, config, key) if all(map(os.path.exists, paths))]
     advice = advice or f"give {'TEXT' if key == 'text' else '--val'}"
     for paths in there:
-        corpus = Corpus(paths, config["clean"], config.get("encoding"))
+        corpus = Corpus(paths, config["clean"], config.get("encoding"), config.get("field"))
         if corpus.sha256 == config["about"].get(f"{key}_sha256"):
             return corpus, None if paths == _names(config, key) else paths[0]
     if there:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -73,18 +75,18 @@ def where(run: PathLike, text: str, prompt: str = "", shortest: int = SHORTEST) 
 
 def _repeats(text: str, index: Index, found: Sequence[Stretch], corpus: Corpus | None = None) -> list[Repeat]:
     """Return the stretches of `text` with file and line; without a corpus the index is of the prompt."""
-    lines: dict[tuple[int, int], int] = {}
+    lines, files = dict[tuple[int, int], int](), dict[int, str]()
     for number in {stretch.document for stretch in found}:  # so that each document is read once
         offsets = sorted({stretch.offset for stretch in found if stretch.document == number})
         of_document = index.lines(number, offsets)
         if corpus:
-            of_document = corpus.documents[number].lines_of(corpus.clean, of_document)
+            files[number], of_document = corpus.places(number, of_document)
         lines |= {(number, offset): line for offset, line in zip(offsets, of_document, strict=True)}
     return [
         Repeat(
             text[stretch.start : stretch.start + stretch.length],
             stretch.count,
-            runs.shown(corpus.documents[stretch.document].name) if corpus else None,
+            runs.shown(files[stretch.document]) if corpus else None,
             lines[stretch.document, stretch.offset],
             stretch.start,
             stretch.length,
@@ -116,10 +118,13 @@ def _extent(ids: Integers, tokenizer: Tokenizer) -> tuple[int, int]:
 
 def _beginning(corpus: Corpus, n_whole: int, n_bytes: int) -> Iterator[Iterator[bytes]]:
     """Yield the chunks of the first documents, and of the first bytes of the next one."""
-    for document in corpus.documents[:n_whole]:
-        yield document.chunks(corpus.clean)
-    if n_bytes:
-        yield _first(corpus.documents[n_whole].chunks(corpus.clean), n_bytes)
+    for number, group in groupby(corpus.chunks(), itemgetter(0)):
+        chunks = (chunk for _number, chunk in group)
+        if number < n_whole:
+            yield chunks
+        elif n_bytes:
+            yield _first(chunks, n_bytes)
+            return
 
 
 def _first(chunks: Iterator[bytes], n: int) -> Iterator[bytes]:

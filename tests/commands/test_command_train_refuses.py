@@ -31,7 +31,7 @@ def test_text_with_too_little_in_it(command, content, message):
     "path, message",
     [
         ("missing.txt", "missing.txt: No such file or directory"),
-        (".", "must be a file or a folder with .txt files in it"),
+        (".", "must be a file or a folder with .txt, .jsonl, "),
         (
             "/proc/self/mem",
             "/proc/self/mem: Input/output error",
@@ -167,44 +167,88 @@ def test_memory_is_what_was_announced(flags, optimizer):
 
 
 def test_what_is_no_text_is_refused_and_taken_as_bytes(command):
-    Path("report.pdf").write_bytes(b"%PDF-1.7\r\n" + bytes(range(256)) * 2)
-    way_out = "report.pdf: must be text, got a PDF; first: pdftotext report.pdf report.txt (--encoding bytes "
-    refused(command("train", "report.pdf", "--tokenizer", "bpe:300"), way_out)
-    refused(command("tune", "report.pdf", "--minutes", 1), way_out)
-    assert nothing_written("report.pdf")
+    Path("report.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2)
+    way_out = (
+        "report.png: must be text, got a PNG picture; first: tesseract report.png report (--encoding bytes "
+    )
+    refused(command("train", "report.png", "--tokenizer", "bpe:300"), way_out)
+    refused(command("tune", "report.png", "--minutes", 1), way_out)
+    assert nothing_written("report.png")
     flags = "--encoding", "bytes"
     refused(
-        command("train", "report.pdf", *flags, "--clean", "light"), "clean must be none where the encoding is"
+        command("train", "report.png", *flags, "--clean", "light"), "clean must be none where the encoding is"
     )
-    code, out, err = command("train", "report.pdf", *TINY, "--steps", 3, "--out", "r", *flags)
+    code, out, err = command("train", "report.png", *TINY, "--steps", 3, "--out", "r", *flags)
     assert code == 0 and err == "" and "cleaning (none) changed nothing" in out
     config = Path("r/config.toml").read_text()
     assert 'encoding = "bytes"' in config and 'clean = "none"' in config
-    own, given = (command("evaluate", "r", *text, "--json") for text in ([], ["report.pdf"]))
+    own, given = (command("evaluate", "r", *text, "--json") for text in ([], ["report.png"]))
     assert own[0] == given[0] == 0 and own[2] == given[2] == ""
     assert json.loads(own[1].splitlines()[-1])["loss"] == json.loads(given[1].splitlines()[-1])["loss"]
-    refused(command("evaluate", "r", "report.pdf", "--encoding", "utf-8"), way_out)
+    refused(command("evaluate", "r", "report.png", "--encoding", "utf-8"), way_out)
     refused(command("evaluate", "r", "--encoding", "utf-8"), "--encoding is of TEXT, which must be given")
-    again = command("train", "report.pdf", *TINY, "--steps", 3, "--out", "s", "--config", "r/config.toml")
+    again = command("train", "report.png", *TINY, "--steps", 3, "--out", "s", "--config", "r/config.toml")
     assert again[0] == 0 and weights("r") == weights("s")
-    assert command("train", "report.pdf", *TINY, "--steps", 3, "--out", "r", "--resume")[0] == 0
+    assert command("train", "report.png", *TINY, "--steps", 3, "--out", "r", "--resume")[0] == 0
     refused(
-        command("train", "report.pdf", "--out", "r", "--resume", "--encoding", "utf-8"),
+        command("train", "report.png", "--out", "r", "--resume", "--encoding", "utf-8"),
         "encoding is bytes in this run",
     )
 
 
-def test_another_encoding_is_warned_of_with_the_command_that_converts(command):
+def test_another_encoding_is_converted_or_a_question(command):
     Path("t.txt").write_bytes("Não há ação. ".encode("latin-1") * 20)
-    for name, more in (("train", [*TINY, "--steps", 2, "--out", "r"]), ("evaluate", [])):
-        args = ["r", "t.txt"] if name == "evaluate" else ["t.txt"]
-        code, _, err = command(name, *args, *more)
-        says = (
-            "kept byte for byte, as it is not UTF-8, likely ISO-8859-1; iconv -f ISO-8859-1 -t UTF-8 t.txt > "
-        )
-        assert code == 0 and err.startswith(f"warning: t.txt: {says}") and err.count("\n") == 1
-        out = ["--out", "b"] if name == "train" else []
-        assert command(name, *args, *more, *out, "--encoding", "bytes")[2] == ""
+    Path("few.txt").write_bytes("Não há ação. ".encode("latin-1"))
+    flags = [*TINY, "--steps", 2]
+    code, out, err = command("train", "t.txt", *flags, "--out", "r")
+    assert code == 0 and err == "" and "files read as text, windows-1252: 1; documents in them: 1" in out
+    assert "read as text, windows-1252" in command("prepare", "t.txt", "-o", "u.txt")[1]
+    assert Path("u.txt").read_text(encoding="utf-8") == "Não há ação. " * 20 + "\n"
+    assert command("evaluate", "r", "t.txt")[0] == 0
+    says = "few.txt: is not UTF-8, and its encoding is not sure; give --encoding windows-1252, "
+    refused(command("train", "few.txt", *flags, "--out", "s"), says)
+    refused(command("train", "few.txt", "--encoding", "nonsense"), "must be auto, bytes, or an encoding as ")
+    assert nothing_written("t.txt", "few.txt", "r", "u.txt")
+    assert command("train", "few.txt", *flags, "--out", "s", "--encoding", "latin-1")[0] == 0
+    assert 'encoding = "latin-1"' in Path("s/config.toml").read_text()
+    assert command("train", "--resume", "--out", "s", "--steps", 3)[0] == 0
+    code, _, err = command("train", "t.txt", *flags, "--out", "b", "--encoding", "utf-8")
+    kept = "kept byte for byte, as it is not UTF-8, likely ISO-8859-1; iconv -f ISO-8859-1 -t UTF-8 t.txt > "
+    assert code == 0 and err.startswith(f"warning: t.txt: {kept}") and err.count("\n") == 1
+
+
+def test_records_are_read_by_their_field_and_read_again(command):
+    Path("t.jsonl").write_text(
+        "".join(f'{{"title": "t", "body": "story {i} of some words"}}\n' for i in range(30))
+    )
+    flags = [*TINY, "--steps", 2, "--out", "r"]
+    refused(
+        command("train", "t.jsonl", *flags),
+        "t.jsonl: line 1: has no 'text'; give --field, one of: title, body",
+    )
+    assert nothing_written("t.jsonl")
+    assert command("train", "t.jsonl", *flags, "--field", "body")[0] == 0
+    for again in (("train", "--resume", "--out", "r", "--steps", 3), ("evaluate", "r")):
+        assert command(*again)[0] == 0
+    assert command("evaluate", "r", "t.jsonl", "--field", "title")[0] == 0
+    code, out, _ = command("explain", "r", "ry 7 of some", "--where")
+    assert code == 0 and "t.jsonl" in out and "8" in out
+    Path("bad.jsonl").write_text('{"text": "one"}\n[]\n{"text": ""}\n{"text": "two"}\n')
+    refused(
+        command("prepare", "bad.jsonl", "-o", "o.txt"), "bad.jsonl: line 2: must be an object or a string"
+    )
+    refused(command("prepare", "bad.jsonl", "-o", "o.csv"), "-o: must be a file that ends in .txt or .jsonl")
+    refused(
+        command("prepare", "bad.jsonl", "-o", "bad.jsonl", "--skip-bad"),
+        "-o: must not be a file that is read",
+    )
+    code, out, _ = command("prepare", "bad.jsonl", "-o", "o.txt", "--skip-bad", "--json")
+    assert code == 0 and Path("o.txt").read_text() == "one\n<|endoftext|>\ntwo\n"
+    (file,) = json.loads(out.splitlines()[-1])["files"]
+    assert file["documents"] == 2
+    assert file["left_out"] == {"bad records left out": 1, "records without text left out": 1}
+    assert command("prepare", "o.txt", "-o", "o.jsonl")[0] == 0
+    assert Path("o.jsonl").read_text() == '{"text": "one\\n"}\n{"text": "two\\n"}\n'
 
 
 def test_a_run_of_0_1_0_on_what_is_no_text_goes_on(command, monkeypatch):

@@ -4,8 +4,11 @@ Each target gets a folder in which the other files are as they should be. Nothin
 no other exception, no long run, no large allocation.
 """
 
+import gzip
 import json
 import shutil
+import tarfile
+import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from npgpt.interop import gguf, gguf_quantised, huggingface, peft, pytorch, tens
 from npgpt.interop.layout import Pretrained
 from npgpt.runtime import libnpgpt
 from npgpt.text.added_tokens import Flags
+from npgpt.text.corpus import Corpus
 from npgpt.text.load import load_tokenizer, tokenizer_of
 from npgpt.text.spm import BLANK, Pieces
 from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer
@@ -57,6 +61,14 @@ def _apply_adapter(folder):
     peft.apply_adapter(Pretrained(model.config, model.flat_params.copy(), None), folder)
 
 
+def _text_in(file):
+    def read(folder):
+        for _number, _chunk in Corpus(folder / file).chunks():
+            pass
+
+    return file, read
+
+
 TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "config": ("config.json", _read_pretrained),
     "weights": ("model.safetensors", _read_pretrained),
@@ -73,6 +85,16 @@ TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "merges": ("merges.txt", load_tokenizer),
     "adapter_config": ("adapter_config.json", _apply_adapter),
     "adapter": ("adapter_model.safetensors", _apply_adapter),
+    "records": _text_in("a.jsonl"),
+    "json": _text_in("a.json"),
+    "table": _text_in("a.csv"),
+    "page": _text_in("a.html"),
+    "subtitles": _text_in("a.vtt"),
+    "chat": _text_in("a.txt"),
+    "word": _text_in("a.docx"),
+    "gzip": _text_in("a.txt.gz"),
+    "zip": _text_in("a.zip"),
+    "tar": _text_in("a.tar.xz"),
     "gguf": ("model.gguf", _read_gguf),  # libnpgpt's reader has a fuzzer of its own: gguf.cpp
 }
 
@@ -164,6 +186,7 @@ class Folders:
             self._seed("gguf", folder / "model.gguf")
 
         self._seed_settings(folder)
+        self._seed_texts()
 
     def _seed_settings(self, folder):
         """What stands beside a tokenizer.json, or beside GPT-2's own files, which settings are added to."""
@@ -181,6 +204,32 @@ class Folders:
         self.seeds["tokenizer_config"] += [json.dumps(one).encode() for one in (more, decoder)]
         self.seeds["special_tokens"] += [json.dumps(one).encode() for one in (more, {"unk_token": "<unk>"})]
         self.seeds["added_tokens"].append(json.dumps({"<x>": 6, "<y>": 7}).encode())
+
+    def _seed_texts(self):
+        """Small texts of other forms than plain text, which are packed, too."""
+        record = {"text": "Não é, “sim”.\n", "n": 1}
+        chat = "[3/12/23, 2:05:40 PM] Ana: Oi\nsim\n"
+        chat += "12/03/2023 14:07 - João: <Mídia oculta>\n1/3/2023 14:08 - X\n"
+        page = "<head><title>x</title></head><p>a &amp; <b>b</b><pre> c\n</pre><script>d</script><td>e<br/>"
+        cues = "WEBVTT\n\nNOTE x\n\n1\n00:01.0 --> 00:02.0\n"
+        cues += "<i>Olá</i> {\\an8}&amp;\n\n2\n0:00:03,0 --> 00:04\nFim\n"
+        self.seeds["records"].append(2 * (json.dumps(record) + "\n").encode())
+        self.seeds["json"].append(json.dumps([record, "a"]).encode("utf-16"))
+        self.seeds["table"].append('n;text\n1;"a;""b""\n c"\n2;ação\n'.encode())
+        self.seeds["page"].append(page.encode())
+        self.seeds["subtitles"].append(cues.encode())
+        self.seeds["chat"] += [chat.encode(), (chat * 6).encode("windows-1252")]
+        self.seeds["gzip"].append(gzip.compress(chat.encode()))
+        space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+        xml = f"<w:document {space}><w:p><w:r><w:t>a</w:t><w:tab/></w:r></w:p></w:document>"
+        for name, member, content in (("word", "word/document.xml", xml), ("zip", "a/b.txt", chat)):
+            with zipfile.ZipFile(self.root / name / TARGETS[name][0], "w") as archive:
+                archive.writestr(member, content)
+            self._seed(name, self.root / name / TARGETS[name][0])
+        (self.root / "b.csv").write_bytes(self.seeds["table"][0])
+        with tarfile.open(self.root / "tar" / "a.tar.xz", "w:xz") as archive:
+            archive.add(self.root / "b.csv", "b.csv")
+        self._seed("tar", self.root / "tar" / "a.tar.xz")
 
     def _seed(self, name, path):
         self.seeds[name].append(path.read_bytes())

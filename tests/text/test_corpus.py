@@ -69,8 +69,8 @@ def test_files_folders_and_stdin(tmp_path, pipe):
         (tmp_path / name).write_bytes(content)
     pipe(b"5")
     corpus = Corpus([tmp_path, tmp_path / "b" / "x.md", "-"])
-    assert whole(corpus) == [b"4", b"2", b"1\n", b"3", b"5"]
-    assert corpus.n_bytes == 7 and corpus.n_clean == 6
+    assert whole(corpus) == [b"4", b"3", b"2", b"1\n", b"3", b"5"]
+    assert corpus.n_bytes == 8 and corpus.n_clean == 7
     corpus.keep_stdin(tmp_path)
     assert corpus.names(tmp_path)[-1] == str(tmp_path / "stdin.txt")
     assert Corpus(corpus.names(tmp_path)).sha256 == corpus.sha256
@@ -86,7 +86,7 @@ def test_what_holds_no_text_is_refused(tmp_path, pipe):
         pipe(content)
         with pytest.raises(ValueError, match=f"-: must hold text, got {what}"):
             Corpus("-")
-    with pytest.raises(ValueError, match=r"must be a file or a folder with \.txt files in it"):
+    with pytest.raises(ValueError, match=r"must be a file or a folder with \.txt, \.jsonl, .* files in it"):
         Corpus(tmp_path)
 
 
@@ -106,7 +106,7 @@ def test_the_report_says_what_was_read_and_changed(tmp_path):
     with pytest.warns(
         UserWarning, match=r"b\.txt: kept byte for byte, as it is not UTF-8, likely ISO-8859-1"
     ):
-        corpus = Corpus(tmp_path, "full")
+        corpus = Corpus(tmp_path, "full", "utf-8")
     whole(corpus)
     assert corpus_report(corpus) == [
         "text: 22 bytes in 2 files; cleaning (full) 1 byte-order marks removed, 1 line ends made \\n, "

@@ -24,6 +24,25 @@ UNMARKED = {
         "line ends stripped of blanks",
         "runs of blank lines shortened",
     ],
+    "text/forms/reading.py": [
+        "text",
+        "JSON lines",
+        "comma-separated values",
+        "tab-separated values",
+        "subtitles",
+        "a Word document",
+        "a PDF",
+    ],
+    "text/forms/notes.py": [
+        "records without text left out",
+        "bad records left out",
+        "pages without text left out",
+        "repeated subtitles left out",
+        "notices left out",
+        "media left out",
+        "deleted messages left out",
+        "lines of licence left out",
+    ],
     "training/evaluation.py": ["uniform", "unigram"],
     "console/tuning.py": [
         "trial,minutes,layers x channels,batch,lr,dropout,epochs,steps,val loss,vs default"

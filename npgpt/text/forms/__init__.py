@@ -1,0 +1,1 @@
+"""What files of other forms than plain text say, and in which encoding."""

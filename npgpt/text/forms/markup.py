@@ -1,0 +1,134 @@
+"""What a person reads in HTML, a Word document or a PDF."""
+
+import re
+import zipfile
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import IO
+from xml.etree import ElementTree
+
+from npgpt.text.forms.notes import Notes
+
+HIDDEN = {"head", "script", "style", "template", "noscript", "svg", "math", "select", "textarea", "iframe"}
+PARAGRAPHS = set(
+    "p h1 h2 h3 h4 h5 h6 blockquote pre table ul ol dl figure article section header footer hr".split()
+)
+LINES = set("br div li tr dt dd caption figcaption option main nav aside form address".split())
+CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
+DOCUMENT = "word/document.xml"
+LARGEST = 1 << 28  # bytes of the XML of a Word document
+
+
+class _Page(HTMLParser):
+    """Gathers the text of a page, with a line for a block and a blank one between paragraphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self.hidden: list[str] = []
+        self.verbatim = 0
+        self.last = "\n"
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag in HIDDEN:
+            self.hidden.append(tag)
+        self.verbatim += tag == "pre"
+        self._break(tag)
+        if tag in ("td", "th") and not self.last.isspace():
+            self._add("\t")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.hidden:  # and what was never closed inside it
+            del self.hidden[self.hidden.index(tag) :]
+        self.verbatim -= tag == "pre" and self.verbatim > 0
+        self._break(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        self._break(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            text = data if self.verbatim else re.sub(r"[ \t\r\n\f]+", " ", data)
+            self._add(text.removeprefix(" ") if self.last.isspace() and not self.verbatim else text)
+
+    def _add(self, text: str) -> None:
+        self.parts.append(text)
+        self.last = text[-1:] or self.last
+
+    def _break(self, tag: str) -> None:
+        if not self.hidden:
+            ends = 2 if tag in PARAGRAPHS else 1 if tag == "br" or (tag in LINES and self.last != "\n") else 0
+            self._add("\n" * ends)
+
+
+def html(text: str) -> str:
+    """Return what a page says: no scripts, styles or head."""
+    page = _Page()
+    page.feed(text)
+    page.close()
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", "".join(page.parts))).strip("\n") + "\n"
+
+
+def charset(head: bytes) -> str | None:
+    """Return the encoding that the head of a page names."""
+    found = CHARSET.search(head[:4096])
+    return found[1].decode("ascii") if found else None
+
+
+def word(path: str, file: IO[bytes]) -> Iterator[str]:
+    """Yield the paragraphs of a Word document (.docx); ValueError for a file that is none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if archive.getinfo(DOCUMENT).file_size > LARGEST:
+                raise ValueError(f"{path}: has more than {LARGEST >> 20} MB of XML")
+            with archive.open(DOCUMENT) as inner:
+                for _event, element in ElementTree.iterparse(inner):
+                    if element.tag in (f"{WORD}p", f"{STRICT}p"):
+                        yield _paragraph(element) + "\n"
+                        element.clear()
+    except (KeyError, zipfile.BadZipFile, ElementTree.ParseError, EOFError) as error:
+        raise ValueError(f"{path}: is no Word document, or a damaged one: {error}") from None
+
+
+def _paragraph(element: ElementTree.Element) -> str:
+    text = []
+    for inner in element.iter():
+        name = inner.tag.rpartition("}")[2]
+        if name == "t":
+            text.append(inner.text or "")
+        elif name in ("tab", "br", "cr") and inner is not element:
+            text.append("\t" if name == "tab" else "\n")
+    return "".join(text)
+
+
+def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[str]:
+    """Yield the text layer of the pages of a PDF; ValueError where there is none, or no pypdf.
+
+    `otherwise` is the command that reads what is printed there.
+    """
+    try:
+        from pypdf import PdfReader
+    except ImportError:
+        raise ValueError(
+            f'{path}: a PDF is read where pypdf is installed: pip install "npgpt[files]"'
+        ) from None
+    said = False
+    try:
+        reader = PdfReader(file)
+        if reader.is_encrypted:
+            raise ValueError(f"{path}: is encrypted; save it without a password first")
+        for number, page in enumerate(reader.pages, 1):
+            text = page.extract_text()
+            if text.strip():
+                said = True
+                yield text.rstrip() + "\n\n"
+            else:
+                notes.drop("pages without text left out", f"page {number}")
+    except ValueError:
+        raise
+    except Exception as error:  # pypdf raises whatever happens in a damaged file
+        raise ValueError(f"{path}: is no PDF, or a damaged one: {error}") from None
+    if not said:
+        raise ValueError(f"{path}: has no text layer, only pictures; first: {otherwise}")

@@ -1,0 +1,352 @@
+"""Text as people have it: each form of file, with what it says, and what is refused of it."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from npgpt.text.corpus import Corpus
+from npgpt.text.dataset import Dataset, encode
+from npgpt.text.tokenizer import ByteTokenizer
+
+PROSE = (
+    "Capitu não respondeu logo. “Você jura?” — perguntou ela; à tarde, os cães ladraram, e eu disse que sim. "
+    "Era uma promessa de coração, dessas que não se esquecem às três horas da manhã.\n"
+)
+RECORDS = ["Um conto\ncom duas linhas.", 'Outro, com ; e , e "aspas".', "É o último: ação!"]
+ANDROID = """12/03/2023 14:05 - As mensagens e as ligações são protegidas com a criptografia de ponta a ponta.
+12/03/2023 14:05 - João Silva: Oi, tudo bem?
+12/03/2023 14:06 - Ana: Tudo! E você:
+vai hoje?
+12/03/2023 14:07 - João Silva: <Mídia oculta>
+12/03/2023 14:08 - Ana: Mensagem apagada
+12/03/2023 14:09 - João Silva: Vou. <Mensagem editada>
+"""
+ANDROID_SAID = "João Silva: Oi, tudo bem?\nAna: Tudo! E você:\nvai hoje?\nJoão Silva: Vou.\n"
+IPHONE = (
+    "[3/12/23, 2:05:33\u202fPM] Ana: \u200eMessages and calls are end-to-end encrypted.\r\n"
+    "[3/12/23, 2:05:40\u202fPM] Ana: Hi: look at this\r\n"
+    "\u200e[3/12/23, 2:05:41\u202fPM] Ana: \u200eimage omitted\r\n"
+    "[3/12/23, 2:06:02\u202fPM] ~\u202fBob: \u200e<attached: 00001-PHOTO.jpg>\r\n"
+    "[3/12/23, 2:06:33\u202fPM] Bob: nice\r\n"
+)
+BOOK = "First line of the book.\n\nLast line of the book.\n"
+GUTENBERG = (
+    "The Project Gutenberg EBook of Dom Casmurro\n\nThis eBook is for the use of anyone\n\n"
+    "*** START OF THIS PROJECT GUTENBERG EBOOK DOM CASMURRO ***\n" + BOOK + "\n"
+    "End of the Project Gutenberg EBook of Dom Casmurro\n"
+    "*** END OF THIS PROJECT GUTENBERG EBOOK DOM CASMURRO ***\n\nSection 1. General Terms of Use\n"
+)
+SRT = (
+    "\ufeff1\r\n00:00:01,000 --> 00:00:03,000\r\n<i>Onde você\r\nestava?</i>\r\n\r\n"
+    "2\r\n00:00:03,100 --> 00:00:04,000\r\n{\\an8}- Em casa.\r\n- Às 10?\r\n\r\n"
+    "3\r\n00:00:05,000 --> 00:00:06,000\r\n\r\n\r\n4\r\n00:01:05,000 --> 00:01:06,000\r\nFim\r\n"
+)
+VTT = (
+    "WEBVTT - a title\n\nNOTE a comment\nof two lines\n\nSTYLE\n::cue { color: red }\n\n"
+    "intro\n00:01.000 --> 00:02.000 align:start\n<v Ana>Where <00:01.500>were you? &amp; why\n\n"
+    "00:02.000 --> 00:03.000\nWhere were you? &amp; why\n\n00:03.000 --> 00:04.000\nHome.\n"
+)
+PAGE = (
+    "<!doctype html><html><head><title>No</title><style>p{}</style></head><body>"
+    "<script>var x = '<p>no</p>'</script>"
+    "<h1>A  title</h1><p>One &amp; two,\n three<br>four</p><ul><li>a</li><li>b</li></ul>"
+    "<table><tr><td>1</td><td>2</td></tr></table><pre>  as\n    it is</pre></body></html>"
+)
+PAGE_SAID = "A title\n\nOne & two, three\nfour\n\na\nb\n\n1\t2\n\n  as\n    it is\n"
+
+
+def text_of(path, **how):
+    return b"".join(chunk for _number, chunk in Corpus(path, **how).chunks()).decode()
+
+
+def documents_of(path, **how):
+    found = {}
+    for number, chunk in Corpus(path, **how).chunks():
+        found[number] = found.get(number, b"") + chunk
+    return [found[number].decode() for number in sorted(found)]
+
+
+def word_file(path, paragraphs):
+    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    runs = "".join(
+        f"<w:p><w:pPr/><w:r><w:t>{p}</w:t></w:r><w:r><w:tab/><w:t>x</w:t></w:r></w:p>" for p in paragraphs
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("word/_rels/document.xml.rels", "<Relationships/>")
+        archive.writestr(
+            "word/document.xml",
+            f"<?xml version='1.0'?><w:document {space}><w:body>{runs}"
+            "<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p></w:body></w:document>",
+        )
+
+
+@pytest.mark.parametrize(
+    "codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "windows-1252", "cp850", "mac-roman", "utf-8"]
+)
+def test_an_encoding_that_is_sure_is_converted_and_told(codec, tmp_path):
+    text = PROSE if codec != "cp850" else PROSE.translate(str.maketrans({"“": '"', "”": '"', "—": "-"}))
+    (tmp_path / "a.txt").write_bytes(text.encode(codec))
+    corpus = Corpus(tmp_path / "a.txt")
+    assert b"".join(chunk for _, chunk in corpus.chunks()).decode() == text
+    (document,) = corpus.documents
+    assert (document.notes is None) == (codec == "utf-8")
+    if document.notes:
+        assert document.notes.encoding.replace("-", "") in codec.replace("-", "")
+
+
+@pytest.mark.parametrize(
+    "codec, text, among",
+    [
+        ("windows-1250", "Zażółć gęślą jaźń. Stół z powyłamywanymi nogami, część świąt.", "windows-1250"),
+        ("windows-1251", "Мой дядя самых честных правил, когда не в шутку занемог.", "windows-1251"),
+        ("shift_jis", "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。", "shift_jis"),
+        ("gb18030", "道可道非常道。名可名非常名。無名天地之始。有名萬物之母。", "gb18030"),
+        ("windows-1252", "só é", "windows-1252"),  # too few letters
+    ],
+)
+def test_an_encoding_that_is_not_sure_is_a_question_that_names_it(codec, text, among, tmp_path):
+    (tmp_path / "a.txt").write_bytes(text.encode(codec))
+    with pytest.raises(ValueError, match="its encoding is not sure; give --encoding") as error:
+        Corpus(tmp_path / "a.txt")
+    assert among in str(error.value) and str(error.value).endswith("or bytes, which takes it as it is")
+    assert text_of(tmp_path / "a.txt", encoding=codec) == text
+
+
+FILES = {
+    "zap.txt": (ANDROID, ANDROID_SAID),
+    "zap-iphone.txt": (IPHONE, "Ana: Hi: look at this\nBob: nice\n"),
+    "book.txt": (GUTENBERG, BOOK + "\n"),
+    "film.srt": (SRT, "Onde você estava?\n- Em casa. - Às 10?\nFim\n"),
+    "film.vtt": (VTT, "Where were you? & why\nHome.\n"),
+    "page.html": (PAGE, PAGE_SAID),
+    "notes.md": ("# A title\n\nText.\n", "# A title\n\nText.\n"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_form_says_what_a_person_reads_in_it(name, tmp_path):
+    content, expected = FILES[name]
+    (tmp_path / name).write_bytes(content.encode())
+    assert text_of(tmp_path / name) == expected
+    for ending, pack in ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)):
+        packed = tmp_path / f"{name}{ending}"
+        packed.write_bytes(pack(content.encode()))
+        assert text_of(packed) == expected
+    if "film" not in name:  # another encoding, of which the letters are enough
+        (tmp_path / name).write_bytes(content.encode("utf-16"))
+        assert text_of(tmp_path / name) == expected
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    (tmp_path / "a.txt").write_text(ANDROID, encoding="utf-8")
+    (notes,) = (document.notes for document in Corpus(tmp_path / "a.txt").documents)
+    assert notes.form == "WhatsApp"
+    assert notes.dropped == {"notices left out": 1, "media left out": 1, "deleted messages left out": 1}
+
+
+def test_word(tmp_path):
+    word_file(tmp_path / "a.docx", ["Olá, coração.", "Segundo parágrafo."])
+    assert text_of(tmp_path / "a.docx") == "Olá, coração.\tx\nSegundo parágrafo.\tx\n\n"
+    (tmp_path / "b.docx").write_bytes((tmp_path / "a.docx").read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"b\.docx: is no Word document, or a damaged one"):
+        Corpus(tmp_path / "b.docx")
+
+
+def pdf_file(path, *pages):
+    """Write a PDF of these lines of text, one a page; an empty one is a page without text."""
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    for text in pages:
+        content = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET" if text else "0 0 9 9 re f"
+        objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
+        font = "/Resources << /Font << /F1 3 0 R >> >> /MediaBox [0 0 600 800]"
+        objects.append(f"<< /Type /Page /Parent 2 0 R {font} /Contents {len(objects)} 0 R >>")
+    kids = " ".join(f"{5 + 2 * i} 0 R" for i in range(len(pages)))
+    objects[1] = f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] >>"
+    out, places = b"%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        places.append(len(out))
+        out += f"{number} 0 obj\n{content}\nendobj\n".encode()
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    out += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}".encode()
+    trailer = f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{out.index(b'xref')}\n%%EOF\n"
+    path.write_bytes(out + trailer.encode())
+
+
+def test_a_pdf_has_its_text_layer_or_none(tmp_path, monkeypatch):
+    pytest.importorskip("pypdf")
+    pdf_file(tmp_path / "a.pdf", "First page.", "", "Third page.")
+    corpus = Corpus(tmp_path / "a.pdf")
+    assert b"".join(chunk for _, chunk in corpus.chunks()) == b"First page.\n\nThird page.\n\n"
+    assert corpus.documents[0].notes.dropped == {"pages without text left out": 1}
+    pdf_file(tmp_path / "b.pdf", "")
+    with pytest.raises(ValueError, match="has no text layer, only pictures; first: tesseract"):
+        Corpus(tmp_path / "b.pdf")
+    (tmp_path / "c.pdf").write_bytes((tmp_path / "a.pdf").read_bytes()[:60])
+    with pytest.raises(ValueError, match="is no PDF, or a damaged one"):
+        Corpus(tmp_path / "c.pdf")
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    with pytest.raises(ValueError, match="a PDF is read where pypdf is installed"):
+        Corpus(tmp_path / "a.pdf")
+
+
+def write_records(folder):
+    objects = [{"id": i, "text": text, "note": "n"} for i, text in enumerate(RECORDS)]
+    (folder / "r.jsonl").write_text(
+        "".join(json.dumps(o, ensure_ascii=i > 0) + "\n" for i, o in enumerate(objects))
+    )
+    (folder / "r.json").write_text(json.dumps(objects), encoding="utf-8")
+    for name, delimiter in (("r.csv", ","), ("semicolon.csv", ";"), ("r.tsv", "\t")):
+        with open(folder / name, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, objects[0], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(objects)
+    return ["r.jsonl", "r.json", "r.csv", "semicolon.csv", "r.tsv"]
+
+
+def test_records_are_documents_with_an_end_of_text_between_them(tmp_path):
+    expected = b"".join(text.encode() + b"\0" for text in RECORDS)
+    for name in write_records(tmp_path):
+        assert documents_of(tmp_path / name) == RECORDS, name
+        ids = encode(Corpus(tmp_path / name), ByteTokenizer())
+        assert bytes(np.where(ids == 256, 0, ids).astype(np.uint8)) == expected
+        assert Dataset.from_text(tmp_path / name, split="1").train.tolist() == ids.tolist()
+    with (
+        zipfile.ZipFile(tmp_path / "all.zip", "w") as archive,
+        tarfile.open(tmp_path / "all.tar.gz", "w:gz") as tar,
+    ):
+        for name in ("r.csv", "r.jsonl"):
+            archive.write(tmp_path / name, f"in/{name}")
+            tar.add(tmp_path / name, f"in/{name}")
+        archive.writestr("picture.png", b"\x89PNG\r\n\x1a\n")
+    for name in ("all.zip", "all.tar.gz"):
+        corpus = Corpus(tmp_path / name)
+        assert documents_of(tmp_path / name) == RECORDS * 2
+        assert [document.name for document in corpus.documents] == [
+            f"{tmp_path / name}/in/{n}" for n in ("r.csv", "r.jsonl")
+        ]
+        assert corpus.names(tmp_path) == [str(tmp_path / name)]
+        assert corpus.places(4, [1]) == (f"{tmp_path / name}/in/r.jsonl", [2])
+
+
+def test_a_mark_at_the_beginning_is_no_text_and_damaged_records_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("text;id\nolá;1\n", encoding="utf-8-sig")
+    (tmp_path / "a.jsonl").write_text('{"text": "olá"}\n', encoding="utf-8-sig")
+    (tmp_path / "a.txt").write_text(ANDROID, encoding="utf-8-sig")
+    assert [text_of(tmp_path / f"a.{form}") for form in ("csv", "jsonl", "txt")] == [
+        "olá",
+        "olá",
+        ANDROID_SAID,
+    ]
+    (tmp_path / "b.jsonl").write_bytes(('{"text": "olá, não é ação"}\n' * 9).encode() + b'{"text": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"b\.jsonl: is UTF-8 with faulty bytes; iconv -c -f UTF-8"):
+        Corpus(tmp_path / "b.jsonl")
+
+
+def test_lines_that_say_endoftext_part_documents(tmp_path):
+    (tmp_path / "a.txt").write_text("one\nstory\n<|endoftext|>\n\n<|endoftext|>\ntwo <|endoftext|> x\n")
+    assert documents_of(tmp_path / "a.txt") == ["one\nstory\n", "two <|endoftext|> x\n"]
+    assert Corpus(tmp_path / "a.txt").places(1, [1]) == (str(tmp_path / "a.txt"), [6])
+
+
+def test_a_text_larger_than_memory_is_read_the_same(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"record {i} " * 50}) + "\n" for i in range(3000))
+    )
+    (tmp_path / "b.txt").write_text(PROSE * 20000, encoding="windows-1252")
+    small = documents_of(tmp_path / "a.jsonl"), text_of(tmp_path / "b.txt")
+    monkeypatch.setattr("npgpt.text.corpus.IN_MEMORY", 1000)
+    assert (documents_of(tmp_path / "a.jsonl"), text_of(tmp_path / "b.txt")) == small
+    assert small[1] == PROSE * 20000 and len(small[0]) == 3000
+
+
+def test_stdin_is_read_as_a_file_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(ANDROID.encode("utf-16"))))
+    corpus = Corpus("-")
+    assert b"".join(chunk for _, chunk in corpus.chunks()).decode() == ANDROID_SAID
+    corpus.keep_stdin(tmp_path)
+    assert Corpus(corpus.names(tmp_path)).sha256 == corpus.sha256
+
+
+@pytest.mark.parametrize(
+    "name, content, line",
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": 3}\n', "line 2: 'text' must be a string, got int (--skip-bad"),
+        ("a.jsonl", '{"text": "a"}\nnot\n', "line 2: is not JSON: "),
+        ("a.jsonl", '{"a": "x", "b": "y"}\n', "line 1: has no 'text'; give --field, one of: a, b"),
+        ("a.jsonl", '{"messages": []}\n', "line 1: is a conversation, which npgpt.finetune learns"),
+        ("a.jsonl", "[1]\n", "line 1: must be an object or a string, got list"),
+        ("a.json", "{", "is not JSON: "),
+        ("a.csv", "a,b\n1,2\n", "has no column 'text'; give --field, one of: a, b"),
+        ("a.csv", "id,text\n1\n", "line 2: has 1 columns, and 'text' is none of them"),
+        ("a.csv", "text\n\n", "must hold text; as comma-separated values it has none"),
+        ("a.html", "<script>x</script>", "must hold text; as HTML it has none"),
+    ],
+)
+def test_bad_records_are_refused_by_file_and_record(name, content, line, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError) as error:
+        Corpus(tmp_path / name)
+    assert line in str(error.value) and str(error.value).startswith(str(tmp_path / name))
+    if "--skip-bad" in str(error.value) and '"a"' in content:
+        corpus = Corpus(tmp_path / name, skip_bad=True)
+        assert corpus.documents[0].notes.dropped == {"bad records left out": 1}
+        assert documents_of(tmp_path / name, skip_bad=True) == ["a"]
+
+
+def test_a_field_is_chosen(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": "x", "b": "y"}\n')
+    assert text_of(tmp_path / "a.jsonl", field="b") == "y"
+    (tmp_path / "b.jsonl").write_text('{"id": 3, "body": "z"}\n')
+    assert text_of(tmp_path / "b.jsonl") == "z"
+
+
+def test_an_archive_is_read_in_bounds(tmp_path, monkeypatch):
+    def archive(name, member, content=b"x"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(member, content)
+        return tmp_path / name
+
+    with pytest.raises(ValueError, match="must not have a file outside its folder"):
+        Corpus(archive("out.zip", "../a.txt"))
+    with pytest.raises(ValueError, match="is an archive inside an archive"):
+        Corpus(archive("in.zip", "a.zip"))
+    with pytest.raises(ValueError, match=r"must hold \.txt"):
+        Corpus(archive("none.zip", "a.png"))
+    monkeypatch.setattr("npgpt.text.forms.packed.FREE", 1000)
+    with pytest.raises(ValueError, match="unpacks to more than 200 times its"):
+        Corpus(archive("much.zip", "a.txt", b"a" * 10_000_000))
+    (tmp_path / "much.txt.gz").write_bytes(gzip.compress(b"a" * 10_000_000))
+    with pytest.raises(ValueError, match="unpacks to more than 200 times its"):
+        Corpus(tmp_path / "much.txt.gz")
+    whole = gzip.compress(PROSE.encode())
+    (tmp_path / "cut.txt.gz").write_bytes(whole[:-20])
+    with pytest.raises(ValueError, match=r"cut\.txt\.gz: is cut off or damaged"):
+        Corpus(tmp_path / "cut.txt.gz")
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "in.zip").read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"cut\.zip: is cut off or damaged"):
+        Corpus(tmp_path / "cut.zip")
+
+
+def test_a_folder_stands_for_the_files_of_known_forms(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.md").write_text("two")
+    (tmp_path / "c.srt").write_text(SRT, encoding="utf-8")
+    (tmp_path / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for about in ("README.md", "LICENSE.txt", ".hidden.txt"):
+        (tmp_path / about).write_text("about the others")
+    assert [document.name[-5:] for document in Corpus(tmp_path).documents] == ["a.txt", "/b.md", "c.srt"]
+    assert len(Corpus(tmp_path, encoding="utf-8").documents) == 3
