@@ -16,6 +16,7 @@ from npgpt.engine.names import names_checked
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Floats, PathLike, Text
+    from npgpt.explaining.attacks import Flips, Reduction
     from npgpt.explaining.explanation import Explanation
     from npgpt.explaining.layers import Lens
     from npgpt.interop.layout import Pretrained
@@ -170,6 +171,32 @@ class GPT(engine.GPT):
         from npgpt.explaining.explanation import explain
 
         return explain(self, self.tokenizer, text, target, against, method, of)
+
+    @names_checked
+    def reduce(self, text: Text | ArrayLike, target: Any = None, against: Any = None) -> Reduction:
+        """Return what is left of `text` when all tokens are gone that its prediction does not need.
+
+        That is input reduction: the target, by default the most probable token behind `text`, stays that, or
+        with `against` stays more probable than that token. None of the tokens that are left can go alone.
+        ValueError for a target that is not predicted.
+        """
+        from npgpt.explaining.attacks import reduce
+
+        return reduce(self, self.tokenizer, text, target, against)
+
+    @names_checked
+    def flip(
+        self, text: Text | ArrayLike, target: Any = None, against: Any = None, ignore: Iterable[str] = ()
+    ) -> Flips:
+        """Return replacements of tokens of `text` after which the target is no longer the next token.
+
+        That is HotFlip. The target is by default the most probable token. With `against` it ends where that
+        token is more probable than the target. Tokens whose text is in `ignore` stay. ValueError for a target
+        that is not predicted.
+        """
+        from npgpt.explaining.attacks import flip
+
+        return flip(self, self.tokenizer, text, target, against, ignore)
 
     @names_checked
     def attention(self, text: Text | ArrayLike) -> Floats:

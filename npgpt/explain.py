@@ -41,7 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = model.explain(args.text, args.target, args.against, args.method, args.of)
         weights = model.attention(args.text) if args.attention else None
         lens = model.lens(args.text) if args.lens else None
+        asked = args.text, args.target, args.against
+        reduced = model.reduce(*asked) if args.reduce else None
+        flipped = model.flip(*asked) if args.flip else None
         screen.show(found)
+        if reduced:
+            screen.show_reduction(reduced)
+        if flipped:
+            screen.show_flips(flipped)
         if weights is not None:
             screen.show_attention(found.tokens, weights)
         if lens:
@@ -49,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.anatomy:
             screen.show_anatomy(model, model.tokenizer, found)
         if args.out:
-            _write(args.out, _data(found, weights, lens))
+            data = _data(found, weights, lens)
+            data |= {"input_reduction": reduced.allennlp()} if reduced else {}
+            _write(args.out, data | ({"hotflip": flipped.allennlp()} if flipped else {}))
     return 0
 
 
@@ -58,7 +67,7 @@ def _where(args: Namespace) -> int:
     from npgpt.console.where import log_where
     from npgpt.training.where import where
 
-    others = ("target", "against", "attention", "lens", "anatomy", "adapter")
+    others = ("target", "against", "attention", "lens", "reduce", "flip", "anatomy", "adapter")
     if given := [f"--{name}" for name in others if getattr(args, name)]:
         raise ValueError(f"--where looks TEXT up and explains nothing: {' and '.join(given)} cannot be given")
     found = where(args.model, args.text, args.prompt or "")
@@ -91,6 +100,8 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     add("--of", default="logprob", help="what is explained: logprob, logit or prob (default logprob)")
     add("--attention", action="store_true", help="show where the last token looks, layer by layer")
     add("--lens", action="store_true", help="show what each layer would have said next")
+    add("--reduce", action="store_true", help="show what of TEXT the target needs to come next")
+    add("--flip", action="store_true", help="show which other tokens in TEXT would make another come next")
     add("--anatomy", action="store_true", help="show the tokens' neighbours and the parts of the model")
     add(
         "--where",

@@ -15,6 +15,7 @@ from npgpt.console.messages import log
 if TYPE_CHECKING:
     from npgpt.engine.model import GPT
     from npgpt.engine.types import Floats
+    from npgpt.explaining.attacks import Flips, Reduction
     from npgpt.explaining.explanation import Explanation
     from npgpt.explaining.layers import Lens
     from npgpt.text.tokenizer import Tokenizer
@@ -85,6 +86,28 @@ def show(found: Explanation) -> None:
         return
     rows = [(number(s, "+.4f"), quoted(t)) for t, s in zip(found.tokens, found.scores, strict=True)]
     table((_("score"), _("token")), rows, 1)
+
+
+def show_reduction(found: Reduction) -> None:
+    """Print what is left of a text by input reduction."""
+    left = "  ".join(quoted(found.tokens[place]) for place in found.kept)
+    log("what it needs, by input reduction ({n} of {all} tokens):", n=len(found.kept), all=len(found.tokens))
+    print(left)
+    log("behind that {of} {value:.4f}", of=_(QUANTITIES["logprob"]), value=found.value_left)
+
+
+def show_flips(found: Flips) -> None:
+    """Print what overturns a prediction by HotFlip."""
+    if found.overturned:
+        log("what overturns it, by HotFlip: {target} comes next after", target=quoted(found.predicted.text))
+    else:
+        log("nothing was found that overturns it, by HotFlip; the most was this:")
+    rows = [
+        (str(flip.place), quoted(flip.old.text), quoted(flip.new.text), number(flip.value, ".4f"))
+        for flip in found.flips
+    ]
+    table((_("position"), _("token"), _("instead"), _(QUANTITIES["logprob"])), rows, 2)
+    print(visible("".join(found.flipped)))
 
 
 def show_attention(tokens: Sequence[str], weights: Floats) -> None:

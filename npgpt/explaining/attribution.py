@@ -73,12 +73,12 @@ class Subject:
 
     def values(self, variants: Floats) -> Floats:
         """Return f (n,) of the variants (n,T,C) of the embeddings, in float64."""
-        return np.concatenate([self._forward(self._model.hidden_from(v))[0] for v in _parts(variants)])
+        return np.concatenate([self._forward(self._model.hidden_from(v))[0] for v in batches(variants)])
 
     def gradients(self, variants: Floats) -> Floats:
         """Return the gradient of f (n,T,C) at the variants (n,T,C) of the embeddings."""
         found = []
-        for part in _parts(variants):
+        for part in batches(variants):
             trace = self._model.trace(part)
             _, dlogits = self._forward(trace.hidden)
             dhidden = np.zeros_like(trace.hidden)
@@ -95,7 +95,8 @@ class Subject:
         return self._objective(logits)
 
 
-def _parts(variants: Floats) -> Iterator[Floats]:
+def batches(variants: Floats) -> Iterator[Floats]:
+    """Yield the variants (n,T,C), as many as are computed together at a time."""
     n, T, _ = variants.shape
     rows = _rows(T)
     for begin in range(0, n, rows):

@@ -10,7 +10,7 @@ from npgpt.engine.model import GPT
 from npgpt.engine.traced import TracedGPT
 from npgpt.engine.types import Fields, Floats, Text
 from npgpt.explaining.attribution import METHODS, QUANTITIES, Objective, Subject, method_named
-from npgpt.explaining.reading import Token, read_target, read_text, token_of
+from npgpt.explaining.reading import Token, read_pair, read_text, token_of
 from npgpt.text.tokenizer import Tokenizer
 
 
@@ -55,16 +55,8 @@ def explain(
         raise ValueError(f"explain: of must be one of {', '.join(QUANTITIES)}, got {of!r}")
     ids = read_text(model, tokenizer, text)
     traced = TracedGPT(model)
-    other = None if against is None else read_target(model, tokenizer, "against", against)
-    if target is None:
-        e = traced.token_embeddings(ids[None])
-        token = token_of(tokenizer, int(traced.logits_of(traced.hidden_from(e)[:, -1]).argmax()))
-    else:
-        token = read_target(model, tokenizer, "target", target)
-    if other is not None and other.id == token.id:
-        raise ValueError(
-            f"explain: against must be another token than the target, got {other.text!r} for both"
-        )
+    logits = traced.logits_of(traced.hidden_from(traced.token_embeddings(ids[None]))[:, -1])
+    token, other = read_pair(model, tokenizer, logits[0], target, against)
     subject = Subject(traced, ids, Objective(of, token.id, None if other is None else other.id))
     value = float(subject.values(subject.e[None])[0])
     scores = METHODS[name](subject)

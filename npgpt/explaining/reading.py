@@ -1,12 +1,13 @@
 """What a model reads, and what it may write next, as people give them: texts and targets to ids."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt.engine.model import GPT
-from npgpt.engine.types import Integers, Text
+from npgpt.engine.types import Floats, Integers, Text
 from npgpt.text.tokenizer import Place, Tokenizer
 
 ID = "id:"  # before the id of a token, where that is written as text
@@ -50,6 +51,25 @@ def token_of(tokenizer: Tokenizer | None, id: int) -> Token:
     r"""Return a token by its id; bytes that are not UTF-8 alone are written as \xc3."""
     text = tokenizer.token_bytes(int(id), skip_special_tokens=False) if tokenizer else b""
     return Token(int(id), text.decode("utf-8", "backslashreplace"))
+
+
+def read_pair(
+    model: GPT, tokenizer: Tokenizer | None, logits: Floats, target: Any, against: Any
+) -> tuple[Token, Token | None]:
+    """Return the tokens that target and against mean; None is the most probable one by logits (V,), and none.
+
+    ValueError where both are the same.
+    """
+    other = None if against is None else read_target(model, tokenizer, "against", against)
+    if target is None:
+        token = token_of(tokenizer, int(logits.argmax()))
+    else:
+        token = read_target(model, tokenizer, "target", target)
+    if other is not None and other.id == token.id:
+        raise ValueError(
+            f"explain: against must be another token than the target, got {other.text!r} for both"
+        )
+    return token, other
 
 
 def read_target(model: GPT, tokenizer: Tokenizer | None, name: str, target: Text | int) -> Token:

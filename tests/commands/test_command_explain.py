@@ -90,6 +90,19 @@ def test_json_is_what_allennlp_wrote(command, run):
     assert Path("data.json").read_bytes() == first
 
 
+def test_what_it_needs_and_what_overturns_it(command, run):
+    out = explained(command, run, "--reduce", "--flip", "-o", "data.json", "--method", "gradient")
+    data, model = json.loads(Path("data.json").read_text()), npgpt.load(run)
+    reduced, flipped = model.reduce("abc ab"), model.flip("abc ab")
+    assert data["input_reduction"] == reduced.allennlp() and data["hotflip"] == flipped.allennlp()
+    left = "  ".join(f'"{reduced.tokens[place]}"' for place in reduced.kept)
+    assert f"({len(reduced.kept)} of 6 tokens):\n{left}\nbehind that log probability" in out
+    assert f"{reduced.value_left:.4f}" in out and f"{flipped.flips[-1].value:.4f}" in out
+    other = "d" if reduced.target.text != "d" else "e"
+    code, _, err = command("explain", run, "abc ab", "--flip", "--target", other)
+    refused((code, "", err), "target must be the most probable token")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
