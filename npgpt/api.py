@@ -158,19 +158,21 @@ class GPT(engine.GPT):
         against: Any = None,
         method: str = "integrated",
         of: str = "logprob",
+        labels: Iterable[str | bytes] | None = None,
     ) -> Explanation:
         """Return how much each token of `text` (text, bytes or ids) speaks for the token `target` behind it.
 
         target is one token, as text or id; None is the most probable one. With `against`, another token, it
         is explained why the target comes rather than that. `method` is gradient, grad_x_input, integrated,
         smooth or occlusion; captum's names are known too. `of` is what is explained of the target: logprob,
-        logit or prob. Each score is the sum over channels at one token, with positions held; a negative one
-        speaks against the target. ValueError for an empty text, one longer than the context, or a target
-        that is no token.
+        logit or prob. With `labels`, as classify() takes them, target and against are two of these, and the
+        target's probability among them is explained. Each score is the sum over channels at one token, with
+        positions held; a negative one speaks against the target. ValueError for an empty text, one longer
+        than the context, or a target that is no token, or none of the labels.
         """
         from npgpt.explaining.explanation import explain
 
-        return explain(self, self.tokenizer, text, target, against, method, of)
+        return explain(self, self.tokenizer, text, target, against, method, of, labels)
 
     @names_checked
     def reduce(self, text: Text | ArrayLike, target: Any = None, against: Any = None) -> Reduction:

@@ -32,6 +32,8 @@ METHODS = {
     "smooth": N_("SmoothGrad"),
     "occlusion": N_("occlusion"),
 }
+LABEL = N_("label {target}: {of} {value:.4f}")
+LABEL_AGAINST = N_("label {target} rather than {against}: {of} {value:+.4f}")
 MB = 1e6
 
 
@@ -75,11 +77,13 @@ def quoted(text: str) -> str:
 def show(found: Explanation) -> None:
     """Print an explanation."""
     values = {"target": quoted(found.target.text), "of": _(QUANTITIES[found.of]), "value": found.value}
-    if found.against is None:
-        log("next token {target}: {of} {value:.4f}", **values)
-    else:
-        other = quoted(found.against.text)
+    other = quoted(found.against.text) if found.against else ""
+    if found.labels:
+        log(LABEL_AGAINST if other else LABEL, against=other, **values)
+    elif other:
         log("next token {target} rather than {against}: {of} {value:+.4f}", against=other, **values)
+    else:
+        log("next token {target}: {of} {value:.4f}", **values)
     log("what speaks for it, by {method}:", method=_(METHODS[found.method]))
     if is_shaded():
         print(shaded(found.tokens, found.scores))
