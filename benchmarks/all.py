@@ -34,6 +34,8 @@ def plan(nanogpt: str | None, against: str | None) -> dict[str, tuple[int, list[
         "tokenizers": (60, ["tokenizers", str(data / "gpt2-vocab"), *machado, "--rounds", "3"]),
         "decode": (150, ["decode", "--turns", "3"]),
         "load": (150, ["load"]),
+        "explain": (240, ["explain", "--turns", "2"]),
+        "index": (60, ["index", "--megabytes", "200"]),
         "build": (300 if against else 100, ["build", *(["--against", against] if against else [])]),
         "bands": (20, ["bands"]),
         "scaling": (30, ["scaling"]),

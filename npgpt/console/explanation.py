@@ -103,7 +103,7 @@ def show_reduction(found: Reduction) -> None:
 def show_flips(found: Flips) -> None:
     """Print what overturns a prediction by HotFlip."""
     if found.overturned:
-        log("what overturns it, by HotFlip: {target} comes next after", target=quoted(found.predicted.text))
+        log("what overturns it, by HotFlip: {target} comes next then", target=quoted(found.predicted.text))
     else:
         log("nothing was found that overturns it, by HotFlip; the most was this:")
     rows = [

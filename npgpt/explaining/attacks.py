@@ -88,7 +88,7 @@ class _Trial:
         self.tokenizer, self.model = tokenizer, TracedGPT(model)
         self.ids = read_text(model, tokenizer, text)
         logits = self.logits(self.ids[None])
-        self.target, self.against = read_pair(self.model, tokenizer, logits[0], target, against)
+        self.target, self.against = read_pair(self.model, tokenizer, lambda: logits[0], target, against)
         self.objective = Objective("logprob", self.target.id, self.against.id if self.against else None)
         (holds,), (self.value,) = self([self.ids])
         if not holds:

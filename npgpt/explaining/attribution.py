@@ -13,6 +13,7 @@ Dimensions: T time, C = n_embd, V = vocab_size, n rows of a batch: variants of t
 import heapq
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -71,6 +72,11 @@ class Subject:
         self.nothing = np.zeros_like(self.e)  # (T,C), embeddings that say nothing
         if model.config.rope:
             self.nothing += model.params["wte.weight"].mean(axis=0, dtype=np.float64).astype(self.e.dtype)
+
+    @cached_property
+    def value(self) -> float:
+        """The value f(e) of the text itself."""
+        return float(self.values(self.e[None])[0])
 
     def values(self, variants: Floats) -> Floats:
         """Return f (n,) of the variants (n,T,C) of the embeddings, in float64."""
@@ -197,7 +203,7 @@ def integrated(f: Subject, tolerance: float = TOLERANCE) -> Floats:
     each part of the way too, so that the points go where they are needed: the part that is the furthest from
     it is halved, until all is within `tolerance` of f(e) - f(e0). RuntimeWarning where MAX_PARTS are too few.
     """
-    way, at = f.e - f.nothing, dict[float, float]()  # share of the way -> f
+    way, at = f.e - f.nothing, {1.0: f.value}  # share of the way -> f
 
     def places(shares: Floats) -> Floats:
         return f.nothing + shares.astype(f.e.dtype)[:, None, None] * way
@@ -254,7 +260,7 @@ def occlusion(f: Subject) -> Floats:
         variants = np.repeat(f.e[None], len(tokens), axis=0)
         variants[np.arange(len(tokens)), tokens] = f.nothing[tokens]
         found.append(f.values(variants))
-    whole: Floats = f.values(f.e[None])[0] - np.concatenate(found)
+    whole: Floats = f.value - np.concatenate(found)
     return whole
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from npgpt.engine.model import GPT
 from npgpt.engine.traced import TracedGPT
-from npgpt.engine.types import Fields, Floats, Text
+from npgpt.engine.types import Fields, Floats, Integers, Text
 from npgpt.explaining.attribution import METHODS, QUANTITIES, LabelSubject, Objective, Subject, method_named
 from npgpt.explaining.reading import Token, pick_labels, read_labels, read_pair, read_text, token_of
 from npgpt.text.tokenizer import Tokenizer
@@ -38,6 +38,12 @@ class Explanation:
         return {"instance_1": {"grad_input_1": (sizes / max(float(sizes.sum()), 1e-300)).tolist()}}
 
 
+def _logits(model: TracedGPT, ids: Integers) -> Floats:
+    """Return the logits (V,) behind ids (T,)."""
+    logits: Floats = model.logits_of(model.hidden_from(model.token_embeddings(ids[None]))[:, -1])[0]
+    return logits
+
+
 def explain(
     model: GPT,
     tokenizer: Tokenizer | None,
@@ -61,8 +67,7 @@ def explain(
     traced, names = TracedGPT(model), None
     if labels is None:
         ids = read_text(model, tokenizer, text)
-        logits = traced.logits_of(traced.hidden_from(traced.token_embeddings(ids[None]))[:, -1])
-        token, other = read_pair(model, tokenizer, logits[0], target, against)
+        token, other = read_pair(model, tokenizer, lambda: _logits(traced, ids), target, against)
         subject = Subject(traced, ids, Objective(of, token.id, other.id if other else None))
     else:
         names, ids, after = read_labels(model, tokenizer, text, labels)
@@ -70,7 +75,6 @@ def explain(
         scores = LabelSubject(traced, ids, after, Objective(of, 0)).log_probabilities(e)
         token, other = pick_labels(names, scores[0], target, against)
         subject = LabelSubject(traced, ids, after, Objective(of, token.id, other.id if other else None))
-    value = float(subject.values(subject.e[None])[0])
     scores = METHODS[name](subject)
     tokens = [token_of(tokenizer, id).text for id in ids]
-    return Explanation(tokens, ids.tolist(), scores, token, name, other, of, value, names)
+    return Explanation(tokens, ids.tolist(), scores, token, name, other, of, subject.value, names)

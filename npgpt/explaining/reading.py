@@ -1,6 +1,6 @@
 """What a model reads, and what it may write next, as people give them: texts and targets to ids."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,15 @@ def token_of(tokenizer: Tokenizer | None, id: int) -> Token:
 
 
 def read_pair(
-    model: GPT, tokenizer: Tokenizer | None, logits: Floats, target: Any, against: Any
+    model: GPT, tokenizer: Tokenizer | None, logits: Callable[[], Floats], target: Any, against: Any
 ) -> tuple[Token, Token | None]:
-    """Return the tokens that target and against mean; None is the most probable one by logits (V,), and none.
+    """Return the tokens that target and against mean; None is the first by logits() (V,), and none at all.
 
     ValueError where both are the same.
     """
     other = None if against is None else read_target(model, tokenizer, "against", against)
     if target is None:
-        token = token_of(tokenizer, int(logits.argmax()))
+        token = token_of(tokenizer, int(logits().argmax()))
     else:
         token = read_target(model, tokenizer, "target", target)
     if other is not None and other.id == token.id:
