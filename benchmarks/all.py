@@ -6,8 +6,9 @@ The machine has to be quiet. NPGPT_DATA is where the real text lies. Peers and b
 `pip install -e ".[test,parity,mpi,server]" ctranslate2 "setuptools>=77" pybind11`. If a benchmark
 fails, it is named at the end, and the others run.
 
-What takes hours (tasks, vocabulary, tune, much of quotes.toml) or is no time (perplexity, `benchmarks.output
-promises parity`) is measured on purpose alone.
+What takes hours (tasks, vocabulary, tune, much of quotes.toml), is no time (perplexity, `benchmarks.output
+promises parity`), or needs a peer that no extra has (explain, and index beside it), is measured on purpose
+alone.
 """
 
 import argparse

@@ -211,6 +211,32 @@ def load(page):
     return lines + provenance(page, r)
 
 
+def explain(page):
+    """Whole processes, and the attribution alone, of npgpt and inseq; and npgpt's command."""
+    r, t, rows = page.load("explain"), page.t, []
+    for ours, theirs in zip(r["rows"][::2], r["rows"][1::2], strict=True):
+        for row in (ours, theirs):
+            cells = [f"{median(row[key]):.2f} s" for key in ("seconds", "inside")]
+            times = [f"{median(row[key]) / median(ours[key]):.1f}" for key in ("seconds", "inside")]
+            rows.append([row["method"], row["who"], *cells, f"{max(row['memory']) / 1e6:,.0f} MB", *times])
+    heads = [t("method"), "", t("process"), t("attribution"), t("memory"), t("process, times ours")]
+    lines = table([*heads, t("attribution, times ours")], rows)
+    commands = [[method, f"{median(seconds):.2f} s"] for method, seconds in r["commands"].items()]
+    lines += ["", *table([t("method"), t("the command, with --attention")], commands)]
+    return lines + provenance(page, r)
+
+
+def index(page):
+    r, t = page.load("index"), page.t
+    rows = [
+        [f"{row['megabytes']:,} MB", f"{row['seconds']:.0f} s", f"{row['peak'] / 1e6:,.0f} MB",
+         f"{row['disk'] / 1e6:,.0f} MB", f"{row['asked']:.3f} s"]
+        for row in r["rows"]
+    ]  # fmt: skip
+    heads = [t("text"), t("made in"), t("memory"), t("disk"), t("400 bytes looked up in")]
+    return table(heads, rows) + provenance(page, r)
+
+
 def bands(page):
     r, t, rows = page.load("bands"), page.t, []
     for T, row in r["rows"].items():
@@ -395,5 +421,5 @@ KINDS = {
     "tokenizers": tokenizers, "decode": decode, "load": load, "bands": bands, "perplexity": perplexity,
     "vocabulary": vocabulary, "shapes": shapes, "softmax": softmax, "tune": tune, "tasks": tasks,
     "lora": lora, "scaling": scaling, "scaling-nodes": scaling_nodes, "build": build, "output": output,
-    "first-hour": first_hour,
+    "first-hour": first_hour, "explain": explain, "index": index,
 }  # fmt: skip

@@ -16,6 +16,7 @@ from npgpt.engine.names import names_checked
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Floats, PathLike, Text
+    from npgpt.explaining.attacks import Flips, Reduction
     from npgpt.explaining.explanation import Explanation
     from npgpt.explaining.layers import Lens
     from npgpt.interop.layout import Pretrained
@@ -157,19 +158,47 @@ class GPT(engine.GPT):
         against: Any = None,
         method: str = "integrated",
         of: str = "logprob",
+        labels: Iterable[str | bytes] | None = None,
     ) -> Explanation:
         """Return how much each token of `text` (text, bytes or ids) speaks for the token `target` behind it.
 
         target is one token, as text or id; None is the most probable one. With `against`, another token, it
         is explained why the target comes rather than that. `method` is gradient, grad_x_input, integrated,
         smooth or occlusion; captum's names are known too. `of` is what is explained of the target: logprob,
-        logit or prob. Each score is the sum over channels at one token, with positions held; a negative one
-        speaks against the target. ValueError for an empty text, one longer than the context, or a target
-        that is no token.
+        logit or prob. With `labels`, as classify() takes them, target and against are two of these, and the
+        target's probability among them is explained. Each score is the sum over channels at one token, with
+        positions held; a negative one speaks against the target. ValueError for an empty text, one longer
+        than the context, or a target that is no token, or none of the labels.
         """
         from npgpt.explaining.explanation import explain
 
-        return explain(self, self.tokenizer, text, target, against, method, of)
+        return explain(self, self.tokenizer, text, target, against, method, of, labels)
+
+    @names_checked
+    def reduce(self, text: Text | ArrayLike, target: Any = None, against: Any = None) -> Reduction:
+        """Return what is left of `text` when all tokens are gone that its prediction does not need.
+
+        That is input reduction: the target, by default the most probable token behind `text`, stays that, or
+        with `against` stays more probable than that token. None of the tokens that are left can go alone.
+        ValueError for a target that is not predicted.
+        """
+        from npgpt.explaining.attacks import reduce
+
+        return reduce(self, self.tokenizer, text, target, against)
+
+    @names_checked
+    def flip(
+        self, text: Text | ArrayLike, target: Any = None, against: Any = None, ignore: Iterable[str] = ()
+    ) -> Flips:
+        """Return replacements of tokens of `text` after which the target is no longer the next token.
+
+        That is HotFlip. The target is by default the most probable token. With `against` it ends where that
+        token is more probable than the target. Tokens whose text is in `ignore` stay. ValueError for a target
+        that is not predicted.
+        """
+        from npgpt.explaining.attacks import flip
+
+        return flip(self, self.tokenizer, text, target, against, ignore)
 
     @names_checked
     def attention(self, text: Text | ArrayLike) -> Floats:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.console.messages import log, log_cleaned, start_command
 from npgpt.console.process import command, errors_as_lines
-from npgpt.console.settings import add_adapter, make_parser, thread_count
+from npgpt.console.settings import add_adapter, count, make_parser, thread_count
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Floats
@@ -29,19 +29,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if args.out and Path(args.out).suffix != ".json":
             raise ValueError(f"-o: must be a file that ends in .json, got {args.out}")
-        if args.prompt is not None and not args.where:
-            raise ValueError("--prompt is for --where; else the prompt is the beginning of TEXT")
-        if args.where:
-            return _where(args)
+        if args.prompt is not None and not (args.where or args.influence):
+            raise ValueError(
+                "--prompt is for --where and --influence; else the prompt is the beginning of TEXT"
+            )
+        if args.where or args.influence:
+            return _from_training(args)
+        if args.label and (given := _given(args, "lens", "reduce", "flip")):
+            raise ValueError(f"--label explains an answer, and no next token: {given} cannot be given")
         model = load(args.model, args.adapter)
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to explain a text")
         start_command(args.threads)
         log_cleaned(model.tokenizer, args.text)
-        found = model.explain(args.text, args.target, args.against, args.method, args.of)
-        weights = model.attention(args.text) if args.attention else None
+        asked = args.text, args.target, args.against
+        found = model.explain(*asked, args.method, args.of, args.label)
+        weights = model.attention(found.ids) if args.attention else None
         lens = model.lens(args.text) if args.lens else None
+        reduced = model.reduce(*asked) if args.reduce else None
+        flipped = model.flip(*asked) if args.flip else None
         screen.show(found)
+        if reduced:
+            screen.show_reduction(reduced)
+        if flipped:
+            screen.show_flips(flipped)
         if weights is not None:
             screen.show_attention(found.tokens, weights)
         if lens:
@@ -49,23 +60,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.anatomy:
             screen.show_anatomy(model, model.tokenizer, found)
         if args.out:
-            _write(args.out, _data(found, weights, lens))
+            data = _data(found, weights, lens)
+            data |= {"input_reduction": reduced.allennlp()} if reduced else {}
+            _write(args.out, data | ({"hotflip": flipped.allennlp()} if flipped else {}))
     return 0
 
 
-def _where(args: Namespace) -> int:
-    """Print what TEXT repeats of the run's training text, and return exit code 0."""
-    from npgpt.console.where import log_where
-    from npgpt.training.where import where
+def _from_training(args: Namespace) -> int:
+    """Print what of the run's training text TEXT repeats, or was taught by, and return exit code 0."""
+    asked = "where" if args.where else "influence"
+    others = ("target", "against", "label", "attention", "lens", "reduce", "flip", "anatomy", "adapter")
+    if given := _given(args, *others, *(["influence"] if args.where else [])):
+        raise ValueError(f"--{asked} looks TEXT up and explains nothing: {given} cannot be given")
+    data: Fields
+    if args.where:
+        from npgpt.console.where import log_where
+        from npgpt.training.where import where
 
-    others = ("target", "against", "attention", "lens", "anatomy", "adapter")
-    if given := [f"--{name}" for name in others if getattr(args, name)]:
-        raise ValueError(f"--where looks TEXT up and explains nothing: {' and '.join(given)} cannot be given")
-    found = where(args.model, args.text, args.prompt or "")
-    log_where(found)
+        repeated = where(args.model, args.text, args.prompt or "")
+        log_where(repeated)
+        data = {"where": asdict(repeated)}
+    else:
+        from npgpt.console.influence import Told, log_influence
+        from npgpt.training.influence import influence
+
+        start_command(args.threads)
+        taught = influence(args.model, args.text, args.influence, args.prompt or "", Told())
+        log_influence(taught)
+        data = {"influence": asdict(taught)}
     if args.out:
-        _write(args.out, {"where": asdict(found)})
+        _write(args.out, data)
     return 0
+
+
+def _given(args: Namespace, *names: str) -> str:
+    """Return those of the flags that were given, as --lens and --flip; '' for none."""
+    return " and ".join(f"--{name}" for name in names if getattr(args, name))
 
 
 def _write(file: str, data: Fields) -> None:
@@ -84,6 +114,12 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     add("--target", help="the next token to explain, as text or id:N (default: the most probable)")
     add("--against", help="explain why --target comes rather than this token")
     add(
+        "--label",
+        action="append",
+        help="a label of TEXT, once for each that RUN was taught: --target and --against "
+        "are then two of these",
+    )
+    add(
         "--method",
         default="integrated",
         help="gradient, grad_x_input, integrated, smooth or occlusion (default integrated)",
@@ -91,13 +127,21 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     add("--of", default="logprob", help="what is explained: logprob, logit or prob (default logprob)")
     add("--attention", action="store_true", help="show where the last token looks, layer by layer")
     add("--lens", action="store_true", help="show what each layer would have said next")
+    add("--reduce", action="store_true", help="show what of TEXT the target needs to come next")
+    add("--flip", action="store_true", help="show which other tokens in TEXT would make another come next")
     add("--anatomy", action="store_true", help="show the tokens' neighbours and the parts of the model")
     add(
         "--where",
         action="store_true",
         help="tell instead where TEXT, which RUN wrote, repeats its training text",
     )
-    add("--prompt", help="with --where: what RUN wrote TEXT after, to tell what it repeats of it")
+    add(
+        "--influence",
+        type=count,
+        metavar="N",
+        help="tell instead which N windows of its training text taught RUN most to write TEXT",
+    )
+    add("--prompt", help="with --where and --influence: what RUN wrote TEXT after")
     add("-o", "--out", metavar="FILE", help="write all as JSON, in AllenNLP's shape (.json)")
     add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
@@ -117,6 +161,8 @@ def _data(found: Explanation, weights: Floats | None, lens: Lens | None) -> Fiel
         "of": found.of,
         "value": found.value,
     }
+    if found.labels:
+        data["labels"] = found.labels
     if weights is not None:
         data["attention"] = weights.tolist()
     if lens:

@@ -15,6 +15,7 @@ from npgpt.console.messages import log
 if TYPE_CHECKING:
     from npgpt.engine.model import GPT
     from npgpt.engine.types import Floats
+    from npgpt.explaining.attacks import Flips, Reduction
     from npgpt.explaining.explanation import Explanation
     from npgpt.explaining.layers import Lens
     from npgpt.text.tokenizer import Tokenizer
@@ -31,6 +32,8 @@ METHODS = {
     "smooth": N_("SmoothGrad"),
     "occlusion": N_("occlusion"),
 }
+LABEL = N_("label {target}: {of} {value:.4f}")
+LABEL_AGAINST = N_("label {target} rather than {against}: {of} {value:+.4f}")
 MB = 1e6
 
 
@@ -74,17 +77,41 @@ def quoted(text: str) -> str:
 def show(found: Explanation) -> None:
     """Print an explanation."""
     values = {"target": quoted(found.target.text), "of": _(QUANTITIES[found.of]), "value": found.value}
-    if found.against is None:
-        log("next token {target}: {of} {value:.4f}", **values)
-    else:
-        other = quoted(found.against.text)
+    other = quoted(found.against.text) if found.against else ""
+    if found.labels:
+        log(LABEL_AGAINST if other else LABEL, against=other, **values)
+    elif other:
         log("next token {target} rather than {against}: {of} {value:+.4f}", against=other, **values)
+    else:
+        log("next token {target}: {of} {value:.4f}", **values)
     log("what speaks for it, by {method}:", method=_(METHODS[found.method]))
     if is_shaded():
         print(shaded(found.tokens, found.scores))
         return
     rows = [(number(s, "+.4f"), quoted(t)) for t, s in zip(found.tokens, found.scores, strict=True)]
     table((_("score"), _("token")), rows, 1)
+
+
+def show_reduction(found: Reduction) -> None:
+    """Print what is left of a text by input reduction."""
+    left = "  ".join(quoted(found.tokens[place]) for place in found.kept)
+    log("what it needs, by input reduction ({n} of {all} tokens):", n=len(found.kept), all=len(found.tokens))
+    print(left)
+    log("behind that {of} {value:.4f}", of=_(QUANTITIES["logprob"]), value=found.value_left)
+
+
+def show_flips(found: Flips) -> None:
+    """Print what overturns a prediction by HotFlip."""
+    if found.overturned:
+        log("what overturns it, by HotFlip: {target} comes next then", target=quoted(found.predicted.text))
+    else:
+        log("nothing was found that overturns it, by HotFlip; the most was this:")
+    rows = [
+        (str(flip.place), quoted(flip.old.text), quoted(flip.new.text), number(flip.value, ".4f"))
+        for flip in found.flips
+    ]
+    table((_("position"), _("token"), _("instead"), _(QUANTITIES["logprob"])), rows, 2)
+    print(visible("".join(found.flipped)))
 
 
 def show_attention(tokens: Sequence[str], weights: Floats) -> None:

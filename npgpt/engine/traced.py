@@ -73,6 +73,10 @@ class TracedGPT(GPT):
         rows = np.ascontiguousarray(h.reshape(-1, h.shape[-1]))
         return self._logits_of(self._ops(), rows).reshape(*h.shape[:-1], -1)
 
+    def products(self, a: Floats, b: Floats) -> Floats:
+        """Return a @ b.T (M,N) of a (M,C) and b (N,C), with the same bits on any number of threads."""
+        return self._ops().matmul(np.ascontiguousarray(a), b, trans_b=True)
+
     def head_backward(self, dlogits: Floats) -> Floats:
         """Return the gradient of the head's input (M,C) from that of the logits (M,V)."""
         # forward: logits = h @ head.T

@@ -48,7 +48,7 @@ def neighbours(model: GPT, ids: Integers, k: int = 3) -> tuple[Integers, Floats]
     table = traced.token_embeddings(np.arange(model.config.vocab_size))
     lengths = np.sqrt((table.astype(np.float64) ** 2).sum(axis=1))
     unit = (table / np.maximum(lengths, 1e-30)[:, None]).astype(model.dtype)
-    cosines = traced._ops().matmul(np.ascontiguousarray(unit[ids]), unit, trans_b=True)  # (T,V)
+    cosines = traced.products(unit[ids], unit)  # (T,V)
     cosines[np.arange(len(ids)), ids] = -np.inf  # each is its own nearest
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return nearest, np.take_along_axis(cosines, nearest, axis=1)

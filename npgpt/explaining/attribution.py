@@ -12,7 +12,8 @@ Dimensions: T time, C = n_embd, V = vocab_size, n rows of a batch: variants of t
 
 import heapq
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from npgpt.engine.finite import check_measured
 from npgpt.engine.traced import TracedGPT
 from npgpt.engine.types import Floats, Integers
+from npgpt.runtime.sampling import log_softmax
 
 ROWS, TOKENS = 32, 512  # at most so many, and of so many tokens, are computed together: bounds the memory
 POINTS = 32  # of integrated gradients on the whole way, where that is enough
@@ -62,7 +64,7 @@ class Objective(NamedTuple):
 
 
 class Subject:
-    """The function f(e) that is explained, of the token embeddings of one text."""
+    """The function f(e) that is explained, of the token embeddings of one text: of its next token."""
 
     def __init__(self, model: TracedGPT, ids: Integers, objective: Objective) -> None:
         self._model, self._objective = model, objective
@@ -71,31 +73,90 @@ class Subject:
         if model.config.rope:
             self.nothing += model.params["wte.weight"].mean(axis=0, dtype=np.float64).astype(self.e.dtype)
 
+    @cached_property
+    def value(self) -> float:
+        """The value f(e) of the text itself."""
+        return float(self.values(self.e[None])[0])
+
     def values(self, variants: Floats) -> Floats:
         """Return f (n,) of the variants (n,T,C) of the embeddings, in float64."""
-        return np.concatenate([self._forward(self._model.hidden_from(v))[0] for v in _parts(variants)])
+        return np.concatenate([self._forward(v)[0] for v in batches(variants)])
 
     def gradients(self, variants: Floats) -> Floats:
         """Return the gradient of f (n,T,C) at the variants (n,T,C) of the embeddings."""
-        found = []
-        for part in _parts(variants):
-            trace = self._model.trace(part)
-            _, dlogits = self._forward(trace.hidden)
-            dhidden = np.zeros_like(trace.hidden)
-            # forward: logits = head(hidden[:, -1])
-            dhidden[:, -1] = self._model.head_backward(dlogits)
-            found.append(trace.backward(dhidden))
-        gradients = np.concatenate(found)
+        gradients = np.concatenate([self._gradients(v) for v in batches(variants)])
         check_measured("explain", gradients, self._model.params)
         return gradients
 
-    def _forward(self, hidden: Floats) -> tuple[Floats, Floats]:
-        logits = self._model.logits_of(hidden[:, -1])
+    def _forward(self, variants: Floats) -> tuple[Floats, Floats]:
+        return self._objective(self._logits(self._model.hidden_from(variants)[:, -1]))
+
+    def _gradients(self, variants: Floats) -> Floats:
+        trace = self._model.trace(variants)
+        _, dlogits = self._objective(self._logits(trace.hidden[:, -1]))
+        dhidden = np.zeros_like(trace.hidden)
+        # forward: logits = head(hidden[:, -1])
+        dhidden[:, -1] = self._model.head_backward(dlogits)
+        return trace.backward(dhidden)
+
+    def _logits(self, hidden: Floats) -> Floats:
+        logits = self._model.logits_of(hidden)
         check_measured("explain", logits, self._model.params)
-        return self._objective(logits)
+        return logits
 
 
-def _parts(variants: Floats) -> Iterator[Floats]:
+class LabelSubject(Subject):
+    """The function f(e) of a label behind one text.
+
+    The labels' log-probabilities are its logits, as classify() has it: a "logprob" is one among the labels.
+    """
+
+    def __init__(
+        self, model: TracedGPT, ids: Integers, labels: Sequence[Sequence[int]], objective: Objective
+    ) -> None:
+        """Take the ids before each label, and those of the labels up to their ends."""
+        super().__init__(model, ids, objective)
+        self._labels = [np.array(label) for label in labels]
+
+    def log_probabilities(self, variants: Floats) -> Floats:
+        """Return the log-probability (n,K) of each of K labels behind variants (n,T,C), in float64."""
+        found = np.zeros((len(variants), len(self._labels)))
+        for k, label in enumerate(self._labels):
+            log_p = self._log_p(self._model.hidden_from(self._followed(variants, label)), label)
+            found[:, k] = log_p[..., np.arange(len(label)), label].sum(axis=-1)
+        return found
+
+    def _followed(self, variants: Floats, label: Integers) -> Floats:
+        """Return the variants with the embeddings of all but the last token of a label (n,T+A-1,C)."""
+        after = np.repeat(self._model.token_embeddings(label[None, :-1]), len(variants), axis=0)
+        return np.concatenate([variants, after], axis=1)
+
+    def _log_p(self, hidden: Floats, label: Integers) -> Floats:
+        """Return the log-probabilities (n,A,V) of all tokens at the places of a label's (A,)."""
+        return log_softmax(self._logits(hidden[:, -len(label) :]))
+
+    def _forward(self, variants: Floats) -> tuple[Floats, Floats]:
+        return self._objective(self.log_probabilities(variants))
+
+    def _gradients(self, variants: Floats) -> Floats:
+        slopes, total = self._forward(variants)[1], np.zeros_like(variants)  # (n,K)
+        for k, label in enumerate(self._labels):
+            if not slopes[:, k].any():
+                continue
+            trace = self._model.trace(self._followed(variants, label))
+            # d log p[token] / d logits = one-hot - p
+            dlogits = -np.exp(self._log_p(trace.hidden, label))
+            dlogits[:, np.arange(len(label)), label] += 1
+            dlogits *= slopes[:, k, None, None]
+            dhidden = np.zeros_like(trace.hidden)
+            flat = dlogits.reshape(-1, dlogits.shape[-1]).astype(variants.dtype)
+            dhidden[:, -len(label) :] = self._model.head_backward(flat).reshape(len(variants), len(label), -1)
+            total += trace.backward(dhidden)[:, : variants.shape[1]]
+        return total
+
+
+def batches(variants: Floats) -> Iterator[Floats]:
+    """Yield the variants (n,T,C), as many as are computed together at a time."""
     n, T, _ = variants.shape
     rows = _rows(T)
     for begin in range(0, n, rows):
@@ -142,7 +203,7 @@ def integrated(f: Subject, tolerance: float = TOLERANCE) -> Floats:
     each part of the way too, so that the points go where they are needed: the part that is the furthest from
     it is halved, until all is within `tolerance` of f(e) - f(e0). RuntimeWarning where MAX_PARTS are too few.
     """
-    way, at = f.e - f.nothing, dict[float, float]()  # share of the way -> f
+    way, at = f.e - f.nothing, {1.0: f.value}  # share of the way -> f
 
     def places(shares: Floats) -> Floats:
         return f.nothing + shares.astype(f.e.dtype)[:, None, None] * way
@@ -199,7 +260,7 @@ def occlusion(f: Subject) -> Floats:
         variants = np.repeat(f.e[None], len(tokens), axis=0)
         variants[np.arange(len(tokens)), tokens] = f.nothing[tokens]
         found.append(f.values(variants))
-    whole: Floats = f.values(f.e[None])[0] - np.concatenate(found)
+    whole: Floats = f.value - np.concatenate(found)
     return whole
 
 

@@ -1,5 +1,6 @@
 """An explanation of the next token: how much each token of the text speaks for it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from npgpt.engine.model import GPT
 from npgpt.engine.traced import TracedGPT
-from npgpt.engine.types import Fields, Floats, Text
-from npgpt.explaining.attribution import METHODS, QUANTITIES, Objective, Subject, method_named
-from npgpt.explaining.reading import Token, read_target, read_text, token_of
+from npgpt.engine.types import Fields, Floats, Integers, Text
+from npgpt.explaining.attribution import METHODS, QUANTITIES, LabelSubject, Objective, Subject, method_named
+from npgpt.explaining.reading import Token, pick_labels, read_labels, read_pair, read_text, token_of
 from npgpt.text.tokenizer import Tokenizer
 
 
@@ -21,11 +22,12 @@ class Explanation:
     tokens: list[str]  #: (T,), the texts of the ids; bytes that are not UTF-8 alone as hexadecimals
     ids: list[int]  #: (T,)
     scores: Floats  #: (T,) float64
-    target: Token
+    target: Token  #: the token, or the label with its place among the labels as id
     method: str  #: one of attribution.METHODS
     against: Token | None = None  #: the token that the target is compared with
     of: str = "logprob"  #: of the target, minus that of `against`: one of attribution.QUANTITIES
     value: float = 0.0  #: what is explained, for the whole text
+    labels: list[str] | None = None  #: of a classification, where target and against are two of these
 
     def allennlp(self) -> Fields:
         """Return AllenNLP's object of a saliency map: {"instance_1": {"grad_input_1": [...]}}.
@@ -36,6 +38,12 @@ class Explanation:
         return {"instance_1": {"grad_input_1": (sizes / max(float(sizes.sum()), 1e-300)).tolist()}}
 
 
+def _logits(model: TracedGPT, ids: Integers) -> Floats:
+    """Return the logits (V,) behind ids (T,)."""
+    logits: Floats = model.logits_of(model.hidden_from(model.token_embeddings(ids[None]))[:, -1])[0]
+    return logits
+
+
 def explain(
     model: GPT,
     tokenizer: Tokenizer | None,
@@ -44,29 +52,29 @@ def explain(
     against: Any = None,
     method: str = "integrated",
     of: str = "logprob",
+    labels: Iterable[str | bytes] | None = None,
 ) -> Explanation:
-    """Return the Explanation of the token after `text` (text, bytes or ids).
+    """Return the Explanation of the token after `text` (text, bytes or ids), or of a label of it.
 
     target is one token, as text or id, the most probable one by default; with `against`, another token, it is
-    explained why the target is more probable than that. ValueError or TypeError for a bad argument.
+    explained why the target is more probable than that. With `labels`, both are labels, and the tokens are
+    those that classify() reads before them. ValueError or TypeError for a bad argument.
     """
     name = method_named(method)
     if of not in QUANTITIES:
         raise ValueError(f"explain: of must be one of {', '.join(QUANTITIES)}, got {of!r}")
-    ids = read_text(model, tokenizer, text)
-    traced = TracedGPT(model)
-    other = None if against is None else read_target(model, tokenizer, "against", against)
-    if target is None:
-        e = traced.token_embeddings(ids[None])
-        token = token_of(tokenizer, int(traced.logits_of(traced.hidden_from(e)[:, -1]).argmax()))
+    subject: Subject
+    traced, names = TracedGPT(model), None
+    if labels is None:
+        ids = read_text(model, tokenizer, text)
+        token, other = read_pair(model, tokenizer, lambda: _logits(traced, ids), target, against)
+        subject = Subject(traced, ids, Objective(of, token.id, other.id if other else None))
     else:
-        token = read_target(model, tokenizer, "target", target)
-    if other is not None and other.id == token.id:
-        raise ValueError(
-            f"explain: against must be another token than the target, got {other.text!r} for both"
-        )
-    subject = Subject(traced, ids, Objective(of, token.id, None if other is None else other.id))
-    value = float(subject.values(subject.e[None])[0])
+        names, ids, after = read_labels(model, tokenizer, text, labels)
+        e = traced.token_embeddings(ids[None])
+        scores = LabelSubject(traced, ids, after, Objective(of, 0)).log_probabilities(e)
+        token, other = pick_labels(names, scores[0], target, against)
+        subject = LabelSubject(traced, ids, after, Objective(of, token.id, other.id if other else None))
     scores = METHODS[name](subject)
     tokens = [token_of(tokenizer, id).text for id in ids]
-    return Explanation(tokens, ids.tolist(), scores, token, name, other, of, value)
+    return Explanation(tokens, ids.tolist(), scores, token, name, other, of, subject.value, names)

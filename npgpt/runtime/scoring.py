@@ -68,15 +68,10 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
     A list of texts gives a list. A model with a chat template or with roles (npgpt.finetune makes them) is
     asked in a conversation; of another one the label is scored after the text and a line end.
     """
-    if isinstance(labels, (str, bytes)):
-        raise TypeError(f"classify: labels must be a list of texts, got the text {labels!r}")
-    names = list(labels)
-    if len(names) < 2:
-        raise ValueError(f"classify: labels must be two at least, got {names or labels!r}")
-    if tokenizer is None:
-        raise ValueError("classify: the model must have a tokenizer")
+    names = check_labels("classify", tokenizer, labels)
+    assert tokenizer
     texts = [text] if isinstance(text, (str, bytes)) else list(text)
-    pairs = [pair for one in texts for pair in _answers(tokenizer, one, names)]
+    pairs = [pair for one in texts for pair in answers(tokenizer, one, names)]
     max_prompt = max(1, model.config.block_size + 1 - max(len(after) for _, after in pairs))
     pairs = [(before[-max_prompt:], after) for before, after in pairs]
     scores = np.array(log_probabilities(model, pairs)).reshape(-1, len(names))
@@ -87,7 +82,21 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
     return found[0] if isinstance(text, (str, bytes)) else found
 
 
-def _answers(
+def check_labels(
+    function: str, tokenizer: Tokenizer | None, labels: Iterable[str | bytes]
+) -> list[str | bytes]:
+    """Return the labels as a list; TypeError or ValueError, by the function's name, for less than two."""
+    if isinstance(labels, (str, bytes)):
+        raise TypeError(f"{function}: labels must be a list of texts, got the text {labels!r}")
+    names = list(labels)
+    if len(names) < 2:
+        raise ValueError(f"{function}: labels must be two at least, got {names or labels!r}")
+    if tokenizer is None:
+        raise ValueError(f"{function}: the model must have a tokenizer")
+    return names
+
+
+def answers(
     tokenizer: Tokenizer, text: str | bytes, labels: list[str | bytes]
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the ids before each label as an answer to `text`, and those of the label up to its end."""

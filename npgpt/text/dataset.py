@@ -326,15 +326,19 @@ class Batches:
         self.per_epoch = batches_per_epoch(len(ids), block_size, batch_size)
         self._epoch, self._order, self._shift = -1, np.zeros(0, np.int64), 0  # of the last epoch used
 
-    def batch(self, step: int) -> Batch:
-        """Return x, y int32 (B,T) of step 0, 1, ...; the last batch of an epoch may have fewer rows."""
+    def windows(self, step: int) -> Integers:
+        """Return the numbers (B,) of the windows of step 0, 1, ..., in the text that its epoch rotates."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = np.random.default_rng([self.seed, epoch])
             self._shift = int(generator.integers(len(self.ids))) if epoch % 4 else 0
             self._order = generator.permutation(n_windows(len(self.ids), self.block_size))
             self._epoch = epoch
-        windows = self._order[position * self.batch_size :][: self.batch_size]
+        return self._order[position * self.batch_size :][: self.batch_size]
+
+    def batch(self, step: int) -> Batch:
+        """Return x, y int32 (B,T) of step 0, 1, ...; the last batch of an epoch may have fewer rows."""
+        windows = self.windows(step)
         return cut_windows(self.ids, windows, self.block_size, self.end_of_text, self._shift)
 
 

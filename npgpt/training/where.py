@@ -56,12 +56,7 @@ def where(run: PathLike, text: str, prompt: str = "", shortest: int = SHORTEST) 
     """
     if shortest < 1:
         raise ValueError(f"where: shortest must be at least 1, got {shortest}")
-    if not (Path(run) / runs.CONFIG).exists():
-        raise ValueError(f"{run}: must be a run, as only a run knows its training text")
-    config = runs.read_config(run)
-    if "text_sha256" not in config["about"]:
-        raise ValueError(f"{run}: was taught by examples; a text is found in runs that were trained on text")
-    corpus, found_at = find_text(Path(run), config, advice="put it back, there or beside the run")
+    config, corpus, found_at = open_source(run)
     tokenizer = read_tokenizer(run)
     text = bytes(tokenizer.normalize(text)).decode("utf-8", "surrogateescape")
     if not text:
@@ -71,6 +66,20 @@ def where(run: PathLike, text: str, prompt: str = "", shortest: int = SHORTEST) 
     index = training_index(corpus, config, tokenizer)
     from_training = _repeats(text, index, index.stretches(text, shortest), corpus)
     return Where(text, from_training, from_prompt, shortest, found_at)
+
+
+def open_source(run: PathLike) -> tuple[Fields, Corpus, str | None]:
+    """Return the config.toml of a run, its text, and the first file of that where it has moved.
+
+    ValueError for a run that was taught by examples, and where the text has changed; FileNotFoundError where
+    it has gone.
+    """
+    if not (Path(run) / runs.CONFIG).exists():
+        raise ValueError(f"{run}: must be a run, as only a run knows its training text")
+    config = runs.read_config(run)
+    if "text_sha256" not in config["about"]:
+        raise ValueError(f"{run}: was taught by examples; a text is found in runs that were trained on text")
+    return config, *find_text(Path(run), config, advice="put it back, there or beside the run")
 
 
 def _repeats(text: str, index: Index, found: Sequence[Stretch], corpus: Corpus | None = None) -> list[Repeat]:

@@ -90,6 +90,46 @@ def test_json_is_what_allennlp_wrote(command, run):
     assert Path("data.json").read_bytes() == first
 
 
+def test_what_it_needs_and_what_overturns_it(command, run):
+    out = explained(command, run, "--reduce", "--flip", "-o", "data.json", "--method", "gradient")
+    data, model = json.loads(Path("data.json").read_text()), npgpt.load(run)
+    reduced, flipped = model.reduce("abc ab"), model.flip("abc ab")
+    assert data["input_reduction"] == reduced.allennlp() and data["hotflip"] == flipped.allennlp()
+    left = "  ".join(f'"{reduced.tokens[place]}"' for place in reduced.kept)
+    assert f"({len(reduced.kept)} of 6 tokens):\n{left}\nbehind that log probability" in out
+    assert f"{reduced.value_left:.4f}" in out and f"{flipped.flips[-1].value:.4f}" in out
+    other = "d" if reduced.target.text != "d" else "e"
+    code, _, err = command("explain", run, "abc ab", "--flip", "--target", other)
+    refused((code, "", err), "target must be the most probable token")
+
+
+def test_a_label(command, run):
+    labels = ("--label", "de", "--label", "fg", "--target", "fg", "--against", "de")
+    out = explained(command, run, *labels, "--of", "prob", "--attention", "-o", "data.json")
+    shares, data = npgpt.load(run).classify("abc ab", ["de", "fg"]), json.loads(Path("data.json").read_text())
+    assert f'label "fg" rather than "de": probability {shares["fg"] - shares["de"]:+.4f}\n' in out
+    assert data["labels"] == ["de", "fg"] and data["target"] == {"id": 1, "text": "fg"}
+    assert data["tokens"] == list("abc ab\n") and np.shape(data["attention"])[-1] == 7
+    assert f'label "{next(iter(shares))}": log probability ' in explained(command, run, *labels[:4])
+    for flags, message in (
+        (labels[:2], "labels must be two at least, got ['de']"),
+        ((*labels[:4], "--lens", "--flip"), "--lens and --flip cannot be given"),
+        ((*labels[:4], "--target", "x"), "target must be one of the labels de, fg, got 'x'"),
+    ):
+        code, _, err = command("explain", run, "abc ab", *flags)
+        refused((code, "", err), message)
+
+
+def test_a_gguf_file(command, run):
+    """Its weights, of a block type, are read as floats; what is computed is of them."""
+    assert command("export", run, "--to", "gguf", "--type", "q8_0", "-o", "model.gguf")[0] == 0
+    out = explained(command, "model.gguf", "--lens", "--attention", "--target", "d")
+    model = npgpt.load("model.gguf")
+    assert f"log probability {model.explain('abc ab', 'd').value:.4f}" in out
+    assert f"{model.lens('abc ab').entropy[-1, -1]:.3f}" in out
+    assert f'{model.attention("abc ab")[0, :, -1].mean(axis=0).max():.3f} "' in out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

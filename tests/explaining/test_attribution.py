@@ -6,7 +6,15 @@ import pytest
 import npgpt
 from npgpt.engine.traced import TracedGPT
 from npgpt.explaining import attribution
-from npgpt.explaining.attribution import ELSEWHERE, METHODS, Objective, Subject, method_named, noise
+from npgpt.explaining.attribution import (
+    ELSEWHERE,
+    METHODS,
+    LabelSubject,
+    Objective,
+    Subject,
+    method_named,
+    noise,
+)
 from tests.gradcheck import assert_gradient
 from tests.models import FAMILY, random_model
 
@@ -52,6 +60,17 @@ def test_so_is_that_of_each_quantity(rng, objective):
     f = subject_of(in_float64(random_model()), objective)
     where = rng.choice(f.e.size, 12, replace=False)
     assert_gradient("e", lambda: f.values(f.e[None])[0], f.e, f.gradients(f.e[None])[0], where)
+
+
+@pytest.mark.parametrize("objective", ["logprob", "logit", "prob"])
+def test_so_is_that_of_a_label(rng, model, objective):
+    """Of labels of one token and of several; the target is the second, against the third."""
+    labels = [[5], [9, 8, 7], [2, 30]]
+    f = LabelSubject(TracedGPT(in_float64(model)), IDS, labels, Objective(objective, 1, 2))
+    where = rng.choice(f.e.size, 8, replace=False)
+    assert_gradient("e", lambda: f.values(f.e[None])[0], f.e, f.gradients(f.e[None])[0], where)
+    scores = [model.score(IDS.tolist(), label) for label in labels]
+    np.testing.assert_allclose(f.log_probabilities(f.e[None])[0], scores, rtol=1e-4)
 
 
 def test_each_implementation_has_that_gradient(impl, model, measured):

@@ -5,7 +5,7 @@ import pytest
 
 import npgpt
 from npgpt.text.tokenizer import BPETokenizer
-from tests.models import random_model
+from tests.models import model_with_roles, random_model
 
 TEXT = b"o gato subiu no telhado. o rato subiu no muro. " * 20
 
@@ -96,3 +96,59 @@ def test_a_model_without_a_tokenizer_takes_ids():
         model.explain("a")
     with pytest.raises(ValueError, match="target must be an id for a model without a tokenizer, got 'a'"):
         model.explain([1, 2, 3], "a")
+
+
+# ---------------------------------------------------------------------------- labels
+
+
+LABELS = ["bom", "ruim", "nem bom nem ruim"]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return model_with_roles()
+
+
+def test_a_label_is_explained_as_classify_has_it(classifier):
+    shares = classifier.classify("gostei muito", LABELS)
+    best, *_, worst = shares
+    for target in (None, worst, worst.encode()):
+        found = classifier.explain("gostei muito", target, of="prob", labels=LABELS, method="gradient")
+        assert found.target.text == LABELS[found.target.id] == (worst if target else best)
+        assert found.value == pytest.approx(shares[found.target.text], rel=1e-5) and found.labels == LABELS
+    both = classifier.explain("gostei muito", best, worst, of="logit", labels=LABELS, method="gradient")
+    assert both.value == pytest.approx(np.log(shares[best] / shares[worst]), rel=1e-4)
+    assert both.against.text == worst and "".join(both.tokens[1:13]) == "gostei muito"
+    assert classifier.explain("gostei", labels=iter(LABELS), method="gradient").labels == LABELS
+
+
+def test_of_a_model_without_roles(model):
+    shares = model.classify("o gato", ["subiu", "no"])
+    found = model.explain("o gato", "no", of="prob", labels=["subiu", "no"])
+    assert found.value == pytest.approx(shares["no"], rel=1e-5) and "".join(found.tokens) == "o gato\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("",), "text must not be empty"),
+        (("a" * 200,), "text and label must have at most 128 tokens, the model's context, got "),
+        (("a", "mau"), "target must be one of the labels bom, ruim, nem bom nem ruim, got 'mau'"),
+        (("a", "bom", 3), "against must be one of the labels bom, ruim, nem bom nem ruim, got 3"),
+        (("a", "bom", "bom"), "against must be another label than the target, got 'bom' for both"),
+    ],
+)
+def test_labels_that_cannot_be_explained_are_refused(classifier, arguments, message):
+    with pytest.raises(ValueError, match=f"^explain: {message}"):
+        classifier.explain(*arguments, labels=LABELS)
+
+
+def test_labels_are_two_texts_at_least(classifier):
+    with pytest.raises(ValueError, match=r"^explain: labels must be two at least, got \['bom'\]"):
+        classifier.explain("a", labels=["bom"])
+    with pytest.raises(TypeError, match=r"^explain: labels must be a list of texts, got the text 'bom'"):
+        classifier.explain("a", labels="bom")
+    with pytest.raises(TypeError, match=r"^explain: text must be a text where there are labels, got list"):
+        classifier.explain([1, 2], labels=LABELS)
+    with pytest.raises(ValueError, match=r"^explain: the model must have a tokenizer"):
+        npgpt.GPT(npgpt.GPTConfig(1, 2, 16, 16, 99)).explain("a", labels=LABELS)

@@ -7,7 +7,7 @@ import pytest
 
 import npgpt
 from npgpt.engine.traced import TracedGPT
-from npgpt.explaining.attribution import METHODS, Objective, Subject, integrated, noise
+from npgpt.explaining.attribution import METHODS, LabelSubject, Objective, Subject, integrated, noise
 from npgpt.runtime.sampling import log_softmax
 from npgpt.text.tokenizer import BPETokenizer
 from tests.models import random_model
@@ -41,10 +41,10 @@ def torch_objective(theirs):
     return f
 
 
-def of_captum(name, f, theirs):
+def of_captum(name, f, theirs, objective=None):
     """The attributions of every channel (T,C)."""
     e, nothing = torch.tensor(f.e)[None].requires_grad_(), torch.tensor(f.nothing)[None]
-    objective = torch_objective(theirs)
+    objective = objective or torch_objective(theirs)
     if name == "gradient":
         found = captum.Saliency(objective).attribute(e, abs=False)
     elif name == "grad_x_input":
@@ -72,6 +72,30 @@ def test_attributions_are_captums(name, both, measured):
     else:  # each channel of a token has the whole of its occlusion
         expected = channels[:, 0] if name == "occlusion" else channels.sum(axis=-1)
     measured(f"{name}, against captum", np.abs(found - expected).max() / np.abs(expected).max(), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["gradient", "grad_x_input", "integrated"])
+def test_attributions_of_a_label_are_captums(name, both, measured):
+    """The label's probability among several, each a sum of log-probabilities of its tokens."""
+    ours, theirs = both
+    labels = [[TARGET], [OTHER, 8, 7], [2, 30]]
+
+    def share(e):
+        sums = []
+        for label in labels:
+            after = theirs.get_input_embeddings()(torch.tensor(label[:-1], dtype=torch.long))
+            whole = torch.cat([e, after.expand(len(e), -1, -1)], dim=1)
+            log_p = theirs(inputs_embeds=whole).logits[:, -len(label) :].log_softmax(-1)
+            sums.append(log_p[:, range(len(label)), label].sum(-1))
+        log_p = torch.stack(sums, dim=1).log_softmax(1)
+        return log_p[:, 1] - log_p[:, 2]
+
+    f = LabelSubject(TracedGPT(ours), np.array(IDS, np.int32), labels, Objective("logprob", 1, 2))
+    found = integrated(f, tolerance=1e-5) if name == "integrated" else METHODS[name](f)
+    channels = of_captum(name, f, theirs, share)
+    expected = np.linalg.norm(channels, axis=-1) if name == "gradient" else channels.sum(axis=-1)
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    measured(f"{name} of a label, against captum", error, 1e-4)
 
 
 def test_attention_is_transformers_eager(both, measured):
