@@ -444,6 +444,9 @@ def _measured(roots: Iterable[Node], definitions: dict[str, Node]) -> int:
         for node in order:
             if not isinstance(node, Reference):
                 node.height = node.measure()
+        before = [reference.height for reference in references]
         for reference in references:
             reference.height = 1 + definitions[reference.name].height
+        if before == [reference.height for reference in references]:
+            break
     return len(references)

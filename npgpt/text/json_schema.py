@@ -5,6 +5,7 @@ A keyword that is not in the tables below is refused by name. An object's names 
 Numbers have no exponent, and at most 15 digits unless their bounds have more. Strings escape what they must.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -72,6 +73,7 @@ class _Maker:
 
     def __init__(self, whole: Any, alphabet: regex.Ranges) -> None:
         self.whole, self.definitions, self.parts = whole, dict[str, Node](), 0
+        self.work = 0
         self.alphabet = regex.normal([*alphabet, (0, 31)])  # control characters are escaped
 
     def node(self, schema: Any, where: str) -> Node:
@@ -99,6 +101,13 @@ class _Maker:
         if not types and "type" not in asks:
             return self.anything()
         return Any_(*(getattr(self, f"of_{one}")(asks, where) for one in types))
+
+    def pattern(self, dfa: regex.Dfa, work: int = 0, quoted: bool = False) -> Node:
+        """Return the node of an automaton; ValueError where all of the schema's together take too long."""
+        self.work += work + 2 * len(dfa.rows)
+        if self.work > regex.MOST_WORK:
+            raise ValueError("the schema's patterns and numbers take too many steps")
+        return Pattern(dfa, quoted)
 
     def check(self, schema: Any, where: str) -> None:
         """Raise ValueError for a keyword that is not known, or has a value that it cannot have."""
@@ -189,11 +198,11 @@ class _Maker:
         inside: Node = Characters(least, most, self.alphabet)
         if "pattern" in asks:
             try:
-                dfa = regex.compiled(asks["pattern"], search=True).within(self.alphabet)
-                dfa = dfa.of_length(least, most)
+                dfa = regex.compiled(asks["pattern"], search=True)
+                some = dfa.within(self.alphabet).of_length(least, most)
+                inside = self.pattern(some, dfa.work, quoted=True)
             except ValueError as error:
                 raise ValueError(f"{where}.pattern: {error}") from None
-            inside = Pattern(dfa, quoted=True)
         return All(Literal(b'"'), inside, Literal(b'"'))
 
     def of_integer(self, asks: Fields, where: str) -> Node:
@@ -210,11 +219,11 @@ class _Maker:
             )
         found: list[Node] = []
         if high is None or high[0] >= 0:
-            found.append(Pattern(_magnitude(low, high, whole, digits), quoted=False))
+            found.append(self.pattern(_magnitude(low, high, whole, digits)))
         if low is None or low[0] < 0:
             least = (-high[0], high[1]) if high and high[0] < 0 else (Decimal(0), True)  # there is no -0
             size = _magnitude(least, low and (-low[0], low[1]), whole, digits)
-            found.append(All(Literal(b"-"), Pattern(size, quoted=False)))
+            found.append(All(Literal(b"-"), self.pattern(size)))
         return Any_(*found)
 
     def of_array(self, asks: Fields, where: str) -> Node:
@@ -321,6 +330,7 @@ def _digits(number: Decimal) -> str:
     return f"{abs(number):f}".replace(".", "")
 
 
+@functools.lru_cache(256)
 def _magnitude(low: Bound, high: Bound, whole: bool, digits: int) -> regex.Dfa:
     """Return the automaton of numbers without a sign in low..high, of at most so many digits.
 

@@ -8,7 +8,7 @@ import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]  # of code points, each inclusive, in order
@@ -65,6 +65,7 @@ class Dfa:
 
     rows: tuple[dict[Ranges, int], ...]  # state -> {characters: the next state}
     accepts: tuple[bool, ...]
+    work: int = 0  # the steps that it took to make
 
     def __bool__(self) -> bool:
         """Return False where nothing is accepted."""
@@ -146,7 +147,8 @@ def compiled(pattern: str, search: bool = False) -> Dfa:
     """
     try:
         tree = _Parser(pattern).parse()
-        return _Nfa(tree, search).deterministic()
+        nfa = _Nfa(tree, search)
+        return replace(nfa.deterministic(), work=nfa.work)
     except ValueError as error:
         raise ValueError(f"the regex {pattern[:60]!r} cannot be used: {error}") from None
 

@@ -194,6 +194,7 @@ def test_any_of_beside_other_keywords():
         (False, "no text can meet it"),
         ({"enum": ["x" * 200_000]}, "at most 100000 bytes"),
         ({"properties": {str(i): {"type": "null"} for i in range(6000)}}, "the schema is too large"),
+        ({"properties": {str(i): {"pattern": f"^(a?){{{i}}}$"} for i in range(300)}}, "too many steps"),
     ],
     ids=lambda one: str(one)[:40],
 )
