@@ -35,8 +35,8 @@ MOST_PARTS, MOST_TEXT, MOST_DIGITS, MOST_COUNT = 5000, 100_000, 60, 1_000_000
 DIGITS = 15
 OF_TYPE = {  # type -> its keywords
     "object": ("properties", "required", "additionalProperties"),
-    "array": ("items", "minItems", "maxItems"),
-    "string": ("pattern", "minLength", "maxLength"),
+    "array": ("prefixItems", "items", "minItems", "maxItems"),
+    "string": ("pattern", "format", "minLength", "maxLength"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     "integer": (),  # those of number
     "boolean": (),
@@ -47,6 +47,16 @@ NOTES = {  # which no text depends on
     "$schema", "$defs", "definitions",
 }  # fmt: skip
 KEYWORDS = {"type", "enum", "const", "anyOf", "$ref", *NOTES, *(k for some in OF_TYPE.values() for k in some)}
+DATE = r"(19|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])"  # days that each month has
+TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ"
+BYTE = r"(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])"
+FORMATS = {  # what each reader of the format takes
+    "date": DATE,
+    "time": TIME,
+    "date-time": f"{DATE}T{TIME}",
+    "uuid": "[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}",
+    "ipv4": rf"({BYTE}\.){{3}}{BYTE}",
+}
 TYPES: dict[str, Callable[[Any], bool]] = {
     **KINDS,
     "integer": lambda v: KINDS["number"](v) and abs(v) < math.inf and v == int(v),
@@ -196,9 +206,12 @@ class _Maker:
     def of_string(self, asks: Fields, where: str) -> Node:
         least, most = asks.get("minLength", 0), asks.get("maxLength")
         inside: Node = Characters(least, most, self.alphabet)
-        if "pattern" in asks:
+        if "pattern" in asks and "format" in asks:
+            raise ValueError(f"{where}: pattern is not supported beside format")
+        if "pattern" in asks or "format" in asks:
             try:
-                dfa = regex.compiled(asks["pattern"], search=True)
+                free = "pattern" in asks
+                dfa = regex.compiled(asks["pattern"] if free else FORMATS[asks["format"]], search=free)
                 some = dfa.within(self.alphabet).of_length(least, most)
                 inside = self.pattern(some, dfa.work, quoted=True)
             except ValueError as error:
@@ -228,11 +241,19 @@ class _Maker:
 
     def of_array(self, asks: Fields, where: str) -> Node:
         least, most = asks.get("minItems", 0), asks.get("maxItems")
-        item = self.node(asks.get("items", True), f"{where}.items")
-        options: list[Node] = [] if least else [Literal(b"]")]
-        if most is None or most >= max(1, least):
-            more = Repeat(All(Literal(b","), item), max(0, least - 1), None if most is None else most - 1)
-            options.append(All(item, more, Literal(b"]")))
+        first = [
+            self.node(one, f"{where}.prefixItems[{i}]") for i, one in enumerate(asks.get("prefixItems", []))
+        ]
+        item, end, comma = self.node(asks.get("items", True), f"{where}.items"), Literal(b"]"), Literal(b",")
+        n = max(1, len(first))  # after so many come items alone
+        many = None if most is None else most - n
+        options: list[Node] = []
+        if many is None or many >= 0:
+            options.append(All(Repeat(All(comma, item), max(0, least - n), many), end))
+        for i in reversed(range(n)):  # what may come behind i items
+            one = first[i] if i < len(first) else item
+            more = All(*([comma] if i else []), one, Any_(*options))
+            options = ([end] if i >= least else []) + ([more] if most is None or i < most else [])
         return All(Literal(b"["), Any_(*options))
 
     def of_object(self, asks: Fields, where: str) -> Node:
@@ -275,7 +296,9 @@ def _wrong(name: str, value: Any) -> str:
         return "" if all(one in TYPES for one in known) else "a type of JSON, or a list of such"
     if name == "required":
         return "" if strings else "a list of names"
-    if name in ("enum", "anyOf"):
+    if name == "format":
+        return "" if isinstance(value, str) and value in FORMATS else f"one of {', '.join(FORMATS)}"
+    if name in ("enum", "anyOf", "prefixItems"):
         return "" if isinstance(value, list) and value else "a list that is not empty"
     if name in ("pattern", "$ref"):
         return "" if isinstance(value, str) else "a string"

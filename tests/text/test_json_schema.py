@@ -1,7 +1,11 @@
 """JSON Schemas as grammars: the values that jsonschema accepts, and what is not done is refused by name."""
 
+import datetime
+import ipaddress
+import itertools
 import json
 import random
+import uuid
 
 import pytest
 
@@ -139,6 +143,52 @@ def test_objects():
     assert json_schema.compiled({"type": "object"}).matches('{"any":[{"thing":"é"}]}')
 
 
+def test_tuples():
+    jsonschema = pytest.importorskip("jsonschema")
+    for least, most in itertools.product((0, 1, 2, 3), (None, 0, 1, 2, 3, 4)):
+        for items in (True, False, {"type": "null"}):
+            schema = {
+                "prefixItems": [{"type": "integer"}, {"type": "string"}],
+                "items": items,
+                "minItems": least,
+            }
+            schema |= {"type": "array"} | ({} if most is None else {"maxItems": most})
+            theirs = jsonschema.Draft202012Validator(schema)
+            values = [
+                [],
+                [1],
+                [1, "a"],
+                ["a"],
+                [1, "a", None],
+                [1, "a", 5],
+                [1, "a", None, None],
+                [1, "a", *[None] * 3],
+            ]
+            if not any(map(theirs.is_valid, values)):
+                continue
+            grammar = json_schema.compiled(schema)
+            assert list(map(grammar.matches, map(canonical, values))) == list(map(theirs.is_valid, values)), (
+                schema
+            )
+
+
+def test_formats_are_read_by_python_and_pydantic_alike():
+    readers = {
+        "date": datetime.date.fromisoformat,
+        "time": datetime.time.fromisoformat,
+        "date-time": datetime.datetime.fromisoformat,
+        "uuid": uuid.UUID,
+        "ipv4": ipaddress.IPv4Address,
+    }
+    assert readers.keys() == json_schema.FORMATS.keys()
+    for name, read in readers.items():
+        grammar, rng = json_schema.compiled({"type": "string", "format": name}), random.Random(4)
+        for _ in range(30):
+            data, over = written(grammar, rng)
+            assert over
+            assert read(json.loads(data))
+
+
 def test_references():
     tree = {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}}
     grammar = json_schema.compiled(tree)
@@ -164,8 +214,8 @@ def test_any_of_beside_other_keywords():
         (5, "schema must be a JSON object, got 5"),
         ({"oneOf": [{}]}, "schema: the keyword 'oneOf' is not supported; did you mean anyOf"),
         (
-            {"properties": {"a": {"items": {"format": "date"}}}},
-            r"schema.properties.a.items: the keyword 'format' is not",
+            {"properties": {"a": {"items": {"allOf": []}}}},
+            r"schema.properties.a.items: the keyword 'allOf' is not",
         ),
         ({"$defs": {"a": {"x": 1}}, "$ref": "#/$defs/a"}, r"schema.\$ref: the keyword 'x' is not supported"),
         ({"type": "strin"}, "schema.type must be a type of JSON"),
@@ -176,6 +226,11 @@ def test_any_of_beside_other_keywords():
         ({"type": "integer", "minimum": "1"}, "minimum must be a number"),
         ({"type": "integer", "minimum": 10**400}, "minimum must be a number below"),
         ({"type": "number", "minimum": 5e-324}, "at most 60 digits"),
+        (
+            {"type": "string", "format": "email"},
+            "schema.format must be one of date, time, date-time, uuid, ipv4",
+        ),
+        ({"format": "date", "pattern": "1"}, "pattern is not supported beside format"),
         ({"required": "a"}, "required must be a list of names"),
         ({"anyOf": []}, "anyOf must be a list that is not empty"),
         ({"enum": []}, "enum must be a list that is not empty"),
