@@ -8,6 +8,7 @@ Numbers have no exponent, and at most 15 digits unless their bounds have more. S
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -31,7 +32,7 @@ from npgpt.text.grammar import (
 from npgpt.text.records import TYPES as KINDS
 from npgpt.text.records import shown
 
-MOST_PARTS, MOST_TEXT, MOST_DIGITS, MOST_COUNT = 5000, 100_000, 60, 1_000_000
+MOST_PARTS, MOST_DEPTH, MOST_TEXT, MOST_DIGITS, MOST_COUNT = 5000, 100, 100_000, 60, 1_000_000
 DIGITS = 15
 OF_TYPE = {  # type -> its keywords
     "object": ("properties", "required", "additionalProperties"),
@@ -71,7 +72,11 @@ def compiled(schema: Any, alphabet: regex.Ranges = regex.ALL) -> Grammar:
     `alphabet` has the characters that can be written, ASCII among them but for control characters.
     """
     maker = _Maker(schema, alphabet)
-    root = maker.node(schema, "schema")
+    try:
+        root = maker.node(schema, "schema")
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if len(message) <= 400 else f"...{message[-400:]}") from None
     try:
         return Grammar(root, maker.definitions)
     except ValueError as error:
@@ -83,14 +88,20 @@ class _Maker:
 
     def __init__(self, whole: Any, alphabet: regex.Ranges) -> None:
         self.whole, self.definitions, self.parts = whole, dict[str, Node](), 0
-        self.work = 0
+        self.work = self.depth = 0
         self.alphabet = regex.normal([*alphabet, (0, 31)])  # control characters are escaped
 
     def node(self, schema: Any, where: str) -> Node:
         """Return the node of a schema that stands at `where`."""
-        self.parts += 1
-        if self.parts > MOST_PARTS or where.count(".") + where.count("[") > 100:
-            raise ValueError(f"{where[:60]}...: the schema is too large")
+        self.parts, self.depth = self.parts + 1, self.depth + 1
+        if self.parts > MOST_PARTS or self.depth > MOST_DEPTH:
+            raise ValueError("the schema is too large")
+        node = self.node_of(schema, where)
+        self.depth -= 1
+        return node
+
+    def node_of(self, schema: Any, where: str) -> Node:
+        """Return the node of a schema, for node()."""
         if isinstance(schema, bool):
             return self.anything() if schema else Any_()
         self.check(schema, where)
@@ -259,7 +270,7 @@ class _Maker:
     def of_object(self, asks: Fields, where: str) -> Node:
         known, required = asks.get("properties", {}), asks.get("required", [])
         other = asks.get("additionalProperties", not (known or required))
-        nodes = {name: self.node(one, f"{where}.properties.{name}") for name, one in known.items()}
+        nodes = {name: self.node(one, f"{where}.properties{_step(name)}") for name, one in known.items()}
         for name in required:
             if name not in nodes:
                 where_other = f"{where}.additionalProperties"
@@ -280,6 +291,11 @@ class _Maker:
                 options = [[*some, end] for some, end in zip(options, ends, strict=True)]
             ends = [Any_(*some) for some in options]
         return All(Literal(b"{"), ends[0])
+
+
+def _step(name: str) -> str:
+    """Return a name as a step of a place in a schema, in one line."""
+    return f".{name}" if re.fullmatch(r"\w{1,60}", name) else f"[{name!r:.60}]"
 
 
 def _alone(asks: Fields, name: str, where: str) -> None:

@@ -231,6 +231,10 @@ def test_any_of_beside_other_keywords():
             "schema.format must be one of date, time, date-time, uuid, ipv4",
         ),
         ({"format": "date", "pattern": "1"}, "pattern is not supported beside format"),
+        (
+            {"properties": {"a.b\n": {"x": 1}}},
+            r"^schema.properties\['a.b\\n'\]: the keyword 'x' is not supported$",
+        ),
         ({"required": "a"}, "required must be a list of names"),
         ({"anyOf": []}, "anyOf must be a list that is not empty"),
         ({"enum": []}, "enum must be a list that is not empty"),
