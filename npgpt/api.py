@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -100,6 +100,10 @@ class GPT(engine.GPT):
         stream: bool = False,
         return_ids: bool = False,
         speculate: bool = False,
+        logit_bias: Mapping[int, float] | None = None,
+        schema: Any = None,
+        regex: str | None = None,
+        choice: Iterable[str] | None = None,
     ) -> Any:
         """Return the model's continuation of `prompt` (text, bytes or ids), without the prompt.
 
@@ -107,14 +111,18 @@ class GPT(engine.GPT):
         `stop` strings. temperature 0 is greedy. The same seed gives the same text.
         Returns str; with stream=True an iterator of chunks of it, none of which breaks a character; with
         return_ids=True the list of new ids, those of a stop string included. speculate=True gives the same,
-        sooner where a large model repeats its earlier text.
+        sooner where a large model repeats its earlier text. `logit_bias` {id: number} is added to the logits.
+        With a JSON `schema` (a dict or its text), a `regex` or a `choice` of texts the continuation cannot be
+        anything else, whatever the weights; where max_new_tokens cuts it, it is a beginning of such a text.
+        ValueError, which names it, for a keyword of a schema that is not supported.
         """
         from npgpt.runtime.generation import generate
         from npgpt.runtime.sampling import Sampling
 
         how = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         rest = stop, seed, ignore_eos, stream, return_ids, speculate
-        return generate(self, self.tokenizer, prompt, max_new_tokens, how, *rest)
+        grammar = {"logit_bias": logit_bias, "schema": schema, "regex": regex, "choice": choice}
+        return generate(self, self.tokenizer, prompt, max_new_tokens, how, *rest, **grammar)
 
     @names_checked
     def score(self, prompt: Text | ArrayLike, completions: Any = None) -> Any:

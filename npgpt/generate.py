@@ -2,7 +2,9 @@
 
 import json
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from pathlib import Path
 
 from npgpt.console.messages import log_cleaned, start_command
 from npgpt.console.process import command, errors_as_lines
@@ -18,7 +20,17 @@ from npgpt.console.settings import (
 
 HOW = (  # the flags that are arguments of the model's generate()
     "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "ignore_eos",
+    "schema", "regex",
 )  # fmt: skip
+
+
+def _text_of(path: str) -> str:
+    """Return the text of a file, as argparse's type."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ArgumentTypeError(f"{path}: {why}") from None
 
 
 @command("generate")
@@ -44,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--repetition-penalty", type=positive, default=1.0, help="above 1: less repetition (default 1)")
     add("--stop", action="append", default=[], metavar="S", help="end before this text; may be repeated")
     add("--ignore-eos", action="store_true", help="never draw the end of text, which ends the text early")
+    add("--schema", type=_text_of, metavar="FILE", help="write only JSON that meets the JSON Schema in FILE")
+    add("--regex", help="write only text that matches this regular expression as a whole")
     add("--num-samples", type=count, default=1, help="texts to write, seeds S, S + 1, ... (default 1)")
     add("--seed", type=count_or_zero, help="same seed, same text (default: another each time)")
     add("--stream", action="store_true", help="show the text as it is written")

@@ -1,5 +1,6 @@
 // The C ABI of npgpt.h: arguments checked, errors turned into codes.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -207,6 +208,32 @@ npgpt_status npgpt_session_rewind(npgpt_session* session, size_t count, npgpt_er
     return guard(error, [&] {
         need("rewind", "session", session);
         session->rewind(count);
+    });
+}
+
+npgpt_status npgpt_session_allow(npgpt_session* session, const uint32_t* ids, npgpt_error* error) {
+    return guard(error, [&] {
+        need("allow", "session", session);
+        const size_t V = size_t(session->model->config.vocab_size);
+        std::vector<uint32_t> allowed;
+        if (ids) {
+            allowed.assign(ids, ids + (V + 31) / 32);
+            if (V % 32) allowed.back() &= (1u << V % 32) - 1;
+            if (std::count(allowed.begin(), allowed.end(), 0u) == std::ptrdiff_t(allowed.size()))
+                fail(NPGPT_BAD_ARGUMENT, "allow: ids must hold at least one");
+        }
+        session->wishes.allowed.swap(allowed);
+    });
+}
+
+npgpt_status npgpt_session_bias(npgpt_session* session, const float* bias, npgpt_error* error) {
+    return guard(error, [&] {
+        need("bias", "session", session);
+        std::vector<float> added;
+        if (bias) added.assign(bias, bias + session->model->config.vocab_size);
+        for (size_t i = 0; i < added.size(); i++)
+            if (!std::isfinite(added[i])) fail(NPGPT_BAD_ARGUMENT, "bias: of id %zu is not finite", i);
+        session->wishes.bias.swap(added);
     });
 }
 

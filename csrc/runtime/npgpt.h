@@ -190,6 +190,13 @@ typedef struct npgpt_sampling {
 
 NPGPT_API void npgpt_default_sampling(npgpt_sampling *sampling); /* temperature 0.8, seed 0, the rest off */
 
+/* Added to the logits before all else, from now on: bias (V), copied. NULL: nothing again. */
+NPGPT_API npgpt_status npgpt_session_bias(npgpt_session *session, const float *bias, npgpt_error *error);
+
+/* The ids that may be drawn from now on: bit id % 32 of ids[id / 32], (V + 31) / 32 words, copied. NULL: all ids again.
+ * With a set made anew before each draw, a text keeps to a grammar. */
+NPGPT_API npgpt_status npgpt_session_allow(npgpt_session *session, const uint32_t *ids, npgpt_error *error);
+
 /* Draws an id from the logits. It is not fed. Draws are counted, from 0 after a reset. */
 NPGPT_API npgpt_status npgpt_sample(npgpt_session *session, const npgpt_sampling *sampling, int32_t *id,
                                     npgpt_error *error);

@@ -60,29 +60,37 @@ void check_sampling(const npgpt_sampling& how, size_t V) {
 }
 
 int32_t Sampler::sample(const Kernels& kernels, const float* logits, size_t V, const std::vector<bool>& seen,
-                        const std::vector<uint32_t>& drawn, const npgpt_sampling& how, uint64_t draw) {
+                        const std::vector<uint32_t>& drawn, const Wishes& wishes, const npgpt_sampling& how,
+                        uint64_t draw) {
     const size_t banned = how.banned >= 0 && V > 1 ? size_t(how.banned) : V;
+    const std::vector<uint32_t>& allowed = wishes.allowed;
     size_t best = banned == 0 ? 1 : 0;
-    if (how.temperature == 0 && how.repetition_penalty == 1 && drawn.empty()) {  // nothing changes their order
+    if (how.temperature == 0 && how.repetition_penalty == 1 && drawn.empty() && allowed.empty() &&
+        wishes.bias.empty()) {  // nothing changes their order
         if (banned < V && !std::isfinite(logits[banned])) fail_not_finite();
         if (!std::isfinite(logits[best])) fail_not_finite();
         best = find_greatest(logits, 0, banned, best);
         return int32_t(find_greatest(logits, std::min(V, banned + 1), V, best));
     }
     z.resize(V);
+    best = V;  // none yet
     for (size_t i = 0; i < V; i++) {
         if (!std::isfinite(logits[i])) fail_not_finite();
         z[i] = double(logits[i]);
+        if (!wishes.bias.empty()) z[i] += double(wishes.bias[i]);
         if (how.repetition_penalty != 1) {
             if (seen[i]) z[i] = z[i] > 0 ? z[i] / how.repetition_penalty : z[i] * how.repetition_penalty;
             z[i] = std::min(1e300, std::max(-1e300, z[i]));
         }
         if (!drawn.empty() && drawn[i])
             z[i] = std::min(1e300, std::max(-1e300, z[i] - how.presence_penalty - how.frequency_penalty * drawn[i]));
-        if (i != banned && z[i] > z[best]) best = i;  // the first of equals
+        if (i == banned || (!allowed.empty() && !(allowed[i / 32] >> i % 32 & 1)))
+            z[i] = -INFINITY;
+        else if (best == V || z[i] > z[best])
+            best = i;  // the first of equals
     }
+    if (best == V) fail(NPGPT_BAD_ARGUMENT, "sample: the only id that is allowed is banned");
     if (how.temperature == 0) return int32_t(best);
-    if (banned < V) z[banned] = -INFINITY;
 
     // The candidates, most likely first, equals by id: only as many as the settings can keep are put in order.
     const auto before = [&](int32_t a, int32_t b) {

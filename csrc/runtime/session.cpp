@@ -186,7 +186,8 @@ int32_t Session::sample(const npgpt_sampling& how) {
     check_sampling(how, logits.size());
     const bool counts = how.presence_penalty != 0 || how.frequency_penalty != 0;
     if (counts) drawn.resize(logits.size());
-    const int32_t id = sampler.sample(*model->kernels.load(), logits.data(), logits.size(), seen, drawn, how, draws);
+    const int32_t id =
+        sampler.sample(*model->kernels.load(), logits.data(), logits.size(), seen, drawn, wishes, how, draws);
     draws++;
     if (counts) drawn[size_t(id)]++;
     return id;

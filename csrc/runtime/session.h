@@ -22,6 +22,7 @@ class Session {
     bool is_full() const { return !slide && length == cache.context; }
 
     const std::shared_ptr<Model> model;
+    Wishes wishes;
     bool slide = true, speculate = false;
     Index length = 0;           // tokens in the cache
     bool has_logits = false;

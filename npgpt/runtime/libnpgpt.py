@@ -23,6 +23,7 @@ from npgpt.engine.finite import LOGITS, check_measured
 from npgpt.engine.model import GPT, NOTHING
 from npgpt.engine.types import Floats, Integers, PathLike
 from npgpt.runtime import sampling as numpy_path
+from npgpt.runtime.guide import Guide, Mask
 from npgpt.runtime.sampling import Sampling
 
 # engine's model -> the version of its weights, and the libnpgpt model of that version
@@ -65,28 +66,37 @@ def generate_ids(
     seed: int | None = None,
     speculate: bool = False,
     talk: Talk | None = None,
+    guide: Guide | None = None,
+    bias: Floats | None = None,
 ) -> Iterator[int]:
     """Yield the ids that follow `prompt`, at most max_new_tokens, up to one of `ends` (not yielded).
 
     ignore_eos bans the first of them, and the others end nothing. The compiled runtime computes them where
     the kernels are in use, else sampling.generate_ids.
     speculate=True is that of Session. With a `talk` the beginning that the prompt shares with the text before
-    is not read again.
+    is not read again. guide and bias are those of sampling.generate_ids.
     """
     if not (isinstance(model, Model) or is_compiled_for(model)):
-        yield from numpy_path.generate_ids(model, prompt, max_new_tokens, sampling, ends, ignore_eos, seed)
+        rest = ends, ignore_eos, seed, guide, bias
+        yield from numpy_path.generate_ids(model, prompt, max_new_tokens, sampling, *rest)
         return
     how = sampling_struct(sampling, ends[0] if ends and ignore_eos else None, seed)
     talk = talk or Talk()
     compiled = model if isinstance(model, Model) else Model.of(model)
     session, unread = talk.begin(compiled, prompt, speculate)
+    session.bias(bias)
+    session.allow(None)
     for _ in range(max_new_tokens):
         session.feed(unread)
         talk.ids.extend(unread)
+        if guide:
+            session.allow(guide.allowed())
         token = session.sample(how)
         if token in ends and not ignore_eos:
             return
         yield token
+        if guide and guide.ends_with(token):
+            return
         unread = [token]
 
 
@@ -289,6 +299,24 @@ class Session:
         """Return an id drawn by `how`, which sampling_struct() makes; it is not appended."""
         _check(library()[1].npgpt_sample(self.handle, how, self._id, self._error), self._error)
         return int(self._id[0])
+
+    def allow(self, allowed: Mask | None) -> None:
+        """Draw only ids that are true in bool (V,) from now on; None: all again."""
+        ffi, lib = library()
+        words = np.zeros((self.model.vocab_size + 31) // 32, np.uint32)
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")
+            words.view(np.uint8)[: len(bits)] = bits
+        data = ffi.NULL if allowed is None else ffi.cast("uint32_t *", words.ctypes.data)
+        _check(lib.npgpt_session_allow(self.handle, data, self._error), self._error)
+
+    def bias(self, bias: Floats | None) -> None:
+        """Add bias (V,) to the logits before each draw from now on; None: nothing again."""
+        ffi, lib = library()
+        if bias is not None:
+            bias = np.ascontiguousarray(bias, np.float32)
+        data = ffi.NULL if bias is None else ffi.cast("float *", bias.ctypes.data)
+        _check(lib.npgpt_session_bias(self.handle, data, self._error), self._error)
 
     def forget(self) -> None:
         """Empty the cache to read the text again; the ids seen and drawn still count for the penalties."""

@@ -1,8 +1,8 @@
 """Generation on the engine's forward pass, with a KV cache: logits to a token, tokens to a stream of text.
 
-The logits pass through these steps in order: penalties, ban of the end of text (ignore_eos), temperature,
-top-k, top-p, min-p. Candidates and probabilities are those of Hugging Face's logits processors. No accepted
-setting can produce a NaN or leave no token to draw. B rows, V = vocabulary.
+The logits pass through these steps in order: bias, penalties, ban of the end of text (ignore_eos) and of what
+a grammar excludes, temperature, top-k, top-p, min-p. Candidates and probabilities are those of Hugging Face's
+logits processors. No accepted setting can produce a NaN or leave no token to draw. B rows, V = vocabulary.
 """
 
 import secrets
@@ -17,6 +17,7 @@ from npgpt.engine.finite import LOGITS, is_finite, is_finite_number
 from npgpt.engine.model import GPT, KVCache
 from npgpt.engine.ops import philox4x32
 from npgpt.engine.types import Floats, Integers, Text
+from npgpt.runtime.guide import Guide
 from npgpt.text.tokenizer import Place, StreamDecoder, Tokenizer
 
 
@@ -69,12 +70,15 @@ def probabilities(
     banned: int | None = None,
     min_tokens_to_keep: int = 1,
     drawn: Integers | None = None,
+    allowed: NDArray[np.bool] | None = None,
+    bias: Floats | None = None,
 ) -> Floats:
     """Return the distribution that a token is drawn from, for logits (V,): float64 (V,) of sum 1.
 
     seen: bool (V,), the tokens of the repetition penalty; banned: a token of probability 0;
     min_tokens_to_keep: so many of the most probable tokens stay whatever top_p and min_p are; drawn (V,):
-    how often each token was drawn, for the other penalties. ValueError for logits that are not finite.
+    how often each token was drawn, for the other penalties; allowed: bool (V,), others have probability 0;
+    bias (V,): added to the logits. ValueError for logits that are not finite.
 
     >>> probabilities(np.log([1, 2, 5.0]), Sampling(temperature=1, top_k=2)).round(3).tolist()
     [0.0, 0.286, 0.714]
@@ -82,6 +86,8 @@ def probabilities(
     z: Floats = np.array(logits, np.float64)  # (V,), a copy
     if not is_finite(z):
         raise ValueError(f"generate: {LOGITS}")
+    if bias is not None:
+        z += bias
     if seen is not None:
         z = penalised(z, sampling.repetition_penalty, seen)
     if drawn is not None:
@@ -90,6 +96,8 @@ def probabilities(
         z = np.where(drawn > 0, np.clip(less, -1e300, 1e300), z)
     if banned is not None and len(z) > 1:
         z[banned] = -np.inf
+    if allowed is not None:
+        z[~allowed] = -np.inf
     best = int(z.argmax())
     if sampling.temperature == 0:
         p: Floats = (np.arange(len(z)) == best).astype(np.float64)
@@ -196,10 +204,13 @@ def generate_ids(
     ends: Sequence[int] = (),
     ignore_eos: bool = False,
     seed: int | None = None,
+    guide: Guide | None = None,
+    bias: Floats | None = None,
 ) -> Iterator[int]:
     """Yield at most max_new_tokens ids that follow `prompt` (N >= 1), up to one of `ends` (not yielded).
 
-    ignore_eos bans the first of them, and the others end nothing.
+    ignore_eos bans the first of them, and the others end nothing. A guide says which ids may come, and ends
+    where it is over; bias (V,) is added to the logits.
     """
     generator = Draws(seed)
     context = Context(model, [prompt], len(prompt) + max_new_tokens)
@@ -208,12 +219,17 @@ def generate_ids(
     drawn = np.zeros(model.config.vocab_size, np.int64)
     banned = ends[0] if ends and ignore_eos else None
     for _ in range(max_new_tokens):
-        p = probabilities(context.logits()[0], sampling, seen, banned, drawn=drawn)
+        allowed = guide.allowed() if guide else None
+        p = probabilities(
+            context.logits()[0], sampling, seen, banned, drawn=drawn, allowed=allowed, bias=bias
+        )
         token = draw(p, generator)
         drawn[token] += 1
         if token in ends and not ignore_eos:
             return
         yield token
+        if guide and guide.ends_with(token):
+            return
         context.extend([token])
         seen[token] = True
 

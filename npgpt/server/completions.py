@@ -13,9 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from npgpt.engine.types import Fields
+from npgpt.runtime.guide import bias_of
 from npgpt.runtime.sampling import Sampling, prompt_ids
 from npgpt.server import bodies
 from npgpt.server.guard import Settings
+from npgpt.server.guided import masks_of
 from npgpt.server.models import Models, ServedModel
 from npgpt.server.responses import (
     Change,
@@ -29,7 +31,7 @@ from npgpt.server.responses import (
     new_id,
 )
 from npgpt.server.scheduler import Busy, Scheduler
-from npgpt.server.schema import ApiError
+from npgpt.server.schema import GUIDED, ApiError
 from npgpt.server.sequence import EmbeddingRequest, Sequence, TextRequest
 from npgpt.server.tokens import Token
 from npgpt.text import examples
@@ -61,7 +63,8 @@ class Completions:
         most, warnings = self.max_tokens(fields, 16)
         ends = served.scheduler.tokenizer.ends
         top, echo = fields.get("logprobs"), fields.get("echo", False)
-        requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo)
+        guided = await self.guided(fields, served)
+        requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo, **guided)
         shape = CompletionShape(served.scheduler.token_names, top)
         return await self.answer(request, fields, served, requests, shape, warnings)
 
@@ -86,7 +89,8 @@ class Completions:
         most, warnings = self.max_tokens(fields, scheduler.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
         ends = await asyncio.to_thread(examples.chat_ends, tokenizer)
-        requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top)
+        guided = await self.guided(fields, served)
+        requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top, **guided)
         shape = ChatShape(scheduler.token_names, top)
         return await self.answer(request, fields, served, requests, shape, warnings)
 
@@ -122,6 +126,17 @@ class Completions:
             how = f"they were read in windows of {context} tokens, the context, and averaged"
             answer["warnings"] = [f"{n} of {len(prompts)} inputs are longer than the context: {how}"]
         return Json(answer)
+
+    async def guided(self, fields: Fields, served: ServedModel) -> Fields:
+        """Return the fields of TextRequest that say which tokens may come; raise ApiError 400 for bad."""
+        scheduler, found = served.scheduler, dict[str, Any]()
+        try:
+            found["bias"] = bias_of(fields.get("logit_bias"), scheduler.model.vocab_size)
+        except ValueError as error:
+            raise ApiError(400, str(error), "logit_bias", "invalid_value") from None
+        if not GUIDED.keys().isdisjoint(fields):
+            found["masks"] = await asyncio.to_thread(masks_of, fields, scheduler.tokenizer)
+        return found
 
     def max_tokens(self, fields: Fields, default: int, name: str = "max_tokens") -> tuple[int, list[str]]:
         """Return how many tokens a text may have, and what to say where more are asked for."""

@@ -66,6 +66,30 @@ ABOUT: Fields = {  # who asks and what for: no reply depends on it
     "safety_identifier": STRING,
     "prompt_cache_key": STRING,
 }
+# replies that cannot leave a form, in OpenAI's words and in vLLM's
+SCHEMA: Fields = {"type": "object"}
+NAMED: Fields = {"name": STRING, "description": STRING, "strict": BOOLEAN, "schema": SCHEMA}
+TYPE: Fields = {"enum": ["text", "json_object", "json_schema"]}
+TEXT_FORMAT = record(["type"], type=TYPE, **NAMED)  # of /v1/responses
+CHOICES = array(STRING, 10_000)
+JSON: Fields = {"anyOf": [SCHEMA, STRING]}
+GUIDED: Fields = {
+    "response_format": record(["type"], type=TYPE, json_schema=record(**NAMED)),
+    "guided_json": JSON,
+    "guided_regex": STRING,
+    "guided_choice": CHOICES,
+    "guided_grammar": unsupported(),
+    "guided_decoding_backend": unsupported("auto"),
+    "guided_whitespace_pattern": unsupported(),
+    "structured_outputs": record(
+        json=JSON,
+        regex=STRING,
+        choice=CHOICES,
+        json_object=BOOLEAN,
+        grammar=unsupported(),
+        structural_tag=unsupported(),
+    ),
+}
 SAMPLING: Fields = {
     "model": STRING,
     "temperature": number(0, 2),
@@ -78,7 +102,7 @@ SAMPLING: Fields = {
     "presence_penalty": number(-2, 2),
     "frequency_penalty": number(-2, 2),
     "seed": integer(-(2**63), 2**64 - 1),
-    "logit_bias": unsupported(),
+    "logit_bias": {"type": "object", "additionalProperties": number(-100, 100)},
     "service_tier": unsupported("auto", "default"),
     "store": unsupported(False),
     **ABOUT,
@@ -87,6 +111,7 @@ SAMPLING: Fields = {
     "min_p": number(0, 1),
     "repetition_penalty": number(0.1, 10),
     "ignore_eos": BOOLEAN,
+    **GUIDED,
 }
 COMPLETION: Fields = {
     **SAMPLING,
@@ -107,7 +132,6 @@ CHAT: Fields = {
     "parallel_tool_calls": BOOLEAN,  # of tools, which there are none
     "functions": unsupported(),
     "function_call": unsupported("none", "auto"),
-    "response_format": unsupported({"type": "text"}),
     "modalities": unsupported(["text"]),
     "reasoning_effort": unsupported("none"),
     "verbosity": unsupported("medium"),

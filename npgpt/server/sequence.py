@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt.engine.types import Floats
 from npgpt.runtime import libnpgpt
+from npgpt.runtime.guide import Guide, Masks
 from npgpt.runtime.sampling import Sampling, TextStream, log_softmax
 from npgpt.server.tokens import CountingDecoder, Token
 from npgpt.text.tokenizer import Tokenizer
@@ -44,6 +45,8 @@ class TextRequest:
     stop: tuple[str, ...] = ()
     top: int | None = None  # how many alternatives come with each token; None: no probabilities at all
     echo: bool = False  # the text begins with the prompt
+    masks: Masks | None = None  # of the grammar that the text cannot leave
+    bias: Floats | None = field(default=None, compare=False)  # (V,) added to the logits
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,9 @@ class RunningText(Running):
         self.request, self.ids = request, list(request.ids)  # the ids grow by what is drawn
         banned = request.ends[0] if request.ignore_eos else None
         self._sampling = libnpgpt.sampling_struct(request.sampling, banned, request.seed)
+        self._guide = Guide(request.masks, model.vocab_size, request.ends) if request.masks else None
+        self.session.bias(request.bias)
+        self.session.allow(None)
         self._decoder = CountingDecoder(tokenizer)
         self._stream = TextStream(self._decoder, [tokenizer.normalize_part(s) for s in request.stop])
         self._held: list[Token] = []  # those whose text is not decided yet
@@ -192,6 +198,8 @@ class RunningText(Running):
         if sequence.n_drawn == self.request.max_tokens:  # 0: only the prompt is reported
             return self.end("length")
         logits = None if self.request.top is None else self.session.logits()
+        if self._guide:
+            self.session.allow(self._guide.allowed())
         id = self.session.sample(self._sampling)
         sequence.first_token_at = sequence.first_token_at or time.monotonic()
         if id in self.request.ends and not self.request.ignore_eos:
@@ -201,7 +209,7 @@ class RunningText(Running):
         sequence.n_drawn += 1
         before = self._decoder.characters
         self._report(id, logits, before, self._stream.push(id))
-        if self._stream.stopped:
+        if self._stream.stopped or (self._guide and self._guide.ends_with(id)):
             return self.end("stop")
         if sequence.n_drawn == self.request.max_tokens:
             return self.end("length")
@@ -216,7 +224,7 @@ class RunningText(Running):
         """Put the last output: what the decoder still holds, unless `finish` is an exception."""
         if isinstance(finish, Exception):
             return super().end(finish)
-        text = self._stream.close()
+        text = "" if self._guide else self._stream.close()  # a reply that is cut ends with a whole character
         if self._stream.stopped:  # the text does not hold the tokens of a stop string
             finish = "stop"
         else:

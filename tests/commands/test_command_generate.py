@@ -35,6 +35,26 @@ def test_bad_flags_for_generate(command, run, flags):
     assert flags.split()[0].lstrip("-") in result[2].replace("_", "-")
 
 
+def test_a_schema_and_a_regex_hold(command, run):
+    Path("s.json").write_text(
+        '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    )
+    for seed in range(3):
+        flags = ["--seed", seed, "--json"]
+        written = json.loads(command("generate", run, "abc", *flags, "--schema", "s.json")[1])["text"]
+        assert [*json.loads(written)] == ["n"] and isinstance(json.loads(written)["n"], int)
+        written = json.loads(command("generate", run, "abc", *flags, "--regex", "[xyz]{3}-é")[1])["text"]
+        assert len(written) == 5 and written.endswith("-é")
+    Path("bad.json").write_text('{"oneOf": []}')
+    refused(
+        command("generate", run, "a", "--schema", "bad.json"), "schema: the keyword 'oneOf' is not supported"
+    )
+    refused(command("generate", run, "a", "--schema", "none.json"), "none.json: No such file or directory")
+    refused(command("generate", run, "a", "--regex", "("), "the regex '(' cannot be used")
+    both = command("generate", run, "a", "--regex", "a", "--schema", "s.json")
+    refused(both, "schema and regex cannot be given together")
+
+
 def test_load_names_a_broken_checkpoint_and_takes_the_one_before(command, text):
     assert command("train", text, *TINY, "--steps", 4, "--save-every", 2, "--out", "r")[0] == 0
     weights = Path("r/step-000004/model.safetensors")

@@ -220,7 +220,8 @@ def test_an_end_of_text_at_the_head_of_a_prompt_is_the_token(client, speaker):
     [
         ({"model": "gpt-4"}, openai.NotFoundError, "model_not_found"),
         ({"temperature": 3}, openai.BadRequestError, "invalid_value"),
-        ({"logit_bias": {"1": 1}}, openai.BadRequestError, "unsupported_parameter"),
+        ({"logit_bias": {"257": 1}}, openai.BadRequestError, "invalid_value"),
+        ({"suffix": "a"}, openai.BadRequestError, "unsupported_parameter"),
         ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "unknown_parameter"),
         ({"prompt": "a" * 129}, openai.BadRequestError, "context_length_exceeded"),
         ({"prompt": [1, 257]}, openai.BadRequestError, "invalid_value"),

@@ -31,6 +31,36 @@ static int append(void *user, const char *piece, size_t length) {
 static npgpt_model *model;
 static npgpt_config config;
 
+static void check_wishes(npgpt_session *session) {
+    uint32_t some[9] = {1u << 3}; /* (257 + 31) / 32 words */
+    static float bias[257];
+    npgpt_sampling sampling;
+    int32_t id;
+    npgpt_default_sampling(&sampling);
+    some[8] = 1; /* ids 3 and 256 */
+    CHECK(!npgpt_session_allow(session, some, &error));
+    for (int i = 0; i < 100; i++) {
+        sampling.temperature = i % 3 * 10, sampling.top_k = i % 5, sampling.top_p = i % 4 / 3.0;
+        sampling.banned = i % 2 ? 256 : -1;
+        CHECK(!npgpt_sample(session, &sampling, &id, &error) && (id == 3 || (id == 256 && i % 2 == 0)));
+    }
+    some[0] = 0, sampling.banned = 256;
+    CHECK(!npgpt_session_allow(session, some, &error));
+    CHECK(npgpt_sample(session, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "allowed"));
+    some[8] = 2; /* an id that is none */
+    CHECK(npgpt_session_allow(session, some, &error) == NPGPT_BAD_ARGUMENT);
+    CHECK(npgpt_session_allow(NULL, some, &error) == NPGPT_BAD_ARGUMENT && !npgpt_session_allow(session, NULL, &error));
+    bias[9] = 1e6f;
+    CHECK(!npgpt_session_bias(session, bias, &error));
+    for (int i = 0; i < 10; i++) {
+        sampling.temperature = i % 2;
+        CHECK(!npgpt_sample(session, &sampling, &id, &error) && id == 9);
+    }
+    bias[256] = (float)(1 / sampling.presence_penalty); /* infinite */
+    CHECK(npgpt_session_bias(session, bias, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "id 256"));
+    CHECK(npgpt_session_bias(NULL, bias, &error) == NPGPT_BAD_ARGUMENT && !npgpt_session_bias(session, NULL, &error));
+}
+
 static void check_opening(const char *path) {
     npgpt_model *other = NULL;
     FILE *file;
@@ -121,6 +151,7 @@ static void check_sessions(void) {
         for (int k = 0; k < i; k++) CHECK(ids[k] != id);
         ids[i] = id;
     }
+    check_wishes(one);
     for (int i = 0; i < 300; i++) ids[i] = i * 7 % 256;
     npgpt_session_forget(one);
     CHECK(npgpt_session_length(one) == 0 && npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT);

@@ -36,7 +36,10 @@ COMPLETION = {"model": "m", "prompt": "a"}
         ({"prompt": {"a": 1}}, "prompt", "got an object"),
         ({"prompt": None}, "prompt", "you must provide a prompt parameter"),
         ({"stream_options": {"usage": True}}, "stream_options", "must not have 'usage'"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "logit_bias is not supported by this server"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "logit_bias.5 must be a number in -100..100, got 101"),
+        ({"guided_grammar": "a"}, "guided_grammar", "not supported by this server"),
+        ({"guided_choice": []}, "guided_choice", "guided_choice must be a list of 1 to"),
+        ({"structured_outputs": {"jsn": 1}}, "structured_outputs", "must not have 'jsn'; did you mean json"),
         ({"suffix": "x"}, "suffix", "not supported"),
         ({"best_of": 2}, "best_of", "not supported"),
         ({"temprature": 1}, "temprature", "supplied: temprature; did you mean temperature?"),
@@ -79,14 +82,13 @@ CHATS = [
     {"tool_choice": "required"},
     {"tool_choice": {"type": "function", "function": {"name": "f"}}},
     {"function_call": {"name": "f"}},
-    {"response_format": {"type": "json_object"}},
+    {"guided_decoding_backend": "outlines"},
     {"modalities": ["text", "audio"]},
     {"reasoning_effort": "low"},
     {"verbosity": "high"},
     {"prediction": {"type": "content", "content": "a"}},
     {"web_search_options": {}},  # asks for a search
     {"moderation": {"model": "m"}},
-    {"logit_bias": {"5": 1}},
     {"store": True},
 ]
 
