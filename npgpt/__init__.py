@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from npgpt.engine.optim import AdamW, Muon
     from npgpt.text.dataset import Dataset
 
-NEEDED = "numpy", "cffi", "safetensors", "tqdm"
+NEEDED = "numpy", "cffi", "tqdm"
 
 
 def _refuse(what: str) -> None:

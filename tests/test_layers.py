@@ -34,7 +34,7 @@ MAY_IMPORT = {
         for command in COMMANDS
     },
 }
-OUTSIDE = {"numpy", "safetensors", "tqdm", "cffi"}  # what `pip install npgpt` brings
+OUTSIDE = {"numpy", "tqdm", "cffi"}  # what `pip install npgpt` brings
 ENGINE_OUTSIDE = {"numpy"}
 SERVER = {"starlette", "uvicorn"}  # a package that its own command alone imports, inside a function
 EXTRAS = {  # file -> what it may import besides, inside a function

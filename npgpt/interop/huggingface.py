@@ -9,21 +9,17 @@ torch alone.
 import json
 import os
 import warnings
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
 from npgpt.engine.config import GPTConfig, Rope, engine_of
 from npgpt.engine.model import GPT
-from npgpt.engine.types import Array, Fields, PathLike
+from npgpt.engine.types import Fields, PathLike
 from npgpt.interop import pickle_file
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors, without_defaults
-from npgpt.interop.safetensors_file import save_file
+from npgpt.interop.safetensors_file import open_file, save_file
 from npgpt.text.json_file import read_json, read_json_if_any
 from npgpt.text.load import load_tokenizer, tokenizer_of
 from npgpt.text.tokenizer import Tokenizer
@@ -183,10 +179,9 @@ def read_pretrained(folder: PathLike) -> Pretrained:
         named = {path: generation, folder / "config.json": settings}
         ends = _ends(named, config.vocab_size)
         tokenizer.more_ends = tuple(i for i in ends if i != tokenizer.end_of_text)
-    with ExitStack() as stack:
-        stored, path = _open_weights(folder, stack)
-        format = settings.get("model_type", "gpt2")
-        return Pretrained(config, read_weights(format, config, stored, f"read_pretrained: {path}"), tokenizer)
+    stored, path = _open_weights(folder)
+    format = settings.get("model_type", "gpt2")
+    return Pretrained(config, read_weights(format, config, stored, f"read_pretrained: {path}"), tokenizer)
 
 
 def read_tokenizer(folder: PathLike) -> Tokenizer | None:
@@ -227,37 +222,22 @@ def fit_tokenizer(
     return tokenizer
 
 
-def open_safetensors(path: PathLike, stack: ExitStack) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Return ({name: tensor}, metadata) of a safetensors file, which stays open as long as the stack."""
-    try:
-        file = stack.enter_context(safe_open(path, framework="np"))
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file, got {error}") from None
-
-    def tensor(name: str) -> StoredTensor:
-        view = file.get_slice(name)
-        read = _read_bfloat16 if view.get_dtype() == "BF16" else lambda path, name: file.get_tensor(name)
-        return StoredTensor(tuple(view.get_shape()), view.get_dtype(), lambda: read(path, name))
-
-    return {name: tensor(name) for name in file.keys()}, file.metadata() or {}
-
-
-def _open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, StoredTensor], Path]:
+def _open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
     """Return the tensors of a folder's file of weights, or of its index's shards, and the path of either."""
     for name in (WEIGHTS, f"{WEIGHTS}.index.json", PICKLED, f"{PICKLED}.index.json"):
         path = folder / name
         if path.exists():
             if path.suffix == ".json":
-                return _open_shards(path, stack), path
-            return _open_file(path, stack), path
+                return _open_shards(path), path
+            return _open_file(path), path
     wanted = f"{WEIGHTS}, or its shards and {WEIGHTS}.index.json, or {PICKLED}"
     raise ValueError(f"read_pretrained: {folder} must hold {wanted}")
 
 
-def _open_file(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+def _open_file(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a file that torch or safetensors has written."""
     if path.suffix == ".safetensors":
-        return open_safetensors(path, stack)[0]
+        return open_file(path)[0]
     where = f"read_pretrained: {path}"
     state = pickle_file.load(path, where)
     if not isinstance(state, dict):
@@ -265,7 +245,7 @@ def _open_file(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     return pickle_file.tensors_of(state)
 
 
-def _open_shards(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+def _open_shards(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of the shards that an index names, which must lie in its folder."""
     names = read_json(path).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
@@ -279,19 +259,8 @@ def _open_shards(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
         kind, wanted = Path(file).suffix, Path(path.name.removesuffix(".index.json")).suffix
         if kind != wanted:
             raise ValueError(f"read_pretrained: {path}: a shard must be a {wanted} file, got {file!r}")
-        shards[file] = _open_file(path.parent / file, stack)
+        shards[file] = _open_file(path.parent / file)
     return {name: shards[file][name] for name, file in names.items() if name in shards[file]}
-
-
-def _read_bfloat16(path: PathLike, name: str) -> Array:
-    """Return a bfloat16 tensor as float32; NumPy lacks this type, the upper half of a float32."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))[name]  # which safetensors has checked
-        begin, end = header["data_offsets"]
-        file.seek(8 + size + begin)
-        bits = np.frombuffer(file.read(end - begin), "<u2").astype(np.uint32) << 16
-    return bits.view(np.float32).reshape(header["shape"])
 
 
 def _config_to_json(config: GPTConfig, ends: Fields) -> Fields:

@@ -6,7 +6,6 @@ folder. What is read must be all that peft_config.py expects, and nothing else.
 """
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from npgpt.engine.config import GPTConfig
 from npgpt.engine.finite import check_tensor
 from npgpt.engine.lora import ROWS, LoRA
 from npgpt.engine.types import Fields, PathLike, Tensors
-from npgpt.interop.huggingface import family_of, fit_tokenizer, open_safetensors, read_tokenizer
+from npgpt.interop.huggingface import family_of, fit_tokenizer, read_tokenizer
 from npgpt.interop.layout import (
     FLOATS,
     Pretrained,
@@ -27,7 +26,7 @@ from npgpt.interop.layout import (
     with_rows,
 )
 from npgpt.interop.peft_config import AdapterConfig
-from npgpt.interop.safetensors_file import save_file
+from npgpt.interop.safetensors_file import open_file, save_file
 from npgpt.text.json_file import read_json
 from npgpt.text.tokenizer import Tokenizer
 
@@ -79,19 +78,18 @@ def apply_adapter(base: Pretrained, folder: Path) -> Pretrained:
     settings, path = AdapterConfig(read_json(folder / CONFIG), str(folder / CONFIG)), folder / WEIGHTS
     if not path.exists():
         raise ValueError(f"{folder} must hold {WEIGHTS} (pickles are not opened)")
-    with ExitStack() as stack:
-        adapter = _read(settings, open_safetensors(path, stack)[0], base.config, str(path))
-        found = with_rows(base, _rows_of_wte(adapter, base.config))
-        form, config, params = family_of(found.config), found.config, found.tensors
-        specs = tensor_specs(form, config)
-        for name, tensor in adapter.whole.items():
-            _replace(params, specs[name], tensor, factor_of(form, config, specs[name]), f"{path}: {name}")
-        for name, (ids, tensor) in adapter.rows.items():
-            rows = tensor.read()
-            check_tensor(str(path), name, rows)
-            params[specs[name].name][ids] = rows
-        for product in adapter.products:
-            _add(params, product, factor_of(form, config, product.spec), str(path))
+    adapter = _read(settings, open_file(path)[0], base.config, str(path))
+    found = with_rows(base, _rows_of_wte(adapter, base.config))
+    form, config, params = family_of(found.config), found.config, found.tensors
+    specs = tensor_specs(form, config)
+    for name, tensor in adapter.whole.items():
+        _replace(params, specs[name], tensor, factor_of(form, config, specs[name]), f"{path}: {name}")
+    for name, (ids, tensor) in adapter.rows.items():
+        rows = tensor.read()
+        check_tensor(str(path), name, rows)
+        params[specs[name].name][ids] = rows
+    for product in adapter.products:
+        _add(params, product, factor_of(form, config, product.spec), str(path))
     tokenizer = fit_tokenizer(read_tokenizer(folder), {}, config, str(folder))
     if tokenizer is None:
         return found

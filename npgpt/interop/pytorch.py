@@ -6,7 +6,6 @@ activation.
 
 import json
 import re
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +15,9 @@ from npgpt.engine.config import GPTConfig, Rope
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Array, Fields, PathLike, Shape
 from npgpt.interop import pickle_file
-from npgpt.interop.huggingface import family_of, open_safetensors
+from npgpt.interop.huggingface import family_of
 from npgpt.interop.layout import Pretrained, StoredTensor, config_of, read_weights, tensors
-from npgpt.interop.safetensors_file import save_file
+from npgpt.interop.safetensors_file import open_file, save_file
 from npgpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 COMPILED = "_orig_mod."  # torch.compile's prefix of a name
@@ -49,16 +48,15 @@ def read_state_dict(path: PathLike, **known: Any) -> Pretrained:
     for Hugging Face folders.
     """
     where = f"read_state_dict: {path}"
-    with ExitStack() as stack:
-        stored, metadata = open_safetensors(path, stack)
-        stored = {name.removeprefix(COMPILED): tensor for name, tensor in stored.items()}
-        format, fields = _recognise(stored, where)
-        if "npgpt" in metadata:
-            fields = _written_config(metadata["npgpt"], where)
-        else:
-            fields = _completed(format, fields, known, stored, where)
-        config = config_of(where, **fields | known)
-        return Pretrained(config, read_weights(format, config, stored, where), _tokenizer_for(config))
+    stored, metadata = open_file(path)
+    stored = {name.removeprefix(COMPILED): tensor for name, tensor in stored.items()}
+    format, fields = _recognise(stored, where)
+    if "npgpt" in metadata:
+        fields = _written_config(metadata["npgpt"], where)
+    else:
+        fields = _completed(format, fields, known, stored, where)
+    config = config_of(where, **fields | known)
+    return Pretrained(config, read_weights(format, config, stored, where), _tokenizer_for(config))
 
 
 def read_checkpoint(path: PathLike, **known: Any) -> Pretrained:

@@ -13,14 +13,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
 from npgpt.engine.lora import LoRA
 from npgpt.engine.model import GPT
 from npgpt.engine.quantised_model import QuantisedGPT
 from npgpt.engine.types import Fields, Tensors
 from npgpt.interop import huggingface, peft
-from npgpt.interop.safetensors_file import save_file
+from npgpt.interop.safetensors_file import load_file, save_file
 from npgpt.text.tokenizer import Tokenizer
 
 MANIFEST, OPTIMIZER, STATE = "manifest.json", "optimizer.safetensors", "trainer.json"
