@@ -110,7 +110,7 @@ def test_the_text_just_written_is_looked_into(server, browser):
     text = browser.js("document.getElementById('output').textContent")
     browser.js("document.getElementById('tab-write').focus()")
     browser.press("ArrowRight")
-    browser.until("document.querySelector('#inside iframe')?.contentWindow.speak")
+    browser.until("typeof document.querySelector('#inside iframe')?.contentWindow.speak === 'function'", 60)
     page = "document.querySelector('#inside iframe').contentDocument"
     browser.until(f"document.querySelector('#inside iframe').offsetHeight > {page}.body.offsetHeight - 2")
     tokens = f"[...{page}.querySelectorAll('#text .token')].map((t) => t.textContent)"
