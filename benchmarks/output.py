@@ -63,9 +63,10 @@ class Session:
             self.run(quote["after"])
         if name == "finetune":
             self.write_sentiment()
-        if name == "smollm2":
+        if name.startswith("smollm2"):
             file = smollm2_or_exit()
-            (self.folder / file.name).symlink_to(file)
+            if not (self.folder / file.name).exists():
+                (self.folder / file.name).symlink_to(file)
         rows, servers = [], []
         folder = record.ROOT if quote.get("in_repository") else self.folder
         try:

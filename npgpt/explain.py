@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_lines("explain"):
         from npgpt.api import load
         from npgpt.console import explanation as screen
+        from npgpt.training.run import shown
 
-        if args.out and Path(args.out).suffix != ".json":
-            raise ValueError(f"-o: must be a file that ends in .json, got {args.out}")
+        _check_out(args)
         if args.prompt is not None and not (args.where or args.influence):
             raise ValueError(
                 "--prompt is for --where and --influence; else the prompt is the beginning of TEXT"
@@ -59,11 +61,44 @@ def main(argv: Sequence[str] | None = None) -> int:
             screen.show_lens(lens, model.tokenizer, found)
         if args.anatomy:
             screen.show_anatomy(model, model.tokenizer, found)
-        if args.out:
+        if args.out and Path(args.out).suffix == ".html":
+            from npgpt.explaining import page
+
+            _write(
+                args.out, page.write(model, model.tokenizer, found, shown(Path(args.model).resolve().name))
+            )
+        elif args.out:
             data = _data(found, weights, lens)
             data |= {"input_reduction": reduced.allennlp()} if reduced else {}
             _write(args.out, data | ({"hotflip": flipped.allennlp()} if flipped else {}))
     return 0
+
+
+def answer() -> None:
+    """Write to stdout the page that the server asks for, as JSON, on stdin: it runs this as a process."""
+    with errors_as_lines("explain"):
+        from npgpt.api import load
+        from npgpt.explaining import page
+
+        asked = json.load(sys.stdin)
+        model = load(asked["path"], asked["adapter"])
+        found = model.explain(asked["ids"], method=asked["method"])
+        written = page.write(model, model.tokenizer, found, asked["name"], asked["dropped"])
+        sys.stdout.buffer.write(written.encode())
+
+
+def _check_out(args: Namespace) -> None:
+    """Raise ValueError where -o cannot be written, before anything is computed."""
+    if not args.out:
+        return
+    suffixes = (".json",) if args.where or args.influence else (".json", ".html")
+    out = Path(args.out)
+    if out.suffix not in suffixes:
+        raise ValueError(f"-o: must be a file that ends in {' or '.join(suffixes)}, got {args.out}")
+    if args.label and out.suffix == ".html":
+        raise ValueError("-o: a page shows next tokens, and no answer: --label goes with a .json file")
+    if not os.access(out.parent, os.W_OK | os.X_OK) or not out.parent.is_dir() or out.is_dir():
+        raise ValueError(f"-o: must be a file in a folder that can be written to, got {args.out}")
 
 
 def _from_training(args: Namespace) -> int:
@@ -98,12 +133,13 @@ def _given(args: Namespace, *names: str) -> str:
     return " and ".join(f"--{name}" for name in names if getattr(args, name))
 
 
-def _write(file: str, data: Fields) -> None:
+def _write(file: str, data: Fields | str) -> None:
     from npgpt.training import checkpoint
 
+    text = data if isinstance(data, str) else json.dumps(data, allow_nan=False) + "\n"
     with errors_as_lines("explain", 1, (OSError,)):
-        checkpoint.write_atomically(Path(file), json.dumps(data, allow_nan=False) + "\n")
-    log("saved to {file}", file=file)
+        checkpoint.write_atomically(Path(file), text)
+    log("saved to {file} ({size:,.1f} kB)", file=file, size=len(text.encode()) / 1000)
 
 
 def _arguments(argv: Sequence[str] | None) -> Namespace:
@@ -142,7 +178,12 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
         help="tell instead which N windows of its training text taught RUN most to write TEXT",
     )
     add("--prompt", help="with --where and --influence: what RUN wrote TEXT after")
-    add("-o", "--out", metavar="FILE", help="write all as JSON, in AllenNLP's shape (.json)")
+    add(
+        "-o",
+        "--out",
+        metavar="FILE",
+        help="write a page to look into (.html), or all as JSON, in AllenNLP's shape (.json)",
+    )
     add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")
     args: Namespace = parser.parse_intermixed_args(argv)

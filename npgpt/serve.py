@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
     from asyncio.subprocess import Process
 
-    from npgpt.engine.types import PathLike
+    from npgpt.engine.types import Fields, PathLike
     from npgpt.runtime import libnpgpt
     from npgpt.server.jobs import FinetuneArguments
     from npgpt.text.tokenizer import Tokenizer
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             __version__,
             open_model=functools.partial(open_model, adapters=adapters),
             start_finetune=functools.partial(start_finetune, adapters=adapters),
+            start_explain=functools.partial(start_explain, adapters=adapters),
         )
         server = connections.make_server(application, args.host, args.port)
         listening = connections.listen(args.host, args.port)
@@ -145,16 +147,39 @@ async def start_finetune(arguments: FinetuneArguments, adapters: Adapters) -> Pr
         ("--adapter", adapter and os.path.abspath(adapter)),
     ):
         command += [flag, str(value)] if value is not None else []
-    # clients read English; -P and the path keep what the folder holds from being imported as a module
-    environment = {"LANGUAGE": "en", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     return await create_subprocess_exec(
         *command,
         stdout=PIPE,
         stderr=PIPE,
         limit=LINE_LIMIT,
         cwd=arguments.data.parent,
-        env=os.environ | environment,
+        env=_environment(),
     )
+
+
+async def start_explain(path: Path, asked: Fields, adapters: Adapters) -> tuple[Process, bytes]:
+    """Start npgpt.explain.answer() for the page of a text; return its process, and what it reads.
+
+    It gives way to the texts that are being written.
+    """
+    from asyncio.subprocess import PIPE, create_subprocess_exec
+
+    adapter = adapters.get(path)
+    asked |= {"path": os.path.abspath(path), "adapter": adapter and os.path.abspath(adapter)}
+    code = "import os; getattr(os, 'nice', int)(10); from npgpt.explain import answer; answer()"
+    process = await create_subprocess_exec(
+        sys.executable, "-P", "-c", code, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment()
+    )
+    return process, json.dumps(asked).encode()
+
+
+def _environment() -> dict[str, str]:
+    """Return that of a process of the server: clients read English, and it imports what this one does.
+
+    The path, with -P, keeps what the folder holds from being imported as a module.
+    """
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    return {**os.environ, "LANGUAGE": "en", "PYTHONPATH": path}
 
 
 if __name__ == "__main__":

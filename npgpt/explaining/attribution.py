@@ -68,6 +68,7 @@ class Subject:
 
     def __init__(self, model: TracedGPT, ids: Integers, objective: Objective) -> None:
         self._model, self._objective = model, objective
+        self.passes = 0  # of the text through the model; a gradient is three
         self.e = model.token_embeddings(ids)  # (T,C)
         self.nothing = np.zeros_like(self.e)  # (T,C), embeddings that say nothing
         if model.config.rope:
@@ -80,10 +81,12 @@ class Subject:
 
     def values(self, variants: Floats) -> Floats:
         """Return f (n,) of the variants (n,T,C) of the embeddings, in float64."""
+        self.passes += len(variants)
         return np.concatenate([self._forward(v)[0] for v in batches(variants)])
 
     def gradients(self, variants: Floats) -> Floats:
         """Return the gradient of f (n,T,C) at the variants (n,T,C) of the embeddings."""
+        self.passes += 3 * len(variants)
         gradients = np.concatenate([self._gradients(v) for v in batches(variants)])
         check_measured("explain", gradients, self._model.params)
         return gradients
@@ -273,8 +276,8 @@ METHODS: dict[str, Attribute] = {
     "occlusion": occlusion,
 }
 ELSEWHERE = {  # names of captum, inseq and AllenNLP, in small letters and without underscores -> ours
-    "saliency": "gradient", "simplegradient": "gradient",
-    "inputxgradient": "grad_x_input",
+    "saliency": "gradient",
+    "inputxgradient": "grad_x_input", "simplegradient": "grad_x_input",  # AllenNLP's is times the embedding
     "integratedgradients": "integrated", "integratedgradient": "integrated",
     "smoothgrad": "smooth", "smoothgradient": "smooth", "noisetunnel": "smooth",
 }  # fmt: skip

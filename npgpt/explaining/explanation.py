@@ -1,5 +1,6 @@
 """An explanation of the next token: how much each token of the text speaks for it."""
 
+import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,19 @@ class Explanation:
         """
         sizes = np.abs(self.scores)
         return {"instance_1": {"grad_input_1": (sizes / max(float(sizes.sum()), 1e-300)).tolist()}}
+
+    def _repr_html_(self) -> str:
+        """Return the tokens for notebooks: blue speaks for the target, in its box, and orange against it."""
+        largest, pieces = float(np.abs(self.scores).max()) or 1.0, []
+        for token, score in zip(self.tokens, self.scores, strict=True):
+            colour = "11,98,164" if score > 0 else "194,65,12"
+            shade = f"background:rgba({colour},{0.66 * abs(score) / largest:.3f});border-radius:3px"
+            pieces.append(f'<span title="{score:+.4g}" style="{shade}">{html.escape(token)}</span>')
+        box = f'<span style="border:1px solid;border-radius:3px">{html.escape(self.target.text)}</span>'
+        other = f" - {html.escape(repr(self.against.text))}" if self.against else ""
+        what = f"{self.of} {html.escape(repr(self.target.text))}{other} = {self.value:.4f}, {self.method}"
+        text = "white-space:pre-wrap;font:17px/1.8 Georgia,serif"
+        return f'<div style="{text}">{"".join(pieces)}{box}</div><small>{what}</small>'
 
 
 def _logits(model: TracedGPT, ids: Integers) -> Floats:

@@ -19,16 +19,17 @@ from npgpt.text.tokenizer import Tokenizer
 TOP = 10  # tokens of each layer that a lens keeps
 
 
-def _trace(model: GPT, ids: Integers) -> Trace:
-    traced = TracedGPT(model)
-    trace = traced.trace(traced.token_embeddings(ids[None]))
+def traced(model: GPT, ids: Integers) -> Trace:
+    """Return the forward pass of ids (T,), kept; ValueError where it is not finite."""
+    still = TracedGPT(model)
+    trace = still.trace(still.token_embeddings(ids[None]))
     check_measured("explain", trace.hidden, model.params)
     return trace
 
 
 def attention(model: GPT, tokenizer: Tokenizer | None, text: Text | ArrayLike) -> Floats:
     """Return how much each token of `text` looks at each: (L,H,T,T), whose rows are queries and sum to 1."""
-    trace = _trace(model, read_text(model, tokenizer, text))
+    trace = traced(model, read_text(model, tokenizer, text))
     return np.stack([trace.attention(layer)[0] for layer in range(model.config.n_layer)])
 
 
@@ -59,7 +60,7 @@ class Lens:
 def lens(model: GPT, tokenizer: Tokenizer | None, text: Text | ArrayLike) -> Lens:
     """Return the Lens of a text (nostalgebraist 2020, "interpreting GPT: the logit lens")."""
     ids = read_text(model, tokenizer, text)
-    trace = _trace(model, ids)
+    trace = traced(model, ids)
     top, shares, entropy, states = [], [], [], np.concatenate(list(trace.states()))
     for state in states:
         log_p = log_softmax(trace.model.logits_of(state))  # (T,V), of one layer at a time

@@ -21,6 +21,7 @@ from npgpt.runtime import libnpgpt
 from npgpt.server import schema
 from npgpt.server.about import About
 from npgpt.server.completions import Completions
+from npgpt.server.explaining import Explaining, StartExplain
 from npgpt.server.guard import Guard, Settings, Status
 from npgpt.server.jobs import StartFinetune
 from npgpt.server.models import Models
@@ -47,10 +48,11 @@ class App(Starlette):
         *,
         open_model: OpenModel,
         start_finetune: StartFinetune,
+        start_explain: StartExplain,
     ) -> None:
         """Open the model `path` to serve it as `name`; errors of open_model(path) pass through.
 
-        start_finetune starts the process of a fine-tuning job.
+        start_finetune starts the process of a fine-tuning job, start_explain that of an explanation.
         """
 
         def open_scheduler(path: Path) -> Scheduler:
@@ -61,8 +63,12 @@ class App(Starlette):
         self.tuning = Tuning(self.models, settings, start_finetune)
         completions = Completions(self.models, settings, version)
         about = About(self.models, completions, self.status, settings, version)
+        explaining = Explaining(self.models, settings, start_explain)
         super().__init__(
-            routes=_routes(about, self.models, completions, self.tuning),
+            routes=[
+                *_routes(about, self.models, completions, self.tuning),
+                _api("/explain", explaining.page, ("POST",)),
+            ],
             middleware=[Middleware(Guard, settings=settings, status=self.status)],
             exception_handlers={
                 ApiError: _api_error,

@@ -32,6 +32,8 @@ class Settings:
     body_seconds: float = 30
     write_seconds: float = 30  # for a client to take what it asked for
     keep_alive_seconds: int = 5
+    explain_tokens: int = 128  # of a text, the last ones
+    explain_seconds: float = 60
     grace: float = 30  # between SIGTERM and the end of what runs
 
 

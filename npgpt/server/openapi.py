@@ -22,6 +22,7 @@ OPERATIONS = (  # method, path, what it does, the object that it answers with, o
     ("get", "/v1/fine_tuning/jobs/{id}/events", "What a job said", "list"),
     ("get", "/v1/fine_tuning/jobs/{id}/checkpoints", "The checkpoints of a job", "list"),
     ("post", "/v1/fine_tuning/jobs/{id}/cancel", "Stop a job", "fine_tuning.job"),
+    ("post", "/explain", "A page on why a text was written", "text/html"),
     ("get", "/health", "Whether the server serves", "application/json"),
     ("get", "/metrics", "Prometheus's metrics", "text/plain"),
     ("get", "/run", "What the page shows of the model", "application/json"),

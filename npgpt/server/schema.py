@@ -184,6 +184,7 @@ REQUESTS: dict[str, tuple[Fields, tuple[str, ...]]] = {  # path -> (fields, thos
     "/v1/chat/completions": (CHAT, ("model", "messages")),
     "/v1/embeddings": (EMBEDDING, ("model", "input")),
     "/v1/fine_tuning/jobs": (JOB, ("model", "training_file")),
+    "/explain": ({"model": STRING, "text": {"anyOf": [STRING, IDS]}}, ("model", "text")),
 }
 PAGE: Fields = {"after": STRING, "limit": integer(1, 100)}
 QUERIES: dict[str, Fields] = {  # path of GET -> its parameters; another path and method has none

@@ -4,12 +4,15 @@ import json
 import re
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import npgpt
 from npgpt.console.explanation import shaded
+from npgpt.explaining.page import write
+from npgpt.training import checkpoint
 from tests.commands.helpers import nothing_written, refused
 
 
@@ -76,7 +79,8 @@ def test_layers_and_parts(command, run):
 
 def test_json_is_what_allennlp_wrote(command, run):
     out = explained(command, run, "--attention", "--lens", "--target", "d", "-o", "data.json")
-    assert out.endswith("saved to data.json\n")
+    size = len(Path("data.json").read_bytes()) / 1000
+    assert out.endswith(f"saved to data.json ({size:,.1f} kB)\n")
     data = json.loads(Path("data.json").read_text())
     model = npgpt.load(run)
     found = model.explain("abc ab", "d")
@@ -140,7 +144,16 @@ def test_a_gguf_file(command, run):
         (["abc", "--against", "ab"], "against must be one token of the vocabulary"),
         (["abc", "--method", "lime"], "method must be one of gradient, grad_x_input, integrated, smooth"),
         (["abc", "--of", "loss"], "of must be one of logprob, logit, prob, got 'loss'"),
-        (["abc", "-o", "page.txt"], "-o: must be a file that ends in .json, got page.txt"),
+        (["abc", "-o", "page.txt"], "-o: must be a file that ends in .json or .html, got page.txt"),
+        (["abc", "--where", "-o", "page.html"], "-o: must be a file that ends in .json, got page.html"),
+        (
+            ["abc", "-o", "nowhere/page.html"],
+            "-o: must be a file in a folder that can be written to, got now",
+        ),
+        (
+            ["abc", "-o", "text.txt/data.json"],
+            "-o: must be a file in a folder that can be written to, got te",
+        ),
     ],
 )
 def test_bad_input(command, run, arguments, message):
@@ -154,6 +167,17 @@ def test_a_model_without_a_tokenizer(command):
     refused(command("explain", "model", "abc"), "model: must have a tokenizer to explain a text")
 
 
-def test_a_file_that_cannot_be_written(command, run):
-    code, _, err = command("explain", run, "abc", "-o", "nowhere/data.json")
-    assert code == 1 and err.count("\n") == 1 and "nowhere" in err
+def test_a_file_that_cannot_be_written(command, run, monkeypatch):
+    monkeypatch.setattr(checkpoint, "write_atomically", mock.Mock(side_effect=OSError(28, "no space", "x")))
+    code, _, err = command("explain", run, "abc", "-o", "data.json")
+    assert code == 1 and err.count("\n") == 1 and "no space" in err
+
+
+def test_a_page(command, run):
+    out = explained(command, run, "--target", "d", "-o", "page.html")
+    page = Path("page.html").read_bytes()
+    assert out.endswith(f"saved to page.html ({len(page) / 1000:,.1f} kB)\n")
+    model = npgpt.load(run)
+    assert page.decode() == write(model, model.tokenizer, model.explain("abc ab", "d"), "run")
+    explained(command, run, "--target", "d", "-o", "page.html", "--threads", 3)
+    assert Path("page.html").read_bytes() == page

@@ -1,9 +1,13 @@
 """What people give and get: texts, targets, the explanation, and what is refused."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import npgpt
+from npgpt.explaining.reading import Token
 from npgpt.text.tokenizer import BPETokenizer
 from tests.models import model_with_roles, random_model
 
@@ -27,6 +31,20 @@ def test_an_explanation_says_what_it_is_of(model):
     logits = model.logits([ids])[0, -1].astype(np.float64)
     p = np.exp(logits - logits.max())
     assert found.value == pytest.approx((p / p.sum())[found.target.id])
+
+
+def test_what_a_notebook_shows(model):
+    found = model.explain("o gato subiu no", " ", "a")
+    shown = found._repr_html_()
+    spans = re.findall(
+        r'<span title="(.+?)" style="background:rgba\((.+?),(\d\.\d+)\);.*?">(.+?)</span>', shown
+    )
+    assert [token for *_, token in spans] == found.tokens
+    for (title, colour, share, _), score in zip(spans, found.scores, strict=True):
+        assert float(title) == pytest.approx(score, rel=1e-3) and (colour == "11,98,164") == (score > 0)
+        assert float(share) == pytest.approx(0.66 * abs(score) / np.abs(found.scores).max(), abs=1e-3)
+    evil = replace(found, tokens=["<script>"] * len(found.ids), target=Token(7, "<img src=x>"))
+    assert "<script" not in evil._repr_html_() and "<img" not in evil._repr_html_()
 
 
 def test_the_most_probable_token_is_the_target_by_default(model):

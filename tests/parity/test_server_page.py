@@ -1,12 +1,5 @@
 """The page in a real headless Chromium: written to, streamed into, looked at, without a mouse."""
 
-import base64
-import json
-import os
-import shutil
-import subprocess
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -14,94 +7,12 @@ import pytest
 from npgpt import train
 from npgpt.text import examples
 from npgpt.text.tokenizer import ByteTokenizer
+from tests.browser import CHROMIUM, Browser
 from tests.models import random_model, write_speller
 from tests.server.process import ROOT, Process
 
 pytest.importorskip("uvicorn")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
-KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowRight": 39, "ArrowLeft": 37, "End": 35}
-
-
-class Browser:
-    """Chromium over the DevTools protocol: JSON with a NUL behind it through two pipes."""
-
-    def __init__(self, *flags):
-        (read, theirs), (ours, write) = os.pipe(), os.pipe()
-        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        flags = [f"--user-data-dir={self.folder.name}", "--headless", "--no-sandbox", "--disable-gpu", *flags]
-        command = " ".join([CHROMIUM, *flags, "--remote-debugging-pipe", f"3<&{ours}", f"4>&{theirs}"])
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(["bash", "-c", "exec " + command], pass_fds=(ours, theirs), **quiet)
-        os.close(ours), os.close(theirs)
-        self.read, self.write = os.fdopen(read, "rb"), os.fdopen(write, "wb", buffering=0)
-        self.count, self.rest, self.session, self.errors = 0, b"", None, []
-        target = self("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self(f"{domain}.enable")
-
-    def __call__(self, method, **params):
-        """A command's result; what the page complains of meanwhile is kept in errors."""
-        self.count += 1
-        command = {"id": self.count, "method": method, "params": params}
-        if self.session:
-            command["sessionId"] = self.session
-        self.write.write(json.dumps(command).encode() + b"\0")
-        while True:
-            while b"\0" not in self.rest:
-                data = self.read.read1(1 << 20)
-                assert data, "Chromium ended"
-                self.rest += data
-            line, _, self.rest = self.rest.partition(b"\0")
-            message = json.loads(line)
-            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.errors.append(message["params"])
-            if message.get("id") == self.count:
-                assert "error" not in message, message
-                return message["result"]
-
-    def js(self, code):
-        """The value of an expression."""
-        answer = self("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def until(self, code, seconds=30):
-        """The value of an expression once it is true."""
-        end = time.monotonic() + seconds
-        while not (value := self.js(code)):
-            assert time.monotonic() < end, f"not yet: {code}"
-            time.sleep(0.02)
-        return value
-
-    def press(self, key, modifiers=0):
-        more = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": modifiers}
-        if key == "Enter":
-            more["text"] = "\r"
-        self("Input.dispatchKeyEvent", type="keyDown", **more)
-        self("Input.dispatchKeyEvent", type="keyUp", **more)
-
-    def tab_to(self, id):
-        """Tab until the element has the focus."""
-        for _ in range(60):
-            if self.js("document.activeElement.id") == id:
-                return
-            self.press("Tab")
-        raise AssertionError(f"Tab does not reach {id}")
-
-    def look(self, name):
-        """A screenshot, kept where NPGPT_SCREENSHOTS says -> its bytes."""
-        picture = base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"])
-        if folder := os.environ.get("NPGPT_SCREENSHOTS"):
-            Path(folder, f"{name}.png").write_bytes(picture)
-        return picture
-
-    def close(self):
-        self("Browser.close")
-        self.process.wait(30)
-        self.read.close(), self.write.close()
-        self.folder.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +101,32 @@ def test_two_languages_and_the_curve(browser):
         "document.documentElement.clientWidth === 390 && document.documentElement.scrollWidth <= 390"
     )
     browser.look("telephone")
+
+
+def test_the_text_just_written_is_looked_into(server, browser):
+    browser.js("document.getElementById('max_tokens').value = 24")
+    browser.js("document.getElementById('go').click()")
+    browser.until("!document.getElementById('keep').disabled")
+    text = browser.js("document.getElementById('output').textContent")
+    browser.js("document.getElementById('tab-write').focus()")
+    browser.press("ArrowRight")
+    browser.until("typeof document.querySelector('#inside iframe')?.contentWindow.speak === 'function'", 60)
+    page = "document.querySelector('#inside iframe').contentDocument"
+    browser.until(f"document.querySelector('#inside iframe').offsetHeight > {page}.body.offsetHeight - 2")
+    tokens = f"[...{page}.querySelectorAll('#text .token')].map((t) => t.textContent)"
+    shown = "".join(browser.js(tokens)[:-1])  # without the next; the bytes of letters are spelt
+    assert shown.encode("ascii").decode("unicode_escape").encode("latin-1").decode() == text
+    why = f"{page}.getElementById('why').textContent"
+    before = browser.js(why)
+    browser.js(f"{page}.querySelector('#text [data-at=\"9\"]').focus()")
+    browser.press("Enter")
+    assert browser.js(why) != before and browser.js(why).startswith("Why “")
+    browser.js("document.getElementById('language').click()")
+    assert browser.js(why).startswith("Por que “")
+    browser.js("document.querySelector('#inside iframe').contentDocument.activeElement.blur()")
+    browser.look("server-inside")
+    own = "performance.getEntriesByType('resource').every((e) => e.name.startsWith(location.origin))"
+    assert browser.js(own)
 
 
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].filter((t) => t.getClientRects().length)
