@@ -114,14 +114,16 @@ class _Trial:
 
     def __call__(self, texts: Sequence[Integers]) -> tuple[Bools, Floats]:
         """Return whether the prediction holds behind n texts of ids (T,): bool (n,), and its value (n,)."""
-        if not texts:
-            return np.zeros(0, bool), np.zeros(0)
-        logits = self.logits(np.stack(texts))
-        if self.against:
-            holds = logits[:, self.target.id] > logits[:, self.against.id]
-        else:
-            holds = logits.argmax(axis=1) == self.target.id
-        return holds, self.objective(logits)[0]
+        holds, values = np.zeros(len(texts), bool), np.zeros(len(texts))
+        for begin in range(0, len(texts), ROWS):  # so many at a time: bounds the memory
+            some = slice(begin, begin + ROWS)
+            logits = self.logits(np.stack(texts[some]))
+            values[some] = self.objective(logits)[0]
+            if self.against:
+                holds[some] = logits[:, self.target.id] > logits[:, self.against.id]
+            else:
+                holds[some] = logits.argmax(axis=1) == self.target.id
+        return holds, values
 
     def gradients(self, ids: Integers) -> Floats:
         """Return the gradients (n,T,C) of the value by the embeddings of texts of ids (n,T)."""
