@@ -25,6 +25,7 @@ from npgpt.server.guard import Guard, Settings, Status
 from npgpt.server.jobs import StartFinetune
 from npgpt.server.models import Models
 from npgpt.server.origins import told
+from npgpt.server.prefixes import PrefixCache
 from npgpt.server.responses import failure, new_request_id
 from npgpt.server.scheduler import Scheduler
 from npgpt.server.schema import ApiError
@@ -54,8 +55,9 @@ class App(Starlette):
         """
 
         def open_scheduler(path: Path) -> Scheduler:
-            return Scheduler(*open_model(path), settings.sessions, settings.queue)
+            return Scheduler(*open_model(path), settings.sessions, settings.queue, prefixes)
 
+        prefixes = PrefixCache(settings.cache_bytes)
         self.settings, self.status = settings, Status()
         self.models = Models(path, name, open_scheduler)
         self.tuning = Tuning(self.models, settings, start_finetune)

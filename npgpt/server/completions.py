@@ -16,7 +16,7 @@ from npgpt.engine.types import Fields
 from npgpt.runtime.guide import bias_of
 from npgpt.runtime.sampling import Sampling, prompt_ids
 from npgpt.server import bodies
-from npgpt.server.guard import Settings
+from npgpt.server.guard import Settings, owner_of
 from npgpt.server.guided import masks_of
 from npgpt.server.models import Models, ServedModel
 from npgpt.server.responses import (
@@ -63,8 +63,8 @@ class Completions:
         most, warnings = self.max_tokens(fields, 16)
         ends = served.scheduler.tokenizer.ends
         top, echo = fields.get("logprobs"), fields.get("echo", False)
-        guided = await self.guided(fields, served)
-        requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo, **guided)
+        more = {**await self.guided(fields, served), "sharer": self.sharer(request)}
+        requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo, **more)
         shape = CompletionShape(served.scheduler.token_names, top)
         return await self.answer(request, fields, served, requests, shape, warnings)
 
@@ -89,8 +89,8 @@ class Completions:
         most, warnings = self.max_tokens(fields, scheduler.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
         ends = await asyncio.to_thread(examples.chat_ends, tokenizer)
-        guided = await self.guided(fields, served)
-        requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top, **guided)
+        more = {**await self.guided(fields, served), "sharer": self.sharer(request)}
+        requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top, **more)
         shape = ChatShape(scheduler.token_names, top)
         return await self.answer(request, fields, served, requests, shape, warnings)
 
@@ -137,6 +137,10 @@ class Completions:
         if not GUIDED.keys().isdisjoint(fields):
             found["masks"] = await asyncio.to_thread(masks_of, fields, scheduler.tokenizer)
         return found
+
+    def sharer(self, request: Request) -> str:
+        """Return whose prompts share what is read of them with those of this request."""
+        return "" if self.settings.shared_cache else owner_of(request)
 
     def max_tokens(self, fields: Fields, default: int, name: str = "max_tokens") -> tuple[int, list[str]]:
         """Return how many tokens a text may have, and what to say where more are asked for."""
@@ -368,9 +372,15 @@ class _Answer:
         )
 
     def _usage(self) -> Fields:
-        prompt = sum(len(s.request.ids) for s in self.sequences[:: self.n])  # each prompt once
+        first = self.sequences[:: self.n]  # each prompt counts once
+        prompt, cached = sum(len(s.request.ids) for s in first), sum(s.n_cached for s in first)
         drawn = sum(s.n_drawn for s in self.sequences)
-        return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": drawn,
+            "total_tokens": prompt + drawn,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
 
 
 def _api_error(error: Exception) -> ApiError:
