@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_tokens=args.max_tokens,
             cache_bytes=args.cache_mb << 20,
             shared_cache=args.cache_scope == "all",
+            store=args.store and Path(args.store),
             grace=args.grace,
         )
         path = Path(args.model).resolve()
@@ -115,6 +116,11 @@ def _parser() -> ArgumentParser:
         default="key",
         help="who shares it: the requests of one API key, or all, who can see then what others asked "
         "(default key)",
+    )
+    add(
+        "--store",
+        metavar="FOLDER",
+        help="where answers of /v1/responses are kept, for 30 days at most (default: until the server ends)",
     )
     add("--grace", type=not_negative, default=30.0, help="seconds left to streams after SIGTERM (default 30)")
     add_adapter(parser)

@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from npgpt.runtime import libnpgpt
 from npgpt.server import schema
 from npgpt.server.about import About
+from npgpt.server.answers import Answers
 from npgpt.server.completions import Completions
 from npgpt.server.guard import Guard, Settings, Status
 from npgpt.server.jobs import StartFinetune
@@ -29,6 +30,7 @@ from npgpt.server.prefixes import PrefixCache
 from npgpt.server.responses import failure, new_request_id
 from npgpt.server.scheduler import Scheduler
 from npgpt.server.schema import ApiError
+from npgpt.server.store import Store
 from npgpt.server.tuning import Tuning
 from npgpt.text.tokenizer import Tokenizer
 
@@ -62,9 +64,11 @@ class App(Starlette):
         self.models = Models(path, name, open_scheduler)
         self.tuning = Tuning(self.models, settings, start_finetune)
         completions = Completions(self.models, settings, version)
+        self.store = Store(settings.store, settings.store_bytes, settings.store_seconds)
+        answers = Answers(completions, self.store)
         about = About(self.models, completions, self.status, settings, version)
         super().__init__(
-            routes=_routes(about, self.models, completions, self.tuning),
+            routes=_routes(about, self.models, completions, answers, self.tuning),
             middleware=[Middleware(Guard, settings=settings, status=self.status)],
             exception_handlers={
                 ApiError: _api_error,
@@ -90,7 +94,9 @@ class App(Starlette):
         await super().__call__(scope, receive, send_named)
 
 
-def _routes(about: About, models: Models, completions: Completions, tuning: Tuning) -> list[Route]:
+def _routes(
+    about: About, models: Models, completions: Completions, answers: Answers, tuning: Tuning
+) -> list[Route]:
     get_or_post, get_or_delete, post = ("GET", "POST"), ("GET", "DELETE"), ("POST",)
     return [
         Route("/", about.page),
@@ -102,6 +108,9 @@ def _routes(about: About, models: Models, completions: Completions, tuning: Tuni
         _api("/v1/models/{id:path}", models.one, get_or_delete),
         _api("/v1/completions", completions.completions, post),
         _api("/v1/chat/completions", completions.chat, post),
+        _api("/v1/responses", answers.create, post),
+        _api("/v1/responses/{id}", answers.one, get_or_delete),
+        _api("/v1/responses/{id}/input_items", answers.input_items),
         _api("/v1/embeddings", completions.embeddings, post),
         _api("/v1/files", tuning.all_files, get_or_post),
         _api("/v1/files/{id}", tuning.one_file, get_or_delete),
@@ -134,6 +143,7 @@ async def _lifespan(app: App) -> AsyncIterator[None]:
         await app.tuning.jobs.close()
         await asyncio.to_thread(app.models.stop)
         app.tuning.files.close()
+        app.store.close()
 
 
 async def _api_error(request: Request, error: Any) -> Response:

@@ -73,17 +73,12 @@ class Completions:
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
         scheduler, tokenizer = served.scheduler, served.scheduler.tokenizer
-        if why := await asyncio.to_thread(examples.why_no_chat, tokenizer):
-            message = (
-                f"the model {served.id}: {why}; make one that has roles with "
-                "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
-            )
-            raise ApiError(400, message, "model", "model_has_no_roles")
+        await require_roles(served)
         if fields.get("top_logprobs") and not fields.get("logprobs"):
             raise ApiError(400, "top_logprobs is allowed only with logprobs", "top_logprobs", "invalid_value")
         if len({fields[name] for name in ("max_tokens", "max_completion_tokens") if name in fields}) > 1:
             raise ApiError(400, "max_tokens is the old name of max_completion_tokens: give one", "max_tokens")
-        prompt = await asyncio.to_thread(_encode_chat, fields["messages"], tokenizer)
+        prompt = await asyncio.to_thread(encode_chat, fields["messages"], tokenizer, "messages")
         check_context([prompt], scheduler, "messages")
         name = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
         most, warnings = self.max_tokens(fields, scheduler.model.block_size, name)
@@ -270,12 +265,26 @@ def _head(prompt: str, tokenizer: Tokenizer) -> str | None:
     return next((name for name in names if prompt.startswith(name)), None)
 
 
-def _encode_chat(messages: list[Fields], tokenizer: Tokenizer) -> tuple[int, ...]:
+async def require_roles(served: ServedModel) -> None:
+    """Raise ApiError 400 for a model that cannot chat."""
+    if why := await asyncio.to_thread(examples.why_no_chat, served.scheduler.tokenizer):
+        message = (
+            f"the model {served.id}: {why}; make one that has roles with "
+            "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
+        )
+        raise ApiError(400, message, "model", "model_has_no_roles")
+
+
+def encode_chat(messages: list[Fields], tokenizer: Tokenizer, param: str) -> tuple[int, ...]:
+    """Return the ids of a conversation and of what begins its reply.
+
+    Raise ApiError 400, which names `param`, for one that the model's template refuses.
+    """
     turns = [{"role": role_of(one), "content": text_of(one["content"])} for one in messages]
     try:
         return tuple(map(int, examples.encode_chat(tokenizer, turns)))
     except ValueError as error:
-        raise ApiError(400, str(error), "messages", "invalid_value") from None
+        raise ApiError(400, str(error), param, "invalid_value") from None
 
 
 def check_dimensions(given: int | None, scheduler: Scheduler) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +30,9 @@ class Settings:
     max_tokens: int = 4096  # of an answer
     cache_bytes: int = 512 << 20  # of keys and values of prompts
     shared_cache: bool = False  # between API keys
+    store: Path | None = None  # the folder of answers that are kept; None: they go with the server
+    store_bytes: int = 256 << 20
+    store_seconds: float = 30 * 86400  # as OpenAI keeps them
     max_body: int = 4 << 20
     max_upload: int = 64 << 20
     connections: int = 2000

@@ -76,7 +76,7 @@ class Prompt:
         self.cache, self.ids, self._before = cache, ids, root
         self._pieces = [*((n, n + BLOCK) for n in range(0, whole, BLOCK)), (whole, len(ids))]
         self._keys: list[Key] = []  # of the pieces that are in the cache
-        self._bytes = 0
+        self._bytes = self.kept = 0  # bytes of these; tokens that were read and kept
 
     def load(self, session: Session) -> int:
         """Append to an empty session what is known of the prompt; return how many ids: all with logits."""
@@ -105,6 +105,7 @@ class Prompt:
             if not block:
                 data = session.save(begin, end - begin)
                 block = self.cache.add(key, data, logits if is_last else None, self._bytes)
+                self.kept += end - begin if block else 0
             if not block:
                 break
             self._enter(block)

@@ -22,6 +22,7 @@ from npgpt.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 _NUMBERS = itertools.count()  # of schedulers, for the cache that they share
+STALLED = 60.0  # seconds after which a step is taken for one that never ends
 EVENT_SECONDS = 0.015  # minimum between two events of a stream, and
 EVENT_RATE = 200  # maximum of events a second in all: one costs as much as a token of a small model
 
@@ -57,6 +58,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: deque[Sequence] = deque()
         self._closed: Exception | None = None
+        self._stepped_at = time.monotonic()
         self._active: list[Running] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # set before the thread begins
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
@@ -65,6 +67,12 @@ class Scheduler:
         """Start the thread; `loop` is the event loop that calls wake() of the sequences."""
         self._loop = loop
         self._thread.start()
+
+    @property
+    def goes_on(self) -> bool:
+        """True if the thread works, or waits for work, and has ended a step in the last minute."""
+        busy = self.running or self._waiting
+        return self._thread.is_alive() and (not busy or time.monotonic() - self._stepped_at < STALLED)
 
     @property
     def waiting(self) -> int:
@@ -108,6 +116,7 @@ class Scheduler:
                     self._changed.wait()
                 if self._closed:
                     return self._end_all(self._closed)
+                self._stepped_at = time.monotonic()
                 new: list[Sequence] = []
                 while self._waiting and self.running < self.sessions:
                     new.append(self._waiting.popleft())

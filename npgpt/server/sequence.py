@@ -83,6 +83,7 @@ class Sequence:
         self.woken_at = 0.0
         self.n_drawn = 0
         self.n_cached = 0  # ids of the prompt that were not read again
+        self.n_kept = 0  # and those that were read and kept
         self.vector: Floats | None = None  # (C,) of length 1, the result of an EmbeddingRequest
         self.finish: Finish = None
         self._outputs: deque[Output] = deque()
@@ -228,6 +229,7 @@ class RunningText(Running):
         logits = None if self.request.top is None and not self._prompt else self.session.logits()
         if self._prompt:
             self._prompt.save(self.session, logits)
+            sequence.n_kept = self._prompt.kept
             self._prompt, logits = None, logits if self.request.top is not None else None
         id = self.session.sample(self._sampling)
         sequence.first_token_at = sequence.first_token_at or time.monotonic()
