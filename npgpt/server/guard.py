@@ -57,6 +57,11 @@ def owner_of(request: HTTPConnection) -> str:
     return str(getattr(request.state, "owner", ""))
 
 
+def may_read(asker: str | None, owner: str) -> bool:
+    """Return True if an owner's thing is there for who asks: that of "" is all's, and None may read all."""
+    return asker is None or owner in ("", asker)
+
+
 class Guard:
     """ASGI middleware around all routes: it refuses requests that may not come in, and counts all."""
 

@@ -227,6 +227,34 @@ def test_nobody_reads_another_keys_answers(folder):
         with pytest.raises(openai.BadRequestError, match="not found"):
             b.responses.create(model="praia", input="?", previous_response_id=kept.id)
         assert a.responses.retrieve(kept.id) == kept
+        line = '{"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}\n'
+        file = a.files.create(file=("a.jsonl", line.encode() * 20), purpose="fine-tune")
+        tuning = {"model": "praia", "training_file": file.id, "hyperparameters": {"n_epochs": 1}}
+        job = a.fine_tuning.jobs.create(**tuning)
+        ours = b.fine_tuning.jobs
+        for ask in (b.files.retrieve, b.files.content, b.files.delete):
+            with pytest.raises(openai.NotFoundError):
+                ask(file.id)
+        for ask in (ours.retrieve, ours.list_events, ours.checkpoints.list, ours.cancel):
+            with pytest.raises(openai.NotFoundError):
+                ask(job.id)
+        with pytest.raises(openai.NotFoundError):
+            ours.create(**tuning)
+        assert not list(b.files.list()) and not list(ours.list())
+        assert [one.id for one in a.files.list()] == [file.id] and a.files.content(file.id).text == line * 20
+        assert [one.id for one in a.fine_tuning.jobs.list()] == [job.id]
+        while (job := a.fine_tuning.jobs.retrieve(job.id)).finished_at is None:
+            time.sleep(0.2)
+        assert job.status == "succeeded"
+        for client in (a, b):
+            client.close()
+    with Process(folder, "--api-key", "b", "--api-key", "a") as server:  # which lists it again
+        a, b = (client_of(server, key) for key in "ab")
+        assert [one.id for one in a.fine_tuning.jobs.list()] == [job.id] and not list(
+            b.fine_tuning.jobs.list()
+        )
+        assert [one.id for one in a.files.list()] == job.result_files and not list(b.files.list())
+        a.models.delete(job.fine_tuned_model)
         for client in (a, b):
             client.close()
 
