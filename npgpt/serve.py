@@ -32,6 +32,7 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal and return exit code 0; exit with 2 for a bad model or address."""
     args = _parser().parse_args(argv)
+    args.api_key = args.api_key or [*filter(None, [os.environ.get("NPGPT_API_KEY")])]
 
     if args.host not in LOOPBACK and not args.api_key:
         exit_with_error("serve", f"--api-key must be given where others can connect (--host {args.host})", 2)
@@ -46,12 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from npgpt.version import __version__
 
         settings = guard.Settings(
-            api_key=args.api_key,
+            api_keys=tuple(args.api_key),
             origins=tuple(map(origins.check_origin, args.allow_origin)),
             loopback=args.host in LOOPBACK,
             sessions=args.sessions,
             queue=args.queue,
             max_tokens=args.max_tokens,
+            cache_bytes=args.cache_mb << 20,
+            shared_cache=args.cache_scope == "all",
+            store=args.store and Path(args.store),
             grace=args.grace,
         )
         path = Path(args.model).resolve()
@@ -85,7 +89,12 @@ def _parser() -> ArgumentParser:
         "--host", default="127.0.0.1", help="address; a key is needed beyond this machine (default 127.0.0.1)"
     )
     add("--port", type=count_or_zero, default=8000, help="port to serve at; 0: any free port (default 8000)")
-    add("--api-key", default=os.environ.get("NPGPT_API_KEY"), help="key of the clients (or NPGPT_API_KEY)")
+    add(
+        "--api-key",
+        action="append",
+        default=[],
+        help="key of a client; may be given several times (or one in NPGPT_API_KEY)",
+    )
     add(
         "--allow-origin",
         action="append",
@@ -96,6 +105,25 @@ def _parser() -> ArgumentParser:
     add("--sessions", type=count, default=64, help="texts computed at once (default 64)")
     add("--queue", type=count, default=256, help="texts that may wait; more get status 429 (default 256)")
     add("--max-tokens", type=count, default=4096, help="maximum number of tokens of a reply (default 4096)")
+    add(
+        "--cache-mb",
+        type=count_or_zero,
+        default=512,
+        metavar="MB",
+        help="memory for prompts that were read, for those that begin so; 0: none (default 512)",
+    )
+    add(
+        "--cache-scope",
+        choices=("key", "all"),
+        default="key",
+        help="who shares it: the requests of one API key, or all, who can see then what others asked "
+        "(default key)",
+    )
+    add(
+        "--store",
+        metavar="FOLDER",
+        help="where answers of /v1/responses are kept, for 30 days at most (default: until the server ends)",
+    )
     add("--grace", type=not_negative, default=30.0, help="seconds left to streams after SIGTERM (default 30)")
     add_adapter(parser)
     add("--threads", type=thread_count, help="number of threads (default: the CPUs this process may use)")

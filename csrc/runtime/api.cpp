@@ -237,6 +237,24 @@ npgpt_status npgpt_session_bias(npgpt_session* session, const float* bias, npgpt
     });
 }
 
+npgpt_status npgpt_session_save(const npgpt_session* session, size_t first, size_t count, float* data,
+                                npgpt_error* error) {
+    return guard(error, [&] {
+        need("save", "session", session);
+        if (count) need("save", "data", data);
+        session->save(first, count, data);
+    });
+}
+
+npgpt_status npgpt_session_load(npgpt_session* session, const int32_t* ids, size_t count, const float* data,
+                                const float* logits, npgpt_error* error) {
+    return guard(error, [&] {
+        need("load", "session", session);
+        if (count) need("load", "ids", ids), need("load", "data", data);
+        session->load(ids, count, data, logits);
+    });
+}
+
 int32_t npgpt_session_length(const npgpt_session* session) { return int32_t(session->length); }
 void npgpt_session_slide(npgpt_session* session, int slide) { session->slide = slide != 0; }
 void npgpt_session_speculate(npgpt_session* session, int speculate) { session->speculate = speculate != 0; }

@@ -150,6 +150,17 @@ NPGPT_API void npgpt_session_forget(npgpt_session *session);
  * follows them. */
 NPGPT_API npgpt_status npgpt_session_rewind(npgpt_session *session, size_t count, npgpt_error *error);
 
+/* Copies the keys and values of count tokens in the cache, from the token first on, to data: (n_layer, 2, n_kv_head,
+ * count, head_size) floats. */
+NPGPT_API npgpt_status npgpt_session_save(const npgpt_session *session, size_t first, size_t count, float *data,
+                                          npgpt_error *error);
+
+/* Appends ids[0..count) without reading them: data is what npgpt_session_save copied from a session of this model behind
+ * the same text, with the same ids. logits (V), which may be NULL, are those behind the last of them; without, the session
+ * has none until it is fed. */
+NPGPT_API npgpt_status npgpt_session_load(npgpt_session *session, const int32_t *ids, size_t count, const float *data,
+                                          const float *logits, npgpt_error *error);
+
 /* At the end of the context: 1 (the default) forgets the older half and reads the rest again; 0 fails with NPGPT_FULL. */
 NPGPT_API void npgpt_session_slide(npgpt_session *session, int slide);
 

@@ -57,6 +57,42 @@ void Session::rewind(size_t count) {
     draws = 0;
 }
 
+// copy(numbers of a head in the cache, their place among those that are saved, how many)
+template <class Copy>
+void Session::each_head(size_t first, size_t count, Copy&& copy) const {
+    const npgpt_config& c = model->config;
+    const size_t KV = size_t(c.n_kv_head), D = size_t(c.head_size), context = size_t(cache.context), n = count * D;
+    for (size_t layer = 0; layer < size_t(c.n_layer); layer++)
+        for (size_t head = 0; head < KV; head++) {
+            const size_t at = ((layer * KV + head) * context + first) * D, saved = (2 * layer * KV + head) * n;
+            copy(cache.keys + at, saved, n), copy(cache.values + at, saved + KV * n, n);
+        }
+}
+
+void Session::save(size_t first, size_t count, float* data) const {
+    if (first > size_t(length) || count > size_t(length) - first)
+        fail(NPGPT_BAD_ARGUMENT, "save: the tokens must be among the %td in the cache, got %zu from %zu on",
+             std::ptrdiff_t(length), count, first);
+    if (version != model->version) fail(NPGPT_BAD_ARGUMENT, "save: the model has changed since the text was read");
+    each_head(first, count, [&](const float* head, size_t at, size_t n) { std::copy_n(head, n, data + at); });
+}
+
+void Session::load(const int32_t* ids, size_t count, const float* data, const float* behind) {
+    check(ids, count);
+    if (count > size_t(cache.context - length))
+        fail(NPGPT_FULL, "load: the context of %td tokens holds %td, %zu more do not fit",
+             std::ptrdiff_t(cache.context), std::ptrdiff_t(length), count);
+    if (length && version != model->version)
+        fail(NPGPT_BAD_ARGUMENT, "load: the model has changed since the text was read");
+    version = model->version;
+    each_head(size_t(length), count, [&](float* head, size_t at, size_t n) { std::copy_n(data + at, n, head); });
+    append(ids, count);
+    guesses.clear();
+    length += Index(count);
+    has_logits = behind != nullptr;
+    if (behind) std::copy_n(behind, logits.size(), logits.data());
+}
+
 void Session::check(const int32_t* ids, size_t count) const {
     const int32_t V = model->config.vocab_size;
     for (size_t i = 0; i < count; i++)

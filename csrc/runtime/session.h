@@ -16,6 +16,8 @@ class Session {
     void reset();
     void forget();
     void rewind(size_t count);
+    void save(size_t first, size_t count, float* data) const;
+    void load(const int32_t* ids, size_t count, const float* data, const float* behind);
     void feed(const int32_t* ids, size_t count, float* logits, float* hidden = nullptr);
     static void feed_many(Session* const* sessions, const int32_t* ids, size_t count);
     int32_t sample(const npgpt_sampling& how);
@@ -31,6 +33,8 @@ class Session {
   private:
     void check(const int32_t* ids, size_t count) const;
     void append(const int32_t* ids, size_t count);
+    template <class Copy>
+    void each_head(size_t first, size_t count, Copy&& copy) const;
     void read(const int32_t* ids, size_t count, float* every, float* hidden);
     bool follow(int32_t id);
     std::vector<int32_t> with_guesses(int32_t id) const;

@@ -22,19 +22,22 @@ CLIENTS = 8
 CASES = {f"{CLIENTS} clients, GPT-2 124M, Q8_0": "q8_0"}
 
 
-def prompt(number: int) -> str:
-    """Return the prompt of a client, PROMPT letters, which are as many tokens."""
-    return "".join(chr(97 + (7 * number + i * i) % 26) for i in range(PROMPT))
+def prompt(number: int, length: int = PROMPT) -> str:
+    """Return the prompt of a client, so many letters, which are as many tokens."""
+    return "".join(chr(97 + (7 * number + i * i) % 26) for i in range(length))
 
 
 class Server:
     """A server in a process of its own, on loopback."""
 
-    def __init__(self, name: str, path: Path, clients: int = CLIENTS) -> None:
-        """Start npgpt's or llama.cpp's for so many clients; RuntimeError where it ends before it listens."""
+    def __init__(self, name: str, path: Path, clients: int = CLIENTS, cache: int = 0) -> None:
+        """Start npgpt's or llama.cpp's for so many clients; RuntimeError where it ends before it listens.
+
+        npgpt's keeps so many MB of what it read of prompts, llama.cpp's none.
+        """
         threads = kernels.get_num_threads()
         words = {
-            "npgpt": ["npgpt.serve", path, "--port", "0", "--threads", threads],
+            "npgpt": ["npgpt.serve", path, "--port", "0", "--threads", threads, "--cache-mb", cache],
             "llama.cpp": ["npgpt.measure.serving", path, threads, clients],
         }[name]
         self.name, self.model = name, Path(path).stem
@@ -55,11 +58,11 @@ class Server:
         assert self.process.stdout
         self.process.stdout.close()
 
-    async def stream(self, number: int, new: int = NEW) -> float:
+    async def stream(self, number: int, new: int = NEW, length: int = PROMPT) -> float:
         """Return the seconds to the first token of one streamed completion of `new` tokens."""
         asked = {
             "model": self.model,
-            "prompt": prompt(number),
+            "prompt": prompt(number, length),
             "max_tokens": new,
             "temperature": 0,
             "stream": True,

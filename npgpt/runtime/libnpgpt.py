@@ -162,6 +162,7 @@ class Model:
         lib.npgpt_get_config(self.handle, config)
         self.vocab_size, self.block_size = config.vocab_size, config.block_size
         self.n_embd, self.packed = config.n_embd, False
+        self.cached = config.n_layer, 2, config.n_kv_head, config.head_size  # L, keys and values, heads, D
 
     @classmethod
     def open(cls, path: PathLike, keeps: object = None) -> "Model":
@@ -325,6 +326,29 @@ class Session:
     def rewind(self, count: int) -> None:
         """Go back to the first `count` ids in the cache, as if these alone had been fed and nothing drawn."""
         _check(library()[1].npgpt_session_rewind(self.handle, count, self._error), self._error)
+
+    def save(self, first: int, count: int) -> Floats:
+        """Return a copy of the keys and values of ids in the cache, from `first` on: (L,2,heads,count,D)."""
+        ffi, lib = library()
+        data = np.empty((*self.model.cached[:3], count, self.model.cached[3]), np.float32)
+        to = ffi.cast("float *", data.ctypes.data)
+        _check(lib.npgpt_session_save(self.handle, first, count, to, self._error), self._error)
+        return data
+
+    def load(self, ids: ArrayLike, data: Floats, logits: Floats | None = None) -> None:
+        """Append ids that a session of this model read behind the same text: `data` is what it saved of them.
+
+        logits (V,) are those behind the last; without them the session must be fed before it draws.
+        """
+        ffi, lib = library()
+        ids, data = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(data, np.float32)
+        shape, V = (*self.model.cached[:3], len(ids), self.model.cached[3]), self.model.vocab_size
+        behind = np.ascontiguousarray(np.zeros(V) if logits is None else logits, np.float32)
+        if data.shape != shape or behind.shape != (V,):
+            raise ValueError(f"load: must have {shape} and {V} numbers, got {data.shape}, {behind.shape}")
+        known, from_ = ffi.cast("int32_t *", ids.ctypes.data), ffi.cast("float *", data.ctypes.data)
+        to = ffi.NULL if logits is None else ffi.cast("float *", behind.ctypes.data)
+        _check(lib.npgpt_session_load(self.handle, known, len(ids), from_, to, self._error), self._error)
 
     def reset(self) -> None:
         """Begin an empty text: the next ids stand at its beginning."""

@@ -76,6 +76,7 @@ class About:
             ("npgpt_requests_in_flight", "gauge", self.status.in_flight),
             ("npgpt_tokens_total", "counter", sum(scheduler.tokens for scheduler in schedulers)),
             ("npgpt_prompt_tokens_total", "counter", sum(s.prompt_tokens for s in schedulers)),
+            ("npgpt_cached_prompt_tokens_total", "counter", sum(s.cached_tokens for s in schedulers)),
             ("npgpt_steps_total", "counter", sum(scheduler.steps for scheduler in schedulers)),
         ]
         if Path("/proc/self/statm").exists():  # Linux

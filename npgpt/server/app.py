@@ -20,15 +20,18 @@ from starlette.types import Message, Receive, Scope, Send
 from npgpt.runtime import libnpgpt
 from npgpt.server import schema
 from npgpt.server.about import About
+from npgpt.server.answers import Answers
 from npgpt.server.completions import Completions
 from npgpt.server.explaining import Explaining, StartExplain
 from npgpt.server.guard import Guard, Settings, Status
 from npgpt.server.jobs import StartFinetune
 from npgpt.server.models import Models
 from npgpt.server.origins import told
+from npgpt.server.prefixes import PrefixCache
 from npgpt.server.responses import failure, new_request_id
 from npgpt.server.scheduler import Scheduler
 from npgpt.server.schema import ApiError
+from npgpt.server.store import Store
 from npgpt.server.tuning import Tuning
 from npgpt.text.tokenizer import Tokenizer
 
@@ -56,17 +59,20 @@ class App(Starlette):
         """
 
         def open_scheduler(path: Path) -> Scheduler:
-            return Scheduler(*open_model(path), settings.sessions, settings.queue)
+            return Scheduler(*open_model(path), settings.sessions, settings.queue, prefixes)
 
+        prefixes = PrefixCache(settings.cache_bytes)
         self.settings, self.status = settings, Status()
         self.models = Models(path, name, open_scheduler)
         self.tuning = Tuning(self.models, settings, start_finetune)
         completions = Completions(self.models, settings, version)
+        self.store = Store(settings.store, settings.store_bytes, settings.store_seconds)
+        answers = Answers(completions, self.store)
         about = About(self.models, completions, self.status, settings, version)
         explaining = Explaining(self.models, settings, start_explain)
         super().__init__(
             routes=[
-                *_routes(about, self.models, completions, self.tuning),
+                *_routes(about, self.models, completions, answers, self.tuning),
                 _api("/explain", explaining.page, ("POST",)),
             ],
             middleware=[Middleware(Guard, settings=settings, status=self.status)],
@@ -94,7 +100,9 @@ class App(Starlette):
         await super().__call__(scope, receive, send_named)
 
 
-def _routes(about: About, models: Models, completions: Completions, tuning: Tuning) -> list[Route]:
+def _routes(
+    about: About, models: Models, completions: Completions, answers: Answers, tuning: Tuning
+) -> list[Route]:
     get_or_post, get_or_delete, post = ("GET", "POST"), ("GET", "DELETE"), ("POST",)
     return [
         Route("/", about.page),
@@ -106,6 +114,9 @@ def _routes(about: About, models: Models, completions: Completions, tuning: Tuni
         _api("/v1/models/{id:path}", models.one, get_or_delete),
         _api("/v1/completions", completions.completions, post),
         _api("/v1/chat/completions", completions.chat, post),
+        _api("/v1/responses", answers.create, post),
+        _api("/v1/responses/{id}", answers.one, get_or_delete),
+        _api("/v1/responses/{id}/input_items", answers.input_items),
         _api("/v1/embeddings", completions.embeddings, post),
         _api("/v1/files", tuning.all_files, get_or_post),
         _api("/v1/files/{id}", tuning.one_file, get_or_delete),
@@ -138,6 +149,7 @@ async def _lifespan(app: App) -> AsyncIterator[None]:
         await app.tuning.jobs.close()
         await asyncio.to_thread(app.models.stop)
         app.tuning.files.close()
+        app.store.close()
 
 
 async def _api_error(request: Request, error: Any) -> Response:

@@ -16,7 +16,7 @@ from npgpt.engine.types import Fields
 from npgpt.runtime.guide import bias_of
 from npgpt.runtime.sampling import Sampling, prompt_ids
 from npgpt.server import bodies
-from npgpt.server.guard import Settings
+from npgpt.server.guard import Settings, owner_of
 from npgpt.server.guided import masks_of
 from npgpt.server.models import Models, ServedModel
 from npgpt.server.responses import (
@@ -63,8 +63,8 @@ class Completions:
         most, warnings = self.max_tokens(fields, 16)
         ends = served.scheduler.tokenizer.ends
         top, echo = fields.get("logprobs"), fields.get("echo", False)
-        guided = await self.guided(fields, served)
-        requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo, **guided)
+        more = {**await self.guided(fields, served), "sharer": self.sharer(request)}
+        requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo, **more)
         shape = CompletionShape(served.scheduler.token_names, top)
         return await self.answer(request, fields, served, requests, shape, warnings)
 
@@ -73,24 +73,19 @@ class Completions:
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
         scheduler, tokenizer = served.scheduler, served.scheduler.tokenizer
-        if why := await asyncio.to_thread(examples.why_no_chat, tokenizer):
-            message = (
-                f"the model {served.id}: {why}; make one that has roles with "
-                "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
-            )
-            raise ApiError(400, message, "model", "model_has_no_roles")
+        await require_roles(served)
         if fields.get("top_logprobs") and not fields.get("logprobs"):
             raise ApiError(400, "top_logprobs is allowed only with logprobs", "top_logprobs", "invalid_value")
         if len({fields[name] for name in ("max_tokens", "max_completion_tokens") if name in fields}) > 1:
             raise ApiError(400, "max_tokens is the old name of max_completion_tokens: give one", "max_tokens")
-        prompt = await asyncio.to_thread(_encode_chat, fields["messages"], tokenizer)
+        prompt = await asyncio.to_thread(encode_chat, fields["messages"], tokenizer, "messages")
         check_context([prompt], scheduler, "messages")
         name = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
         most, warnings = self.max_tokens(fields, scheduler.model.block_size, name)
         top = fields.get("top_logprobs", 0) if fields.get("logprobs") else None
         ends = await asyncio.to_thread(examples.chat_ends, tokenizer)
-        guided = await self.guided(fields, served)
-        requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top, **guided)
+        more = {**await self.guided(fields, served), "sharer": self.sharer(request)}
+        requests = text_requests(fields, [prompt], max_tokens=most, ends=ends, top=top, **more)
         shape = ChatShape(scheduler.token_names, top)
         return await self.answer(request, fields, served, requests, shape, warnings)
 
@@ -137,6 +132,10 @@ class Completions:
         if not GUIDED.keys().isdisjoint(fields):
             found["masks"] = await asyncio.to_thread(masks_of, fields, scheduler.tokenizer)
         return found
+
+    def sharer(self, request: Request) -> str:
+        """Return whose prompts share what is read of them with those of this request."""
+        return "" if self.settings.shared_cache else owner_of(request)
 
     def max_tokens(self, fields: Fields, default: int, name: str = "max_tokens") -> tuple[int, list[str]]:
         """Return how many tokens a text may have, and what to say where more are asked for."""
@@ -266,12 +265,26 @@ def _head(prompt: str, tokenizer: Tokenizer) -> str | None:
     return next((name for name in names if prompt.startswith(name)), None)
 
 
-def _encode_chat(messages: list[Fields], tokenizer: Tokenizer) -> tuple[int, ...]:
+async def require_roles(served: ServedModel) -> None:
+    """Raise ApiError 400 for a model that cannot chat."""
+    if why := await asyncio.to_thread(examples.why_no_chat, served.scheduler.tokenizer):
+        message = (
+            f"the model {served.id}: {why}; make one that has roles with "
+            "`python -m npgpt.finetune RUN DIALOGUES.jsonl -o NEW`, or use /v1/completions"
+        )
+        raise ApiError(400, message, "model", "model_has_no_roles")
+
+
+def encode_chat(messages: list[Fields], tokenizer: Tokenizer, param: str) -> tuple[int, ...]:
+    """Return the ids of a conversation and of what begins its reply.
+
+    Raise ApiError 400, which names `param`, for one that the model's template refuses.
+    """
     turns = [{"role": role_of(one), "content": text_of(one["content"])} for one in messages]
     try:
         return tuple(map(int, examples.encode_chat(tokenizer, turns)))
     except ValueError as error:
-        raise ApiError(400, str(error), "messages", "invalid_value") from None
+        raise ApiError(400, str(error), param, "invalid_value") from None
 
 
 def check_dimensions(given: int | None, scheduler: Scheduler) -> None:
@@ -368,9 +381,15 @@ class _Answer:
         )
 
     def _usage(self) -> Fields:
-        prompt = sum(len(s.request.ids) for s in self.sequences[:: self.n])  # each prompt once
+        first = self.sequences[:: self.n]  # each prompt counts once
+        prompt, cached = sum(len(s.request.ids) for s in first), sum(s.n_cached for s in first)
         drawn = sum(s.n_drawn for s in self.sequences)
-        return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": drawn,
+            "total_tokens": prompt + drawn,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
 
 
 def _api_error(error: Exception) -> ApiError:

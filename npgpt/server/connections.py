@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -40,6 +41,13 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise ValueError(f"cannot listen at {host}:{port}: {error.strerror}") from None
     return listening
+
+
+def notify(state: str) -> None:
+    """Tell systemd the state of this service, as sd_notify does; nothing where it does not ask."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def _raise_descriptor_limit(wanted: int) -> int:
@@ -159,6 +167,21 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.app, self.grace = app, config.settings.grace
         self.hurry = False  # after a second signal
+        self.told_at = 0.0  # when systemd's watchdog was told last, on the monotonic clock
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and tell systemd where it asked to be told."""
+        await super().startup(sockets)
+        notify("READY=1")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell systemd's watchdog that the event loop and the scheduler go on; return True at the end."""
+        seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 3e6
+        now = time.monotonic()
+        if seconds and now >= self.told_at + seconds and self.app.models.main.scheduler.goes_on:
+            notify("WATCHDOG=1")
+            self.told_at = now
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,9 +1,12 @@
 """The bounds of the server, and the guard around its routes: who may ask, and how much at once."""
 
+import hashlib
 import hmac
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from npgpt.server.origins import may_ask, preflight
@@ -18,13 +21,18 @@ OPEN = {"/", "/health", "/openapi.json"}  # for those without the key too
 class Settings:
     """The bounds of a server, in seconds, bytes and tokens."""
 
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()  # of pages of other sites that may ask, "*" for all
     loopback: bool = True  # only this machine's browsers and programs are meant
     sessions: int = 64  # texts that are computed at once
     queue: int = 256  # texts that wait
     requests: int = 512  # that are answered at once, what they send is held in memory
     max_tokens: int = 4096  # of an answer
+    cache_bytes: int = 512 << 20  # of keys and values of prompts
+    shared_cache: bool = False  # between API keys
+    store: Path | None = None  # the folder of answers that are kept; None: they go with the server
+    store_bytes: int = 256 << 20
+    store_seconds: float = 30 * 86400  # as OpenAI keeps them
     max_body: int = 4 << 20
     max_upload: int = 64 << 20
     connections: int = 2000
@@ -44,6 +52,16 @@ class Status:
     closing: bool = False  # it takes no new work
     in_flight: int = 0  # requests that are being answered
     answers: dict[int, int] = field(default_factory=dict)  # HTTP status -> number of answers
+
+
+def owner_of(request: HTTPConnection) -> str:
+    """Return what stands for the API key of a request: "" where the server has none."""
+    return str(getattr(request.state, "owner", ""))
+
+
+def may_read(asker: str | None, owner: str) -> bool:
+    """Return True if an owner's thing is there for who asks: that of "" is all's, and None may read all."""
+    return asker is None or owner in ("", asker)
 
 
 class Guard:
@@ -85,7 +103,7 @@ class Guard:
         """Raise ApiError 403 for a request that another site's page has a browser send."""
         settings, headers = self.settings, dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        open_to_all = settings.loopback and not settings.api_key
+        open_to_all = settings.loopback and not settings.api_keys
         if open_to_all and host.rsplit(":", 1)[0] not in LOCAL and host not in LOCAL:
             # another site's name for this address: a page there must not reach us through its visitors
             raise ApiError(403, "the Host must be localhost or 127.0.0.1", "Host", "forbidden_host")
@@ -97,12 +115,14 @@ class Guard:
     def check(self, scope: Scope) -> None:
         """Raise ApiError 401, 429 or 503 for a request that may not come in."""
         settings, headers = self.settings, dict(scope["headers"])
-        if settings.api_key and scope["path"] not in OPEN:
+        if settings.api_keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-            known = hmac.compare_digest(key.strip(), os.fsencode(settings.api_key))
-            if scheme.lower() != b"bearer" or not known:
+            known = [hmac.compare_digest(key.strip(), os.fsencode(one)) for one in settings.api_keys]
+            if scheme.lower() != b"bearer" or not any(known):
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise ApiError(401, "Incorrect API key provided", None, "invalid_api_key", challenge)
+            owner = hashlib.sha256(key.strip()).hexdigest()[:16]
+            scope["state"] = {**scope.get("state", {}), "owner": owner}
         if self.status.closing and scope["path"] != "/health":
             raise ApiError(503, "the server is shutting down", None, "unavailable", {"Retry-After": "10"})
         if self.status.in_flight > settings.requests and scope["method"] == "POST":  # no body is read

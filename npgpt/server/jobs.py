@@ -27,6 +27,7 @@ from typing import TypeAlias
 from npgpt.engine.types import Fields
 from npgpt.server import results
 from npgpt.server.files import Files
+from npgpt.server.guard import may_read
 from npgpt.server.responses import new_id
 from npgpt.server.schema import ApiError
 
@@ -66,6 +67,7 @@ class FinetuneJob:
     arguments: FinetuneArguments
     tuned_name: str  # of the new model
     events: deque[Fields] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    owner: str = ""
 
     def add_event(self, message: str, level: str = "info", data: Fields | None = None) -> None:
         """Add OpenAI's event object to the events."""
@@ -86,7 +88,7 @@ class FinetuneJob:
 
     def save(self) -> None:
         """Write the job into the folder of its model; raise OSError where that cannot be."""
-        kept = {"name": self.tuned_name, "job": self.about, "events": list(self.events)}
+        kept = {"name": self.tuned_name, "job": self.about, "events": list(self.events), "owner": self.owner}
         new = self.arguments.out / f"{JOB_FILE}.new"
         new.write_text(json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         new.replace(self.arguments.out / JOB_FILE)
@@ -108,7 +110,7 @@ class FinetuneJob:
                 raise ValueError(f"the job must have {', '.join(sorted(missing))}")
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"must be a job, got {error!r:.80}") from None
-        return FinetuneJob(about, arguments, name, events)
+        return FinetuneJob(about, arguments, name, events, str(kept.get("owner", "")))
 
     @property
     def ended(self) -> bool:
@@ -132,14 +134,14 @@ class Jobs:
         self._task: asyncio.Task[None] | None = None
         self._process: Process | None = None
 
-    def create(self, fields: Fields, base: Path) -> Fields:
-        """Queue the job of a checked request on the model in the folder `base`; return OpenAI's job object.
+    def create(self, fields: Fields, base: Path, owner: str = "") -> Fields:
+        """Queue an owner's job, of a checked request, on the model in `base`; return OpenAI's job object.
 
         Raise ApiError 404 if there is no such file, 429 if there are too many jobs.
         """
         given = [name for name in DATA if name in fields]
         for name in given:
-            self.files.get(fields[name])
+            self.files.get(fields[name], owner)
         if len(self._jobs) >= MAX_JOBS:
             self._forget_one()
         if len(self._jobs) >= MAX_JOBS:
@@ -164,7 +166,7 @@ class Jobs:
             validation=folder / "validation_file" if "validation_file" in given else None,
         )
         tuned_name = f"ft:{fields['model'][:100]}::{suffix or ''}:{id[-8:]}"
-        job = FinetuneJob(_job_object(id, fields, hyper, arguments.seed), arguments, tuned_name)
+        job = FinetuneJob(_job_object(id, fields, hyper, arguments.seed), arguments, tuned_name, owner=owner)
         self._jobs[id] = job
         job.add_event("Created fine-tuning job")
         self._queue.put_nowait(job)
@@ -191,30 +193,30 @@ class Jobs:
         bases = (job.arguments.base for job in self._jobs.values() if not job.ended)
         return any(folder in (base, base.parent) for base in bases)
 
-    def get(self, id: str) -> Fields:
+    def get(self, id: str, asker: str | None = None) -> Fields:
         """Return OpenAI's job object; raise ApiError 404 if there is none of this id."""
-        return self._find(id).about
+        return self._find(id, asker).about
 
-    def all(self) -> list[Fields]:
-        """Return all job objects, the newest first."""
-        return [job.about for job in self._jobs.values()][::-1]
+    def all(self, asker: str | None = None) -> list[Fields]:
+        """Return all job objects that are there for who asks, the newest first."""
+        return [job.about for job in self._jobs.values() if may_read(asker, job.owner)][::-1]
 
-    def events(self, id: str) -> list[Fields]:
+    def events(self, id: str, asker: str | None = None) -> list[Fields]:
         """Return the events of a job, the latest first; raise ApiError 404 if there is none of this id."""
-        return list(self._find(id).events)[::-1]
+        return list(self._find(id, asker).events)[::-1]
 
-    def checkpoints(self, id: str) -> list[Fields]:
+    def checkpoints(self, id: str, asker: str | None = None) -> list[Fields]:
         """Return the checkpoints of a job that has succeeded, the latest first, and none of another.
 
         Raise ApiError 404 if there is no job of this id.
         """
-        job = self._find(id)
+        job = self._find(id, asker)
         done = results.checkpoints(job.arguments.out, id, job.tuned_name) if job.status == "succeeded" else []
         return [about for about, _ in done]
 
-    async def cancel(self, id: str) -> Fields:
+    async def cancel(self, id: str, asker: str | None = None) -> Fields:
         """End a job that waits or runs; raise ApiError 400 for another, 404 if there is none of this id."""
-        job = self._find(id)
+        job = self._find(id, asker)
         was = job.status
         if was not in ("queued", "running"):
             raise ApiError(400, f"Job has already completed: {id}", "id", "invalid_state")
@@ -233,7 +235,8 @@ class Jobs:
         """List the result file of a job that has succeeded, and serve its model and its checkpoints."""
         out, created = job.arguments.out, int(job.about["finished_at"])
         for id in job.about["result_files"]:
-            self.files.add_result(id, "step_metrics.csv", results.as_csv(results.losses(out)), created)
+            losses = results.as_csv(results.losses(out))
+            self.files.add_result(id, "step_metrics.csv", losses, created, job.owner)
         self._done(job.tuned_name, out)
         for about, folder in results.checkpoints(out, job.about["id"], job.tuned_name)[::-1]:
             self._done(about["fine_tuned_model_checkpoint"], folder)
@@ -244,8 +247,8 @@ class Jobs:
         if id := next(ended, None):
             del self._jobs[id]
 
-    def _find(self, id: str) -> FinetuneJob:
-        if id not in self._jobs:
+    def _find(self, id: str, asker: str | None) -> FinetuneJob:
+        if id not in self._jobs or not may_read(asker, self._jobs[id].owner):
             raise ApiError(404, f"Could not find fine tune: {id[:100]}", "id", "fine_tune_not_found")
         return self._jobs[id]
 

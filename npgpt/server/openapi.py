@@ -10,6 +10,10 @@ OPERATIONS = (  # method, path, what it does, the object that it answers with, o
     ("delete", "/v1/models/{id}", "Delete a fine-tuned model", "model"),
     ("post", "/v1/completions", "Go on with a text", "text_completion"),
     ("post", "/v1/chat/completions", "Answer in a chat", "chat.completion"),
+    ("post", "/v1/responses", "Answer, and keep the answer", "response"),
+    ("get", "/v1/responses/{id}", "An answer that was kept", "response"),
+    ("delete", "/v1/responses/{id}", "Delete an answer", "response"),
+    ("get", "/v1/responses/{id}/input_items", "What an answer was given to", "list"),
     ("post", "/v1/embeddings", "Vectors of texts", "list"),
     ("get", "/v1/files", "The files", "list"),
     ("post", "/v1/files", "Upload a file", "file"),
@@ -28,7 +32,7 @@ OPERATIONS = (  # method, path, what it does, the object that it answers with, o
     ("get", "/run", "What the page shows of the model", "application/json"),
 )
 FAILURES = (400, 401, 403, 404, 405, 408, 413, 429, 500, 503)
-STREAMED = {"text_completion", "chat.completion"}
+STREAMED = {"text_completion", "chat.completion", "response"}
 
 
 def describe(version: str, models: list[str]) -> Fields:

@@ -6,6 +6,7 @@ computes the same bits whatever else is running.
 """
 
 import asyncio
+import itertools
 import threading
 import time
 import traceback
@@ -14,14 +15,16 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from npgpt.runtime import libnpgpt
+from npgpt.server.prefixes import PREFILL, PrefixCache
 from npgpt.server.sequence import Output, Running, RunningEmbedding, RunningText, Sequence, TextRequest
 from npgpt.server.tokens import TokenNames
 from npgpt.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
+_NUMBERS = itertools.count()  # of schedulers, for the cache that they share
+STALLED = 60.0  # seconds after which a step is taken for one that never ends
 EVENT_SECONDS = 0.015  # minimum between two events of a stream, and
 EVENT_RATE = 200  # maximum of events a second in all: one costs as much as a token of a small model
-PREFILL = 64  # tokens of prompts between two steps: about as long as a few steps of eight streams
 
 
 class Busy(Exception):
@@ -35,15 +38,27 @@ class Scheduler:
     the lock of `_changed`. The thread alone writes `running`, the counters and `_active`.
     """
 
-    def __init__(self, model: libnpgpt.Model, tokenizer: Tokenizer, sessions: int, queue: int) -> None:
-        """`sessions`: how many sequences run at most; `queue`: how many wait at most."""
+    def __init__(
+        self,
+        model: libnpgpt.Model,
+        tokenizer: Tokenizer,
+        sessions: int,
+        queue: int,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
+        """`sessions`: how many sequences run at most; `queue`: how many wait at most.
+
+        `prefixes` has what was read of prompts, of this model and of others; None: nothing is kept.
+        """
         self.model, self.tokenizer, self.token_names = model, tokenizer, TokenNames(tokenizer)
         self.sessions, self.queue = sessions, queue
         self.running = 0  # sequences that have left the queue and have not ended
-        self.tokens = self.prompt_tokens = self.steps = 0  # totals
+        self.prefixes = (PrefixCache(0) if prefixes is None else prefixes, next(_NUMBERS))
+        self.tokens = self.prompt_tokens = self.cached_tokens = self.steps = 0  # totals
         self._changed = threading.Condition()
         self._waiting: deque[Sequence] = deque()
         self._closed: Exception | None = None
+        self._stepped_at = time.monotonic()
         self._active: list[Running] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # set before the thread begins
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
@@ -52,6 +67,12 @@ class Scheduler:
         """Start the thread; `loop` is the event loop that calls wake() of the sequences."""
         self._loop = loop
         self._thread.start()
+
+    @property
+    def goes_on(self) -> bool:
+        """True if the thread works, or waits for work, and has ended a step in the last minute."""
+        busy = self.running or self._waiting
+        return self._thread.is_alive() and (not busy or time.monotonic() - self._stepped_at < STALLED)
 
     @property
     def waiting(self) -> int:
@@ -95,6 +116,7 @@ class Scheduler:
                     self._changed.wait()
                 if self._closed:
                     return self._end_all(self._closed)
+                self._stepped_at = time.monotonic()
                 new: list[Sequence] = []
                 while self._waiting and self.running < self.sessions:
                     new.append(self._waiting.popleft())
@@ -129,7 +151,7 @@ class Scheduler:
         request = sequence.request
         try:
             if isinstance(request, TextRequest):
-                self._active.append(RunningText(sequence, request, self.model, self.tokenizer))
+                self._active.append(RunningText(sequence, request, self.model, self.tokenizer, self.prefixes))
             else:
                 self._active.append(RunningEmbedding(sequence, self.model))
         except (ValueError, MemoryError) as error:
@@ -163,6 +185,7 @@ class Scheduler:
             if sequence.finish:
                 self.tokens += sequence.n_drawn
                 self.prompt_tokens += len(sequence.request.ids)
+                self.cached_tokens += sequence.n_cached
         self._active = [r for r in self._active if not r.sequence.finish]
         self.running = len(self._active)  # before those who wait are woken: they may submit more
         self._wake(stepped)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from npgpt.engine.types import Fields
-from npgpt.text.messages import MANY_MESSAGES, MESSAGE
+from npgpt.text.messages import ITEM, MANY_MESSAGES, MESSAGE
 from npgpt.text.records import (
     BOOLEAN,
     STRING,
@@ -142,6 +142,49 @@ CHAT: Fields = {
     "prompt_cache_options": unsupported({"mode": "implicit"}),
     "prompt_cache_retention": unsupported("in_memory", "in-memory"),
 }
+TEXT_LOGPROBS = "message.output_text.logprobs"
+INCLUDED = (  # the others are about tools, images and reasoning, which there are none of
+    TEXT_LOGPROBS,
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+)
+BEYOND = ("temperature", "top_p", "stream", "seed", "top_k", "min_p", "repetition_penalty", "ignore_eos")
+RESPONSE: Fields = {
+    "model": STRING,
+    "input": {"anyOf": [STRING, array(ITEM, MANY_MESSAGES)]},
+    **{name: SAMPLING[name] for name in (*BEYOND, "service_tier", *ABOUT)},
+    "instructions": STRING,
+    "previous_response_id": STRING,
+    "store": BOOLEAN,
+    "max_output_tokens": integer(1, 2**31 - 1),
+    "top_logprobs": integer(0, 20),
+    "include": array({"enum": [*INCLUDED]}, 16, least=0),
+    "truncation": {"enum": ["disabled", "auto"]},
+    "stream_options": record(include_obfuscation=unsupported(False)),
+    "text": record(format=unsupported({"type": "text"}), verbosity=unsupported("medium")),
+    "reasoning": record(effort=unsupported("none"), summary=unsupported(), generate_summary=unsupported()),
+    "background": unsupported(False),
+    "max_tool_calls": integer(1, 2**31 - 1),
+    **{
+        name: CHAT[name]
+        for name in (
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "moderation",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+        )
+    },
+    "conversation": unsupported(),
+    "prompt": unsupported(),
+    "context_management": unsupported(),
+}
 EMBEDDING: Fields = {
     "model": STRING,
     "input": texts(INPUTS),
@@ -182,6 +225,7 @@ UPLOAD = record(
 REQUESTS: dict[str, tuple[Fields, tuple[str, ...]]] = {  # path -> (fields, those that must be there)
     "/v1/completions": (COMPLETION, ("model", "prompt")),
     "/v1/chat/completions": (CHAT, ("model", "messages")),
+    "/v1/responses": (RESPONSE, ("model", "input")),
     "/v1/embeddings": (EMBEDDING, ("model", "input")),
     "/v1/fine_tuning/jobs": (JOB, ("model", "training_file")),
     "/explain": ({"model": STRING, "text": {"anyOf": [STRING, IDS]}}, ("model", "text")),
@@ -194,6 +238,7 @@ QUERIES: dict[str, Fields] = {  # path of GET -> its parameters; another path an
         "order": {"enum": ["asc", "desc"]},
         "purpose": STRING,
     },
+    "/v1/responses/{id}/input_items": {**PAGE, "order": {"enum": ["asc", "desc"]}},
     "/v1/fine_tuning/jobs": {**PAGE, "metadata": METADATA},
     "/v1/fine_tuning/jobs/{id}/events": PAGE,
     "/v1/fine_tuning/jobs/{id}/checkpoints": PAGE,

@@ -8,7 +8,7 @@ scheduler's thread alone, from the first step to the last. V = vocabulary, C = c
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -18,9 +18,11 @@ from npgpt.engine.types import Floats
 from npgpt.runtime import libnpgpt
 from npgpt.runtime.guide import Guide, Masks
 from npgpt.runtime.sampling import Sampling, TextStream, log_softmax
+from npgpt.server.prefixes import PREFILL, PrefixCache, Prompt
 from npgpt.server.tokens import CountingDecoder, Token
 from npgpt.text.tokenizer import Tokenizer
 
+LOADED = 16  # tokens that are loaded from the cache in the time in which one is read
 Finish: TypeAlias = str | Exception | None  # "stop", "length", "cancelled", what went wrong; None: not yet
 
 
@@ -47,6 +49,12 @@ class TextRequest:
     echo: bool = False  # the text begins with the prompt
     masks: Masks | None = None  # of the grammar that the text cannot leave
     bias: Floats | None = field(default=None, compare=False)  # (V,) added to the logits
+    sharer: str = ""  # who shares what was read of the prompt: requests of the same
+
+    @property
+    def is_reported(self) -> bool:
+        """True if each token of the prompt comes with probabilities, which takes reading it."""
+        return self.echo and self.top is not None
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Sequence:
         self.first_token_at = 0.0  # 0: there is none yet
         self.woken_at = 0.0
         self.n_drawn = 0
+        self.n_cached = 0  # ids of the prompt that were not read again
+        self.n_kept = 0  # and those that were read and kept
         self.vector: Floats | None = None  # (C,) of length 1, the result of an EmbeddingRequest
         self.finish: Finish = None
         self._outputs: deque[Output] = deque()
@@ -155,9 +165,19 @@ class RunningText(Running):
     """A text that grows by a token each step."""
 
     def __init__(
-        self, sequence: Sequence, request: TextRequest, model: libnpgpt.Model, tokenizer: Tokenizer
+        self,
+        sequence: Sequence,
+        request: TextRequest,
+        model: libnpgpt.Model,
+        tokenizer: Tokenizer,
+        prefixes: tuple[PrefixCache, Hashable],
     ) -> None:
+        """`prefixes`: the cache of what was read, and what stands for the model there."""
         super().__init__(sequence, model)
+        cache, root = prefixes
+        self._prompt: Prompt | None = None  # until the first draw
+        if cache.most and not request.is_reported:
+            self._prompt = Prompt(cache, (root, request.sharer), request.ids)
         self.request, self.ids = request, list(request.ids)  # the ids grow by what is drawn
         banned = request.ends[0] if request.ignore_eos else None
         self._sampling = libnpgpt.sampling_struct(request.sampling, banned, request.seed)
@@ -178,28 +198,39 @@ class RunningText(Running):
         return len(self.unread) == 1 and not (self.request.echo and not self.sequence.n_drawn)
 
     def read(self, most: int) -> int:
-        """Read at most so many of the unread ids, and draw if those were the last; return how many."""
+        """Read at most so many of the unread ids, and draw if those were the last; return what that costs."""
+        loaded = 0
+        if self._prompt and not len(self.session):
+            loaded = self.sequence.n_cached = self._prompt.load(self.session)
+            del self.unread[:loaded]
+        most = min(most, PREFILL - len(self.session) % PREFILL)  # cut as without the cache
         chunk, self.unread = self.unread[:most], self.unread[most:]
-        if self.request.echo and self.request.top is not None and not self.sequence.n_drawn:
+        if self.request.is_reported and not self.sequence.n_drawn:
             logits = self.session.feed(chunk, every=True)  # (n, V)
             for i, id in enumerate(chunk):
                 before = self._decoder.characters
                 self._report(id, self._row, before, self._decoder.push(id))
                 self._row = logits[i]
-        else:
+        elif chunk:
             self.session.feed(chunk)
+            if self._prompt:
+                self._prompt.save(self.session)
         if not self.unread:
             self.draw()
-        return len(chunk)
+        return len(chunk) + loaded // LOADED
 
     def draw(self) -> None:
         """Draw the next id, and end the text if this is its end."""
         sequence = self.sequence
         if sequence.n_drawn == self.request.max_tokens:  # 0: only the prompt is reported
             return self.end("length")
-        logits = None if self.request.top is None else self.session.logits()
         if self._guide:
             self.session.allow(self._guide.allowed())
+        logits = None if self.request.top is None and not self._prompt else self.session.logits()
+        if self._prompt:
+            self._prompt.save(self.session, logits)
+            sequence.n_kept = self._prompt.kept
+            self._prompt, logits = None, logits if self.request.top is not None else None
         id = self.session.sample(self._sampling)
         sequence.first_token_at = sequence.first_token_at or time.monotonic()
         if id in self.request.ends and not self.request.ignore_eos:

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from npgpt.engine.types import Fields
 from npgpt.server import bodies, schema
 from npgpt.server.files import MAX_FILES, Files
-from npgpt.server.guard import Settings
+from npgpt.server.guard import Settings, owner_of
 from npgpt.server.jobs import DATA, Jobs, StartFinetune, remove_model
 from npgpt.server.models import Models
 from npgpt.server.responses import Json, list_page
@@ -31,10 +31,11 @@ class Tuning:
     async def all_files(self, request: Request) -> Response:
         """Answer GET and POST /v1/files."""
         if request.method != "POST":
-            query, files = request.state.query, self.files.all()
+            query, files = request.state.query, self.files.all(owner_of(request))
             wanted = [file for file in files if query.get("purpose") in (None, file["purpose"])]
             return Json(list_page(wanted[:: -1 if query.get("order") == "asc" else 1], query, MAX_FILES))
         self.files.require_room()
+        owner = owner_of(request)
         request = bodies.bounded(request, self.settings.max_upload)
         try:
             async with asyncio.timeout(self.settings.body_seconds * 4):
@@ -46,7 +47,8 @@ class Tuning:
                         raise ApiError(400, "file must be a file", "file", "invalid_value")
                     schema.check_record(schema.UPLOAD, fields)
                     assert isinstance(upload, UploadFile)
-                    return Json(await asyncio.to_thread(self.files.add, upload.filename or "", upload.file))
+                    name = upload.filename or ""
+                    return Json(await asyncio.to_thread(self.files.add, name, upload.file, owner))
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", None, "timeout") from None
         except (HTTPException, UnicodeError, AssertionError):
@@ -54,45 +56,49 @@ class Tuning:
 
     async def one_file(self, request: Request) -> Response:
         """Answer GET and DELETE /v1/files/{id}."""
-        id = request.path_params["id"]
-        return Json(self.files.delete(id) if request.method == "DELETE" else self.files.get(id))
+        id, owner = request.path_params["id"], owner_of(request)
+        done = self.files.delete if request.method == "DELETE" else self.files.get
+        return Json(done(id, owner))
 
     async def file_content(self, request: Request) -> Response:
         """Answer GET /v1/files/{id}/content."""
-        id = self.files.get(request.path_params["id"])["id"]
+        id = self.files.get(request.path_params["id"], owner_of(request))["id"]
         return FileResponse(self.files.path(id), media_type="application/octet-stream")
 
     async def all_jobs(self, request: Request) -> Response:
         """Answer GET and POST /v1/fine_tuning/jobs."""
         if request.method != "POST":
             wanted = request.state.query.get("metadata")
-            jobs = [job for job in self.jobs.all() if _has(job, wanted)]
+            jobs = [job for job in self.jobs.all(owner_of(request)) if _has(job, wanted)]
             return Json(list_page(jobs, request.state.query))
         fields = await bodies.checked(request, self.settings)
         base = self.models.get(fields["model"]).path
         if not base.is_dir():
             message = "only a run or a Hugging Face folder can be fine-tuned, and this model is a file"
             raise ApiError(400, message, "model", "invalid_value")
-        data = {name: self.files.path(self.files.get(fields[name])["id"]) for name in DATA if name in fields}
+        owner, files = owner_of(request), self.files
+        data = {name: files.path(files.get(fields[name], owner)["id"]) for name in DATA if name in fields}
         await asyncio.to_thread(check_examples, data)
-        return Json(self.jobs.create(fields, base.resolve()))
+        return Json(self.jobs.create(fields, base.resolve(), owner))
 
     async def one_job(self, request: Request) -> Response:
         """Answer GET /v1/fine_tuning/jobs/{id}."""
-        return Json(self.jobs.get(request.path_params["id"]))
+        return Json(self.jobs.get(request.path_params["id"], owner_of(request)))
 
     async def job_events(self, request: Request) -> Response:
         """Answer GET /v1/fine_tuning/jobs/{id}/events."""
-        return Json(list_page(self.jobs.events(request.path_params["id"]), request.state.query))
+        return Json(
+            list_page(self.jobs.events(request.path_params["id"], owner_of(request)), request.state.query)
+        )
 
     async def job_checkpoints(self, request: Request) -> Response:
         """Answer GET /v1/fine_tuning/jobs/{id}/checkpoints."""
-        found = await asyncio.to_thread(self.jobs.checkpoints, request.path_params["id"])
+        found = await asyncio.to_thread(self.jobs.checkpoints, request.path_params["id"], owner_of(request))
         return Json(list_page(found, request.state.query, 10))
 
     async def cancel_job(self, request: Request) -> Response:
         """Answer POST /v1/fine_tuning/jobs/{id}/cancel."""
-        return Json(await self.jobs.cancel(request.path_params["id"]))
+        return Json(await self.jobs.cancel(request.path_params["id"], owner_of(request)))
 
 
 def check_examples(data: dict[str, Path]) -> None:

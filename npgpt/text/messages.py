@@ -22,6 +22,29 @@ FIELDS: Fields = {
 }
 MESSAGE = record(["role", "content"], **FIELDS)
 LEARNT = record(["role", "content"], **FIELDS, weight={"enum": [0, 1, 0.0, 1.0]})  # in a training file
+ITEM = record(  # a message as the responses API writes it
+    ["role", "content"],
+    type=unsupported("message", nothing=False),
+    role=ROLE,
+    content={
+        "anyOf": [
+            STRING,
+            array(
+                record(
+                    ["type", "text"],
+                    type=unsupported("input_text", "output_text", nothing=False),
+                    text=STRING,
+                    annotations=unsupported(),
+                    logprobs={},  # of a reply that is put back
+                ),
+                MANY_PARTS,
+            ),
+        ]
+    },
+    id=STRING,
+    status={"enum": ["completed", "incomplete", "in_progress"]},
+    phase=unsupported("final_answer"),
+)
 CONVERSATION = record(
     ["messages"],
     messages=array(LEARNT, MANY_MESSAGES) | {"title": f"a list of messages, 1 to {MANY_MESSAGES}"},

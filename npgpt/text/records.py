@@ -129,6 +129,9 @@ def _fault_inside(schema: Fields, value: Any, where: str) -> Fault | None:
     if kind != "object":
         return None
     known, other = schema.get("properties", {}), schema.get("additionalProperties", {})
+    if "type" in known and value.get("type") is not None:  # of another type nothing else is as it should be
+        if fault := _fault(known["type"], value["type"], _place(where, "type")):
+            return fault
     for name, item in value.items():
         if name not in known and (fault := _fault_of_other(known, other, name, item, where)):
             return fault

@@ -163,6 +163,34 @@ static void check_sessions(void) {
     sampling.temperature = -1;
     CHECK(npgpt_sample(one, &sampling, &id, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "temperature"));
 
+    { /* what a session has read, another one loads */
+        npgpt_config shape;
+        npgpt_get_config(model, &shape);
+        const size_t each = (size_t)(2 * shape.n_layer * shape.n_kv_head * shape.head_size);
+        float *data = malloc(12 * each * sizeof(float));
+        npgpt_session *two;
+        npgpt_session_reset(one);
+        CHECK(data && !npgpt_session_new(model, 16, &two, &error) && !npgpt_feed(one, ids, 12, NULL, &error));
+        CHECK(npgpt_session_save(one, 5, 8, data, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "save"));
+        CHECK(npgpt_session_save(one, (size_t)-1, 2, data, &error) == NPGPT_BAD_ARGUMENT);
+        CHECK(npgpt_session_save(one, 0, 1, NULL, &error) == NPGPT_BAD_ARGUMENT);
+        CHECK(!npgpt_session_save(one, 0, 5, data, &error) && !npgpt_session_save(one, 5, 7, data + 5 * each, &error));
+        CHECK(!npgpt_session_load(two, ids, 5, data, NULL, &error) && !npgpt_logits(two));
+        CHECK(!npgpt_session_load(two, ids + 5, 7, data + 5 * each, npgpt_logits(one), &error));
+        CHECK(npgpt_session_length(two) == 12 && !memcmp(npgpt_logits(one), npgpt_logits(two), sizeof(first)));
+        CHECK(!npgpt_feed(one, ids + 12, 1, NULL, &error) && !npgpt_feed(two, ids + 12, 1, NULL, &error));
+        CHECK(!memcmp(npgpt_logits(one), npgpt_logits(two), sizeof(first)));
+        CHECK(npgpt_session_load(two, ids, 12, data, NULL, &error) == NPGPT_FULL && npgpt_session_length(two) == 13);
+        id = 257;
+        CHECK(npgpt_session_load(two, &id, 1, data, NULL, &error) == NPGPT_BAD_ARGUMENT);
+        CHECK(npgpt_session_load(NULL, ids, 1, data, NULL, &error) == NPGPT_BAD_ARGUMENT);
+        npgpt_touch(model);
+        CHECK(npgpt_session_save(one, 0, 1, data, &error) == NPGPT_BAD_ARGUMENT && strstr(error.message, "changed"));
+        CHECK(npgpt_session_load(two, ids, 1, data, NULL, &error) == NPGPT_BAD_ARGUMENT);
+        npgpt_session_free(two);
+        free(data);
+    }
+
     for (int i = 0; i < 5; i++) { /* each alone, then together: the same to the bit */
         CHECK(!npgpt_session_new(model, 0, &many[i], &error));
         CHECK(!npgpt_feed(many[i], ids, (size_t)(1 + 5 * i), NULL, &error) && !npgpt_feed(many[i], ids + i, 1, NULL, &error));

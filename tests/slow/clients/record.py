@@ -43,7 +43,8 @@ def recorder(server: Process, kept: list) -> http.server.ThreadingHTTPServer:
             request = recorded(self.command, self.path, headers, body, server.name) | {
                 "status": answer.status
             }
-            if self.command == "POST" and (made := re.search(rb'"id": "((file|ftjob)-[0-9a-f]+)"', data)):
+            made = re.search(rb'"id": "((?:(?:file|ftjob)-|resp_)[0-9a-f]+)"', data)
+            if self.command == "POST" and made and data[:1] == b"{":  # no stream
                 request["made"] = made[1].decode()
             if not kept or request != kept[-1]:  # a job that is waited for
                 kept.append(request)
