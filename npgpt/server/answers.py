@@ -77,6 +77,7 @@ class Answers:
             ends=await asyncio.to_thread(examples.chat_ends, served.scheduler.tokenizer),
             top=top,
             sharer=self.completions.sharer(request),
+            **await self.completions.guided(fields, served),
         )
         async with contextlib.AsyncExitStack() as stack:
             # a stream enters it before its header is sent, so that a full queue is an answer, too
@@ -205,6 +206,8 @@ class Answer:
             **SHOWN,
             **{name: value for name, value in fields.items() if name in SHOWN},
         }
+        if given := fields.get("text", {}).get("format"):
+            self.about["text"] = {**ALWAYS["text"], "format": given}
         if warnings:
             self.about["warnings"] = warnings
 

@@ -129,7 +129,7 @@ class Completions:
             found["bias"] = bias_of(fields.get("logit_bias"), scheduler.model.vocab_size)
         except ValueError as error:
             raise ApiError(400, str(error), "logit_bias", "invalid_value") from None
-        if not GUIDED.keys().isdisjoint(fields):
+        if not (GUIDED.keys() | {"text"}).isdisjoint(fields):
             found["masks"] = await asyncio.to_thread(masks_of, fields, scheduler.tokenizer)
         return found
 

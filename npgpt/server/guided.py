@@ -16,6 +16,7 @@ def masks_of(fields: Fields, tokenizer: Tokenizer) -> Masks | None:
     Raise ApiError 400, which names the field, for what is not supported, malformed, too large or asked twice.
     """
     asked = {"response_format": of_format(fields.get("response_format"), "response_format")}
+    asked["text.format"] = of_format(fields.get("text", {}).get("format"), "text.format")
     asked |= {f"guided_{name}": (kind, fields.get(f"guided_{name}")) for name, kind in KINDS.items()}
     more = fields.get("structured_outputs", {})
     asked |= {f"structured_outputs.{name}": (kind, more.get(name)) for name, kind in KINDS.items()}

@@ -166,7 +166,7 @@ RESPONSE: Fields = {
     "include": array({"enum": [*INCLUDED]}, 16, least=0),
     "truncation": {"enum": ["disabled", "auto"]},
     "stream_options": record(include_obfuscation=unsupported(False)),
-    "text": record(format=unsupported({"type": "text"}), verbosity=unsupported("medium")),
+    "text": record(format=TEXT_FORMAT, verbosity=unsupported("medium")),
     "reasoning": record(effort=unsupported("none"), summary=unsupported(), generate_summary=unsupported()),
     "background": unsupported(False),
     "max_tool_calls": integer(1, 2**31 - 1),

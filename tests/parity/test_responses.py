@@ -13,6 +13,7 @@ from tests.models import model_with_roles
 from tests.server.process import Process
 
 openai = pytest.importorskip("openai")
+pydantic = pytest.importorskip("pydantic")
 pytest.importorskip("uvicorn")
 from openai.types.responses import Response, ResponseStreamEvent  # noqa: E402
 from pydantic import TypeAdapter  # noqa: E402
@@ -174,6 +175,29 @@ def test_the_oldest_turns_go_where_the_client_says_so(create, model):
         create(input="a" * 200, truncation="auto")
 
 
+class Person(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=8)
+    age: int = pydantic.Field(ge=0, le=120)
+
+
+def test_an_answer_that_cannot_leave_a_form(create, client):
+    for _ in range(3):  # of which the later ones begin with what the cache holds
+        done = client.responses.parse(
+            model="praia", input="Quem?", text_format=Person, extra_body={"seed": 3}
+        )
+        assert done.status == "completed" and isinstance(done.output_parsed, Person)
+        assert done.text.format.type == "json_schema" and done.text.format.name == "Person"
+    assert done.usage.input_tokens_details.cached_tokens == done.usage.input_tokens
+    with client.responses.stream(
+        model="praia", input="Quem?", text_format=Person, extra_body={"seed": 3}
+    ) as events:
+        for _ in events:
+            pass
+        assert events.get_final_response().output_parsed == done.output_parsed
+    text = create(input="Quem?", text={"format": {"type": "json_object"}}, max_output_tokens=3)
+    assert text.output_text.startswith("{") and text.incomplete_details.reason == "max_output_tokens"
+
+
 NOTHING = {
     "tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "reasoning": {}, "background": False,
     "include": ["reasoning.encrypted_content"], "text": {"format": {"type": "text"}}, "service_tier": "auto",
@@ -185,7 +209,8 @@ REFUSED = {
     "tool_choice": "required",
     "reasoning.effort": {"reasoning": {"effort": "low"}},
     "background": True,
-    "text.format": {"text": {"format": {"type": "json_object"}}},
+    "text.format.schema": {"text": {"format": {"type": "json_schema", "name": "n"}}},
+    "text.format": {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "a"}}}},
     "conversation": "conv_1",
     "prompt": {"id": "pmpt_1"},
     "service_tier": "flex",
