@@ -311,7 +311,7 @@ def test_evaluate_speaks_portuguese(tmp_path, split, on, of_samples):
 
 
 FLAGS = "(--help lists the flags)"
-NAMES = "train, tune, evaluate, generate, explain, finetune, chat, serve, export, embed, bench"
+NAMES = "train, prepare, tune, evaluate, generate, explain, finetune, chat, serve, export, embed, bench"
 
 
 @pytest.mark.parametrize(
