@@ -3,9 +3,11 @@
 #include <cstddef>
 
 #if defined(__ELF__)
+// NOLINTBEGIN(bugprone-reserved-identifier): the name is the C++ ABI's
 extern "C" __attribute__((visibility("hidden"))) char* __cxa_demangle(const char*, char*, size_t*, int* status);
 char* __cxa_demangle(const char*, char*, size_t*, int* status) {
     if (status) *status = -2;  // "not a valid name"
     return nullptr;
 }
 #endif
+// NOLINTEND(bugprone-reserved-identifier)
