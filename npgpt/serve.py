@@ -32,8 +32,10 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal and return exit code 0; exit with 2 for a bad model or address."""
     args = _parser().parse_args(argv)
-    args.api_key = args.api_key or [*filter(None, [os.environ.get("NPGPT_API_KEY")])]
-
+    if not args.api_key and (key := os.environ.get("NPGPT_API_KEY")) is not None:
+        if not key:  # a variable that was not filled, not a wish for no key
+            exit_with_error("serve", "argument --api-key: must not be empty, as NPGPT_API_KEY is", 2)
+        args.api_key = [key]
     if args.host not in LOOPBACK and not args.api_key:
         exit_with_error("serve", f"--api-key must be given where others can connect (--host {args.host})", 2)
     if args.port > 65535:
@@ -198,7 +200,7 @@ async def start_explain(path: Path, asked: Fields, adapters: Adapters) -> tuple[
     process = await create_subprocess_exec(
         sys.executable, "-P", "-c", code, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment()
     )
-    return process, json.dumps(asked).encode()
+    return process, json.dumps(asked, allow_nan=False).encode()
 
 
 def _environment() -> dict[str, str]:
