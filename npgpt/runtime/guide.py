@@ -86,7 +86,7 @@ class Vocabulary:
         }
         value = list(value) if kind == "choice" and not isinstance(value, (str, dict)) else value
         try:
-            key = kind + json.dumps(value, default=repr)
+            key = kind + json.dumps(value, default=repr, allow_nan=False)
         except RecursionError:
             raise ValueError(f"{kind} is nested too deeply") from None
         with self._lock:
