@@ -186,7 +186,7 @@ def test_each_answer_has_an_id(server):
 @pytest.mark.parametrize(
     "method, path, message",
     [
-        ("POST", "/v1/responses", "Invalid URL (POST /v1/responses)"),
+        ("POST", "/v1/images", "Invalid URL (POST /v1/images)"),
         ("GET", "/v1/models/", "Invalid URL (GET /v1/models/)"),
         ("POST", "/v1/completions/", "Invalid URL (POST /v1/completions/)"),  # not a redirect
         (
