@@ -112,6 +112,19 @@ def test_an_encoding_that_is_sure_is_converted_and_told(codec, tmp_path):
         ("shift_jis", "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。", "shift_jis"),
         ("gb18030", "道可道非常道。名可名非常名。無名天地之始。有名萬物之母。", "gb18030"),
         ("windows-1252", "só é", "windows-1252"),  # too few letters
+        # Hungarian, which would be Portuguese with other letters in Windows-1252
+        (
+            "windows-1250",
+            "Erős vár a mi bátor népünk, és erősek a várnak kapui; árnyék és szél, tíz hídról.",
+            "windows-1250",
+        ),
+        (
+            "iso8859-15",
+            "Le cœur et la sœur, l'œuvre, les bœufs, un œil, des vœux, un œuf, un nœud, à côté.",
+            "iso8859-15",
+        ),
+        ("iso8859-15", "À côté, l'été, déjà, où, voilà, prêt, été, forêt: 5 €.", "iso8859-15"),
+        ("mac-roman", "GWIRIOÙ, OBJEDOÙ, SIFROÙ, EMAÑ, CHEÑCHET, MERKAÑ, TRAOÙ, KADOÙ.", "mac-roman"),
     ],
 )
 def test_an_encoding_that_is_not_sure_is_a_question_that_names_it(codec, text, among, tmp_path):
@@ -120,6 +133,22 @@ def test_an_encoding_that_is_not_sure_is_a_question_that_names_it(codec, text, a
         Corpus(tmp_path / "a.txt")
     assert among in str(error.value) and str(error.value).endswith("or bytes, which takes it as it is")
     assert text_of(tmp_path / "a.txt", encoding=codec) == text
+
+
+@pytest.mark.parametrize("codec", ["windows-1252", "cp850", "mac-roman"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NÃO, A AÇÃO É À TARDE: OS CÃES, O CORAÇÃO, A IRMÃ, VOCÊ, AS OPÇÕES. “JÁ É AMANHÃ”",
+        "Der Bär läuft über die Straße. Die Vögel hören schöne Töne; für Mädchen, Äpfel. »Öl«",
+        "El niño soñó. ¿Qué pasó? ¡Sí! La canción está aquí, también mañana; Ángel, corazón, año.",
+    ],
+)
+def test_capitals_and_quotes_leave_an_encoding_sure(codec, text, tmp_path):
+    if codec == "cp850":
+        text = text.translate(str.maketrans("“”", '""'))
+    (tmp_path / "a.txt").write_bytes(text.encode(codec))
+    assert text_of(tmp_path / "a.txt") == text
 
 
 FILES = {
