@@ -176,11 +176,153 @@ def test_each_form_says_what_a_person_reads_in_it(name, tmp_path):
         assert text_of(tmp_path / name) == expected
 
 
+WHATSAPP = {  # (export, what is said, how many are left out: media, deleted, notices)
+    "Portugal": (
+        "27/04/26, 11:31 - As mensagens e as chamadas são encriptadas ponto a ponto.\n"
+        "27/04/26, 12:25 - Rita: <Ficheiro não revelado>\n27/04/26, 12:26 - Rita: Eliminou esta mensagem\n"
+        "27/04/26, 12:43 - Rita: Já mandei <Esta mensagem foi editada>\n"
+        "27/04/26, 12:43 - Rui: IMG-1.jpg (ficheiro anexado)\na legenda\n27/04/26, 12:44 - Rui: null\n",
+        "Rita: Já mandei\nRui: a legenda\n",
+        (3, 1, 1),
+    ),
+    "Brasil": (
+        '12/03/2023 14:05 - Ana criou o grupo "Viagem: 2023"\n'
+        "12/03/2023 14:06 - \u202a+55 11 90000\u20110000\u202c: Oi @\u2068Caio\u2069\n"
+        "12/03/2023 14:07 - Bia: IMG-1.jpg (arquivo anexado)\nque praia!\n"
+        '12/03/2023 14:10 - Bia mudou o nome do grupo de "Viagem: 2023" para "Praia: 2024"\n',
+        "+55 11 90000\u20110000: Oi @Caio\nBia: que praia!\n",
+        (1, 0, 2),
+    ),
+    "iPhone": (
+        "[25/03/2025 14:30:25] Ana: Olá\r\n[25/03/2025 14:31:25] Ana: \u200eimagem ocultada\r\n"
+        "\u200e[25/03/2025 14:31:27] Ana: veja \u200e<anexado: 1-PHOTO.jpg>\r\n"
+        "[25/03/2025 14:33:26] Rui: a.pdf • \u200e3 páginas \u200edocumento omitido\r\n"
+        "[25/03/2025 14:33:27] Rui: \u200eMensagem apagada\r\n",
+        "Ana: Olá\nAna: veja\n",
+        (3, 0, 1),
+    ),
+    "España": (
+        "15/4/16 15:04 - Ana: Hola\n15/4/16, 3:05 p.\u00a0m. - Beto: <Multimedia omitido>\n"
+        "15/4/16 15:05 - Beto: Se eliminó este mensaje.\n"
+        "15/4/16 15:06 - Ana: bien <Se editó este mensaje.>\n",
+        "Ana: Hola\nAna: bien\n",
+        (1, 1, 0),
+    ),
+    "Deutschland": (
+        "26.03.25, 19:06 - Udo: oder? <Diese Nachricht wurde bearbeitet.>\n"
+        "02.04.25, 15:12 - Udo: <Medien ausgeschlossen>\n4Bit.mod\n"
+        "02.04.25, 15:14 - Ole: Du hast diese Nachricht gelöscht.\n"
+        "[02.04.25, 15:15:00] Ole: \u200eBild weggelassen\n",
+        "Udo: oder?\nUdo: 4Bit.mod\n",
+        (2, 1, 0),
+    ),
+    "France": (
+        "15/04/2016 à 15:04 - Anne: Salut\n15/04/2016 à 15:05 - Luc: <Médias omis>\n"
+        "15/04/2016 à 15:06 - Luc: Ça va ?\n",
+        "Anne: Salut\nLuc: Ça va ?\n",
+        (1, 0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("where", WHATSAPP)
+def test_whatsapp_of_other_countries(where, tmp_path):
+    export, expected, left_out = WHATSAPP[where]
+    (tmp_path / "a.txt").write_bytes(export.encode())
+    corpus = Corpus(tmp_path / "a.txt")
+    assert b"".join(chunk for _, chunk in corpus.chunks()).decode() == expected
+    dropped = corpus.documents[0].notes.dropped
+    why = ("media left out", "deleted messages left out", "notices left out")
+    assert tuple(dropped[reason] for reason in why) == left_out
+
+
+SUBTITLES = {
+    "a blank line inside.srt": (
+        "1\n00:00:01,000 --> 00:00:02,000\nHello\n\nworld\n\n2\n00:00:03,000 --> 00:00:04,000\n42\n\n"
+        "3\n00:00:07,000 --> 00:00:08,000\n10\n",
+        "Hello world\n42\n10\n",
+    ),
+    "other times.srt": (
+        "1\n00:00:01 --> 00:00:02\nOne &#39;x&#39; &quot;y&quot;\n\n2\n"
+        "0:0:3.5-->0:0:4.5 X1:10 X2:20\n{i}Two{/i}\n"
+        "3\n00:00:05,000 -> 00:00:06,000\nThree\n",
+        "One 'x' \"y\"\nTwo\nThree\n",
+    ),
+    "no numbers.srt": (
+        "00:01,0 --> 00:02,0\nIn\n1984\n\n00:03,0 --> 00:04,0\nand now\n",
+        "In 1984\nand now\n",
+    ),
+    "no change.srt": (
+        "1\n00:00:01,0 --> 00:00:02,0\nNo.\n\n2\n00:00:03,0 --> 00:00:04,0\nNo.\nI said no.\n",
+        "No.\nNo. I said no.\n",
+    ),
+    # as YouTube writes what it heard: each line stays while the next one is said
+    "rolling.vtt": (
+        "WEBVTT\nKind: captions\n\n00:00:00.160 --> 00:00:02.389 align:start\n \n"
+        "hello<00:00:00.480><c> and</c><00:00:00.640><c> welcome</c>\n\n"
+        "00:00:02.389 --> 00:00:02.399 align:start\nhello and welcome\n \n\n"
+        "00:00:02.399 --> 00:00:05.030 align:start\nhello and welcome\n"
+        "to<00:00:02.639><c> the</c><c> show</c>\n\n"
+        "00:00:05.030 --> 00:00:05.040 align:start\nto the show\n \n\n",
+        "hello and welcome\nto the show\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUBTITLES)
+def test_subtitles_of_other_programs(name, tmp_path):
+    content, expected = SUBTITLES[name]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert text_of(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    "begin, end",
+    [
+        ("***START OF THE PROJECT GUTENBERG EBOOK X***\n", "***END OF THE PROJECT GUTENBERG EBOOK X***\n"),
+        (
+            "*** START OF THE PROJECT GUTENBERG EBOOK THE LIFE AND\nADVENTURES OF CRUSOE ***\n",
+            "End of Project Gutenberg's The Life, by Daniel Defoe\n",
+        ),
+        ("*** START OF THE PROJECT GUTENBERG ETEXT X ***\n", "End of The Project Gutenberg Etext of X\n"),
+        (
+            "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
+            "End of this Project Gutenberg Etext\n",
+        ),
+    ],
+)
+def test_gutenberg_of_all_years(begin, end, tmp_path):
+    (tmp_path / "a.txt").write_text(f"The Project Gutenberg Etext of X\n\n{begin}{BOOK}{end}Licence\n")
+    assert text_of(tmp_path / "a.txt") == BOOK
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     (tmp_path / "a.txt").write_text(ANDROID, encoding="utf-8")
     (notes,) = (document.notes for document in Corpus(tmp_path / "a.txt").documents)
     assert notes.form == "WhatsApp"
     assert notes.dropped == {"notices left out": 1, "media left out": 1, "deleted messages left out": 1}
+
+
+@pytest.mark.parametrize(
+    "page, codec, expected",
+    [
+        (
+            "<html><head><title>T</title><meta charset=iso-8859-1><body><p>“Olá” — 5 €",
+            "cp1252",
+            "“Olá” — 5 €\n",
+        ),
+        ("<!doctype html><title>T</title><p>a<p>b", "utf-8", "a\n\nb\n"),
+        ("<head><script>x</script>text<p hidden>", "utf-8", "text\n"),
+        (
+            '<?xml version="1.0" encoding="ISO-8859-1"?><html><head/><body>só é</body></html>',
+            "latin-1",
+            "só é\n",
+        ),
+    ],
+)
+def test_pages_are_read_as_browsers_do(page, codec, expected, tmp_path):
+    (tmp_path / "a.html").write_bytes(page.encode(codec))
+    assert text_of(tmp_path / "a.html") == expected
 
 
 def test_word(tmp_path):
