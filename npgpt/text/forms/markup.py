@@ -7,14 +7,35 @@ from html.parser import HTMLParser
 from typing import IO
 from xml.etree import ElementTree
 
+from npgpt.text.forms.encodings import text_codec
 from npgpt.text.forms.notes import Notes
 
-HIDDEN = {"head", "script", "style", "template", "noscript", "svg", "math", "select", "textarea", "iframe"}
+HIDDEN = {
+    "head",
+    "title",
+    "script",
+    "style",
+    "template",
+    "noscript",
+    "svg",
+    "math",
+    "select",
+    "textarea",
+    "iframe",
+}
+IN_HEAD = {"title", "meta", "link", "base", "script", "style", "template", "noscript"}
 PARAGRAPHS = set(
     "p h1 h2 h3 h4 h5 h6 blockquote pre table ul ol dl figure article section header footer hr".split()
 )
 LINES = set("br div li tr dt dd caption figcaption option main nav aside form address".split())
-CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+CHARSET = re.compile(
+    rb"(?:<meta[^>]+charset|<\?xml[^>]+encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE
+)
+MEANT = {  # as browsers read what pages name (the WHATWG's Encoding Standard)
+    "iso8859-1": "windows-1252", "ascii": "windows-1252", "iso8859-9": "windows-1254", "gb2312": "gb18030",
+    "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "utf-16": "", "utf-16-le": "", "utf-16-be": "",
+    "utf-32": "", "utf-7": "",
+}  # fmt: skip
 WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 DOCUMENT = "word/document.xml"
@@ -32,6 +53,8 @@ class _Page(HTMLParser):
         self.last = "\n"
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
+        if self.hidden[:1] == ["head"] and tag not in IN_HEAD:  # whose end need not be said
+            self.hidden.clear()
         if tag in HIDDEN:
             self.hidden.append(tag)
         self.verbatim += tag == "pre"
@@ -49,6 +72,8 @@ class _Page(HTMLParser):
         self._break(tag)
 
     def handle_data(self, data: str) -> None:
+        if self.hidden == ["head"] and data.strip():
+            self.hidden.clear()
         if not self.hidden:
             text = data if self.verbatim else re.sub(r"[ \t\r\n\f]+", " ", data)
             self._add(text.removeprefix(" ") if self.last.isspace() and not self.verbatim else text)
@@ -72,9 +97,10 @@ def html(text: str) -> str:
 
 
 def charset(head: bytes) -> str | None:
-    """Return the encoding that the head of a page names."""
+    """Return the encoding that the head of a page means, None where it names none."""
     found = CHARSET.search(head[:4096])
-    return found[1].decode("ascii") if found else None
+    named = text_codec(found[1].decode("ascii")) if found else None
+    return MEANT.get(named, named) or None if named else None
 
 
 def word(path: str, file: IO[bytes]) -> Iterator[str]:

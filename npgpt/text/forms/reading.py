@@ -144,7 +144,7 @@ def _codec(source: Source, how: How, notes: Notes, head: bytes) -> str | None:
         pass
     elif source.likely and source.likely.startswith(("UTF-16", "UTF-32")):
         notes.encoding = source.likely.lower().replace("le", "-le").replace("be", "-be")
-    elif named := notes.form == "HTML" and encodings.text_codec(markup.charset(head) or ""):
+    elif named := markup.charset(head) if notes.form == "HTML" else None:
         notes.encoding = named
     elif source.likely == "UTF-8":
         if notes.form == "text":
