@@ -296,6 +296,23 @@ def test_gutenberg_of_all_years(begin, end, tmp_path):
     assert text_of(tmp_path / "a.txt") == BOOK
 
 
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Мой дядя самых честных правил,\r\n" * 2,
+        "Καλημέρα φίλοι μου, είχε αρχίσει.\n",
+        "道可道非常道。名可名非常名。\n無名天地之始。有名萬物之母。\n",
+        "吾輩は猫である。名前はまだ無い。\n",
+        "कई बार ऐसा हुआ। फिर वह चला गया।\n",
+        "나는 학교에 갑니다. 그리고 집에 옵니다.\n",
+    ],
+)
+def test_utf16_without_a_mark_is_known_in_any_writing(text, order, tmp_path):
+    (tmp_path / "a.txt").write_bytes(text.encode(f"utf-16-{order}"))
+    assert text_of(tmp_path / "a.txt") == text
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     (tmp_path / "a.txt").write_text(ANDROID, encoding="utf-8")
     (notes,) = (document.notes for document in Corpus(tmp_path / "a.txt").documents)
@@ -331,6 +348,24 @@ def test_word(tmp_path):
     (tmp_path / "b.docx").write_bytes((tmp_path / "a.docx").read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"b\.docx: is no Word document, or a damaged one"):
         Corpus(tmp_path / "b.docx")
+
+
+def test_word_says_each_paragraph_once_and_no_tab_stops(tmp_path):
+    spaces = (
+        'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+        'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    )
+    box = "<w:txbxContent><w:p><w:r><w:t>in a box</w:t></w:r></w:p></w:txbxContent>"
+    with zipfile.ZipFile(tmp_path / "a.docx", "w") as archive:
+        archive.writestr("word/_rels/document.xml.rels", "<Relationships/>")
+        archive.writestr(
+            "word/document.xml",
+            f"<w:document {spaces}><w:body><w:p><w:pPr><w:tabs><w:tab/><w:tab/></w:tabs></w:pPr>"
+            "<w:r><w:t>a</w:t><w:tab/><w:t>b</w:t></w:r><w:moveFrom><w:r><w:t>c</w:t></w:r></w:moveFrom></w:p>"
+            f"<w:p><w:r><mc:AlternateContent><mc:Choice>{box}</mc:Choice><mc:Fallback>{box}</mc:Fallback>"
+            "</mc:AlternateContent></w:r></w:p></w:body></w:document>",
+        )
+    assert text_of(tmp_path / "a.docx") == "a\tb\nin a box\n\n"
 
 
 def pdf_file(path, *pages):
@@ -372,6 +407,49 @@ def test_a_pdf_has_its_text_layer_or_none(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pypdf", None)
     with pytest.raises(ValueError, match="a PDF is read where pypdf is installed"):
         Corpus(tmp_path / "a.pdf")
+
+
+def test_a_pdf_that_anyone_may_read_is_read(tmp_path, capfd):
+    pypdf = pytest.importorskip("pypdf")
+    pdf_file(tmp_path / "a.pdf", "First page.")
+    for name, password in (("owner.pdf", ""), ("user.pdf", "secret")):
+        writer = pypdf.PdfWriter(clone_from=tmp_path / "a.pdf")
+        writer.encrypt(user_password=password, owner_password="other", algorithm="RC4-128")
+        writer.write(tmp_path / name)
+    assert text_of(tmp_path / "owner.pdf") == "First page.\n\n"
+    with pytest.raises(ValueError, match=r"user\.pdf: is encrypted; save it without a password first"):
+        Corpus(tmp_path / "user.pdf")
+    (tmp_path / "b.pdf").write_bytes(b"%PDF-1.4\n" + bytes(range(256)) * 20)
+    with pytest.raises(ValueError, match=r"b\.pdf: is no PDF, or a damaged one"):
+        Corpus(tmp_path / "b.pdf")
+    assert capfd.readouterr() == ("", "")
+
+
+TABLES = {
+    "excel.csv": ("sep=;\ntext;id\nolá;1\n", ["olá"], [3]),
+    "names.csv": ('"a, b, c";"text"\n"x";"oi, tudo"\n', ["oi, tudo"], [2]),
+    "blank.csv": ("\n\nid;text\n1;olá\n", ["olá"], [4]),
+    "lines.csv": ('text,id\n"one\ntwo",1\nthree,2\n', ["one\ntwo", "three"], [2, 4]),
+    "quotes.tsv": (
+        'id\ttext\n1\t"Não" disse ela\n2\t"aberta sem fim\n3\toi\n',
+        ['"Não" disse ela', '"aberta sem fim', "oi"],
+        [2, 3, 4],
+    ),
+    "quoted.tsv": (
+        "id\ttext\n" + "".join(f'{i}\t"a ""{i}""\nb"\n' for i in range(99)),
+        [f'a "{i}"\nb' for i in range(99)],
+        list(range(2, 200, 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_other_programs(name, tmp_path):
+    content, expected, places = TABLES[name]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert documents_of(tmp_path / name) == expected
+    corpus = Corpus(tmp_path / name)
+    assert [corpus.places(number, [1])[1] for number in range(len(expected))] == [[n] for n in places]
 
 
 def write_records(folder):
@@ -463,6 +541,8 @@ def test_stdin_is_read_as_a_file_is(tmp_path, monkeypatch):
         ("a.json", "{", "is not JSON: "),
         ("a.csv", "a,b\n1,2\n", "has no column 'text'; give --field, one of: a, b"),
         ("a.csv", "id,text\n1\n", "line 2: has 1 columns, and 'text' is none of them"),
+        ("a.csv", 'text,id\na,1\n"b" c,2\n', "line 3: is no row of a table: "),
+        ("a.csv", 'text,id\na,1\n"b,2\nc,3\n', "line 3: is no row of a table: unexpected end of data"),
         ("a.csv", "text\n\n", "must hold text; as comma-separated values it has none"),
         ("a.html", "<script>x</script>", "must hold text; as HTML it has none"),
     ],

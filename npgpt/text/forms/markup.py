@@ -1,5 +1,6 @@
 """What a person reads in HTML, a Word document or a PDF."""
 
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ MEANT = {  # as browsers read what pages name (the WHATWG's Encoding Standard)
 }  # fmt: skip
 WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
+FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 DOCUMENT = "word/document.xml"
+SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011"}
 LARGEST = 1 << 28  # bytes of the XML of a Word document
 
 
@@ -110,22 +113,32 @@ def word(path: str, file: IO[bytes]) -> Iterator[str]:
             if archive.getinfo(DOCUMENT).file_size > LARGEST:
                 raise ValueError(f"{path}: has more than {LARGEST >> 20} MB of XML")
             with archive.open(DOCUMENT) as inner:
-                for _event, element in ElementTree.iterparse(inner):
-                    if element.tag in (f"{WORD}p", f"{STRICT}p"):
-                        yield _paragraph(element) + "\n"
+                again = 0  # inside what stands there for older programs, too
+                for event, element in ElementTree.iterparse(inner, ("start", "end")):
+                    if element.tag == FALLBACK:
+                        again += 1 if event == "start" else -1
+                    if event == "end" and element.tag in (f"{WORD}p", f"{STRICT}p"):
+                        if not again:
+                            yield _paragraph(element) + "\n"
                         element.clear()
-    except (KeyError, zipfile.BadZipFile, ElementTree.ParseError, EOFError) as error:
+    except (KeyError, zipfile.BadZipFile, ElementTree.ParseError, EOFError, RecursionError) as error:
         raise ValueError(f"{path}: is no Word document, or a damaged one: {error}") from None
 
 
 def _paragraph(element: ElementTree.Element) -> str:
     text = []
-    for inner in element.iter():
+    for inner in element:
         name = inner.tag.rpartition("}")[2]
         if name == "t":
             text.append(inner.text or "")
-        elif name in ("tab", "br", "cr") and inner is not element:
-            text.append("\t" if name == "tab" else "\n")
+        elif name in SIGNS:
+            text.append(SIGNS[name])
+        elif name not in (
+            "pPr",
+            "rPr",
+            "moveFrom",
+        ):  # how it looks, as its tab stops; and what moved elsewhere
+            text.append(_paragraph(inner))
     return "".join(text)
 
 
@@ -136,14 +149,17 @@ def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[st
     """
     try:
         from pypdf import PdfReader
+        from pypdf.errors import DependencyError
     except ImportError:
         raise ValueError(
             f'{path}: a PDF is read where pypdf is installed: pip install "npgpt[files]"'
         ) from None
-    said = False
+    logger, said = logging.getLogger("pypdf"), False
+    level = logger.level
     try:
+        logger.setLevel(logging.CRITICAL)  # what it repairs is no error
         reader = PdfReader(file)
-        if reader.is_encrypted:
+        if reader.is_encrypted and not reader.decrypt(""):  # with none, it is only protected from changes
             raise ValueError(f"{path}: is encrypted; save it without a password first")
         for number, page in enumerate(reader.pages, 1):
             text = page.extract_text()
@@ -154,7 +170,11 @@ def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[st
                 notes.drop("pages without text left out", f"page {number}")
     except ValueError:
         raise
+    except DependencyError as error:
+        raise ValueError(f"{path}: is encrypted, or in need of another library: {error}") from None
     except Exception as error:  # pypdf raises whatever happens in a damaged file
         raise ValueError(f"{path}: is no PDF, or a damaged one: {error}") from None
+    finally:
+        logger.setLevel(level)
     if not said:
         raise ValueError(f"{path}: has no text layer, only pictures; first: {otherwise}")
