@@ -300,7 +300,7 @@ def test_gutenberg_of_all_years(begin, end, tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "Мой дядя самых честных правил,\r\n" * 2,
+        "Мой дядя самых честных правил,\n" * 2,
         "Καλημέρα φίλοι μου, είχε αρχίσει.\n",
         "道可道非常道。名可名非常名。\n無名天地之始。有名萬物之母。\n",
         "吾輩は猫である。名前はまだ無い。\n",
@@ -577,6 +577,12 @@ def test_an_archive_is_read_in_bounds(tmp_path, monkeypatch):
         Corpus(archive("in.zip", "a.zip"))
     with pytest.raises(ValueError, match=r"must hold \.txt"):
         Corpus(archive("none.zip", "a.png"))
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as file:
+        link = zipfile.ZipInfo("link.txt")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, "/etc/hosts")
+        file.writestr("a.txt", "text")
+    assert text_of(tmp_path / "link.zip") == "text"
     monkeypatch.setattr("npgpt.text.forms.packed.FREE", 1000)
     with pytest.raises(ValueError, match="unpacks to more than 200 times its"):
         Corpus(archive("much.zip", "a.txt", b"a" * 10_000_000))
@@ -590,6 +596,18 @@ def test_an_archive_is_read_in_bounds(tmp_path, monkeypatch):
     (tmp_path / "cut.zip").write_bytes((tmp_path / "in.zip").read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"cut\.zip: is cut off or damaged"):
         Corpus(tmp_path / "cut.zip")
+
+
+def test_a_chat_with_media_is_the_chat(tmp_path):
+    for chat, document in (
+        ("_chat.txt", "00000004-bill.pdf"),
+        ("WhatsApp Chat.txt", "DOC-20230312-WA0001.pdf"),
+    ):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr(chat, ANDROID)
+            archive.writestr(document, b"%PDF-1.4 pictures only")
+            archive.writestr("00000002-PHOTO.jpg", b"\xff\xd8\xff")
+        assert text_of(tmp_path / "a.zip") == ANDROID_SAID
 
 
 def test_a_folder_stands_for_the_files_of_known_forms(tmp_path):
