@@ -253,7 +253,7 @@ SUBTITLES = {
         "In 1984\nand now\n",
     ),
     "no change.srt": (
-        "1\n00:00:01,0 --> 00:00:02,0\nNo.\n\n2\n00:00:03,0 --> 00:00:04,0\nNo.\nI said no.\n",
+        "1\n00:00:01,0 --> 00:00:02,0\nNo. \n\n2\n00:00:03,0 --> 00:00:04,0\nNo.\nI said no.\n",
         "No.\nNo. I said no.\n",
     ),
     # as YouTube writes what it heard: each line stays while the next one is said

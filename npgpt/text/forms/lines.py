@@ -14,7 +14,7 @@ from npgpt.text.forms.notes import Notes
 
 TIMES = re.compile(r"\s*(?:\d+:){1,2}\d+(?:[.,:]\d+)?\s*-{1,2}>\s*\d+:")
 TAGS = re.compile(r"</?[A-Za-z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}|\{/?[biu]\}")
-PARTLY = re.compile(r"<\d\d:[\d:.]+>|[ \t]+\r?\n?\Z")  # in subtitles whose lines stay while the next are said
+PARTLY = re.compile(r"<\d\d:[\d:.]+>|\A[ \t]+\r?\n?\Z")  # in subtitles whose lines stay while the next are said
 ENTITY = re.compile(r"&(?:[a-z]+|#\d+);")
 
 
