@@ -330,6 +330,8 @@ def test_what_is_left_out_is_counted(tmp_path):
         ),
         ("<!doctype html><title>T</title><p>a<p>b", "utf-8", "a\n\nb\n"),
         ("<head><script>x</script>text<p hidden>", "utf-8", "text\n"),
+        ("<p>a<![<b]>c<![if !IE]>d<![endif]>", "utf-8", "acd\n"),
+        ("<pre>" + " " * 200000 + "x</pre>a" + "<!--" * 50000, "utf-8", " " * 200000 + "x\n\na\n"),
         (
             '<?xml version="1.0" encoding="ISO-8859-1"?><html><head/><body>só é</body></html>',
             "latin-1",

@@ -132,11 +132,13 @@ def _share(words: Mapping[bytes, int], codec: str, languages: list[set[str]]) ->
     return max(spelt, default=0) / max(1, by_letters.total())
 
 
-def _rivals(words: Mapping[bytes, int], first: str, share: float) -> list[str]:
+def _rivals(words: Counter[bytes], first: str, share: float) -> list[str]:
     """Return the encodings in which at least as many words are spelt in one language, but otherwise."""
-    found = []
+    often, found = dict(words.most_common(200)), []
     for name in RIVALS:
-        if any(word.decode(name, "replace") != word.decode(first, "replace") for word in words):
+        if _share(often, name, OTHER_LETTERS) > CLEAR and any(
+            word.decode(name, "replace") != word.decode(first, "replace") for word in words
+        ):
             if _share(words, name, OTHER_LETTERS) >= share:
                 found.append(name)
     return found

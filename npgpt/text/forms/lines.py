@@ -14,7 +14,9 @@ from npgpt.text.forms.notes import Notes
 
 TIMES = re.compile(r"\s*(?:\d+:){1,2}\d+(?:[.,:]\d+)?\s*-{1,2}>\s*\d+:")
 TAGS = re.compile(r"</?[A-Za-z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}|\{/?[biu]\}")
-PARTLY = re.compile(r"<\d\d:[\d:.]+>|\A[ \t]+\r?\n?\Z")  # in subtitles whose lines stay while the next are said
+PARTLY = re.compile(
+    r"<\d\d:[\d:.]+>|\A[ \t]+\r?\n?\Z"
+)  # in subtitles whose lines stay while the next are said
 ENTITY = re.compile(r"&(?:[a-z]+|#\d+);")
 
 
@@ -89,7 +91,8 @@ MEDIA = re.compile(
     r"file allegato)\)",
     re.IGNORECASE,
 )
-CAPTION = re.compile(rf"\s*{ATTACHED}\Z")  # of an iPhone's picture: before it
+LONGEST = 500  # characters of a line about media
+CAPTION = re.compile(rf"{ATTACHED}\Z")  # of an iPhone's picture: before it
 DELETED = re.compile(
     r"(?:Mensagem apagada|Essa mensagem foi apagada|Esta mensagem foi (?:apagada|eliminada)|"
     r"Você apagou esta mensagem|(?:Apagou|Eliminou) esta mensagem|"
@@ -100,7 +103,7 @@ DELETED = re.compile(
     r"Questo messaggio è stato eliminato|Hai eliminato questo messaggio)\.?"
 )
 EDITED = re.compile(
-    r"\s*<(?:Mensagem editada|Esta mensagem foi editada|This message was edited|Se editó este mensaje|"
+    r"<(?:Mensagem editada|Esta mensagem foi editada|This message was edited|Se editó este mensaje|"
     r"Diese Nachricht wurde bearbeitet|Ce message a été modifié|Questo messaggio è stato modificato)\.?>\s*\Z"
 )
 INVISIBLE = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -137,7 +140,7 @@ def _message(held: str, notes: Notes) -> Iterator[str]:
     first, _end, caption = text.partition("\n")
     if not held.strip():
         return
-    if MEDIA.fullmatch(first.strip()):
+    if len(first) < LONGEST and MEDIA.fullmatch(first.strip()):
         notes.drop("media left out", first.strip())
         text = caption.strip()
     elif notice or not found:
@@ -147,8 +150,8 @@ def _message(held: str, notes: Notes) -> Iterator[str]:
         notes.drop("deleted messages left out", text)
         return
     elif attached := CAPTION.search(text):
-        notes.drop("media left out", attached[0].strip())
-        text = text[: attached.start()]
+        notes.drop("media left out", attached[0])
+        text = text[: attached.start()].rstrip()
     if text and found:
         yield f"{found[1].strip()}: {text}\n"
 

@@ -41,6 +41,7 @@ WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 DOCUMENT = "word/document.xml"
+UNCLOSED = 100  # comments, for the first of which HTMLParser would read the page, and for the next, again
 SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011"}
 LARGEST = 1 << 28  # bytes of the XML of a Word document
 
@@ -74,6 +75,12 @@ class _Page(HTMLParser):
     def handle_startendtag(self, tag: str, attrs: object) -> None:
         self._break(tag)
 
+    def parse_html_declaration(self, i: int) -> int:
+        try:
+            return super().parse_html_declaration(i)
+        except AssertionError:  # as Python calls what browsers leave out
+            return self.parse_bogus_comment(i)
+
     def handle_data(self, data: str) -> None:
         if self.hidden == ["head"] and data.strip():
             self.hidden.clear()
@@ -94,9 +101,13 @@ class _Page(HTMLParser):
 def html(text: str) -> str:
     """Return what a page says: no scripts, styles or head."""
     page = _Page()
+    end = text.rfind("-->")
+    if text.count("<!--", max(0, end)) > UNCLOSED:
+        text = text[: text.find("<!--", max(0, end))]
     page.feed(text)
     page.close()
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", "".join(page.parts))).strip("\n") + "\n"
+    text = "\n".join(line.rstrip(" \t") for line in "".join(page.parts).split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
 def charset(head: bytes) -> str | None:
