@@ -3,7 +3,8 @@
 What is no text is refused with the command that makes text of it. Text in another encoding gets a likely
 name, for the command that converts it:
 
-- a byte-order mark names UTF-16 or UTF-32; without one, zeros at every other place are UTF-16
+- a byte-order mark names UTF-16 or UTF-32; without one, zeros at every other place are UTF-16, and so is
+  what has blanks and line ends as often as a text in it
 - bytes that are UTF-8 but for a few are UTF-8 that was damaged
 - bytes 0x80-0x9F are quotes and dashes in Windows-1252, and nothing that a text has in Latin-1 (ISO-8859-1)
 """
@@ -11,6 +12,7 @@ name, for the command that converts it:
 import codecs
 import re
 import shlex
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +72,7 @@ KINDS = (
     Kind("a model or an array", rb"GGUF[\x02\x03]\x00\x00\x00|\x93NUMPY|\x89HDF\r\n\x1a\n|PAR1\x15", ""),
 )
 MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+COMMON = re.compile("[ \r\n\u3001\u3002\uff0c\u0964]")  # blanks, line ends, full stops
 CONTROLS = bytes([0, *range(0x80, 0xA0)])  # bytes that tell encodings of one byte a character apart
 ORDINARY = bytes(set(range(256)).difference(CONTROLS))
 UNDEFINED = set(b"\x81\x8d\x8f\x90\x9d")  # in Windows-1252
@@ -165,7 +168,20 @@ def wide_encoding(data: bytes) -> str | None:
             return f"UTF-32{order}"
         if max(a, c) < 0.1 and min(b, d) > 0.5:
             return f"UTF-16{order}"
-    return None
+    return _wide_order(data[:HEAD]) if b"\0" in data[:HEAD] else None
+
+
+def _wide_order(data: bytes) -> str | None:
+    """Return which UTF-16 `data` is in a writing without zeros, by its blanks, line ends and full stops."""
+    data = data[: len(data) // 2 * 2]
+    texts = {f"UTF-16{order}": data.decode(f"utf-16-{order}", "replace") for order in ("le", "be")}
+    found = {name: len(COMMON.findall(text)) for name, text in texts.items()}
+    likely, other = sorted(found, key=lambda name: -found[name])
+    text = texts[likely]
+    odd = sum(unicodedata.category(char) in ("Cc", "Cn", "Co") or char == "\ufffd" for char in text)
+    odd -= len(re.findall("[\t\r\n\f]", text))
+    sure = len(text) >= 8 and found[likely] * 50 >= len(text) and found[likely] > 4 * found[other]
+    return likely.upper() if sure and odd * 100 <= len(text) else None
 
 
 def controls(data: bytes) -> set[int]:

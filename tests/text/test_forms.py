@@ -112,6 +112,19 @@ def test_an_encoding_that_is_sure_is_converted_and_told(codec, tmp_path):
         ("shift_jis", "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。", "shift_jis"),
         ("gb18030", "道可道非常道。名可名非常名。無名天地之始。有名萬物之母。", "gb18030"),
         ("windows-1252", "só é", "windows-1252"),  # too few letters
+        # Hungarian, which would be Portuguese with other letters in Windows-1252
+        (
+            "windows-1250",
+            "Erős vár a mi bátor népünk, és erősek a várnak kapui; árnyék és szél, tíz hídról.",
+            "windows-1250",
+        ),
+        (
+            "iso8859-15",
+            "Le cœur et la sœur, l'œuvre, les bœufs, un œil, des vœux, un œuf, un nœud, à côté.",
+            "iso8859-15",
+        ),
+        ("iso8859-15", "À côté, l'été, déjà, où, voilà, prêt, été, forêt: 5 €.", "iso8859-15"),
+        ("mac-roman", "GWIRIOÙ, OBJEDOÙ, SIFROÙ, EMAÑ, CHEÑCHET, MERKAÑ, TRAOÙ, KADOÙ.", "mac-roman"),
     ],
 )
 def test_an_encoding_that_is_not_sure_is_a_question_that_names_it(codec, text, among, tmp_path):
@@ -120,6 +133,22 @@ def test_an_encoding_that_is_not_sure_is_a_question_that_names_it(codec, text, a
         Corpus(tmp_path / "a.txt")
     assert among in str(error.value) and str(error.value).endswith("or bytes, which takes it as it is")
     assert text_of(tmp_path / "a.txt", encoding=codec) == text
+
+
+@pytest.mark.parametrize("codec", ["windows-1252", "cp850", "mac-roman"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NÃO, A AÇÃO É À TARDE: OS CÃES, O CORAÇÃO, A IRMÃ, VOCÊ, AS OPÇÕES. “JÁ É AMANHÃ”",
+        "Der Bär läuft über die Straße. Die Vögel hören schöne Töne; für Mädchen, Äpfel. »Öl«",
+        "El niño soñó. ¿Qué pasó? ¡Sí! La canción está aquí, también mañana; Ángel, corazón, año.",
+    ],
+)
+def test_capitals_and_quotes_leave_an_encoding_sure(codec, text, tmp_path):
+    if codec == "cp850":
+        text = text.translate(str.maketrans("“”", '""'))
+    (tmp_path / "a.txt").write_bytes(text.encode(codec))
+    assert text_of(tmp_path / "a.txt") == text
 
 
 FILES = {
@@ -147,11 +176,172 @@ def test_each_form_says_what_a_person_reads_in_it(name, tmp_path):
         assert text_of(tmp_path / name) == expected
 
 
+WHATSAPP = {  # (export, what is said, how many are left out: media, deleted, notices)
+    "Portugal": (
+        "27/04/26, 11:31 - As mensagens e as chamadas são encriptadas ponto a ponto.\n"
+        "27/04/26, 12:25 - Rita: <Ficheiro não revelado>\n27/04/26, 12:26 - Rita: Eliminou esta mensagem\n"
+        "27/04/26, 12:43 - Rita: Já mandei <Esta mensagem foi editada>\n"
+        "27/04/26, 12:43 - Rui: IMG-1.jpg (ficheiro anexado)\na legenda\n27/04/26, 12:44 - Rui: null\n",
+        "Rita: Já mandei\nRui: a legenda\n",
+        (3, 1, 1),
+    ),
+    "Brasil": (
+        '12/03/2023 14:05 - Ana criou o grupo "Viagem: 2023"\n'
+        "12/03/2023 14:06 - \u202a+55 11 90000\u20110000\u202c: Oi @\u2068Caio\u2069\n"
+        "12/03/2023 14:07 - Bia: IMG-1.jpg (arquivo anexado)\nque praia!\n"
+        '12/03/2023 14:10 - Bia mudou o nome do grupo de "Viagem: 2023" para "Praia: 2024"\n',
+        "+55 11 90000\u20110000: Oi @Caio\nBia: que praia!\n",
+        (1, 0, 2),
+    ),
+    "iPhone": (
+        "[25/03/2025 14:30:25] Ana: Olá\r\n[25/03/2025 14:31:25] Ana: \u200eimagem ocultada\r\n"
+        "\u200e[25/03/2025 14:31:27] Ana: veja \u200e<anexado: 1-PHOTO.jpg>\r\n"
+        "[25/03/2025 14:33:26] Rui: a.pdf • \u200e3 páginas \u200edocumento omitido\r\n"
+        "[25/03/2025 14:33:27] Rui: \u200eMensagem apagada\r\n",
+        "Ana: Olá\nAna: veja\n",
+        (3, 0, 1),
+    ),
+    "España": (
+        "15/4/16 15:04 - Ana: Hola\n15/4/16, 3:05 p.\u00a0m. - Beto: <Multimedia omitido>\n"
+        "15/4/16 15:05 - Beto: Se eliminó este mensaje.\n"
+        "15/4/16 15:06 - Ana: bien <Se editó este mensaje.>\n",
+        "Ana: Hola\nAna: bien\n",
+        (1, 1, 0),
+    ),
+    "Deutschland": (
+        "26.03.25, 19:06 - Udo: oder? <Diese Nachricht wurde bearbeitet.>\n"
+        "02.04.25, 15:12 - Udo: <Medien ausgeschlossen>\n4Bit.mod\n"
+        "02.04.25, 15:14 - Ole: Du hast diese Nachricht gelöscht.\n"
+        "[02.04.25, 15:15:00] Ole: \u200eBild weggelassen\n",
+        "Udo: oder?\nUdo: 4Bit.mod\n",
+        (2, 1, 0),
+    ),
+    "France": (
+        "15/04/2016 à 15:04 - Anne: Salut\n15/04/2016 à 15:05 - Luc: <Médias omis>\n"
+        "15/04/2016 à 15:06 - Luc: Ça va ?\n",
+        "Anne: Salut\nLuc: Ça va ?\n",
+        (1, 0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("where", WHATSAPP)
+def test_whatsapp_of_other_countries(where, tmp_path):
+    export, expected, left_out = WHATSAPP[where]
+    (tmp_path / "a.txt").write_bytes(export.encode())
+    corpus = Corpus(tmp_path / "a.txt")
+    assert b"".join(chunk for _, chunk in corpus.chunks()).decode() == expected
+    dropped = corpus.documents[0].notes.dropped
+    why = ("media left out", "deleted messages left out", "notices left out")
+    assert tuple(dropped[reason] for reason in why) == left_out
+
+
+SUBTITLES = {
+    "a blank line inside.srt": (
+        "1\n00:00:01,000 --> 00:00:02,000\nHello\n\nworld\n\n2\n00:00:03,000 --> 00:00:04,000\n42\n\n"
+        "3\n00:00:07,000 --> 00:00:08,000\n10\n",
+        "Hello world\n42\n10\n",
+    ),
+    "other times.srt": (
+        "1\n00:00:01 --> 00:00:02\nOne &#39;x&#39; &quot;y&quot;\n\n2\n"
+        "0:0:3.5-->0:0:4.5 X1:10 X2:20\n{i}Two{/i}\n"
+        "3\n00:00:05,000 -> 00:00:06,000\nThree\n",
+        "One 'x' \"y\"\nTwo\nThree\n",
+    ),
+    "no numbers.srt": (
+        "00:01,0 --> 00:02,0\nIn\n1984\n\n00:03,0 --> 00:04,0\nand now\n",
+        "In 1984\nand now\n",
+    ),
+    "no change.srt": (
+        "1\n00:00:01,0 --> 00:00:02,0\nNo. \n\n2\n00:00:03,0 --> 00:00:04,0\nNo.\nI said no.\n",
+        "No.\nNo. I said no.\n",
+    ),
+    # as YouTube writes what it heard: each line stays while the next one is said
+    "rolling.vtt": (
+        "WEBVTT\nKind: captions\n\n00:00:00.160 --> 00:00:02.389 align:start\n \n"
+        "hello<00:00:00.480><c> and</c><00:00:00.640><c> welcome</c>\n\n"
+        "00:00:02.389 --> 00:00:02.399 align:start\nhello and welcome\n \n\n"
+        "00:00:02.399 --> 00:00:05.030 align:start\nhello and welcome\n"
+        "to<00:00:02.639><c> the</c><c> show</c>\n\n"
+        "00:00:05.030 --> 00:00:05.040 align:start\nto the show\n \n\n",
+        "hello and welcome\nto the show\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUBTITLES)
+def test_subtitles_of_other_programs(name, tmp_path):
+    content, expected = SUBTITLES[name]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert text_of(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    "begin, end",
+    [
+        ("***START OF THE PROJECT GUTENBERG EBOOK X***\n", "***END OF THE PROJECT GUTENBERG EBOOK X***\n"),
+        (
+            "*** START OF THE PROJECT GUTENBERG EBOOK THE LIFE AND\nADVENTURES OF CRUSOE ***\n",
+            "End of Project Gutenberg's The Life, by Daniel Defoe\n",
+        ),
+        ("*** START OF THE PROJECT GUTENBERG ETEXT X ***\n", "End of The Project Gutenberg Etext of X\n"),
+        (
+            "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
+            "End of this Project Gutenberg Etext\n",
+        ),
+    ],
+)
+def test_gutenberg_of_all_years(begin, end, tmp_path):
+    (tmp_path / "a.txt").write_text(f"The Project Gutenberg Etext of X\n\n{begin}{BOOK}{end}Licence\n")
+    assert text_of(tmp_path / "a.txt") == BOOK
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Мой дядя самых честных правил,\n" * 2,
+        "Καλημέρα φίλοι μου, είχε αρχίσει.\n",
+        "道可道非常道。名可名非常名。\n無名天地之始。有名萬物之母。\n",
+        "吾輩は猫である。名前はまだ無い。\n",
+        "कई बार ऐसा हुआ। फिर वह चला गया।\n",
+        "나는 학교에 갑니다. 그리고 집에 옵니다.\n",
+    ],
+)
+def test_utf16_without_a_mark_is_known_in_any_writing(text, order, tmp_path):
+    (tmp_path / "a.txt").write_bytes(text.encode(f"utf-16-{order}"))
+    assert text_of(tmp_path / "a.txt") == text
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     (tmp_path / "a.txt").write_text(ANDROID, encoding="utf-8")
     (notes,) = (document.notes for document in Corpus(tmp_path / "a.txt").documents)
     assert notes.form == "WhatsApp"
     assert notes.dropped == {"notices left out": 1, "media left out": 1, "deleted messages left out": 1}
+
+
+@pytest.mark.parametrize(
+    "page, codec, expected",
+    [
+        (
+            "<html><head><title>T</title><meta charset=iso-8859-1><body><p>“Olá” — 5 €",
+            "cp1252",
+            "“Olá” — 5 €\n",
+        ),
+        ("<!doctype html><title>T</title><p>a<p>b", "utf-8", "a\n\nb\n"),
+        ("<head><script>x</script>text<p hidden>", "utf-8", "text\n"),
+        ("<p>a<![<b]>c<![if !IE]>d<![endif]>", "utf-8", "acd\n"),
+        ("<pre>" + " " * 200000 + "x</pre>a" + "<!--" * 50000, "utf-8", " " * 200000 + "x\n\na\n"),
+        (
+            '<?xml version="1.0" encoding="ISO-8859-1"?><html><head/><body>só é</body></html>',
+            "latin-1",
+            "só é\n",
+        ),
+    ],
+)
+def test_pages_are_read_as_browsers_do(page, codec, expected, tmp_path):
+    (tmp_path / "a.html").write_bytes(page.encode(codec))
+    assert text_of(tmp_path / "a.html") == expected
 
 
 def test_word(tmp_path):
@@ -160,6 +350,24 @@ def test_word(tmp_path):
     (tmp_path / "b.docx").write_bytes((tmp_path / "a.docx").read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"b\.docx: is no Word document, or a damaged one"):
         Corpus(tmp_path / "b.docx")
+
+
+def test_word_says_each_paragraph_once_and_no_tab_stops(tmp_path):
+    spaces = (
+        'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+        'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    )
+    box = "<w:txbxContent><w:p><w:r><w:t>in a box</w:t></w:r></w:p></w:txbxContent>"
+    with zipfile.ZipFile(tmp_path / "a.docx", "w") as archive:
+        archive.writestr("word/_rels/document.xml.rels", "<Relationships/>")
+        archive.writestr(
+            "word/document.xml",
+            f"<w:document {spaces}><w:body><w:p><w:pPr><w:tabs><w:tab/><w:tab/></w:tabs></w:pPr>"
+            "<w:r><w:t>a</w:t><w:tab/><w:t>b</w:t></w:r><w:moveFrom><w:r><w:t>c</w:t></w:r></w:moveFrom></w:p>"
+            f"<w:p><w:r><mc:AlternateContent><mc:Choice>{box}</mc:Choice><mc:Fallback>{box}</mc:Fallback>"
+            "</mc:AlternateContent></w:r></w:p></w:body></w:document>",
+        )
+    assert text_of(tmp_path / "a.docx") == "a\tb\nin a box\n\n"
 
 
 def pdf_file(path, *pages):
@@ -201,6 +409,49 @@ def test_a_pdf_has_its_text_layer_or_none(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pypdf", None)
     with pytest.raises(ValueError, match="a PDF is read where pypdf is installed"):
         Corpus(tmp_path / "a.pdf")
+
+
+def test_a_pdf_that_anyone_may_read_is_read(tmp_path, capfd):
+    pypdf = pytest.importorskip("pypdf")
+    pdf_file(tmp_path / "a.pdf", "First page.")
+    for name, password in (("owner.pdf", ""), ("user.pdf", "secret")):
+        writer = pypdf.PdfWriter(clone_from=tmp_path / "a.pdf")
+        writer.encrypt(user_password=password, owner_password="other", algorithm="RC4-128")
+        writer.write(tmp_path / name)
+    assert text_of(tmp_path / "owner.pdf") == "First page.\n\n"
+    with pytest.raises(ValueError, match=r"user\.pdf: is encrypted; save it without a password first"):
+        Corpus(tmp_path / "user.pdf")
+    (tmp_path / "b.pdf").write_bytes(b"%PDF-1.4\n" + bytes(range(256)) * 20)
+    with pytest.raises(ValueError, match=r"b\.pdf: is no PDF, or a damaged one"):
+        Corpus(tmp_path / "b.pdf")
+    assert capfd.readouterr() == ("", "")
+
+
+TABLES = {
+    "excel.csv": ("sep=;\ntext;id\nolá;1\n", ["olá"], [3]),
+    "names.csv": ('"a, b, c";"text"\n"x";"oi, tudo"\n', ["oi, tudo"], [2]),
+    "blank.csv": ("\n\nid;text\n1;olá\n", ["olá"], [4]),
+    "lines.csv": ('text,id\n"one\ntwo",1\nthree,2\n', ["one\ntwo", "three"], [2, 4]),
+    "quotes.tsv": (
+        'id\ttext\n1\t"Não" disse ela\n2\t"aberta sem fim\n3\toi\n',
+        ['"Não" disse ela', '"aberta sem fim', "oi"],
+        [2, 3, 4],
+    ),
+    "quoted.tsv": (
+        "id\ttext\n" + "".join(f'{i}\t"a ""{i}""\nb"\n' for i in range(99)),
+        [f'a "{i}"\nb' for i in range(99)],
+        list(range(2, 200, 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_other_programs(name, tmp_path):
+    content, expected, places = TABLES[name]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert documents_of(tmp_path / name) == expected
+    corpus = Corpus(tmp_path / name)
+    assert [corpus.places(number, [1])[1] for number in range(len(expected))] == [[n] for n in places]
 
 
 def write_records(folder):
@@ -292,6 +543,8 @@ def test_stdin_is_read_as_a_file_is(tmp_path, monkeypatch):
         ("a.json", "{", "is not JSON: "),
         ("a.csv", "a,b\n1,2\n", "has no column 'text'; give --field, one of: a, b"),
         ("a.csv", "id,text\n1\n", "line 2: has 1 columns, and 'text' is none of them"),
+        ("a.csv", 'text,id\na,1\n"b" c,2\n', "line 3: is no row of a table: "),
+        ("a.csv", 'text,id\na,1\n"b,2\nc,3\n', "line 3: is no row of a table: unexpected end of data"),
         ("a.csv", "text\n\n", "must hold text; as comma-separated values it has none"),
         ("a.html", "<script>x</script>", "must hold text; as HTML it has none"),
     ],
@@ -326,6 +579,12 @@ def test_an_archive_is_read_in_bounds(tmp_path, monkeypatch):
         Corpus(archive("in.zip", "a.zip"))
     with pytest.raises(ValueError, match=r"must hold \.txt"):
         Corpus(archive("none.zip", "a.png"))
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as file:
+        link = zipfile.ZipInfo("link.txt")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, "/etc/hosts")
+        file.writestr("a.txt", "text")
+    assert text_of(tmp_path / "link.zip") == "text"
     monkeypatch.setattr("npgpt.text.forms.packed.FREE", 1000)
     with pytest.raises(ValueError, match="unpacks to more than 200 times its"):
         Corpus(archive("much.zip", "a.txt", b"a" * 10_000_000))
@@ -339,6 +598,18 @@ def test_an_archive_is_read_in_bounds(tmp_path, monkeypatch):
     (tmp_path / "cut.zip").write_bytes((tmp_path / "in.zip").read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"cut\.zip: is cut off or damaged"):
         Corpus(tmp_path / "cut.zip")
+
+
+def test_a_chat_with_media_is_the_chat(tmp_path):
+    for chat, document in (
+        ("_chat.txt", "00000004-bill.pdf"),
+        ("WhatsApp Chat.txt", "DOC-20230312-WA0001.pdf"),
+    ):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr(chat, ANDROID)
+            archive.writestr(document, b"%PDF-1.4 pictures only")
+            archive.writestr("00000002-PHOTO.jpg", b"\xff\xd8\xff")
+        assert text_of(tmp_path / "a.zip") == ANDROID_SAID
 
 
 def test_a_folder_stands_for_the_files_of_known_forms(tmp_path):

@@ -5,59 +5,109 @@ Each takes lines and yields those of the text. What they leave out is counted.
 
 import re
 from collections.abc import Iterable, Iterator
+from html import unescape
+from itertools import chain
 
 from npgpt.text.forms.notes import Notes
 
 # ---------------------------------------------------------------------------- subtitles
 
-TIMES = re.compile(r"\s*(\d+:)?\d+:\d+[.,]\d+\s*-->")
-TAGS = re.compile(r"</?[A-Za-z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
-ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&nbsp;": " ", "&lrm;": "", "&rlm;": ""}
+TIMES = re.compile(r"\s*(?:\d+:){1,2}\d+(?:[.,:]\d+)?\s*-{1,2}>\s*\d+:")
+TAGS = re.compile(r"</?[A-Za-z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}|\{/?[biu]\}")
+PARTLY = re.compile(
+    r"<\d\d:[\d:.]+>|\A[ \t]+\r?\n?\Z"
+)  # in subtitles whose lines stay while the next are said
+ENTITY = re.compile(r"&(?:[a-z]+|#\d+);")
 
 
 def subtitles(lines: Iterable[str], notes: Notes) -> Iterator[str]:
-    """Yield a line for each subtitle of an .srt or .vtt file, one that is said twice in a row once."""
-    before, cue, inside = "", list[str](), False
-    for line in (*lines, "", "00:00.0 -->"):
+    """Yield a line for each subtitle of an .srt or .vtt file, one that is said twice in a row once.
+
+    A blank line ends a subtitle of .vtt. Those of .srt may have some inside, and end where the next begins.
+    """
+    lines = iter(lines)
+    first = next(lines, "")
+    is_vtt, inside, rolling, numbered = first.startswith("WEBVTT"), False, False, False
+    before, cue = list[str](), list[str]()
+    for line in chain([first], lines):
         if TIMES.match(line):
-            if inside and cue and re.fullmatch(r"\s*\d+\s*", cue[-1]):  # no blank line before a number
+            ended = bool(cue) and re.fullmatch(r"\s*\d+\s*", cue[-1]) is not None
+            if not inside:
+                numbered = ended
+            if ended and (numbered or is_vtt):
                 cue.pop()
-            said = " ".join(" ".join(cue).split())
-            if said and said == before:
-                notes.drop("repeated subtitles left out", said)
-            elif said:
-                yield said + "\n"
-                before = said
+            if inside:
+                yield from _said(cue, before, rolling, notes)
             cue, inside = [], True
-        elif not line.strip():
-            inside = False
-        elif inside:
-            cue.append(_plain(line))
+        elif is_vtt and not line.strip("\r\n"):
+            if inside and cue:
+                yield from _said(cue, before, rolling, notes)
+            cue, inside = [], False
+        elif inside or not is_vtt:
+            rolling = rolling or (inside and bool(PARTLY.search(line)))
+            cue += [said] if (said := _plain(line)) else []
+    if inside:
+        yield from _said(cue, before, rolling, notes)
+
+
+def _said(cue: list[str], before: list[str], rolling: bool, notes: Notes) -> Iterator[str]:
+    """Yield the line of a subtitle, and put it in the place of the one before."""
+    if not cue:
+        return
+    whole = " ".join(cue)
+    new = cue[1:] if rolling and cue[:1] == before[-1:] else [] if cue == before else cue
+    before[:] = cue
+    if new:
+        yield " ".join(new) + "\n"
+    else:
+        notes.drop("repeated subtitles left out", whole)
 
 
 def _plain(line: str) -> str:
-    line = TAGS.sub("", line)
-    return re.sub("&[a-z]+;", lambda found: ENTITIES.get(found[0], found[0]), line)
+    found = ENTITY.sub(lambda entity: unescape(entity[0]).strip("\u200e\u200f"), TAGS.sub("", line))
+    return " ".join(found.split())
 
 
 # ---------------------------------------------------------------------------- WhatsApp
 
-DATE = r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4},? (?:às )?"
+DATE = r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4},? (?:às |à |at |um )?"
 TIME = r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:[\s\u202f][AaPp]\.?[\s\u00a0]?[Mm]\.?)?"
-MESSAGE = re.compile(rf"[\u200e\u202a]*(?:\[{DATE}{TIME}\] |{DATE}{TIME} - )(.*)", re.DOTALL)
+MESSAGE = re.compile(rf"[\u200e\u202a]*(?:\[{DATE}{TIME}\] |{DATE}{TIME} [-\u2013] )(.*)", re.DOTALL)
 FROM = re.compile(r"([^:\n]{1,80}): (.*)", re.DOTALL)
+# in Portuguese of Brazil and Portugal, English, Spanish, German, French and Italian
+ATTACHED = r"<(?:anexado|anexo|attached|adjunto|Anhang|pièce jointe|allegato)\s?: [^<>]*>"
 MEDIA = re.compile(
-    r"<(Mídia oculta|Media omitted|Arquivo de mídia oculto|anexado: .*|attached: .*)>|"
-    r"(imagem|vídeo|áudio|figurinha|documento|GIF|Cartão do contato) (ocultad[oa]|omitid[oa])|"
-    r"(image|video|audio|sticker|document|GIF|Contact card) omitted|"
-    r".*\((arquivo anexado|file attached)\)|.* • \d+ (páginas?|pages?) (documento ocultado|document omitted)"
+    r"<(?:Mídia (?:oculta|omitida)|Arquivo de mídia oculto|Ficheiro não revelado|Ficheiro multimédia omitido|"
+    r"Media omitted|Multimedia omitido|Archivo omitido|Medien (?:ausgeschlossen|weggelassen)|Médias omis|"
+    rf"Media omessi|View once (?:voice )?message omitted)>|{ATTACHED}|null|"  # null: what was seen once
+    r"(?:.* • .*)?(?:imagem|vídeo|áudio|figurinha|documento|GIF|Cartão d[oe] contacto?) "
+    r"(?:ocultad[oa]|omitid[oa]|não revelad[oa])|"
+    r"(?:.* • .*)?(?:image|video|audio|sticker|document|GIF|Contact card) omitted|"
+    r"(?:.* • .*)?(?:imagen|video|audio|sticker|tarjeta de contacto) omitid[oa]|"
+    r"(?:.* • .*)?(?:Bild|Video|Audio|Sticker|Dokument|GIF|Kontaktkarte) weggelassen|"
+    r"(?:.* • .*)?(?:image|vidéo|audio|sticker|document|GIF|fiche contact) absente?|"
+    r"(?:.* • .*)?(?:immagine|video|audio|sticker|documento|GIF|scheda contatto) omess[oa]|"
+    r".*\((?:arquivo anexado|ficheiro anexado|file attached|archivo adjunto|Datei angehängt|fichier joint|"
+    r"file allegato)\)",
+    re.IGNORECASE,
 )
+LONGEST = 500  # characters of a line about media
+CAPTION = re.compile(rf"{ATTACHED}\Z")  # of an iPhone's picture: before it
 DELETED = re.compile(
-    r"(Mensagem apagada|Essa mensagem foi apagada|Esta mensagem foi apagada|Você apagou esta mensagem|"
-    r"This message was deleted|You deleted this message)\.?"
+    r"(?:Mensagem apagada|Essa mensagem foi apagada|Esta mensagem foi (?:apagada|eliminada)|"
+    r"Você apagou esta mensagem|(?:Apagou|Eliminou) esta mensagem|"
+    r"This message was deleted|You deleted this message|"
+    r"Se eliminó este mensaje|Este mensaje fue eliminado|Eliminaste este mensaje|"
+    r"Diese Nachricht wurde gelöscht|Du hast diese Nachricht gelöscht|"
+    r"Ce message a été supprimé|Vous avez supprimé ce message|"
+    r"Questo messaggio è stato eliminato|Hai eliminato questo messaggio)\.?"
 )
-EDITED = re.compile(r"\s*<(Mensagem editada|This message was edited)>\s*\Z")
-INVISIBLE = re.compile("[\u200e\u200f\u202a-\u202e]")
+EDITED = re.compile(
+    r"<(?:Mensagem editada|Esta mensagem foi editada|This message was edited|Se editó este mensaje|"
+    r"Diese Nachricht wurde bearbeitet|Ce message a été modifié|Questo messaggio è stato modificato)\.?>\s*\Z"
+)
+INVISIBLE = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+QUOTES = re.compile('["“”„«»]')
 
 
 def is_whatsapp(head: str) -> bool:
@@ -84,27 +134,33 @@ def _message(held: str, notes: Notes) -> Iterator[str]:
     notice = not found or found[2].startswith("\u200e")  # which an iPhone marks
     held = EDITED.sub("", INVISIBLE.sub("", held))
     found = FROM.fullmatch(held)
+    if found and len(QUOTES.findall(found[1])) % 2:  # the name of a group, with a colon in it
+        found = None
     text = found[2].strip() if found else ""
+    first, _end, caption = text.partition("\n")
     if not held.strip():
         return
-    if MEDIA.fullmatch(text):
-        notes.drop("media left out", text)
+    if len(first) < LONGEST and MEDIA.fullmatch(first.strip()):
+        notes.drop("media left out", first.strip())
+        text = caption.strip()
     elif notice or not found:
         notes.drop("notices left out", held.strip())
+        return
     elif DELETED.fullmatch(text):
         notes.drop("deleted messages left out", text)
-    elif text:
+        return
+    elif attached := CAPTION.search(text):
+        notes.drop("media left out", attached[0])
+        text = text[: attached.start()].rstrip()
+    if text and found:
         yield f"{found[1].strip()}: {text}\n"
 
 
 # ---------------------------------------------------------------------------- Project Gutenberg
 
-BEGINS = re.compile(
-    r"\s*\*\*\* ?START OF (THE|THIS) PROJECT GUTENBERG EBOOK\b.*|\s*\*END\*? ?THE SMALL PRINT!.*"
-)
-ENDS = re.compile(
-    r"\s*\*\*\* ?END OF (THE|THIS) PROJECT GUTENBERG EBOOK\b.*|\s*End of (the )?Project Gutenberg.*"
-)
+BOOK = r"PROJECT GUTENBERG E(?:BOOK|TEXT)\b.*"
+BEGINS = re.compile(rf"\s*\*\*\* ?START OF (?:THE|THIS) {BOOK}|\s*\*END\*? ?THE SMALL PRINT!.*")
+ENDS = re.compile(rf"\s*\*\*\* ?END OF (?:THE|THIS) {BOOK}|\s*End of (?i:the |this )?Project Gutenberg.*")
 
 
 def is_gutenberg(head: str) -> bool:
@@ -114,12 +170,15 @@ def is_gutenberg(head: str) -> bool:
 
 def gutenberg(lines: Iterable[str], notes: Notes) -> Iterator[str]:
     """Yield the book between Project Gutenberg's licence at both ends."""
-    inside = False
+    inside = title = False  # title: one of several lines, which ends with stars
     for line in lines:
-        if not inside:
-            inside = bool(BEGINS.fullmatch(line.rstrip("\r\n")))
+        content = line.strip()
+        if title or not inside:
+            begins = BEGINS.fullmatch(content)
+            title = bool(content) and (title or bool(begins)) and not content.endswith("*")
+            inside = inside or bool(begins)
             notes.drop("lines of licence left out")
-        elif ENDS.fullmatch(line.rstrip("\r\n")):
+        elif ENDS.fullmatch(content):
             inside = False
             notes.drop("lines of licence left out")
         else:

@@ -1,5 +1,6 @@
 """What a person reads in HTML, a Word document or a PDF."""
 
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
@@ -7,17 +8,41 @@ from html.parser import HTMLParser
 from typing import IO
 from xml.etree import ElementTree
 
+from npgpt.text.forms.encodings import text_codec
 from npgpt.text.forms.notes import Notes
 
-HIDDEN = {"head", "script", "style", "template", "noscript", "svg", "math", "select", "textarea", "iframe"}
+HIDDEN = {
+    "head",
+    "title",
+    "script",
+    "style",
+    "template",
+    "noscript",
+    "svg",
+    "math",
+    "select",
+    "textarea",
+    "iframe",
+}
+IN_HEAD = {"title", "meta", "link", "base", "script", "style", "template", "noscript"}
 PARAGRAPHS = set(
     "p h1 h2 h3 h4 h5 h6 blockquote pre table ul ol dl figure article section header footer hr".split()
 )
 LINES = set("br div li tr dt dd caption figcaption option main nav aside form address".split())
-CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+CHARSET = re.compile(
+    rb"(?:<meta[^>]+charset|<\?xml[^>]+encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE
+)
+MEANT = {  # as browsers read what pages name (the WHATWG's Encoding Standard)
+    "iso8859-1": "windows-1252", "ascii": "windows-1252", "iso8859-9": "windows-1254", "gb2312": "gb18030",
+    "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "utf-16": "", "utf-16-le": "", "utf-16-be": "",
+    "utf-32": "", "utf-7": "",
+}  # fmt: skip
 WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
+FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 DOCUMENT = "word/document.xml"
+UNCLOSED = 100  # comments, for the first of which HTMLParser would read the page, and for the next, again
+SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011"}
 LARGEST = 1 << 28  # bytes of the XML of a Word document
 
 
@@ -32,6 +57,8 @@ class _Page(HTMLParser):
         self.last = "\n"
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
+        if self.hidden[:1] == ["head"] and tag not in IN_HEAD:  # whose end need not be said
+            self.hidden.clear()
         if tag in HIDDEN:
             self.hidden.append(tag)
         self.verbatim += tag == "pre"
@@ -48,7 +75,15 @@ class _Page(HTMLParser):
     def handle_startendtag(self, tag: str, attrs: object) -> None:
         self._break(tag)
 
+    def parse_html_declaration(self, i: int) -> int:
+        try:
+            return super().parse_html_declaration(i)
+        except AssertionError:  # as Python calls what browsers leave out
+            return self.parse_bogus_comment(i)
+
     def handle_data(self, data: str) -> None:
+        if self.hidden == ["head"] and data.strip():
+            self.hidden.clear()
         if not self.hidden:
             text = data if self.verbatim else re.sub(r"[ \t\r\n\f]+", " ", data)
             self._add(text.removeprefix(" ") if self.last.isspace() and not self.verbatim else text)
@@ -66,15 +101,20 @@ class _Page(HTMLParser):
 def html(text: str) -> str:
     """Return what a page says: no scripts, styles or head."""
     page = _Page()
+    end = text.rfind("-->")
+    if text.count("<!--", max(0, end)) > UNCLOSED:
+        text = text[: text.find("<!--", max(0, end))]
     page.feed(text)
     page.close()
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", "".join(page.parts))).strip("\n") + "\n"
+    text = "\n".join(line.rstrip(" \t") for line in "".join(page.parts).split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
 def charset(head: bytes) -> str | None:
-    """Return the encoding that the head of a page names."""
+    """Return the encoding that the head of a page means, None where it names none."""
     found = CHARSET.search(head[:4096])
-    return found[1].decode("ascii") if found else None
+    named = text_codec(found[1].decode("ascii")) if found else None
+    return MEANT.get(named, named) or None if named else None
 
 
 def word(path: str, file: IO[bytes]) -> Iterator[str]:
@@ -84,22 +124,32 @@ def word(path: str, file: IO[bytes]) -> Iterator[str]:
             if archive.getinfo(DOCUMENT).file_size > LARGEST:
                 raise ValueError(f"{path}: has more than {LARGEST >> 20} MB of XML")
             with archive.open(DOCUMENT) as inner:
-                for _event, element in ElementTree.iterparse(inner):
-                    if element.tag in (f"{WORD}p", f"{STRICT}p"):
-                        yield _paragraph(element) + "\n"
+                again = 0  # inside what stands there for older programs, too
+                for event, element in ElementTree.iterparse(inner, ("start", "end")):
+                    if element.tag == FALLBACK:
+                        again += 1 if event == "start" else -1
+                    if event == "end" and element.tag in (f"{WORD}p", f"{STRICT}p"):
+                        if not again:
+                            yield _paragraph(element) + "\n"
                         element.clear()
-    except (KeyError, zipfile.BadZipFile, ElementTree.ParseError, EOFError) as error:
+    except (KeyError, zipfile.BadZipFile, ElementTree.ParseError, EOFError, RecursionError) as error:
         raise ValueError(f"{path}: is no Word document, or a damaged one: {error}") from None
 
 
 def _paragraph(element: ElementTree.Element) -> str:
     text = []
-    for inner in element.iter():
+    for inner in element:
         name = inner.tag.rpartition("}")[2]
         if name == "t":
             text.append(inner.text or "")
-        elif name in ("tab", "br", "cr") and inner is not element:
-            text.append("\t" if name == "tab" else "\n")
+        elif name in SIGNS:
+            text.append(SIGNS[name])
+        elif name not in (
+            "pPr",
+            "rPr",
+            "moveFrom",
+        ):  # how it looks, as its tab stops; and what moved elsewhere
+            text.append(_paragraph(inner))
     return "".join(text)
 
 
@@ -110,14 +160,17 @@ def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[st
     """
     try:
         from pypdf import PdfReader
+        from pypdf.errors import DependencyError
     except ImportError:
         raise ValueError(
             f'{path}: a PDF is read where pypdf is installed: pip install "npgpt[files]"'
         ) from None
-    said = False
+    logger, said = logging.getLogger("pypdf"), False
+    level = logger.level
     try:
+        logger.setLevel(logging.CRITICAL)  # what it repairs is no error
         reader = PdfReader(file)
-        if reader.is_encrypted:
+        if reader.is_encrypted and not reader.decrypt(""):  # with none, it is only protected from changes
             raise ValueError(f"{path}: is encrypted; save it without a password first")
         for number, page in enumerate(reader.pages, 1):
             text = page.extract_text()
@@ -128,7 +181,11 @@ def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[st
                 notes.drop("pages without text left out", f"page {number}")
     except ValueError:
         raise
+    except DependencyError as error:
+        raise ValueError(f"{path}: is encrypted, or in need of another library: {error}") from None
     except Exception as error:  # pypdf raises whatever happens in a damaged file
         raise ValueError(f"{path}: is no PDF, or a damaged one: {error}") from None
+    finally:
+        logger.setLevel(level)
     if not said:
         raise ValueError(f"{path}: has no text layer, only pictures; first: {otherwise}")

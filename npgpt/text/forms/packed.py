@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import stat
 import struct
 import tarfile
 import tempfile
@@ -118,7 +119,7 @@ def _of_zip(path: str) -> Iterator[tuple[str, Iterator[bytes]]]:
     size = os.path.getsize(path)
     with zipfile.ZipFile(path) as archive:
         for member in sorted(archive.infolist(), key=lambda member: member.filename):
-            if member.is_dir():
+            if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16):
                 continue
             name = _checked(path, member.filename)
             if member.flag_bits & 1:

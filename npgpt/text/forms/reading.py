@@ -80,6 +80,7 @@ ENDINGS = {
     ".docx": "a Word document", ".pdf": "a PDF", ".srt": "subtitles", ".vtt": "subtitles",
 }  # fmt: skip
 ABOUT = ("readme", "license", "licence", "copying", ".")
+SENT = re.compile(r"000\d{5}-|.*-wa\d{4}\.")  # as WhatsApp calls files that were sent
 BINARY = ("a Word document", "a PDF")  # of kinds.KINDS
 
 
@@ -92,9 +93,12 @@ def form_of(name: str, head: bytes) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Return True for a file that is read where its folder or archive was named: none about the others."""
+    """Return True for a file that is read where its folder or archive was named.
+
+    None about the others, and none that was sent in a chat.
+    """
     path = PurePath(name.lower())
-    return path.suffix in ENDINGS and not path.name.startswith(ABOUT)
+    return path.suffix in ENDINGS and not path.name.startswith(ABOUT) and not SENT.match(path.name)
 
 
 def said(source: Source, how: How, free: int) -> Said | None:
@@ -144,7 +148,7 @@ def _codec(source: Source, how: How, notes: Notes, head: bytes) -> str | None:
         pass
     elif source.likely and source.likely.startswith(("UTF-16", "UTF-32")):
         notes.encoding = source.likely.lower().replace("le", "-le").replace("be", "-be")
-    elif named := notes.form == "HTML" and encodings.text_codec(markup.charset(head) or ""):
+    elif named := markup.charset(head) if notes.form == "HTML" else None:
         notes.encoding = named
     elif source.likely == "UTF-8":
         if notes.form == "text":

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import IO, Any
 
 from npgpt.text.forms.notes import Notes
@@ -11,6 +13,7 @@ from npgpt.text.forms.notes import Notes
 FIELD = "text"  # where --field says nothing
 LONGEST = 1 << 26  # characters of a field
 WHOLE = 1 << 28  # bytes of a JSON file that is no lines, as it is in memory at once
+SAMPLE = 100  # lines that show how a table is written
 EMPTY = "records without text left out"
 BAD = "bad records left out"
 
@@ -112,29 +115,54 @@ def separated(path: str, file: IO[str], field: Field, delimiter: str | None) -> 
     delimiter: None finds it in the first row: a comma, or the semicolon of spreadsheets in Portuguese.
     """
     csv.field_size_limit(LONGEST)
-    first = file.readline()
-    delimiter = delimiter or max(",;\t|", key=first.count)
-    reader = csv.reader(_again(first, file), delimiter=delimiter)
+    start = list(islice(file, SAMPLE))
+    begin = 0  # lines before the names of the columns
+    if start and (said := re.fullmatch(r"sep=(.)\s*", start[0])):  # as Excel says it
+        delimiter, begin = said[1], 1
+    first = next((line for line in start[begin:] if line.strip()), "")
+    delimiter = delimiter or max(",;\t|", key=re.sub(r'"[^"]*"', "", first).count)
+    quoted = delimiter != "\t" or _is_quoted(start)
+    reader = csv.reader(
+        chain(start[begin:], file),
+        delimiter=delimiter,
+        strict=True,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
     names: list[str] = []
+    column = 0
+    while True:
+        line = begin + reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            field.bad(f"line {line}", f"is no row of a table: {error}")
+            continue
+        if row is None:
+            return
+        if not row:
+            continue
+        if not names:
+            names = [name.strip() for name in row]
+            column = _column(path, names, field)
+        elif len(row) > column:
+            text = field.of(f"line {line}", row[column])
+            if text is not None:
+                yield line, text
+        else:
+            field.bad(f"line {line}", f"has {len(row)} columns, and {names[column]!r} is none of them")
+
+
+def _is_quoted(lines: Sequence[str]) -> bool:
+    """Return True where quotes in a tab-separated table stand around cells: then all rows are as long."""
+    reader, widths, last = csv.reader(lines, delimiter="\t", strict=True), set[int](), 0
     try:
         for row in reader:
-            if not row:
-                continue
-            if not names:
-                names = [name.strip() for name in row]
-                column = _column(path, names, field)
-                continue
-            if len(row) > column:
-                text = field.of(f"line {reader.line_num}", row[column])
-                if text is not None:
-                    yield reader.line_num, text
-            else:
-                field.bad(
-                    f"line {reader.line_num}",
-                    f"has {len(row)} columns, and {names[column]!r} is none of them",
-                )
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}") from None
+            widths.add(len(row))
+            last = reader.line_num
+    except csv.Error:
+        if len(lines) < SAMPLE or last < SAMPLE // 2:  # else the sample may end in a cell of several lines
+            return False
+    return len(widths - {0}) < 2
 
 
 def _column(path: str, names: list[str], field: Field) -> int:
@@ -142,8 +170,3 @@ def _column(path: str, names: list[str], field: Field) -> int:
     if wanted not in names:
         raise ValueError(f"{path}: has no column {wanted!r}; {choose(names)}")
     return names.index(wanted)
-
-
-def _again(first: str, file: IO[str]) -> Iterator[str]:
-    yield first
-    yield from file
