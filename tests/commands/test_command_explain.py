@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.console.explanation import shaded
+from npgpt.console.explanation import shaded, visible
 from npgpt.explaining.page import write
 from npgpt.training import checkpoint
 from tests.commands.helpers import nothing_written, refused
@@ -105,6 +105,17 @@ def test_what_it_needs_and_what_overturns_it(command, run):
     other = "d" if reduced.target.text != "d" else "e"
     code, _, err = command("explain", run, "abc ab", "--flip", "--target", other)
     refused((code, "", err), "target must be the most probable token")
+
+
+def test_values_against_another_token_are_called_differences(command, run):
+    lens = npgpt.load(run).lens("abc ab")
+    best, other = lens.top[-1, -1, :2].tolist()
+    out = explained(command, run, "--reduce", "--flip", "--against", f"id:{other}")
+    reduced = npgpt.load(run).reduce("abc ab", best, other)
+    assert reduced.against
+    less = f'log probability less that of "{visible(reduced.against.text)}"'
+    assert f"behind that {less} {reduced.value_left:.4f}\n" in out
+    assert re.search(rf"^position +token +instead +{re.escape(less)}$", out, re.MULTILINE)
 
 
 def test_a_label(command, run):
