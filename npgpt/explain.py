@@ -16,9 +16,11 @@ from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_adapter, count, make_parser, thread_count
 
 if TYPE_CHECKING:
+    from npgpt.engine.model import GPT
     from npgpt.engine.types import Fields, Floats
     from npgpt.explaining.explanation import Explanation
     from npgpt.explaining.layers import Lens
+    from npgpt.text.tokenizer import Tokenizer
 
 
 @command("explain")
@@ -69,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         elif args.out:
             data = _data(found, weights, lens)
+            data |= {"anatomy": _anatomy(model, model.tokenizer, found)} if args.anatomy else {}
             data |= {"input_reduction": reduced.allennlp()} if reduced else {}
             _write(args.out, data | ({"hotflip": flipped.allennlp()} if flipped else {}))
     return 0
@@ -140,6 +143,23 @@ def _write(file: str, data: Fields | str) -> None:
     with errors_as_lines("explain", 1, (OSError,)):
         checkpoint.write_atomically(Path(file), text)
     log("saved to {file} ({size:,.1f} kB)", file=file, size=len(text.encode()) / 1000)
+
+
+def _anatomy(model: GPT, tokenizer: Tokenizer, found: Explanation) -> Fields:
+    """Return the neighbours of each token, the nearest first, and the parts of the model."""
+    import numpy as np
+
+    from npgpt.explaining.anatomy import neighbours, parts
+    from npgpt.explaining.reading import token_of
+
+    near, cosines = neighbours(model, np.array(found.ids))
+    return {
+        "neighbours": [
+            [vars(token_of(tokenizer, id)) | {"cosine": cosine} for id, cosine in zip(*row, strict=True)]
+            for row in zip(near.tolist(), cosines.tolist(), strict=True)
+        ],
+        "parts": [part._asdict() | {"parameters": part.parameters} for part in parts(model.config)],
+    }
 
 
 def _arguments(argv: Sequence[str] | None) -> Namespace:

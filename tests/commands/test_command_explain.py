@@ -11,6 +11,7 @@ import pytest
 
 import npgpt
 from npgpt.console.explanation import shaded, visible
+from npgpt.explaining.anatomy import neighbours
 from npgpt.explaining.page import write
 from npgpt.training import checkpoint
 from tests.commands.helpers import nothing_written, refused
@@ -92,6 +93,15 @@ def test_json_is_what_allennlp_wrote(command, run):
     first = Path("data.json").read_bytes()
     explained(command, run, "--attention", "--lens", "--target", "d", "-o", "data.json", "--threads", 3)
     assert Path("data.json").read_bytes() == first
+
+
+def test_json_has_the_anatomy(command, run):
+    explained(command, run, "--anatomy", "-o", "data.json")
+    anatomy, model = json.loads(Path("data.json").read_text())["anatomy"], npgpt.load(run)
+    ids, cosines = neighbours(model, np.array(list(b"abc ab")))
+    assert [[one["id"] for one in row] for row in anatomy["neighbours"]] == ids.tolist()
+    assert [[one["cosine"] for one in row] for row in anatomy["neighbours"]] == cosines.tolist()
+    assert sum(part["parameters"] for part in anatomy["parts"]) == model.num_params
 
 
 def test_what_it_needs_and_what_overturns_it(command, run):
