@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         start_command(args.threads)
         log_cleaned(model.tokenizer, args.text)
         asked = args.text, args.target, args.against
-        found = model.explain(*asked, args.method, args.of, args.label)
+        found = model.explain(*asked, args.method or "integrated", args.of or "logprob", args.label)
         weights = model.attention(found.ids) if args.attention else None
         lens = model.lens(args.text) if args.lens else None
         reduced = model.reduce(*asked) if args.reduce else None
@@ -107,8 +107,8 @@ def _check_out(args: Namespace) -> None:
 def _from_training(args: Namespace) -> int:
     """Print what of the run's training text TEXT repeats, or was taught by, and return exit code 0."""
     asked = "where" if args.where else "influence"
-    others = ("target", "against", "label", "attention", "lens", "reduce", "flip", "anatomy", "adapter")
-    if given := _given(args, *others, *(["influence"] if args.where else [])):
+    others = ("target", "against", "label", "method", "of", "attention", "lens", "reduce", "flip", "anatomy")
+    if given := _given(args, *others, "adapter", *(["influence"] if args.where else [])):
         raise ValueError(f"--{asked} looks TEXT up and explains nothing: {given} cannot be given")
     data: Fields
     if args.where:
@@ -177,10 +177,9 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     )
     add(
         "--method",
-        default="integrated",
         help="gradient, grad_x_input, integrated, smooth or occlusion (default integrated)",
     )
-    add("--of", default="logprob", help="what is explained: logprob, logit or prob (default logprob)")
+    add("--of", help="what is explained: logprob, logit or prob (default logprob)")
     add("--attention", action="store_true", help="show where the last token looks, layer by layer")
     add("--lens", action="store_true", help="show what each layer would have said next")
     add("--reduce", action="store_true", help="show what of TEXT the target needs to come next")

@@ -167,6 +167,7 @@ def test_a_gguf_file(command, run):
         (["abc", "--of", "loss"], "of must be one of logprob, logit, prob, got 'loss'"),
         (["abc", "-o", "page.txt"], "-o: must be a file that ends in .json or .html, got page.txt"),
         (["abc", "--where", "-o", "page.html"], "-o: must be a file that ends in .json, got page.html"),
+        (["abc", "--where", "--method", "smooth", "--of", "prob"], "--method and --of cannot be given"),
         (["abc", "--label", "a", "-o", "page.html"], "-o: a page shows next tokens, and no answer: --label"),
         (
             ["abc", "-o", "nowhere/page.html"],
