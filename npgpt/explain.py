@@ -16,9 +16,11 @@ from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_adapter, count, make_parser, thread_count
 
 if TYPE_CHECKING:
+    from npgpt.engine.model import GPT
     from npgpt.engine.types import Fields, Floats
     from npgpt.explaining.explanation import Explanation
     from npgpt.explaining.layers import Lens
+    from npgpt.text.tokenizer import Tokenizer
 
 
 @command("explain")
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         start_command(args.threads)
         log_cleaned(model.tokenizer, args.text)
         asked = args.text, args.target, args.against
-        found = model.explain(*asked, args.method, args.of, args.label)
+        found = model.explain(*asked, args.method or "integrated", args.of or "logprob", args.label)
         weights = model.attention(found.ids) if args.attention else None
         lens = model.lens(args.text) if args.lens else None
         reduced = model.reduce(*asked) if args.reduce else None
@@ -69,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         elif args.out:
             data = _data(found, weights, lens)
+            data |= {"anatomy": _anatomy(model, model.tokenizer, found)} if args.anatomy else {}
             data |= {"input_reduction": reduced.allennlp()} if reduced else {}
             _write(args.out, data | ({"hotflip": flipped.allennlp()} if flipped else {}))
     return 0
@@ -104,8 +107,8 @@ def _check_out(args: Namespace) -> None:
 def _from_training(args: Namespace) -> int:
     """Print what of the run's training text TEXT repeats, or was taught by, and return exit code 0."""
     asked = "where" if args.where else "influence"
-    others = ("target", "against", "label", "attention", "lens", "reduce", "flip", "anatomy", "adapter")
-    if given := _given(args, *others, *(["influence"] if args.where else [])):
+    others = ("target", "against", "label", "method", "of", "attention", "lens", "reduce", "flip", "anatomy")
+    if given := _given(args, *others, "adapter", *(["influence"] if args.where else [])):
         raise ValueError(f"--{asked} looks TEXT up and explains nothing: {given} cannot be given")
     data: Fields
     if args.where:
@@ -142,6 +145,23 @@ def _write(file: str, data: Fields | str) -> None:
     log("saved to {file} ({size:,.1f} kB)", file=file, size=len(text.encode()) / 1000)
 
 
+def _anatomy(model: GPT, tokenizer: Tokenizer, found: Explanation) -> Fields:
+    """Return the neighbours of each token, the nearest first, and the parts of the model."""
+    import numpy as np
+
+    from npgpt.explaining.anatomy import neighbours, parts
+    from npgpt.explaining.reading import token_of
+
+    near, cosines = neighbours(model, np.array(found.ids))
+    return {
+        "neighbours": [
+            [vars(token_of(tokenizer, id)) | {"cosine": cosine} for id, cosine in zip(*row, strict=True)]
+            for row in zip(near.tolist(), cosines.tolist(), strict=True)
+        ],
+        "parts": [part._asdict() | {"parameters": part.parameters} for part in parts(model.config)],
+    }
+
+
 def _arguments(argv: Sequence[str] | None) -> Namespace:
     parser = make_parser("explain", "Show why a model writes what it writes next.")
     add = parser.add_argument
@@ -157,10 +177,9 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     )
     add(
         "--method",
-        default="integrated",
         help="gradient, grad_x_input, integrated, smooth or occlusion (default integrated)",
     )
-    add("--of", default="logprob", help="what is explained: logprob, logit or prob (default logprob)")
+    add("--of", help="what is explained: logprob, logit or prob (default logprob)")
     add("--attention", action="store_true", help="show where the last token looks, layer by layer")
     add("--lens", action="store_true", help="show what each layer would have said next")
     add("--reduce", action="store_true", help="show what of TEXT the target needs to come next")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.console.language import N_, _, number
+from npgpt.console.language import N_, _, fill, number
 from npgpt.console.messages import log
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ METHODS = {
     "smooth": N_("SmoothGrad"),
     "occlusion": N_("occlusion"),
 }
+LOG_PROBABILITY_LESS = N_("log probability less that of {against}")
 LABEL = N_("label {target}: {of} {value:.4f}")
 LABEL_AGAINST = N_("label {target} rather than {against}: {of} {value:+.4f}")
 MB = 1e6
@@ -97,7 +98,14 @@ def show_reduction(found: Reduction) -> None:
     left = "  ".join(quoted(found.tokens[place]) for place in found.kept)
     log("what it needs, by input reduction ({n} of {all} tokens):", n=len(found.kept), all=len(found.tokens))
     print(left)
-    log("behind that {of} {value:.4f}", of=_(QUANTITIES["logprob"]), value=found.value_left)
+    log("behind that {of} {value:.4f}", of=_what(found), value=found.value_left)
+
+
+def _what(found: Reduction | Flips) -> str:
+    """Return what the values are of: the target's log-probability, or what it is above that of `against`."""
+    if found.against:
+        return fill(_(LOG_PROBABILITY_LESS), against=quoted(found.against.text))
+    return _(QUANTITIES["logprob"])
 
 
 def show_flips(found: Flips) -> None:
@@ -110,7 +118,7 @@ def show_flips(found: Flips) -> None:
         (str(flip.place), quoted(flip.old.text), quoted(flip.new.text), number(flip.value, ".4f"))
         for flip in found.flips
     ]
-    table((_("position"), _("token"), _("instead"), _(QUANTITIES["logprob"])), rows, 2)
+    table((_("position"), _("token"), _("instead"), _what(found)), rows, 2)
     print(visible("".join(found.flipped)))
 
 

@@ -11,6 +11,7 @@ Dimensions: T time, C = n_embd, V = vocab_size, n rows of a batch: variants of t
 """
 
 import heapq
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -275,7 +276,7 @@ METHODS: dict[str, Attribute] = {
     "smooth": smooth,
     "occlusion": occlusion,
 }
-ELSEWHERE = {  # names of captum, inseq and AllenNLP, in small letters and without underscores -> ours
+ELSEWHERE = {  # names of captum, inseq and AllenNLP, as small letters alone -> ours
     "saliency": "gradient",
     "inputxgradient": "grad_x_input", "simplegradient": "grad_x_input",  # AllenNLP's is times the embedding
     "integratedgradients": "integrated", "integratedgradient": "integrated",
@@ -289,7 +290,7 @@ def method_named(name: str) -> str:
     >>> method_named("IntegratedGradients"), method_named("input_x_gradient")
     ('integrated', 'grad_x_input')
     """
-    plain = str(name).replace("_", "").replace("-", "").lower()
+    plain = re.sub("[-_ ]", "", str(name)).lower()
     ours = {one.replace("_", ""): one for one in METHODS} | ELSEWHERE
     if plain not in ours:
         raise ValueError(f"explain: method must be one of {', '.join(METHODS)}, got {name!r}")

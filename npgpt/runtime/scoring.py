@@ -85,12 +85,15 @@ def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Itera
 def check_labels(
     function: str, tokenizer: Tokenizer | None, labels: Iterable[str | bytes]
 ) -> list[str | bytes]:
-    """Return the labels as a list; TypeError or ValueError, by the function's name, for less than two."""
+    """Return the labels as a list; TypeError or ValueError, by the function's name, for one or equal ones."""
     if isinstance(labels, (str, bytes)):
         raise TypeError(f"{function}: labels must be a list of texts, got the text {labels!r}")
     names = list(labels)
     if len(names) < 2:
         raise ValueError(f"{function}: labels must be two at least, got {names or labels!r}")
+    spelt = {n.encode("utf-8", "surrogateescape") if isinstance(n, str) else n for n in names}
+    if len(spelt) < len(names):
+        raise ValueError(f"{function}: labels must differ, got {names!r}")
     if tokenizer is None:
         raise ValueError(f"{function}: the model must have a tokenizer")
     return names

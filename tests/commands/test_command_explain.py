@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.console.explanation import shaded
+from npgpt.console.explanation import shaded, visible
+from npgpt.explaining.anatomy import neighbours
 from npgpt.explaining.page import write
 from npgpt.training import checkpoint
 from tests.commands.helpers import nothing_written, refused
@@ -94,6 +95,15 @@ def test_json_is_what_allennlp_wrote(command, run):
     assert Path("data.json").read_bytes() == first
 
 
+def test_json_has_the_anatomy(command, run):
+    explained(command, run, "--anatomy", "-o", "data.json")
+    anatomy, model = json.loads(Path("data.json").read_text())["anatomy"], npgpt.load(run)
+    ids, cosines = neighbours(model, np.array(list(b"abc ab")))
+    assert [[one["id"] for one in row] for row in anatomy["neighbours"]] == ids.tolist()
+    assert [[one["cosine"] for one in row] for row in anatomy["neighbours"]] == cosines.tolist()
+    assert sum(part["parameters"] for part in anatomy["parts"]) == model.num_params
+
+
 def test_what_it_needs_and_what_overturns_it(command, run):
     out = explained(command, run, "--reduce", "--flip", "-o", "data.json", "--method", "gradient")
     data, model = json.loads(Path("data.json").read_text()), npgpt.load(run)
@@ -105,6 +115,17 @@ def test_what_it_needs_and_what_overturns_it(command, run):
     other = "d" if reduced.target.text != "d" else "e"
     code, _, err = command("explain", run, "abc ab", "--flip", "--target", other)
     refused((code, "", err), "target must be the most probable token")
+
+
+def test_values_against_another_token_are_called_differences(command, run):
+    lens = npgpt.load(run).lens("abc ab")
+    best, other = lens.top[-1, -1, :2].tolist()
+    out = explained(command, run, "--reduce", "--flip", "--against", f"id:{other}")
+    reduced = npgpt.load(run).reduce("abc ab", best, other)
+    assert reduced.against
+    less = f'log probability less that of "{visible(reduced.against.text)}"'
+    assert f"behind that {less} {reduced.value_left:.4f}\n" in out
+    assert re.search(rf"^position +token +instead +{re.escape(less)}$", out, re.MULTILINE)
 
 
 def test_a_label(command, run):
@@ -146,6 +167,7 @@ def test_a_gguf_file(command, run):
         (["abc", "--of", "loss"], "of must be one of logprob, logit, prob, got 'loss'"),
         (["abc", "-o", "page.txt"], "-o: must be a file that ends in .json or .html, got page.txt"),
         (["abc", "--where", "-o", "page.html"], "-o: must be a file that ends in .json, got page.html"),
+        (["abc", "--where", "--method", "smooth", "--of", "prob"], "--method and --of cannot be given"),
         (["abc", "--label", "a", "-o", "page.html"], "-o: a page shows next tokens, and no answer: --label"),
         (
             ["abc", "-o", "nowhere/page.html"],

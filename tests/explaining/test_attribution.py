@@ -149,6 +149,7 @@ def test_methods_have_their_names_of_elsewhere():
     assert method_named("SimpleGradient") == "grad_x_input"  # AllenNLP multiplies by the embedding
     assert method_named("Saliency") == "gradient" and method_named("input_x_gradient") == "grad_x_input"
     assert method_named("grad_x_input") == "grad_x_input" and method_named("Occlusion") == "occlusion"
+    assert method_named("Integrated Gradients") == "integrated"  # as get_name() of captum gives it
     assert set(ELSEWHERE.values()) <= set(METHODS)
 
 

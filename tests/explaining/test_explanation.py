@@ -164,6 +164,10 @@ def test_labels_that_cannot_be_explained_are_refused(classifier, arguments, mess
 def test_labels_are_two_texts_at_least(classifier):
     with pytest.raises(ValueError, match=r"^explain: labels must be two at least, got \['bom'\]"):
         classifier.explain("a", labels=["bom"])
+    with pytest.raises(ValueError, match=r"^explain: labels must differ, got \['bom', b'bom'\]"):
+        classifier.explain("a", labels=["bom", b"bom"])
+    with pytest.raises(ValueError, match=r"^classify: labels must differ, got \['bom', 'bom'\]"):
+        classifier.classify("a", ["bom", "bom"])
     with pytest.raises(TypeError, match=r"^explain: labels must be a list of texts, got the text 'bom'"):
         classifier.explain("a", labels="bom")
     with pytest.raises(TypeError, match=r"^explain: text must be a text where there are labels, got list"):

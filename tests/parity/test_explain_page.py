@@ -104,6 +104,8 @@ def test_heads_are_legible_and_chosen_by_keys(browser, model):
         assert all(box["left"] >= 0 and box["right"] <= width for box in boxes)
         least = "[...document.querySelectorAll('body *')].filter((e) => e.innerText && e.offsetParent)"
         assert browser.js(f"Math.min(...{least}.map((e) => parseFloat(getComputedStyle(e).fontSize)))") >= 11
+        widest = "(e.textContent = '< 0.01 %', e.scrollWidth <= e.clientWidth)"  # of all shares
+        assert browser.js(f"[...document.querySelectorAll('#layers td.end')].every((e) => {widest})")
         browser.look(f"explain-{width}")
     canvas = "document.querySelectorAll('#maps canvas')[5 * 12 + 7]"
     pixels = f"{canvas}.getContext('2d').getImageData(0, 0, T, N).data"
