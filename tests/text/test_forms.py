@@ -8,6 +8,7 @@ import json
 import lzma
 import sys
 import tarfile
+import time
 import zipfile
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from npgpt.text.corpus import Corpus
 from npgpt.text.dataset import Dataset, encode
+from npgpt.text.forms.reading import open_blocks
 from npgpt.text.tokenizer import ByteTokenizer
 
 PROSE = (
@@ -522,6 +524,17 @@ def test_a_text_larger_than_memory_is_read_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr("npgpt.text.corpus.IN_MEMORY", 1000)
     assert (documents_of(tmp_path / "a.jsonl"), text_of(tmp_path / "b.txt")) == small
     assert small[1] == PROSE * 20000 and len(small[0]) == 3000
+
+
+def test_a_large_block_is_read_in_time_that_grows_with_it():
+    def seconds(size):
+        begin = time.process_time()
+        with open_blocks([b"x" * size]) as file:
+            while file.read1(8192):
+                pass
+        return time.process_time() - begin
+
+    assert seconds(16 << 20) < 30 * max(0.02, seconds(2 << 20))  # 64 times for copies of the rest
 
 
 def test_stdin_is_read_as_a_file_is(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def open_blocks(blocks: Iterable[bytes]) -> IO[bytes]:
     """Return blocks as a file that is read once, from the beginning to the end."""
 
     class Blocks(io.RawIOBase):
-        left, rest = b"", iter(blocks)
+        left, rest = memoryview(b""), iter(blocks)  # a view: a large block is not copied for each read
 
         def readable(self) -> bool:
             return True
@@ -62,7 +62,7 @@ def open_blocks(blocks: Iterable[bytes]) -> IO[bytes]:
                 block = next(self.rest, None)
                 if block is None:
                     return 0
-                self.left = block
+                self.left = memoryview(block)
             n = min(len(into), len(self.left))
             into[:n], self.left = self.left[:n], self.left[n:]
             return n
