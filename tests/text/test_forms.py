@@ -548,7 +548,11 @@ def test_stdin_is_read_as_a_file_is(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, content, line",
     [
-        ("a.jsonl", '{"text": "a"}\n{"text": 3}\n', "line 2: 'text' must be a string, got int (--skip-bad"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": 3}\n',
+            "line 2: 'text' must be a string, got int (npgpt.prepare --skip-bad",
+        ),
         ("a.jsonl", '{"text": "a"}\nnot\n', "line 2: is not JSON: "),
         ("a.jsonl", '{"a": "x", "b": "y"}\n', "line 1: has no 'text'; give --field, one of: a, b"),
         ("a.jsonl", '{"messages": []}\n', "line 1: is a conversation, which npgpt.finetune learns"),

@@ -50,7 +50,9 @@ class Field:
     def bad(self, where: str, what: str) -> None:
         """Raise ValueError that names the record, or count it where bad ones are left out."""
         if not self.skip_bad:
-            raise ValueError(f"{self.path}: {where}: {what} (--skip-bad leaves such records out)")
+            raise ValueError(
+                f"{self.path}: {where}: {what} (npgpt.prepare --skip-bad leaves such records out)"
+            )
         self.notes.drop(BAD, f"{where}: {what}")
 
     def _usual(self, where: str, record: dict[str, Any]) -> str:
