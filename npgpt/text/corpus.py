@@ -289,13 +289,10 @@ def _as_text(document: Document, how: How, free: int) -> Document:
     if found is None:
         return document
     held, (starts, inner, notes) = found.held, found[1:]
-    digest = hashlib.sha256()
-    for block in held.blocks():
-        digest.update(block)
     return Document(
         document.name,
         held.size,
-        digest.hexdigest(),
+        held.sha256,
         True,
         None,
         held.content,
@@ -338,12 +335,11 @@ def _read(path: str, free: int, encoding: str | None) -> Document:
 
 def _held(name: str, blocks: Iterator[bytes], free: int, encoding: str | None) -> Document:
     """Return what is there once, from stdin or an archive: in memory, or beyond `free` bytes in a file."""
-    digest, form, blank = hashlib.sha256(), _form(name, encoding), encoding != "bytes"
+    form, blank = _form(name, encoding), encoding != "bytes"
 
     def seen() -> Iterator[bytes]:
         nonlocal blank
         for block in blocks:
-            digest.update(block)
             form.add(block)
             blank = blank and not block.strip()
             yield block
@@ -351,7 +347,7 @@ def _held(name: str, blocks: Iterator[bytes], free: int, encoding: str | None) -
     held = packed.hold(seen(), free)
     _check_some(name, held.size, blank)
     is_utf8 = form.is_utf8()
-    return Document(name, held.size, digest.hexdigest(), is_utf8, form.likely(), held.content, held.spooled)
+    return Document(name, held.size, held.sha256, is_utf8, form.likely(), held.content, held.spooled)
 
 
 def _stdin() -> Iterator[bytes]:

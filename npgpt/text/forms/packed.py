@@ -3,6 +3,7 @@
 import bz2
 import errno
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -19,9 +20,7 @@ from typing import IO, Any, NamedTuple
 
 BLOCK = 8 << 20  # bytes
 FREE = 64 << 20  # bytes that any file may unpack to
-RATIO = (
-    200  # bytes that a byte of a larger one may unpack to: text is packed about ten times as small at best
-)
+RATIO = 200  # bytes that a byte of a larger one may unpack to; text is packed about ten times as small
 COMPRESSED: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".bz2": bz2.BZ2File,
@@ -45,6 +44,7 @@ class Held(NamedTuple):
     content: bytes | None
     spooled: IO[bytes] | None
     size: int
+    sha256: str
 
     def blocks(self) -> Iterator[bytes]:
         """Yield them block by block."""
@@ -63,8 +63,9 @@ class Held(NamedTuple):
 
 def hold(blocks: Iterator[bytes], free: int) -> Held:
     """Return the bytes of these blocks, which are in memory up to `free` bytes."""
-    kept, size, spooled = list[bytes](), 0, None
+    kept, size, spooled, digest = list[bytes](), 0, None, hashlib.sha256()
     for block in blocks:
+        digest.update(block)
         size += len(block)
         if spooled is None and size > free:
             spooled = tempfile.TemporaryFile()
@@ -73,7 +74,7 @@ def hold(blocks: Iterator[bytes], free: int) -> Held:
         spooled.write(block) if spooled else kept.append(block)
     if spooled:
         spooled.flush()
-    return Held(None if spooled else b"".join(kept), spooled, size)
+    return Held(None if spooled else b"".join(kept), spooled, size, digest.hexdigest())
 
 
 def is_archive(path: str) -> bool:
