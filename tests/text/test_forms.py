@@ -354,6 +354,19 @@ def test_word(tmp_path):
         Corpus(tmp_path / "b.docx")
 
 
+def test_word_in_another_way_of_compression_is_refused(tmp_path):
+    word_file(tmp_path / "a.docx", ["Olá."])
+    at = 8  # of the method in a file's own header; in the table at the end, two bytes later
+    data = bytearray((tmp_path / "a.docx").read_bytes())
+    for mark, place in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+        begin = -1
+        while (begin := data.find(mark, begin + 1)) >= 0:
+            data[begin + place : begin + place + 2] = b"\x63\0"
+    (tmp_path / "a.docx").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.docx: is no Word document, or a damaged one: .*compression"):
+        Corpus(tmp_path / "a.docx")
+
+
 def test_word_says_each_paragraph_once_and_no_tab_stops(tmp_path):
     spaces = (
         'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from npgpt.text.forms.encodings import text_codec
 from npgpt.text.forms.notes import Notes
+from npgpt.text.forms.packed import DAMAGED
 
 HIDDEN = {
     "head",
@@ -132,7 +133,7 @@ def word(path: str, file: IO[bytes]) -> Iterator[str]:
                         if not again:
                             yield _paragraph(element) + "\n"
                         element.clear()
-    except (KeyError, zipfile.BadZipFile, ElementTree.ParseError, EOFError, RecursionError) as error:
+    except (*DAMAGED, KeyError, ElementTree.ParseError) as error:
         raise ValueError(f"{path}: is no Word document, or a damaged one: {error}") from None
 
 

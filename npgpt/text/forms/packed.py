@@ -120,7 +120,7 @@ def _of_zip(path: str) -> Iterator[tuple[str, Iterator[bytes]]]:
     size = os.path.getsize(path)
     with zipfile.ZipFile(path) as archive:
         for member in sorted(archive.infolist(), key=lambda member: member.filename):
-            if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16):
+            if member.filename.endswith("/") or stat.S_ISLNK(member.external_attr >> 16):
                 continue
             name = _checked(path, member.filename)
             if member.flag_bits & 1:
