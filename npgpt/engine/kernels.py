@@ -159,9 +159,14 @@ def get_num_threads() -> int:
     return _kernels.num_threads() if _kernels else 1
 
 
+def empty(n: int, dtype: DTypeLike = np.float32) -> Floats:
+    """Return n numbers (n,) that are not set, on huge pages where there are compiled kernels."""
+    return _kernels.empty((n,)) if _kernels and dtype == np.float32 else np.empty(n, dtype)
+
+
 def zeros(n: int, dtype: DTypeLike = np.float32) -> Floats:
     """Return n zeros (n,), on huge pages where there are compiled kernels."""
-    array = _kernels.empty((n,)) if _kernels and dtype == np.float32 else np.empty(n, dtype)
+    array = empty(n, dtype)
     array[...] = 0
     return array
 

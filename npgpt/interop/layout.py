@@ -287,8 +287,10 @@ def read_weights(format: str, config: GPTConfig, stored: dict[str, StoredTensor]
     """
     given, head = fitting(format, config, stored, where)
     wanted = tensor_specs(format, config)
-    weights = kernels.zeros(count_parameters(config))
+    weights = kernels.empty(count_parameters(config))
     params = views_of(weights, parameter_shapes(config))
+    for spec in (spec for name, spec in wanted.items() if name not in given and spec.name in params):
+        spec.view(params)[...] = 0  # a bias that the file does not have
     for name, tensor in given.items():
         array, spec = tensor.read(), wanted[name]
         if spec.name in params:

@@ -62,7 +62,7 @@ def open_file(path: PathLike) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 
 def load_file(path: PathLike) -> dict[str, Array]:
     """Return {name: array} of a file. ValueError for a file that is none."""
-    return {name: tensor.read() for name, tensor in open_file(path)[0].items()}
+    return {name: np.array(tensor.read()) for name, tensor in open_file(path)[0].items()}
 
 
 def _without_copies(pairs: list[tuple[str, Any]]) -> Fields:
@@ -103,10 +103,10 @@ def _tensors(path: PathLike, header: Any, data: Array) -> tuple[dict[str, Stored
 
 
 def _read(name: str, dtype: str, shape: Shape, data: Array, place: tuple[int, int]) -> Array:
-    """Return a copy of a tensor, bfloat16 as float32."""
+    """Return a tensor as it lies in the mapped file, bfloat16 as float32."""
     if dtype not in DTYPES:
         raise ValueError(f"{name}: must be of type {', '.join(DTYPES)}, got {dtype}")
-    found = np.array(data[slice(*place)].view(DTYPES[dtype])).reshape(shape)
+    found = np.asarray(data[slice(*place)]).view(DTYPES[dtype]).reshape(shape)
     return (found.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else found
 
 
