@@ -32,6 +32,8 @@ METHODS = {
     "smooth": N_("SmoothGrad"),
     "occlusion": N_("occlusion"),
 }
+SPEAKS_FOR = N_("what speaks for it, by {method}:")
+REACTS_TO = N_("how strongly it reacts to each token, by {method}:")
 LOG_PROBABILITY_LESS = N_("log probability less that of {against}")
 LABEL = N_("label {target}: {of} {value:.4f}")
 LABEL_AGAINST = N_("label {target} rather than {against}: {of} {value:+.4f}")
@@ -85,11 +87,13 @@ def show(found: Explanation) -> None:
         log("next token {target} rather than {against}: {of} {value:+.4f}", against=other, **values)
     else:
         log("next token {target}: {of} {value:.4f}", **values)
-    log("what speaks for it, by {method}:", method=_(METHODS[found.method]))
+    how = SPEAKS_FOR if found.signed else REACTS_TO
+    log(how, method=_(METHODS[found.method]))
     if is_shaded():
         print(shaded(found.tokens, found.scores))
         return
-    rows = [(number(s, "+.4f"), quoted(t)) for t, s in zip(found.tokens, found.scores, strict=True)]
+    form = "+.4f" if found.signed else ".4f"
+    rows = [(number(s, form), quoted(t)) for t, s in zip(found.tokens, found.scores, strict=True)]
     table((_("score"), _("token")), rows, 1)
 
 

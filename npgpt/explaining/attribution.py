@@ -85,23 +85,34 @@ class Subject:
         self.passes += len(variants)
         return np.concatenate([self._forward(v)[0] for v in batches(variants)])
 
+    @cached_property
+    def gradient(self) -> Floats:
+        """The gradient of f (T,C) at the text itself, whose value comes with it."""
+        (value,), (gradient,) = self._with_gradients(self.e[None])
+        self.value = float(value)
+        found: Floats = gradient
+        return found
+
     def gradients(self, variants: Floats) -> Floats:
         """Return the gradient of f (n,T,C) at the variants (n,T,C) of the embeddings."""
+        return np.concatenate([self._with_gradients(v)[1] for v in batches(variants)])
+
+    def _with_gradients(self, variants: Floats) -> tuple[Floats, Floats]:
         self.passes += 3 * len(variants)
-        gradients = np.concatenate([self._gradients(v) for v in batches(variants)])
+        values, gradients = self._gradients(variants)
         check_measured("explain", gradients, self._model.params)
-        return gradients
+        return values, gradients
 
     def _forward(self, variants: Floats) -> tuple[Floats, Floats]:
         return self._objective(self._logits(self._model.hidden_from(variants)[:, -1]))
 
-    def _gradients(self, variants: Floats) -> Floats:
+    def _gradients(self, variants: Floats) -> tuple[Floats, Floats]:
         trace = self._model.trace(variants)
-        _, dlogits = self._objective(self._logits(trace.hidden[:, -1]))
+        values, dlogits = self._objective(self._logits(trace.hidden[:, -1]))
         dhidden = np.zeros_like(trace.hidden)
         # forward: logits = head(hidden[:, -1])
         dhidden[:, -1] = self._model.head_backward(dlogits)
-        return trace.backward(dhidden)
+        return values, trace.backward(dhidden)
 
     def _logits(self, hidden: Floats) -> Floats:
         logits = self._model.logits_of(hidden)
@@ -142,8 +153,8 @@ class LabelSubject(Subject):
     def _forward(self, variants: Floats) -> tuple[Floats, Floats]:
         return self._objective(self.log_probabilities(variants))
 
-    def _gradients(self, variants: Floats) -> Floats:
-        slopes, total = self._forward(variants)[1], np.zeros_like(variants)  # (n,K)
+    def _gradients(self, variants: Floats) -> tuple[Floats, Floats]:
+        (values, slopes), total = self._forward(variants), np.zeros_like(variants)  # slopes (n,K)
         for k, label in enumerate(self._labels):
             if not slopes[:, k].any():
                 continue
@@ -156,7 +167,7 @@ class LabelSubject(Subject):
             flat = dlogits.reshape(-1, dlogits.shape[-1]).astype(variants.dtype)
             dhidden[:, -len(label) :] = self._model.head_backward(flat).reshape(len(variants), len(label), -1)
             total += trace.backward(dhidden)[:, : variants.shape[1]]
-        return total
+        return values, total
 
 
 def batches(variants: Floats) -> Iterator[Floats]:
@@ -192,12 +203,12 @@ def gradient(f: Subject) -> Floats:
     Not the sums over channels: a layernorm does not see what is added to all channels alike, so that these
     sums are 0 in GPT-2, whatever it reads.
     """
-    return _lengths(f.gradients(f.e[None])[0])
+    return _lengths(f.gradient)
 
 
 def grad_x_input(f: Subject) -> Floats:
     """Return the sums over channels (T,) of e df/de (Shrikumar et al. 2016, arXiv:1605.01713)."""
-    return _sums(f.gradients(f.e[None])[0] * f.e)
+    return _sums(f.gradient * f.e)
 
 
 def integrated(f: Subject, tolerance: float = TOLERANCE) -> Floats:
@@ -207,10 +218,13 @@ def integrated(f: Subject, tolerance: float = TOLERANCE) -> Floats:
     each part of the way too, so that the points go where they are needed: the part that is the furthest from
     it is halved, until all is within `tolerance` of f(e) - f(e0). RuntimeWarning where MAX_PARTS are too few.
     """
-    way, at = f.e - f.nothing, {1.0: f.value}  # share of the way -> f
+    way = f.e - f.nothing
 
     def places(shares: Floats) -> Floats:
         return f.nothing + shares.astype(f.e.dtype)[:, None, None] * way
+
+    nothing, f.value = map(float, f.values(np.stack([f.nothing, f.e])))
+    at = {0.0: nothing, 1.0: f.value}  # share of the way -> f
 
     def value(share: float) -> float:
         if share not in at:
@@ -276,6 +290,7 @@ METHODS: dict[str, Attribute] = {
     "smooth": smooth,
     "occlusion": occlusion,
 }
+LENGTHS = "gradient", "smooth"  # methods whose scores have no sign: how strongly f reacts to a token
 ELSEWHERE = {  # names of captum, inseq and AllenNLP, as small letters alone -> ours
     "saliency": "gradient",
     "inputxgradient": "grad_x_input", "simplegradient": "grad_x_input",  # AllenNLP's is times the embedding

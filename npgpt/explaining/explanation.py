@@ -11,7 +11,15 @@ from numpy.typing import ArrayLike
 from npgpt.engine.model import GPT
 from npgpt.engine.traced import TracedGPT
 from npgpt.engine.types import Fields, Floats, Integers, Text
-from npgpt.explaining.attribution import METHODS, QUANTITIES, LabelSubject, Objective, Subject, method_named
+from npgpt.explaining.attribution import (
+    LENGTHS,
+    METHODS,
+    QUANTITIES,
+    LabelSubject,
+    Objective,
+    Subject,
+    method_named,
+)
 from npgpt.explaining.reading import Token, pick_labels, read_labels, read_pair, read_text, token_of
 from npgpt.text.tokenizer import Tokenizer
 
@@ -38,13 +46,22 @@ class Explanation:
         sizes = np.abs(self.scores)
         return {"instance_1": {"grad_input_1": (sizes / max(float(sizes.sum()), 1e-300)).tolist()}}
 
+    @property
+    def signed(self) -> bool:
+        """Whether a negative score speaks against the target: gradient and smooth give lengths."""
+        return self.method not in LENGTHS
+
     def _repr_html_(self) -> str:
-        """Return the tokens for notebooks: blue speaks for the target, in its box, and orange against it."""
+        """Return the tokens for notebooks: blue speaks for the target, in its box, and orange against it.
+
+        By a method without signs, blue is what the target reacts to.
+        """
+        sign = "+" if self.signed else ""
         largest, pieces = float(np.abs(self.scores).max()) or 1.0, []
         for token, score in zip(self.tokens, self.scores, strict=True):
             colour = "11,98,164" if score > 0 else "194,65,12"
             shade = f"background:rgba({colour},{0.66 * abs(score) / largest:.3f});border-radius:3px"
-            pieces.append(f'<span title="{score:+.4g}" style="{shade}">{html.escape(token)}</span>')
+            pieces.append(f'<span title="{score:{sign}.4g}" style="{shade}">{html.escape(token)}</span>')
         box = f'<span style="border:1px solid;border-radius:3px">{html.escape(self.target.text)}</span>'
         other = f" - {html.escape(repr(self.against.text))}" if self.against else ""
         what = f"{self.of} {html.escape(repr(self.target.text))}{other} = {self.value:.4f}, {self.method}"

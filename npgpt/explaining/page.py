@@ -67,6 +67,7 @@ def content(model: GPT, tokenizer: Tokenizer | None, found: Explanation) -> Fiel
         "layers": config.n_layer,
         "heads": config.n_head,
         "method": found.method,
+        "signed": found.signed,
         "of": found.of,
         "against": found.against.id if found.against else None,
         "targets": targets,
@@ -106,11 +107,10 @@ def _attributions(
         if work > WORK:
             break
         subject = Subject(model, ids[:at], Objective(found.of, id))
-        value = float(subject.values(subject.e[None])[0])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             scores = METHODS[found.method](subject)
-        targets.append({**_target(scores, value, bool(caught)), "at": at, "id": id})
+        targets.append({**_target(scores, subject.value, bool(caught)), "at": at, "id": id})
         work += subject.passes * at * model.num_params
     return targets
 

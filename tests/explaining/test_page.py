@@ -67,8 +67,8 @@ def test_a_page_has_its_bounds(model, monkeypatch):
     assert data["attention"]["rows"] == 2
     last = unpacked(whole["attention"]["roots"], "u1", L, H, -1)[:, :, -(2 * T - 1) :]
     np.testing.assert_array_equal(unpacked(data["attention"]["roots"], "u1", L, H, -1), last)
-    # a gradient is four passes: three, and its value's one
-    monkeypatch.setattr(page, "WORK", 4 * T * model.num_params * (page.NEXT - 1) + 1)
+    # a gradient is three passes, and its value comes with it
+    monkeypatch.setattr(page, "WORK", 3 * T * model.num_params * (page.NEXT - 1) + 1)
     data = content(model, "o gato subiu no telhado", None, None, "gradient")
     assert [one["at"] for one in data["targets"]] == [*[T] * page.NEXT, T - 1]
 
