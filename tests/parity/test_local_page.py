@@ -11,6 +11,7 @@ from npgpt.runtime import libnpgpt
 from npgpt.runtime.sampling import Sampling
 from npgpt.text import examples
 from tests.browser import CHROMIUM, Browser
+from tests.firefox import FIREFOX, Firefox
 from tests.models import model_with_roles, random_model
 from tests.server.process import ROOT
 
@@ -92,6 +93,22 @@ def test_the_ids_are_those_of_the_native_program(folder, browser, praia):
     assert first["ids"] == praia.ids([praia.tokenizer.end_of_text], 40)
     refused = browser.js("npgpt.generate({temperature: -1}).catch((error) => error.message)")
     assert refused == "sampling: temperature must be at least 0, got -1"
+
+
+@pytest.mark.skipif(not FIREFOX, reason="there is no Firefox here")
+def test_firefox_draws_the_same_in_portuguese(folder, praia):
+    firefox = Firefox("pt-BR, pt")
+    firefox("WebDriver:Navigate", url=(folder / "praia.html").as_uri())
+    firefox.until("document.getElementById('about').textContent.includes('contexto 64')")
+    ask = "npgpt.generate({prompt: 'O sol ', max_tokens: 90, seed: 5})"
+    ids = firefox.js(ask)["ids"]
+    assert ids == praia.ids(praia.tokenizer.encode_prompt("O sol ").tolist(), 90, 5)
+    firefox.js("document.getElementById('go').click()")
+    firefox.until("!document.getElementById('keep').disabled")
+    assert firefox.js("document.querySelectorAll('#output .token').length") > 50
+    assert firefox.js("document.getElementById('go').textContent") == "Continuar"
+    assert firefox.js("document.getElementById('error').textContent") == ""
+    firefox.close()
 
 
 def test_a_text_is_written_by_keys_alone(folder, browser, praia):
