@@ -15,7 +15,7 @@ from pathlib import Path
 import amalgamate
 
 FLAGS = [
-    *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fwasm-exceptions"),
+    *("-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fwasm-exceptions"),
     *("-msimd128", "-msse2"),  # SSE2's intrinsics, as SIMD128's
 ]
 EXPORTED = (
