@@ -3,6 +3,7 @@
     c++ -std=c++17 -O2 -pthread -c npgpt.cpp      with GCC or clang; no other flag is needed
 
 Every include of ours is put in its place. What setup.py says by flags for one file is said here by pragmas.
+Of what differs by system Linux has NAME_linux.cpp, any other NAME_plain.cpp, where -pthread is not needed.
 """
 
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FOLDERS = ("kernels", "threads", "text", "runtime")
 TARGETS = {"avx2": "avx2,fma,f16c", "avx512vnni": "avx2,fma,f16c,avx512vl,avx512vnni"}
+SYSTEMS = {"_linux": "#ifdef __linux__\n", "_plain": "#ifndef __linux__\n"}
 HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT licence.
 #define NPGPT_INFERENCE
 #if defined(__clang__)
@@ -47,7 +49,12 @@ def inline(path: Path, once: set) -> str:
 def unit(path: Path, once: set) -> str:
     """One source file; a kernel file's instruction set is a pragma around it."""
     # included by the kernel files too, and not to be compiled for their instruction set
-    text = inline((HERE / "kernels/kernels.h").resolve(), once) + inline(path.resolve(), once)
+    text = inline((HERE / "kernels/kernels.h").resolve(), once)
+    for end, begin in SYSTEMS.items():
+        if path.stem.endswith(end):
+            shared = "".join(inline(header.resolve(), once) for header in sorted(path.parent.glob("*.h")))
+            return text + shared + begin + inline(path.resolve(), once) + "#endif\n"
+    text += inline(path.resolve(), once)
     if not path.name.startswith("isa_"):
         return text
     defined = ("ISA", "ISA_NAME", "VLEN", "INLINE", "METHOD", "VNNI")

@@ -1,8 +1,9 @@
-"""`python -m npgpt.export RUN --to gguf|hf -o OUT`: write a trained GPT for other programs."""
+"""`python -m npgpt.export RUN --to gguf|hf|html -o OUT`: write a trained GPT for other programs."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_adapter, make_parser, one_of
 
 if TYPE_CHECKING:
+    from npgpt.api import GPT
     from npgpt.engine.config import GPTConfig
 
 POSITIONS = 1024  # of a GPT-2 that Transformers reads from a gguf file, whatever the file says
@@ -28,13 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--to",
         required=True,
-        type=one_of("gguf", "hf"),
-        help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers",
+        type=one_of("gguf", "hf", "html"),
+        help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers; html: one page "
+        "that opens by double-click and writes in any browser, offline",
     )
     add(
         "--type",
         type=one_of("f32", "f16", "q8_0", "q4_0", "q4_1", "q6_k", "q4_k"),
-        help="number format of the weights in a gguf file (default f32)",
+        help="number format of the weights in a gguf file (default f32) or an html page (default q8_0)",
     )
     add(
         "-o",
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     if args.to == "hf" and args.type:
-        parser.error("--type is for gguf; a Hugging Face folder is float32")
+        parser.error("--type is for gguf and html; a Hugging Face folder is float32")
 
     with errors_as_lines("export"):
         from npgpt.api import load
@@ -59,10 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not out.parent.is_dir():
             raise FileNotFoundError(2, "No such folder", str(out.parent))
         model = load(args.model, args.adapter)
+        name = shown(Path(args.model).resolve().name)
         if args.to == "gguf":
-            write_gguf(
-                out, model, model.tokenizer, args.type or "f32", shown(Path(args.model).resolve().name)
-            )
+            write_gguf(out, model, model.tokenizer, args.type or "f32", name)
+        elif args.to == "html":
+            with written_whole(out) as new:
+                _write_page(new, model, args.type or "q8_0", name)
         else:
             with written_whole(out) as new:
                 model.save_pretrained(new)
@@ -71,6 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.to == "gguf":
         _log_readers(out, model.config, model.tokenizer.normalizer if model.tokenizer else "none")
     return 0
+
+
+def _write_page(out: Path, model: GPT, type: str, name: str) -> None:
+    """Write the page with the model in it; print on stderr what it cannot do."""
+    from npgpt.interop.gguf import write_gguf
+    from npgpt.server import local
+    from npgpt.text import examples
+
+    if model.tokenizer is None:
+        raise ValueError("export: a page needs a model with a tokenizer, this one has none")
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        gguf = Path(folder, "model.gguf")
+        write_gguf(gguf, model, model.tokenizer, type, name)
+        local.write(out, gguf, model.tokenizer, model.config.block_size, model.config.vocab_size, name)
+    if not local.chats(model.tokenizer) and examples.template_of(model.tokenizer):
+        log("the page cannot chat: it knows npgpt's roles alone, not other chat templates", to=sys.stderr)
 
 
 def _log_readers(file: Path, config: GPTConfig, normalizer: str) -> None:

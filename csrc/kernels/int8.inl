@@ -465,10 +465,18 @@ NPGPT_INLINE IVec products_of_16(const int8_t* a, const int8_t* b) {
 }
 // Lane r: the sum of a[r]
 NPGPT_INLINE IVec sums_of_four(const IVec a[4]) {
+#ifdef __SSE2__
+    const auto fold = [](IVec a, IVec b) {
+        return _mm_add_epi32(_mm_unpacklo_epi32((__m128i)a, (__m128i)b), _mm_unpackhi_epi32((__m128i)a, (__m128i)b));
+    };
+    const __m128i first = fold(a[0], a[1]), last = fold(a[2], a[3]);
+    return (IVec)_mm_add_epi32(_mm_unpacklo_epi64(first, last), _mm_unpackhi_epi64(first, last));
+#else
     IVec sum = IVec{};
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) sum += IVec{a[0][i], a[1][i], a[2][i], a[3][i]};
     return sum;
+#endif
 }
 
 struct PlainWords {
@@ -498,6 +506,44 @@ NPGPT_INLINE Vec add_products(const PlainWords& words, Vec sum, const Int8Block&
     }
     return sum;
 }
+
+#ifdef __SSE2__
+// Q8_0 has no bits to take apart: rows of weights are read where they lie.
+struct Q8Rows {
+    static constexpr Index length = BLOCK_SIZES[Q8_0].length, bytes = BLOCK_SIZES[Q8_0].bytes;
+    const uint8_t* rows;
+    Index stride;
+    Vec scale;
+    NPGPT_METHOD void part(const uint8_t* p, Index stride_, Index) {
+        rows = p + 2, stride = stride_;
+        uint16_t halves[GROUP];
+#pragma GCC unroll 4
+        for (Index r = 0; r < GROUP; r++) __builtin_memcpy(halves + r, p + r * stride, 2);
+        scale = load_half(reinterpret_cast<const uint8_t*>(halves));
+    }
+};
+NPGPT_INLINE __m128i eight_int16(const void* p) {
+    typedef int8_t Bytes __attribute__((vector_size(8)));
+    typedef int16_t Words __attribute__((vector_size(16)));
+    Bytes bytes;
+    __builtin_memcpy(&bytes, p, 8);
+    return (__m128i) __builtin_convertvector(bytes, Words);
+}
+NPGPT_INLINE Vec add_products(const Q8Rows& words, Vec sum, const Int8Block& x) {
+    __m128i x_q[4];
+    IVec q[GROUP];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) x_q[i] = eight_int16(x.q + 8 * i);
+#pragma GCC unroll 4
+    for (Index r = 0; r < GROUP; r++) {
+        q[r] = IVec{};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            q[r] += (IVec)_mm_madd_epi16(eight_int16(words.rows + r * words.stride + 8 * i), x_q[i]);
+    }
+    return fma(to_float(sums_of_four(q)), words.scale * set1(x.scale), sum);
+}
+#endif
 
 #endif
 
@@ -560,7 +606,18 @@ static void plain_sums(WeightType type, float* sums, const Int8Block* x, const u
     PlainWords words(block_type(type));
     group_sums<0, 1>(words, sums, x, w, stride, K, M);
 }
+#ifdef __SSE2__
+template <int ROWS>
+static void q8_sums(WeightType, float* sums, const Int8Block* x, const uint8_t* w, Index stride, Index K, Index M) {
+    Q8Rows words;
+    group_sums<ROWS, 1>(words, sums, x, w, stride, K, M);
+}
+static GroupSums group_sums_of(WeightType type, bool one) {
+    return type != Q8_0 ? plain_sums : one ? q8_sums<1> : q8_sums<0>;
+}
+#else
 static GroupSums group_sums_of(WeightType, bool) { return plain_sums; }
+#endif
 #endif
 
 static void matvec_int8(float* y, Index ldy, const Int8Block* x, const Matrix& w, Index first, Index count, Index M,

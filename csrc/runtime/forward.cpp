@@ -264,7 +264,7 @@ struct Pass {
                    Index count, Index layer) const {
         const npgpt_config& c = model.config;
         const Index H = c.n_head, KV = c.n_kv_head, D = c.head_size, N = (H + 2 * KV) * D;
-        const Index window = c.window && layer % 2 ? c.window : Index(1) << 40;
+        const Index window = c.window && layer % 2 ? c.window : Index(1) << 28;
         // Of a small model's token each head makes its own query, key and value: a step less.
         const bool by_heads = M == 1 && c.n_embd <= SMALL && H % workers == 0 && H == KV && !c.rope_theta;
         const auto keys_of = [&](const Piece& piece, Index head) {  // where they lie in the cache, and the values

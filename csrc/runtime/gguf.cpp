@@ -74,6 +74,12 @@ WeightType type_of(uint32_t number, std::string_view tensor) {
          known ? TYPES[number].name : ("type " + std::to_string(number)).c_str());
 }
 
+// Elements of a tensor: where addresses have 32 bits, their bytes are counted by such a number
+constexpr bool WIDE_ADDRESSES = sizeof(Index) == 8;
+constexpr uint64_t MOST = uint64_t(1) << (WIDE_ADDRESSES ? 48 : 28);
+constexpr const char* TOO_MANY =
+    WIDE_ADDRESSES ? "a length must be 1 to 2^48 in all" : "a length must be 1 to 2^28 in all";
+
 // Sorts what a file names; nothing may be there twice.
 template <class T>
 void sort_by_name(std::vector<T>& all, const char* what) {
@@ -167,7 +173,7 @@ Gguf::Gguf(const uint8_t* data, size_t size) {
         uint64_t elements = 1;
         for (int d = 0; d < tensor.dimensions; d++) {
             const uint64_t length = in.number<uint64_t>("a tensor's shape");
-            if (!length || length > (uint64_t(1) << 48) / elements) refuse("a length must be 1 to 2^48 in all", length);
+            if (!length || length > MOST / elements) refuse(TOO_MANY, length);
             elements *= length;
             if (d == 0) tensor.columns = length;
         }

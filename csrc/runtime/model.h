@@ -7,19 +7,11 @@
 
 #include "../kernels/kernels.h"
 #include "buffer.h"
+#include "memory.h"
 #include "npgpt.h"
 #include "vocabulary.h"
 
 namespace npgpt {
-
-class Mapping {  // a file in memory
-  public:
-    explicit Mapping(const char* path);  // throws Error
-    ~Mapping();
-    Mapping(const Mapping&) = delete;
-    const uint8_t* data;
-    size_t size;
-};
 
 struct Norm {
     const float *weight, *bias;  // (C); bias may be null, and is with RMSNorm

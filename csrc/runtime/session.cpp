@@ -1,7 +1,5 @@
 #include "session.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 
 #include "error.h"
@@ -17,16 +15,14 @@ Session::Session(std::shared_ptr<Model> model_, Index context) : model(std::move
     logits.resize(size_t(c.vocab_size));
     seen.resize(size_t(c.vocab_size));
     text.reserve(size_t(cache.context));
-    const size_t floats = size_t(c.n_layer) * size_t(c.n_kv_head) * size_t(c.head_size) * size_t(cache.context);
-    if (floats > (size_t(1) << 44)) throw std::bad_alloc();
-    void* block = ::mmap(nullptr, 2 * floats * sizeof(float), PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (block == MAP_FAILED) throw std::bad_alloc();
-    cache.keys = static_cast<float*>(block);
+    const uint64_t floats =
+        uint64_t(c.n_layer) * uint64_t(c.n_kv_head) * uint64_t(c.head_size) * uint64_t(cache.context);
+    if (floats > std::min<uint64_t>(uint64_t(1) << 44, size_t(-1) / 16)) throw std::bad_alloc();
+    cache.keys = static_cast<float*>(reserve_memory(2 * size_t(floats) * sizeof(float)));
     cache.values = cache.keys + floats;
 }
 
-Session::~Session() { ::munmap(cache.keys, 2 * size_t(cache.values - cache.keys) * sizeof(float)); }
+Session::~Session() { give_reserved(cache.keys, 2 * size_t(cache.values - cache.keys) * sizeof(float)); }
 
 void Session::reset() {
     forget();

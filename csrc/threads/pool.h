@@ -1,5 +1,6 @@
 // The one thread pool of a process. Workers are made at first use, spin briefly for the next job and then sleep.
 // No OpenMP: nothing here clashes with another library's runtime, and a forked child gets a pool of its own.
+// pool_linux.cpp is that; pool_plain.cpp, for where a program has one thread, is the calling thread alone.
 #pragma once
 #include <cstddef>
 #include <type_traits>
@@ -19,6 +20,9 @@ int usable_cpus();
 // Denormal floats count as zero while body runs; the caller's floating-point mode is restored.
 using Item = void (*)(void* context, std::ptrdiff_t i, int worker);
 [[gnu::visibility("default")]] void run_parallel(std::ptrdiff_t count, Item body, void* context, int workers);
+
+// What a thread does that waits for one whose core another program has
+[[gnu::visibility("default")]] void sleep_briefly();
 
 // What a thread does in a loop while it waits for another core
 inline void pause_cpu() {

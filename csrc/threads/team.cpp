@@ -1,8 +1,6 @@
 #include "team.h"
 
 #include <algorithm>
-#include <chrono>
-#include <thread>
 
 namespace npgpt {
 
@@ -19,7 +17,7 @@ void Team::share(std::ptrdiff_t count, Item item, void* context) {
         else if (i < SLEEP)
             pause_cpu();
         else  // another program has the core of a thread that is in an item
-            std::this_thread::sleep_for(std::chrono::microseconds(50));
+            sleep_briefly();
     }
 }
 

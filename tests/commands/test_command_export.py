@@ -1,5 +1,6 @@
 """`npgpt export` and save_pretrained: the model that is read back writes the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import npgpt
 from npgpt.engine.config import Rope
 from npgpt.interop.gguf import TYPES, read_gguf
+from npgpt.text.load import tokenizer_of
 from tests.commands.helpers import nothing_written, refused
-from tests.models import LLAMA, random_model
+from tests.models import LLAMA, model_with_roles, random_model
 
 
 @pytest.mark.parametrize("to", ["gguf", "hf"])
@@ -36,7 +38,7 @@ def test_export_says_who_reads_a_gguf_file(command, run, tmp_path):
 
 
 def test_what_export_refuses(command, run):
-    refused(command("export", run, "--to", "onnx", "-o", "out"), "must be gguf or hf, got onnx")
+    refused(command("export", run, "--to", "onnx", "-o", "out"), "must be gguf or hf or html, got onnx")
     refused(
         command("export", run, "--to", "gguf", "--type", "q3", "-o", "out"),
         "must be f32 or f16 or q8_0 or q4_0 or q4_1 or q6_k or q4_k",
@@ -49,6 +51,31 @@ def test_what_export_refuses(command, run):
         "no/such/run: No such file or directory",
     )
     assert nothing_written("text.txt", "run")
+
+
+def test_a_page_is_whole_or_not_there(command, run, monkeypatch):
+    """Its content is tests/parity/test_local_page.py's."""
+    code, out, error = command("export", run, "--to", "html", "-o", "out.html")
+    assert code == 0 and out.startswith("out.html: ") and error == ""
+    command("export", run, "--to", "html", "--type", "q4_0", "-o", "small.html")
+    assert Path("small.html").stat().st_size < Path("out.html").stat().st_size
+    refused(command("export", run, "--to", "html", "-o", "out.html"), "out.html: is there already")
+    random_model(vocab_size=31).save_pretrained("mute")
+    refused(
+        command("export", "mute", "--to", "html", "-o", "x.html"), "a page needs a model with a tokenizer"
+    )
+    monkeypatch.setattr("npgpt.server.local._write_element", lambda *_: open("no/such/file"))
+    refused(command("export", run, "--to", "html", "-o", "x.html"), "no/such/file: No such file or directory")
+    assert nothing_written("text.txt", "run", "out.html", "small.html", "mute")
+
+
+def test_the_page_says_when_a_template_of_others_keeps_it_from_chatting(command, tmp_path):
+    model = model_with_roles()
+    vocabulary = replace(model.tokenizer.vocabulary, chat_template="{{ messages[0].content }}")
+    model.tokenizer = tokenizer_of(vocabulary)
+    model.save_pretrained(tmp_path / "other")
+    code, _, error = command("export", tmp_path / "other", "--to", "html", "-o", "x.html")
+    assert code == 0 and error.startswith("the page cannot chat: ") and error.count("\n") == 1
 
 
 def test_a_saved_model_comes_back(tmp_path):

@@ -111,17 +111,19 @@ def test_blocks_are_unpacked_as_numpy_does_to_the_bit(unpack, type, name, rng):
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
 @pytest.mark.parametrize("how", ["-O2", "-fsanitize=thread", "-fsanitize=address,undefined"])
 def test_threads_that_walk_together(how, tmp_path):
-    sources = ROOT / "tests/runtime/team.cpp", ROOT / "csrc/threads/pool.cpp", ROOT / "csrc/threads/team.cpp"
+    names = "tests/runtime/team.cpp", "csrc/threads/pool_linux.cpp", "csrc/threads/team.cpp"
+    sources = [ROOT / name for name in names]
     run("c++", "-std=c++17", "-O1", how, "-Wall", "-Werror", *sources, "-pthread", "-o", tmp_path / "team")
     assert run(tmp_path / "team", 60).stdout == "all holds\n"
 
 
-@pytest.mark.parametrize("compiler", ["c++", "clang++"])
-def test_one_source_and_one_header_are_enough(compiler, program, saved, tmp_path):
+# The last knows no system: one thread, files that are read, as in a web page or on a small board.
+@pytest.mark.parametrize("compiler, flags", [("c++", []), ("clang++", []), ("c++", ["-U__linux__"])])
+def test_one_source_and_one_header_are_enough(compiler, flags, program, saved, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"there is no {compiler} here")
     run(sys.executable, ROOT / "csrc/amalgamate.py", tmp_path)
-    run(compiler, "-std=c++17", "-O1", "-Wall", "-Werror", "-c", "npgpt.cpp", cwd=tmp_path)
+    run(compiler, "-std=c++17", "-O1", "-Wall", "-Werror", *flags, "-c", "npgpt.cpp", cwd=tmp_path)
     run("cc", ROOT / "csrc/examples/generate.c", "-I.", "-c", "-o", "generate.o", cwd=tmp_path)
     run("c++", "generate.o", "npgpt.o", "-pthread", "-o", "generate", cwd=tmp_path)
     what = saved[1], "O sol", 60, 1
@@ -129,6 +131,9 @@ def test_one_source_and_one_header_are_enough(compiler, program, saved, tmp_path
         run(tmp_path / "generate", *what, encoding="utf-8").stdout
         == run(program, *what, encoding="utf-8").stdout
     )
+    for wrong in tmp_path, tmp_path / "none", "/dev/null":
+        failed = subprocess.run([tmp_path / "generate", wrong], capture_output=True, text=True)
+        assert failed.returncode == 1 and failed.stderr.startswith(f"generate: {wrong}: ")
 
 
 def test_the_program_is_small(program, tmp_path):

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
@@ -276,6 +277,8 @@ int usable_cpus() {
     if (quota < cpus) cpus = int(std::ceil(quota));
     return cpus < 1 ? 1 : cpus;
 }
+
+void sleep_briefly() { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
 
 int num_threads() { return the_pool().size(); }
 
