@@ -17,6 +17,7 @@ from npgpt.console.settings import FORMS, Setting, add_settings, make_parser, on
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields
     from npgpt.text.corpus import Corpus
+    from npgpt.text.distinct import DistinctCorpus
 
 CLEAN = Setting(
     "clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"
@@ -43,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     args = parser.parse_args(argv)
     with errors_as_lines("prepare", as_json=args.json):
-        from npgpt.text.corpus import Corpus
+        from npgpt.text.distinct import DistinctCorpus
 
         out = Path(args.out)
         if out.suffix not in ENDINGS:
             raise ValueError(f"-o: must be a file that ends in {' or '.join(ENDINGS)}, got {args.out}")
         how = resolve(settings, args, None)
-        corpus = Corpus(args.text, how["clean"], how["encoding"] or "auto", how["field"], args.skip_bad)
+        dedupe = how.pop("dedupe") or "records"
+        how |= {"encoding": how["encoding"] or "auto", "skip_bad": args.skip_bad}
+        corpus = DistinctCorpus(args.text, dedupe, True, **how)
         if out.resolve() in {Path(document.name).resolve() for document in corpus.documents}:
             raise ValueError(f"-o: must not be a file that is read, got {args.out}")
         with errors_as_lines("prepare", 1, (OSError,), args.json):
@@ -89,7 +92,7 @@ def _documents(corpus: Corpus) -> Iterator[tuple[int, Iterator[bytes]]]:
         yield number, (chunk for _number, chunk in group)
 
 
-def _result(out: str, corpus: Corpus) -> Fields:
+def _result(out: str, corpus: DistinctCorpus) -> Fields:
     files = [
         {
             "file": document.name,
@@ -101,7 +104,8 @@ def _result(out: str, corpus: Corpus) -> Fields:
         }
         for document in corpus.documents
     ]
-    return {"out": out, "bytes": corpus.n_clean, "cleaned": dict(corpus.changed), "files": files}
+    result = {"out": out, "bytes": corpus.n_clean, "cleaned": dict(corpus.changed), "files": files}
+    return result | {"documents": corpus.n_documents, "duplicates": corpus.n_left_out}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from npgpt.console.language import N_, _, fill, number
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike, Text
     from npgpt.text.corpus import Corpus
+    from npgpt.text.distinct import DistinctCorpus
     from npgpt.text.forms.notes import Notes
     from npgpt.text.tokenizer import Tokenizer
     from npgpt.training.overfitting import Verdict
@@ -204,7 +205,7 @@ def tuning_message(verdict: Fields, translate: Callable[[str], str] = _) -> str:
     return _filled(line, translate, **verdict, changes=changes or translate("half the time"))
 
 
-def corpus_report(corpus: Corpus) -> list[str]:
+def corpus_report(corpus: DistinctCorpus) -> list[str]:
     """Return the lines that report the text read, the changes by cleaning, and texts that occur twice."""
     read = (
         _("text: {bytes:,} bytes in {files} files")
@@ -218,6 +219,7 @@ def corpus_report(corpus: Corpus) -> list[str]:
     line = f"{read}; {_('cleaning')} ({corpus.clean}) {effect}"
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}
     lines = [fill(line, done=done, **counts), *forms_report(corpus)]
+    lines += duplicates_report(corpus)
     seen = Counter(document.sha256 for document in corpus.documents)
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
         lines.append(f"warning: the same text several times: {_few(twice)}")
@@ -237,6 +239,25 @@ def forms_report(corpus: Corpus) -> list[str]:
         )
         dropped = sum((notes.dropped for notes in group), Counter[str]())
         lines.append(f"{line}; {_counts(dropped)}" if dropped else line)
+    return lines
+
+
+def duplicates_report(corpus: DistinctCorpus) -> list[str]:
+    """Return what was left out as duplicates of documents before them, with examples."""
+    if not any(corpus.n_left_out.values()):
+        return []
+    line = _(
+        "duplicates left out: {exact:,} exact and {near:,} near ones; {kept:,} documents are left; "
+        "--dedupe none keeps all"
+    )
+    lines = [fill(line, kept=corpus.n_documents, **corpus.n_left_out)]
+    for one in corpus.repeated():
+        line = (
+            _("  {place} repeats {first_place}: {beginning!r}")
+            if one.exact
+            else _("  {place} is near to {first_place}: {beginning!r}, {first_beginning!r}")
+        )
+        lines.append(fill(line, **one._asdict()))
     return lines
 
 

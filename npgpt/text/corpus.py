@@ -179,7 +179,9 @@ class Corpus:
                 free -= document.n_bytes
         if encoding in ("utf-8", "auto"):
             self._warn_of_encodings()
-        self.n_bytes = sum(document.n_bytes for document in self.documents)
+        self.n_bytes = self.n_kept = sum(document.n_bytes for document in self.documents)
+        # changed by distinct.py, where it leaves documents out: what tells which, and how many of which kind
+        self.selection, self.n_left_out = "", {"exact": 0, "near": 0}
         # the number of the first document of each file
         self._first = list(accumulate((len(document.starts) for document in self.documents), initial=0))
         # set once chunks() has ended: {what cleaning did: how often}, and the number of bytes that it left
