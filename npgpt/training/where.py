@@ -114,7 +114,7 @@ def training_index(corpus: DistinctCorpus, config: Fields, tokenizer: Tokenizer)
         return _beginning(corpus, *_extent(dataset.train, tokenizer))
 
     how = f"{corpus.clean} {corpus.encoding} {config['split']} {tokenizer.fingerprint}"
-    how += f" {corpus.selection}{'apart' * corpus.apart}"
+    how += f" {corpus.selection} apart" if corpus.apart else corpus.selection
     return open_index(f"{corpus.sha256} {how}", documents)
 
 
