@@ -149,10 +149,10 @@ def _runs(texts: list[str]) -> tuple[Integers, Integers]:
     runs = np.where(counts, np.maximum(1, counts - RUN + 1), 0)
     of = np.repeat(np.arange(len(texts)), runs)
     start = np.arange(len(of)) + np.repeat((np.cumsum(room) - room) - (np.cumsum(runs) - runs), runs)
-    hashes = np.zeros(len(of), np.uint64)
+    hashes = np.zeros(max(0, len(row) - RUN + 1), np.uint64)
     for place, factor in enumerate(_odd(RUN, "run")):
-        hashes += _mixed(row[start + place] * factor)
-    return _mixed(hashes) & HASH, of
+        hashes += row[place : place + len(hashes)] * factor
+    return _mixed(hashes[start]) & HASH, of
 
 
 def _words(texts: list[str]) -> tuple[Integers, Integers]:
@@ -166,8 +166,11 @@ def _words(texts: list[str]) -> tuple[Integers, Integers]:
     up, down = _powers()
     assert len(codes) <= len(up)
     # the hash of letters a, b, ... is a + b p + ... modulo 2**64, of which the sums of a whole text are made
-    letters = (codes.astype(np.uint64) + np.uint64(1)) * _odd(1, "letter")[0]
-    letters = (letters ^ letters >> np.uint64(29)) * up[: len(codes)]
+    letters = codes.astype(np.uint64)
+    letters += np.uint64(1)
+    letters *= _odd(1, "letter")[0]
+    letters ^= letters >> np.uint64(29)
+    letters *= up[: len(codes)]
     sums = np.zeros(len(codes) + 1, np.uint64)
     np.cumsum(letters, out=sums[1:])
     hashes = (sums[last] - sums[first]) * down[first]
