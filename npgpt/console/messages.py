@@ -83,6 +83,14 @@ def log_found(text: str | None) -> None:
         log("the text of the run is not where it was; found by its sha256: {text}", text=text)
 
 
+UNITS = N_("line"), N_("page"), N_("paragraph"), N_("record")  # of a file that say where a text is in it
+
+
+def place(file: str, line: int, unit: str) -> str:
+    """Return where a text is in a file: file:line, or `file, page 3` where it has no lines."""
+    return f"{file}:{line}" if unit == "line" else f"{file}, {_(unit)} {line}"
+
+
 def log_saved(folder: PathLike) -> None:
     """Print the folder of a run and its report."""
     log("saved to {run}, drawn in {run}/report.html", run=folder)

@@ -21,6 +21,11 @@ def refused(result, message):
     assert "Traceback" not in err
 
 
+def text_path(name):
+    """The file of a text that the fixture `trained` wrote."""
+    return str(Path("texts", f"{name}.txt").resolve())
+
+
 def nothing_written(*but):
     """Whether the folder holds these names alone."""
     return {path.name for path in Path(".").iterdir()} == set(but)
