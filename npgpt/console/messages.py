@@ -83,7 +83,7 @@ def log_found(text: str | None) -> None:
         log("the text of the run is not where it was; found by its sha256: {text}", text=text)
 
 
-UNITS = N_("line"), N_("page"), N_("paragraph"), N_("record")  # of a file that say where a text is in it
+UNITS = N_("page"), N_("paragraph"), N_("record")  # of a file that say where a text is in it
 
 
 def place(file: str, line: int, unit: str) -> str:
@@ -134,12 +134,11 @@ def log_cleaned(tokenizer: Tokenizer | None, *texts: Text) -> bool:
 def log_changed(how: str, changed: Counter[str]) -> None:
     """Print on stderr what cleaning (light or full) changed in the text that the user gave, if anything."""
     if changed:
-        log(
-            "cleaned ({how}), as the model's own text was: {done}", sys.stderr, how=how, done=_counts(changed)
-        )
+        log("cleaned ({how}), as the model's own text was: {done}", sys.stderr, how=how, done=listed(changed))
 
 
-def _counts(changed: Counter[str]) -> str:
+def listed(changed: Counter[str]) -> str:
+    """Return counts as `2 byte-order marks removed, 3 ...`."""
     return ", ".join(f"{number(n, ',')} {_(what)}" for what, n in changed.items())
 
 
@@ -219,7 +218,7 @@ def corpus_report(corpus: Corpus) -> list[str]:
         if len(corpus.documents) > 1
         else _("text: {bytes:,} bytes in 1 file")
     )
-    done = _counts(corpus.changed)
+    done = listed(corpus.changed)
     effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
     if corpus.n_clean is None:  # its tokens were stored, so it was not read again
         effect = _("done before")
@@ -244,7 +243,7 @@ def forms_report(corpus: Corpus) -> list[str]:
             line, form=_(form), encoding=encoding, files=len(group), documents=sum(n.documents for n in group)
         )
         dropped = sum((notes.dropped for notes in group), Counter[str]())
-        lines.append(f"{line}; {_counts(dropped)}" if dropped else line)
+        lines.append(f"{line}; {listed(dropped)}" if dropped else line)
     return lines
 
 

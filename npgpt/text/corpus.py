@@ -127,7 +127,9 @@ class Document:
         if self.content is not None:
             yield self.content
             return
-        yield from packed.blocks_of(packed.again(self.spooled) if self.spooled else open(self.name, "rb"), CHUNK)
+        yield from packed.blocks_of(
+            packed.again(self.spooled) if self.spooled else open(self.name, "rb"), CHUNK
+        )
 
 
 class Corpus:
@@ -174,17 +176,9 @@ class Corpus:
             raise ValueError("-: stdin can be read only once")
         self.clean, self.encoding, self.field = clean, encoding, field
         how = How(encoding or "", field, skip_bad, as_chat, me)
-        self._files, free = files, IN_MEMORY
-        self.documents = list[Document]()
+        self._files = files
         self.skipped = list[str]()  # what is wrong with each file that was left out
-        for file in files:
-            with _skipping(file, how, self.skipped if len(files) > 1 else None):
-                if self.converts:
-                    found = list(_converted(file, how, free, self.skipped))
-                else:
-                    found = [_read(file, free, encoding)]
-                self.documents += found
-                free -= sum(document.n_bytes for document in found)
+        self.documents = list(self._read_all(how))
         if not self.documents:
             raise ValueError(f"no file is left; {self.skipped[0]}")
         if encoding in ("utf-8", "auto"):
@@ -195,6 +189,18 @@ class Corpus:
         # set once chunks() has ended: {what cleaning did: how often}, and the number of bytes that it left
         self.changed: Counter[str] = Counter()
         self.n_clean: int | None = None
+
+    def _read_all(self, how: How) -> Iterator[Document]:
+        free, skipped = IN_MEMORY, self.skipped if len(self._files) > 1 else None
+        for file in self._files:
+            found: list[Document] = []
+            with _skipping(file, how, skipped):
+                if self.converts:
+                    found = list(_converted(file, how, free, self.skipped))
+                else:
+                    found = [_read(file, free, self.encoding)]
+            free -= sum(document.n_bytes for document in found)
+            yield from found
 
     @property
     def in_memory(self) -> bool:

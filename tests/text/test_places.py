@@ -20,7 +20,8 @@ FILES = {  # name: (content, what line of the file each line of the text is on)
         [3, 8, 13],
     ),
     "rolling.vtt": (
-        "WEBVTT\n\n00:01.000 --> 00:02.000\nWhere <00:01.500>were\n\n00:02.000 --> 00:03.000\nWhere were\nyou?\n",
+        "WEBVTT\n\n00:01.000 --> 00:02.000\nWhere <00:01.500>were\n\n"
+        "00:02.000 --> 00:03.000\nWhere were\nyou?\n",
         [4, 8],
     ),
     "page.html": (
@@ -51,7 +52,11 @@ def test_pages_paragraphs_and_records_are_counted_where_there_are_no_lines(tmp_p
     pdf_file(tmp_path / "a.pdf", "First page.", "", "Third page.")
     word_file(tmp_path / "a.docx", ["one", "two"])
     (tmp_path / "a.json").write_text(json.dumps([{"text": "a\nb"}, {"text": ""}, {"text": "c"}], indent=2))
-    expected = {"a.pdf": ("page", 0, [1, 1, 3]), "a.docx": ("paragraph", 0, [1, 2]), "a.json": ("record", 1, [3])}
+    expected = {
+        "a.pdf": ("page", 0, [1, 1, 3]),
+        "a.docx": ("paragraph", 0, [1, 2]),
+        "a.json": ("record", 1, [3]),
+    }
     for name, (unit, number, places) in expected.items():
         corpus = Corpus(tmp_path / name)
         assert corpus.places(number, range(1, len(places) + 1))[1] == places, name

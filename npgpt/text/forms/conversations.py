@@ -1,6 +1,6 @@
 """Chats and subtitles as conversations: who speaks, when another one begins, and what of it can be learnt.
 
-A person of a chat is the assistant, all others are the user. Subtitles tell no names, so their turns alternate.
+A person of a chat is the assistant, all others are the user. Subtitles name nobody, so their turns alternate.
 """
 
 import re
@@ -51,7 +51,8 @@ def of_chat(path: str, messages: Iterable[Message], me: str | None) -> Iterator[
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold().strip()
+    """Return a name for a comparison: in small letters, and with the hyphens and blanks of a keyboard."""
+    return " ".join(re.sub("[\u2010\u2011]", "-", unicodedata.normalize("NFC", name)).casefold().split())
 
 
 def _moments(whens: Sequence[str]) -> list[int | None]:
@@ -121,9 +122,9 @@ def _speakers(lines: Sequence[str]) -> Iterator[str]:
 
 
 def parts(turns: Iterable[Turn], longest: int, left_out: Counter[str]) -> Iterator[list[Turn]]:
-    """Yield the parts of a conversation that can be learnt: at most `longest` bytes, from a question to an answer.
+    """Yield the parts of a conversation that can be learnt: they end with an answer within `longest` bytes.
 
-    What one side says in a row is one turn. Each turn counts MARKS bytes more, so that no tokenizer of npgpt's
+    What one side says in a row is one turn. Each turn counts MARKS bytes more, so that no tokenizer of npgpt
     makes more than `longest` tokens of a part. `left_out` counts the rest by its reason.
     """
     joined: list[Turn] = []

@@ -19,6 +19,7 @@ class Message(NamedTuple):
     text: str
     when: str  # as the file says it
 
+
 # ---------------------------------------------------------------------------- subtitles
 
 TIMES = re.compile(r"\s*(?:\d+:){1,2}\d+(?:[.,:]\d+)?\s*-{1,2}>\s*\d+:")

@@ -142,7 +142,7 @@ def charset(head: bytes) -> str | None:
 
 
 def word(path: str, file: IO[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs of a Word document (.docx) with their numbers; ValueError for a file that is none."""
+    """Yield (number, text) of the paragraphs of a Word document (.docx); ValueError where it is none."""
     number = 0
     try:
         with zipfile.ZipFile(file) as archive:
@@ -180,7 +180,7 @@ def _paragraph(element: ElementTree.Element) -> str:
 
 
 def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[tuple[int, str]]:
-    """Yield the text layer of the pages of a PDF with their numbers; ValueError where it has none, or no pypdf.
+    """Yield (number, text layer) of the pages of a PDF; ValueError where there is none, or no pypdf.
 
     `otherwise` is the command that reads what is printed there.
     """
