@@ -63,25 +63,38 @@ PHONES = (
     r"0[3589]00[ \-]?\d{3}[ \-]?\d{4}",
 )
 OTHERS = (
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
     r"\d{4}(?:[ .\-]\d{4}){2,4}",  # a card
     r"\d{1,2}\.\d{3}\.\d{3}-[\dXx]",  # an identity card of Brazil
     r"\d{2}\.?\d{3}-\d{3}",  # a postal code
     r"\d{5,}-[\dXx](?!\w)",  # an account
 )
-FORMS = {  # in the order in which they are tried
+WORDED = {  # in the order in which they are tried, where no word goes on
     "email": r"(?<![\w.+%\-])[\w.+%\-]+@[\w\-]+(?:\.[\w\-]+)+",
-    "link": rf"(?<!\w)(?:https?://|www\.){REST}|(?<![\w@.\-])(?:[\w\-]+\.)+(?:{SITES})/{REST}",
+    "link": rf"(?:https?://|www\.){REST}|(?<![@.\-])(?:[\w\-]+\.)+(?:{SITES})/{REST}",
+    "CNPJ": r"[0-9A-Z]{2}\.[0-9A-Z]{3}\.[0-9A-Z]{3}/[0-9A-Z]{4}-\d{2}(?!\d)",
+    "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?!\w)",
+}
+FIGURES = {
     "price": rf"{CURRENCY}[ \u00a0]?{RANGE}|(?<!\d)(?<!\d[.,\-]){RANGE}[ ]?{MONEY}(?!\w)",
     "date": rf"(?<!\d)(?:{DAY}[/.\-]{DAY}[/.\-](?:\d{{4}}|\d\d)|\d{{4}}[/.\-]{DAY}[/.\-]{DAY})(?![/.\-]?\d)",
-    "CNPJ": r"(?<!\w)[0-9A-Z]{2}\.[0-9A-Z]{3}\.[0-9A-Z]{3}/[0-9A-Z]{4}-\d{2}(?!\d)",
     "CPF": r"(?<!\d)\d{3}\.\d{3}\.\d{3}-\d{2}(?!\d)|(?<!\d)\d{9}-\d{2}(?!\d)",
     "phone": rf"(?<!\d)(?:{'|'.join(PHONES)})(?!\d)",
     "other": rf"(?<![\w])(?:{'|'.join(OTHERS)})(?!\d)",
     "plain": r"(?<!\d)(?:\d{1,3}(?:[.,]\d{3})+(?:[.,]\d+)?|\d{1,6}[.,]\d+)(?!\d)",
     "number": r"\d{7,}",
 }
-NUMBER = re.compile("|".join(f"(?P<{name}>{form})" for name, form in FORMS.items()), re.IGNORECASE)
+FORMS = WORDED | FIGURES
+
+
+def _alternatives(forms: dict[str, str]) -> str:
+    return "|".join(f"(?P<{name}>{form})" for name, form in forms.items())
+
+
+NUMBER = re.compile(  # the first characters are looked at first, as most are of no use
+    rf"(?<!\w)(?=[\w.+%\-])(?:{_alternatives(WORDED)})|(?=[\d(+RU$€£¥])(?:{_alternatives(FIGURES)})",
+    re.IGNORECASE,
+)
+MAY_HAVE = re.compile(r"\d\d|[@/]|www\.", re.IGNORECASE)  # what each of these has, and few lines
 STAY = ("price", "date", "plain")
 KINDS = {  # kind: how it is counted
     "person": "names",
@@ -128,19 +141,21 @@ class Anonymiser:
 
     def text(self, text: str) -> str:
         """Return a text with stand-ins."""
+        return "\n".join(map(self._line, text.split("\n")))  # nothing that is replaced has a line end
+
+    def _line(self, line: str) -> str:
         parts, end = list[str](), 0
-        for found in NUMBER.finditer(text):
-            stand_in = self._of_number(found)
-            if stand_in:
-                parts += [self._without_names(text[end : found.start()]), stand_in]
+        for found in NUMBER.finditer(line) if MAY_HAVE.search(line) else ():
+            if stand_in := self._of_number(found):
+                parts += [self._without_names(line[end : found.start()]), stand_in]
                 end = found.end()
-        return "".join(parts) + self._without_names(text[end:])
+        return "".join(parts) + self._without_names(line[end:])
 
     def chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield a document, given in parts, with stand-ins; bytes that are not UTF-8 stay."""
         held = b""
         for chunk in chunks:
-            lines, end, held = (held + chunk).rpartition(b"\n")  # nothing that is replaced has a line end
+            lines, end, held = (held + chunk).rpartition(b"\n")
             if end:
                 yield self._bytes(lines + end)
         yield self._bytes(held)
@@ -163,8 +178,8 @@ class Anonymiser:
             kind = "CNPJ"
         elif kind == "number" and _is_phone(digits):
             kind = "phone"
-        elif kind == "other" or kind == "CNPJ":
-            kind, key = "number" if kind == "other" else kind, re.sub(r"\W", "", text).upper()
+        elif kind in ("other", "uuid", "CNPJ"):
+            kind, key = kind if kind == "CNPJ" else "number", re.sub(r"\W", "", text).upper()
         if kind == "phone":
             key = digits.lstrip("0")
             key = key.removeprefix("55") if len(key) > 11 else key
