@@ -239,9 +239,9 @@ class Corpus:
             return document.name, [document.places.of(line) for line in found]
         return document.name, [begin - 1 + line for line in found]
 
-    def unit(self, number: int) -> str:
-        """Return what places() counts in the file of a document: line, page, paragraph or record."""
-        notes = self.documents[bisect_right(self._first, number) - 1].notes
+    def unit(self, file: str) -> str:
+        """Return what places() counts in a file: line, page, paragraph or record."""
+        notes = next(document.notes for document in self.documents if document.name == file)
         return notes.unit if notes else "line"
 
     def _warn_of_encodings(self) -> None:

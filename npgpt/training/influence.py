@@ -144,7 +144,7 @@ def _lessons(
         number, line = places[start]
         file, (of_file,) = corpus.places(number, [line])
         text = tokenizer.decode_bytes(windows.ids[start : start + T]).decode("utf-8", "replace")
-        step, unit = first_steps[n], corpus.unit(number)
+        step, unit = first_steps[n], corpus.unit(file)
         yield Lesson(float(scores[n]), text, shown(file), of_file, start, step, unit)
 
 

@@ -91,7 +91,7 @@ def _repeats(text: str, index: Index, found: Sequence[Stretch], corpus: Corpus |
         of_document = index.lines(number, offsets)
         if corpus:
             files[number], of_document = corpus.places(number, of_document)
-            units[number] = corpus.unit(number)
+            units[number] = corpus.unit(files[number])
         lines |= {(number, offset): line for offset, line in zip(offsets, of_document, strict=True)}
     return [
         Repeat(

@@ -42,7 +42,7 @@ def test_a_line_is_that_of_the_file(name, clean, tmp_path):
     text = b"".join(chunk for _number, chunk in corpus.chunks()).decode()
     lines = text.splitlines()
     assert corpus.places(0, range(1, len(lines) + 1)) == (str(tmp_path / name), places)
-    assert corpus.unit(0) == "line"
+    assert corpus.unit(str(tmp_path / name)) == "line"
     for line, place in zip(lines, places, strict=True):  # and there it stands
         assert not line or any(word in content.splitlines()[place - 1] for word in line.split()), line
 
@@ -60,4 +60,4 @@ def test_pages_paragraphs_and_records_are_counted_where_there_are_no_lines(tmp_p
     for name, (unit, number, places) in expected.items():
         corpus = Corpus(tmp_path / name)
         assert corpus.places(number, range(1, len(places) + 1))[1] == places, name
-        assert corpus.unit(number) == unit
+        assert corpus.unit(str(tmp_path / name)) == unit
