@@ -117,8 +117,9 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> Parts:
         log_changed(corpus.clean, corpus.changed)
         apart = not path.exists() or table.get("documents") == "apart"
         return Parts(GIVEN, given, given, given[:0], apart)
-    if args.encoding:
-        raise ValueError("--encoding is of TEXT, which must be given")
+    for name in ("encoding", "field"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} is of TEXT, which must be given")
     if not path.exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
     config = runs.read_config(args.model)

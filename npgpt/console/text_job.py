@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import re
 import shlex
 import time
@@ -193,7 +194,7 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
     trainer = _trainer(dataset, parent, folder, flags, settings["seed"], spent, world)
     if folder.config and not folder.checkpoint:
         _refuse_another_parent(folder.config, trainer)
-    if not folder.config:
+    if not (folder.config or args.dry_run):
         folder = make_folder(folder, world, lock)
     return TextJob(folder, settings, trainer, world, corpus, val, resident, started)
 
@@ -475,7 +476,29 @@ class TextJob(Job):
                 "{n:,} tokens are left out, as the part before holds their document too, or nearly the same",
                 n=dataset.n_copies,
             )
-        _log_cost(self.trainer, self.resident)
+        _log_cost(self.trainer, *self._cost())
+
+    def _cost(self) -> tuple[float, float]:
+        """Return the megabytes and the seconds that the rest of the training needs on this machine."""
+        from npgpt.training.cost import memory_needed, seconds_needed
+
+        trainer, plan = self.trainer, self.plan
+        needed = memory_needed(trainer.model.config, plan, len(trainer.dataset.train), trainer.world)
+        seconds = 60 * plan.minutes - trainer.seconds if plan.minutes else seconds_needed(trainer)
+        return (self.resident + needed) / 1e6, seconds
+
+    def tell_plan(self, as_json: bool) -> int:
+        """Print what a run would be and need, begin none, and return exit code 0."""
+        self.announce()
+        log("nothing was written; without --dry-run the run begins")
+        if as_json:
+            trainer, (megabytes, seconds) = self.trainer, self._cost()
+            result = {"dry_run": True, "engine": self.plan.engine, **self.plan.settings()}
+            result |= {"tokenizer": self.settings["tokenizer"] or trainer.dataset.tokenizer.name}
+            result |= {"parameters": trainer.model.num_params, "training_tokens": len(trainer.dataset.train)}
+            result |= {"steps": trainer.schedule.steps, "megabytes": megabytes, "seconds": seconds}
+            print(json.dumps(result, allow_nan=False))
+        return 0
 
     def sample(self) -> str:
         """Return 160 tokens of a new text, always drawn with the same random numbers."""
@@ -523,10 +546,8 @@ class TextJob(Job):
         return code or int(bool(self.settings["target_loss"]) and not reached)
 
 
-def _log_cost(trainer: Trainer, resident: int) -> None:
-    """Print model, steps, memory and time before training; `resident` is the bytes held before the model."""
-    from npgpt.training.cost import memory_needed, seconds_needed
-
+def _log_cost(trainer: Trainer, megabytes: float, seconds: float) -> None:
+    """Print model, steps, memory and time before training."""
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
     log(
         "model: {plan.engine}, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
@@ -543,13 +564,11 @@ def _log_cost(trainer: Trainer, resident: int) -> None:
         **{"steps": steps, "windows": windows, "epochs": steps / trainer.batches.per_epoch},
     )
     log_going_on(trainer)
-    needed = memory_needed(config, plan, len(trainer.dataset.train), trainer.world)
-    seconds = 60 * plan.minutes - trainer.seconds if plan.minutes else seconds_needed(trainer)
     log(
         "expected: {megabytes:.0f} MB of memory, at most {seconds:.0f} s"
         if plan.target_loss or plan.patience
         else "expected: {megabytes:.0f} MB of memory, about {seconds:.0f} s",
-        megabytes=(resident + needed) / 1e6,
+        megabytes=megabytes,
         seconds=seconds,
     )
 

@@ -45,6 +45,7 @@ class Lesson:
     line: int  #: the line of that file, from 1
     token: int  #: the place in the training part of its first token, from 0
     step: int  #: the first step that it was in
+    unit: str = "line"  #: what `line` counts: line, of a PDF page, of Word paragraph, of a JSON list record
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def _lessons(
         number, line = places[start]
         file, (of_file,) = corpus.places(number, [line])
         text = tokenizer.decode_bytes(windows.ids[start : start + T]).decode("utf-8", "replace")
-        yield Lesson(float(scores[n]), text, shown(file), of_file, start, first_steps[n])
+        step, unit = first_steps[n], corpus.unit(file)
+        yield Lesson(float(scores[n]), text, shown(file), of_file, start, step, unit)
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:

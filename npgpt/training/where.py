@@ -32,6 +32,7 @@ class Repeat:
     line: int  #: the line of that file, or of the prompt, where it begins there, from 1
     start: int  #: the character of the text at which it begins, from 0
     length: int  #: its characters
+    unit: str = "line"  #: what `line` counts: line, of a PDF page, of Word paragraph, of a JSON list record
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,13 @@ def _repeats(
     text: str, index: Index, found: Sequence[Stretch], corpus: DistinctCorpus | None = None
 ) -> list[Repeat]:
     """Return the stretches of `text` with file and line; without a corpus the index is of the prompt."""
-    lines, files = dict[tuple[int, int], int](), dict[int, str]()
+    lines, files, units = dict[tuple[int, int], int](), dict[int, str](), dict[int, str]()
     for number in {stretch.document for stretch in found}:  # so that each document is read once
         offsets = sorted({stretch.offset for stretch in found if stretch.document == number})
         of_document = index.lines(number, offsets)
         if corpus:
             files[number], of_document = corpus.places(number, of_document)
+            units[number] = corpus.unit(files[number])
         lines |= {(number, offset): line for offset, line in zip(offsets, of_document, strict=True)}
     return [
         Repeat(
@@ -101,6 +103,7 @@ def _repeats(
             lines[stretch.document, stretch.offset],
             stretch.start,
             stretch.length,
+            units.get(stretch.document, "line"),
         )
         for stretch in found
     ]
