@@ -35,6 +35,7 @@ class Parts(NamedTuple):
     ids: Integers
     train: Integers
     validation: Integers  # empty where there is none
+    apart: bool  # of documents in a window
 
 
 @command("evaluate")
@@ -68,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if model.tokenizer is None:
             raise ValueError(f"{args.model}: must have a tokenizer to be measured on text")
         tokenizer = model.tokenizer
-        part, ids, train_ids, validation = _select(args, tokenizer)
+        part, ids, train_ids, validation, apart = _select(args, tokenizer)
         held_out = part in (TEST, VALIDATION)
         start_command(args.threads)
         log("measured on {part}: {tokens:,} tokens", part=_(part), tokens=len(ids))
-        measured = evaluation.evaluate(model, ids, tokenizer)
+        measured = evaluation.evaluate(model, ids, tokenizer, apart)
         counted = evaluation.count(train_ids, tokenizer) if held_out else None
         simple = evaluation.baselines(ids, train_ids, tokenizer, counted)
         result = {"part": part, **measured, "baselines": simple}
@@ -108,14 +109,17 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> Parts:
 
     path = Path(args.model) / runs.CONFIG
     if args.text:
-        of_run = (runs.read_table(path) if path.exists() else {}).get("encoding", "auto")
+        table = runs.read_table(path) if path.exists() else {}
+        of_run = table.get("encoding", "auto")
         how = args.encoding or ("auto" if of_run == "utf-8" else of_run)
         corpus = Corpus(args.text, "none" if how == "bytes" else tokenizer.normalizer, how, args.field)
         given = encode(corpus, tokenizer)
         log_changed(corpus.clean, corpus.changed)
-        return Parts(GIVEN, given, given, given[:0])
-    if args.encoding:
-        raise ValueError("--encoding is of TEXT, which must be given")
+        apart = not path.exists() or table.get("documents") == "apart"
+        return Parts(GIVEN, given, given, given[:0], apart)
+    for name in ("encoding", "field"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} is of TEXT, which must be given")
     if not path.exists():
         raise ValueError(f"{args.model}: is not a run, so TEXT must be given")
     config = runs.read_config(args.model)
@@ -123,17 +127,18 @@ def _select(args: Namespace, tokenizer: Tokenizer) -> Parts:
         raise ValueError(f"{args.model}: was taught by examples, so TEXT must be given")
     corpus, elsewhere = find_text(Path(args.model), config)
     log_found(elsewhere)
-    dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)
+    dataset = Dataset.of(corpus, encode(corpus, tokenizer), config["split"], tokenizer)
+    apart = dataset.apart
     if len(dataset.test):
-        return Parts(TEST, dataset.test, dataset.train, dataset.validation)
+        return Parts(TEST, dataset.test, dataset.train, dataset.validation, apart)
     if "val" in config:
         val, elsewhere = find_text(Path(args.model), config, "val")
         log_found(elsewhere)
         held_out = encode(val, tokenizer)
-        return Parts(VALIDATION, held_out, dataset.train, held_out)
+        return Parts(VALIDATION, held_out, dataset.train, held_out, apart)
     trained = np.concatenate([dataset.train, dataset.validation])
     name = MEMORISED if config["about"].get("memorise") else TRAINED
-    return Parts(name, trained, dataset.train, dataset.validation)
+    return Parts(name, trained, dataset.train, dataset.validation, apart)
 
 
 def _counted_loss(run: str, tokenizer: Tokenizer, counted: KneserNey, validation: Integers) -> float:

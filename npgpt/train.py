@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from npgpt.console.messages import start_command
-from npgpt.console.process import command, errors_as_lines
+from npgpt.console.process import command, errors_as_lines, exit_with_error
 from npgpt.console.settings import add_settings, count, make_parser, resolve
 from npgpt.console.text_job import SETTINGS, text_job
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from npgpt.distributed.world import World
+
+NO_DRY_RUN = ("resume", "restarts", "launch")
 
 
 @command("train", goes_on=True)
@@ -51,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     add(
+        "--dry-run",
+        action="store_true",
+        help="print the plan, with the memory (MB) and time (s) that it needs here, and begin no run",
+    )
+    add(
         "--zero",
         action="store_true",
         help="under mpiexec: shard the optimizer's moments, each rank keeps one shard",
@@ -72,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
         args = parser.parse_args(argv)
         world.zero = args.zero and world.size > 1
+        if args.dry_run and (with_it := [name for name in NO_DRY_RUN if getattr(args, name)]):
+            message = f"--dry-run plans a new run, so --{with_it[0]} cannot be given"
+            exit_with_error("train", message, 2, args.json)
         if args.restarts or args.launch:
             with errors_as_lines("train", as_json=args.json):
                 return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
@@ -79,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with errors_as_lines("train", as_json=args.json):
             job = text_job(args, started, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
-        return job.run(args.json)
+        return job.tell_plan(args.json) if args.dry_run else job.run(args.json)
 
 
 def _supervise(args: Namespace, argv: list[str], world: World) -> int:

@@ -19,6 +19,7 @@ from npgpt.console.messages import (
 )
 from npgpt.console.process import command, errors_as_lines, interruptible
 from npgpt.console.settings import (
+    DOCUMENTS,
     FORMS,
     Setting,
     add_settings,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from npgpt.engine.types import Fields
     from npgpt.text.corpus import Corpus
+    from npgpt.text.distinct import DistinctCorpus
     from npgpt.training.tuner import Search, Trial
 
 SETTINGS = [
@@ -43,6 +45,7 @@ SETTINGS = [
     Setting("split", not_empty, "shares of training, validation, test (default 0.8,0.1,0.1)"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     *FORMS,
+    DOCUMENTS,
     Setting(
         "tokenizer",
         not_empty,
@@ -114,21 +117,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _search(args: Namespace, settings: Fields) -> tuple[Search, Corpus]:
+def _search(args: Namespace, settings: Fields) -> tuple[Search, DistinctCorpus]:
     """Return the search that the arguments describe and its text; nothing is written yet."""
-    from npgpt.text.corpus import Corpus
     from npgpt.text.dataset import DEFAULT_SPLIT, Dataset, encode, make_corpus_tokenizer, parse_split
+    from npgpt.text.distinct import DistinctCorpus
     from npgpt.training import run as runs
     from npgpt.training.plan import default_tokenizer
     from npgpt.training.tuner import Search
 
     split = settings["split"] = parse_split(settings["split"] or DEFAULT_SPLIT)
     settings["encoding"] = settings["encoding"] or "auto"
-    corpus = Corpus(args.text, settings["clean"], settings["encoding"], settings["field"])
+    settings["dedupe"] = settings["dedupe"] or "records"
+    settings["documents"] = settings["documents"] or "apart"
+    how = {name: settings[name] for name in ("clean", "encoding", "field")}
+    corpus = DistinctCorpus(args.text, settings["dedupe"], settings["documents"] == "apart", **how)
     settings["clean"] = corpus.clean
-    settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
+    settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_kept)
     tokenizer = make_corpus_tokenizer(settings["tokenizer"], corpus, split).normalizing(corpus.clean)
-    dataset = Dataset.from_ids(encode(corpus, tokenizer), split, tokenizer)
+    dataset = Dataset.of(corpus, encode(corpus, tokenizer), split, tokenizer)
     folder = runs.find_folder(settings["out"], args.text[0], resume=False, suffix="-tune")
     seed = settings.pop("seed") or 0
     about = {"memorise": False, "text_sha256": corpus.sha256}

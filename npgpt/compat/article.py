@@ -56,7 +56,8 @@ def Train(
         dataset = Dataset.from_text(dataset)
     flags |= {"engine": engine or model_engine, "batch_size": batch_size, "epochs": epochs}
     ids = np.concatenate([dataset.train, dataset.validation, dataset.test])
-    dataset = Dataset.from_ids(ids, plan.make_plan(len(ids), **flags).split, dataset.tokenizer)
+    split, documents = plan.make_plan(len(ids), **flags).split, "apart" if dataset.apart else "joined"
+    dataset = Dataset.from_ids(ids, split, dataset.tokenizer, documents)
     trainer = prepare(dataset, flags, seed)
     folder = run.find_folder(out, "train", resume=False) if out is not None else run.make_numbered("train")[1]
     with run.locked(folder, new=True):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from npgpt.console.explanation import quoted, table
 from npgpt.console.language import _, number
-from npgpt.console.messages import log, log_found
+from npgpt.console.messages import log, log_found, place
 
 if TYPE_CHECKING:
     from npgpt.training.influence import Influence
@@ -54,7 +54,7 @@ def log_influence(found: Influence) -> None:
         (
             number(lesson.score, "+.3g"),
             str(lesson.step),
-            f"{lesson.file}:{lesson.line}",
+            place(lesson.file, lesson.line, lesson.unit),
             quoted(lesson.text[:SHOWN] + "..." * (len(lesson.text) > SHOWN)),
         )
         for lesson in found.lessons

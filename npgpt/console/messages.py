@@ -14,6 +14,7 @@ from npgpt.console.language import N_, _, fill, number
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, PathLike, Text
     from npgpt.text.corpus import Corpus
+    from npgpt.text.distinct import DistinctCorpus
     from npgpt.text.forms.notes import Notes
     from npgpt.text.tokenizer import Tokenizer
     from npgpt.training.overfitting import Verdict
@@ -83,6 +84,14 @@ def log_found(text: str | None) -> None:
         log("the text of the run is not where it was; found by its sha256: {text}", text=text)
 
 
+UNITS = N_("page"), N_("paragraph"), N_("record")  # of a file that say where a text is in it
+
+
+def place(file: str, line: int, unit: str) -> str:
+    """Return where a text is in a file: file:line, or `file, page 3` where it has no lines."""
+    return f"{file}:{line}" if unit == "line" else f"{file}, {_(unit)} {line}"
+
+
 def log_saved(folder: PathLike) -> None:
     """Print the folder of a run and its report."""
     log("saved to {run}, drawn in {run}/report.html", run=folder)
@@ -126,12 +135,11 @@ def log_cleaned(tokenizer: Tokenizer | None, *texts: Text) -> bool:
 def log_changed(how: str, changed: Counter[str]) -> None:
     """Print on stderr what cleaning (light or full) changed in the text that the user gave, if anything."""
     if changed:
-        log(
-            "cleaned ({how}), as the model's own text was: {done}", sys.stderr, how=how, done=_counts(changed)
-        )
+        log("cleaned ({how}), as the model's own text was: {done}", sys.stderr, how=how, done=listed(changed))
 
 
-def _counts(changed: Counter[str]) -> str:
+def listed(changed: Counter[str]) -> str:
+    """Return counts as `2 byte-order marks removed, 3 ...`."""
     return ", ".join(f"{number(n, ',')} {_(what)}" for what, n in changed.items())
 
 
@@ -204,20 +212,21 @@ def tuning_message(verdict: Fields, translate: Callable[[str], str] = _) -> str:
     return _filled(line, translate, **verdict, changes=changes or translate("half the time"))
 
 
-def corpus_report(corpus: Corpus) -> list[str]:
+def corpus_report(corpus: DistinctCorpus, shown: bool = True) -> list[str]:
     """Return the lines that report the text read, the changes by cleaning, and texts that occur twice."""
     read = (
         _("text: {bytes:,} bytes in {files} files")
         if len(corpus.documents) > 1
         else _("text: {bytes:,} bytes in 1 file")
     )
-    done = _counts(corpus.changed)
+    done = listed(corpus.changed)
     effect = _("{done}; {left:,} bytes are left") if done else _("changed nothing")
     if corpus.n_clean is None:  # its tokens were stored, so it was not read again
         effect = _("done before")
     line = f"{read}; {_('cleaning')} ({corpus.clean}) {effect}"
     counts = {"bytes": corpus.n_bytes, "files": len(corpus.documents), "left": corpus.n_clean}
     lines = [fill(line, done=done, **counts), *forms_report(corpus)]
+    lines += duplicates_report(corpus, shown)
     seen = Counter(document.sha256 for document in corpus.documents)
     if twice := [document.name for document in corpus.documents if seen[document.sha256] > 1]:
         lines.append(f"warning: the same text several times: {_few(twice)}")
@@ -236,7 +245,26 @@ def forms_report(corpus: Corpus) -> list[str]:
             line, form=_(form), encoding=encoding, files=len(group), documents=sum(n.documents for n in group)
         )
         dropped = sum((notes.dropped for notes in group), Counter[str]())
-        lines.append(f"{line}; {_counts(dropped)}" if dropped else line)
+        lines.append(f"{line}; {listed(dropped)}" if dropped else line)
+    return lines
+
+
+def duplicates_report(corpus: DistinctCorpus, shown: bool) -> list[str]:
+    """Return what was left out as duplicates of documents before them, with examples if `shown`."""
+    if not any(corpus.n_left_out.values()):
+        return []
+    line = _(
+        "duplicates left out: {exact:,} exact and {near:,} near ones; {kept:,} documents are left; "
+        "--dedupe none keeps all"
+    )
+    lines = [fill(line, kept=corpus.n_documents, **corpus.n_left_out)]
+    for one in corpus.repeated() if shown else ():
+        line = (
+            _("  {place} repeats {first_place}: {beginning!r}")
+            if one.exact
+            else _("  {place} is near to {first_place}: {beginning!r}, {first_beginning!r}")
+        )
+        lines.append(fill(line, **one._asdict()))
     return lines
 
 

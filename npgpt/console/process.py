@@ -157,8 +157,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def exit_with_error(name: str, message: str, code: int, as_json: bool = False) -> NoReturn:
-    """Print one line on stderr and exit with the code; as_json=True also prints an object on stdout."""
-    line = " ".join(message.split())
+    """Print one line on stderr and exit with the code; as_json=True also prints an object on stdout.
+
+    A message that begins with the name, as those of the function behind the command do, has it once.
+    """
+    line = " ".join(message.split()).removeprefix(f"{name}: ")
     try:
         if as_json:
             print(json.dumps({"error": line, "exit_code": code}), flush=True)

@@ -217,4 +217,16 @@ FORMS = [  # how TEXT is read
         "field of JSON records, or column of a table, that holds the text (default: text, or the only one "
         "with text)",
     ),
+    Setting(
+        "dedupe",
+        one_of("records", "all", "none"),
+        "what is left out where a document before it is the same, or nearly: records (default: of JSON and "
+        "tables), all documents, or none",
+    ),
 ]
+DOCUMENTS = Setting(
+    "documents",
+    one_of("apart", "joined"),
+    "apart (default: a token of a window sees its own document alone, and parts begin with documents where "
+    "they can), or joined, as one text",
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import re
 import shlex
 import time
@@ -38,6 +39,7 @@ from npgpt.console.messages import (
     val_warnings,
 )
 from npgpt.console.settings import (
+    DOCUMENTS,
     FORMS,
     Setting,
     config_values,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from npgpt.interop.layout import Pretrained
     from npgpt.text.corpus import Corpus
     from npgpt.text.dataset import Dataset
+    from npgpt.text.distinct import DistinctCorpus
     from npgpt.text.tokenizer import Tokenizer
     from npgpt.training.plan import Plan
     from npgpt.training.trainer import Trainer
@@ -115,6 +118,7 @@ SETTINGS = [
     Setting("val", not_empty, "a text for validation, instead of a part of TEXT: a file or a folder"),
     Setting("clean", one_of("none", "light", "full"), "none, light (BOM, line ends, NFC; default) or full"),
     *FORMS,
+    DOCUMENTS,
     Setting(
         "optimizer",
         one_of("adamw", "muon"),
@@ -157,7 +161,13 @@ SETTINGS = [
         "number of threads (default: the CPUs this process may use, shared by a host's ranks)",
     ),
 ]
-DEFAULTS = {"encoding": "auto", "keep": 2, "seed": 0}  # the rest is the plan's
+DEFAULTS = {
+    "encoding": "auto",
+    "dedupe": "records",
+    "documents": "apart",
+    "keep": 2,
+    "seed": 0,
+}  # the rest is the plan's
 LENGTHS = ("epochs", "steps", "minutes")
 # on --resume, as no weight depends on them; of val its content is compared
 MAY_CHANGE = ("out", "threads", "keep", "save_every", "val")
@@ -184,22 +194,23 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
     trainer = _trainer(dataset, parent, folder, flags, settings["seed"], spent, world)
     if folder.config and not folder.checkpoint:
         _refuse_another_parent(folder.config, trainer)
-    if not folder.config:
+    if not (folder.config or args.dry_run):
         folder = make_folder(folder, world, lock)
     return TextJob(folder, settings, trainer, world, corpus, val, resident, started)
 
 
 def _corpora(
     args: Namespace, folder: RunFolder, settings: Fields, world: World
-) -> tuple[Corpus, Corpus | None]:
+) -> tuple[DistinctCorpus, DistinctCorpus | None]:
     """Return the text and that of --val, the same ones with the same settings on every rank."""
-    from npgpt.text.corpus import Corpus
+    from npgpt.text.distinct import DistinctCorpus
     from npgpt.training.source import find_text
 
-    how = settings["clean"], settings["encoding"], settings["field"]
+    how = {name: settings[name] for name in ("clean", "encoding", "field")}
+    apart = settings["documents"] == "apart"
     config, val = folder.config or {}, None
     if args.text:
-        corpus = Corpus(args.text, *how)
+        corpus = DistinctCorpus(args.text, settings["dedupe"], apart, **how)
     else:
         corpus, elsewhere = find_text(folder.path, config)
         log_found(elsewhere)
@@ -209,7 +220,7 @@ def _corpora(
         val, elsewhere = find_text(folder.path, config, "val")
         log_found(elsewhere)
     elif settings["val"]:
-        val = Corpus(settings["val"], *how)
+        val = DistinctCorpus(settings["val"], None, apart, **how)
     settings["clean"] = corpus.clean
     if world.size > 1 and "-" in args.text:
         raise ValueError("-: stdin reaches one rank alone; give a file that each of them can read")
@@ -232,8 +243,8 @@ def _parent(folder: RunFolder, settings: Fields, given: Fields) -> Pretrained | 
 
 
 def _dataset(
-    corpus: Corpus,
-    val: Corpus | None,
+    corpus: DistinctCorpus,
+    val: DistinctCorpus | None,
     parent: Pretrained | None,
     folder: RunFolder,
     settings: Fields,
@@ -252,7 +263,7 @@ def _dataset(
     if folder.config:
         _refuse_other_texts(folder.config, corpus, val, settings["val"])
         _refuse_changes(given, settings, len(ids))
-    dataset = Dataset.from_ids(ids, make_plan(len(ids), **flags).split, tokenizer)
+    dataset = Dataset.of(corpus, ids, make_plan(len(ids), **flags).split, tokenizer)
     return dataset.validated_by(encode(val, tokenizer, world)) if val else dataset
 
 
@@ -324,7 +335,7 @@ def _new_tokenizer(settings: Fields, corpus: Corpus, world: World) -> Tokenizer:
     from npgpt.text.dataset import DEFAULT_SPLIT, make_corpus_tokenizer
     from npgpt.training.plan import default_tokenizer
 
-    settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_bytes)
+    settings["tokenizer"] = settings["tokenizer"] or default_tokenizer(corpus.n_kept)
     split = settings["split"] or ((1.0,) if settings["val"] else DEFAULT_SPLIT)
     return make_corpus_tokenizer(settings["tokenizer"], corpus, split, world)
 
@@ -403,7 +414,7 @@ class TextJob(Job):
         settings: Fields,
         trainer: Trainer,
         world: World,
-        corpus: Corpus,
+        corpus: DistinctCorpus,
         val: Corpus | None,
         resident: int,
         started: float,
@@ -449,7 +460,7 @@ class TextJob(Job):
             "tokenizer: {name}, {size:,} tokens, {length:.2f} bytes in one",
             name=self.settings["tokenizer"] or dataset.tokenizer.name,
             size=dataset.tokenizer.vocab_size,
-            length=self.corpus.n_bytes / len(dataset),
+            length=self.corpus.n_kept / len(dataset),
         )
         if plan.memorise:
             log("this text is too small to generalise from: it will be memorised, all of it is for training")
@@ -461,8 +472,33 @@ class TextJob(Job):
                 test=len(dataset.test),
             )
         if dataset.n_copies:
-            log("{n:,} tokens are left out, as the part before holds their document too", n=dataset.n_copies)
-        _log_cost(self.trainer, self.resident)
+            log(
+                "{n:,} tokens are left out, as the part before holds their document too, or nearly the same",
+                n=dataset.n_copies,
+            )
+        _log_cost(self.trainer, *self._cost())
+
+    def _cost(self) -> tuple[float, float]:
+        """Return the megabytes and the seconds that the rest of the training needs on this machine."""
+        from npgpt.training.cost import memory_needed, seconds_needed
+
+        trainer, plan = self.trainer, self.plan
+        needed = memory_needed(trainer.model.config, plan, len(trainer.dataset.train), trainer.world)
+        seconds = 60 * plan.minutes - trainer.seconds if plan.minutes else seconds_needed(trainer)
+        return (self.resident + needed) / 1e6, seconds
+
+    def tell_plan(self, as_json: bool) -> int:
+        """Print what a run would be and need, begin none, and return exit code 0."""
+        self.announce()
+        log("nothing was written; without --dry-run the run begins")
+        if as_json:
+            trainer, (megabytes, seconds) = self.trainer, self._cost()
+            result = {"dry_run": True, "engine": self.plan.engine, **self.plan.settings()}
+            result |= {"tokenizer": self.settings["tokenizer"] or trainer.dataset.tokenizer.name}
+            result |= {"parameters": trainer.model.num_params, "training_tokens": len(trainer.dataset.train)}
+            result |= {"steps": trainer.schedule.steps, "megabytes": megabytes, "seconds": seconds}
+            print(json.dumps(result, allow_nan=False))
+        return 0
 
     def sample(self) -> str:
         """Return 160 tokens of a new text, always drawn with the same random numbers."""
@@ -510,10 +546,8 @@ class TextJob(Job):
         return code or int(bool(self.settings["target_loss"]) and not reached)
 
 
-def _log_cost(trainer: Trainer, resident: int) -> None:
-    """Print model, steps, memory and time before training; `resident` is the bytes held before the model."""
-    from npgpt.training.cost import memory_needed, seconds_needed
-
+def _log_cost(trainer: Trainer, megabytes: float, seconds: float) -> None:
+    """Print model, steps, memory and time before training."""
     plan, model, config = trainer.plan, trainer.model, trainer.model.config
     log(
         "model: {plan.engine}, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
@@ -530,13 +564,11 @@ def _log_cost(trainer: Trainer, resident: int) -> None:
         **{"steps": steps, "windows": windows, "epochs": steps / trainer.batches.per_epoch},
     )
     log_going_on(trainer)
-    needed = memory_needed(config, plan, len(trainer.dataset.train), trainer.world)
-    seconds = 60 * plan.minutes - trainer.seconds if plan.minutes else seconds_needed(trainer)
     log(
         "expected: {megabytes:.0f} MB of memory, at most {seconds:.0f} s"
         if plan.target_loss or plan.patience
         else "expected: {megabytes:.0f} MB of memory, about {seconds:.0f} s",
-        megabytes=(resident + needed) / 1e6,
+        megabytes=megabytes,
         seconds=seconds,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import N_, _, fill
-from npgpt.console.messages import log, log_found
+from npgpt.console.messages import log, log_found, place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,7 @@ def _log_repeats(line: str, repeats: Sequence[Repeat], found: Where) -> None:
 def _line(repeat: Repeat) -> str:
     """Return `length  count times, where it is first: the stretch`."""
     times = _("once") if repeat.count == 1 else fill(_("{count:,} times"), count=repeat.count)
-    place = f"{repeat.file}:{repeat.line}" if repeat.file else fill(_("line {line}"), line=repeat.line)
+    file = repeat.file
+    where = place(file, repeat.line, repeat.unit) if file else fill(_("line {line}"), line=repeat.line)
     shown = repeat.text if repeat.length <= SHOWN else repeat.text[:SHOWN] + "..."
-    return f"{repeat.length:6}  {times}, {place}: {shown!r}"
+    return f"{repeat.length:6}  {times}, {where}: {shown!r}"

@@ -382,11 +382,11 @@ class GPT:
         starts = self._check_starts("hidden", ids, starts)
         return self._full_pass(self._ops(), ids, starts=starts)
 
-    def logits(self, ids: ArrayLike) -> Floats:
-        """Return the logits (B,T,V) for ids (B,T), without dropout."""
+    def logits(self, ids: ArrayLike, starts: ArrayLike | None = None) -> Floats:
+        """Return the logits (B,T,V) for ids (B,T), without dropout; starts as of forward()."""
         ids = self._check_ids("logits", ids)
         ops = self._ops()
-        x = self._full_pass(ops, ids)
+        x = self._full_pass(ops, ids, starts=self._check_starts("logits", ids, starts))
         B, T, C = x.shape
         return self._logits_of(ops, x.reshape(B * T, C)).reshape(B, T, -1)
 

@@ -13,6 +13,7 @@ import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -24,7 +25,7 @@ from npgpt.text.cleaning import check_cleaning, clean_document
 from npgpt.text.forms import packed
 from npgpt.text.forms.encodings import text_codec
 from npgpt.text.forms.notes import Notes
-from npgpt.text.forms.reading import BINARY, SEPARATOR, How, Source, is_known, said
+from npgpt.text.forms.reading import BINARY, SEPARATOR, How, Places, Source, is_known, said
 
 ENCODINGS = ("utf-8", "bytes")  # as files are taken as they are; any other one is converted
 IN_MEMORY = 64 << 20  # bytes
@@ -52,6 +53,7 @@ class Document:
     starts: Sequence[int] = (1,)  # of each of its documents: the line of the file at which it begins
     inner_lines: bool = True  # the lines inside a document are those of the file
     notes: Notes | None = None  # how it was read, where it was converted
+    places: Places | None = None  # of its lines in the file, where they are others
     original: "Document | None" = None  # what was converted of stdin, which cannot be read again
 
     def parts(self, clean: str, changed: Counter[str] | None = None) -> Iterator[tuple[int, bytes]]:
@@ -125,11 +127,9 @@ class Document:
         if self.content is not None:
             yield self.content
             return
-        again = self.name if self.spooled is None else os.dup(self.spooled.fileno())
-        with open(again, "rb") as file:
-            file.seek(0)
-            while block := file.read(CHUNK):
-                yield block
+        yield from packed.blocks_of(
+            packed.again(self.spooled) if self.spooled else open(self.name, "rb"), CHUNK
+        )
 
 
 class Corpus:
@@ -142,6 +142,8 @@ class Corpus:
         encoding: str | None = "auto",
         field: str | None = None,
         skip_bad: bool = False,
+        as_chat: bool = False,
+        me: str | None = None,
     ) -> None:
         """Read all files once.
 
@@ -153,7 +155,10 @@ class Corpus:
         takes any file, uncleaned; None does what npgpt 0.1.0 did, for its runs: any file, cleaned where it
         is UTF-8.
         field: the field of JSON's records, or the column of tables, that holds the text (default: text, or
-        the only one with text). skip_bad leaves out records that do not have it.
+        the only one with text). skip_bad leaves out records that do not have it, and of several files those
+        that are damaged or have no text; `skipped` says why.
+        as_chat: its documents are conversations, each the JSON of a list of (role, text), of WhatsApp exports
+        in which `me` is the assistant, and of subtitles.
         ValueError for a file without text, OSError for one that cannot be read.
         """
         self.converts = encoding not in (*ENCODINGS, None)
@@ -170,21 +175,34 @@ class Corpus:
         if files.count("-") > 1:
             raise ValueError("-: stdin can be read only once")
         self.clean, self.encoding, self.field = clean, encoding, field
-        how = How(encoding or "", field, skip_bad)
-        self._files, free = files, IN_MEMORY
-        self.documents = list[Document]()
-        for file in files:
-            for document in _converted(file, how, free) if self.converts else [_read(file, free, encoding)]:
-                self.documents.append(document)
-                free -= document.n_bytes
+        how = How(encoding or "", field, skip_bad, as_chat, me)
+        self._files = files
+        self.skipped = list[str]()  # what is wrong with each file that was left out
+        self.documents = list(self._read_all(how))
+        if not self.documents:
+            raise ValueError(f"no file is left; {self.skipped[0]}")
         if encoding in ("utf-8", "auto"):
             self._warn_of_encodings()
-        self.n_bytes = sum(document.n_bytes for document in self.documents)
+        self.n_bytes = self.n_kept = sum(document.n_bytes for document in self.documents)
+        # changed by distinct.py, where it leaves documents out: what tells which, and how many of which kind
+        self.selection, self.n_left_out = "", {"exact": 0, "near": 0}
         # the number of the first document of each file
         self._first = list(accumulate((len(document.starts) for document in self.documents), initial=0))
         # set once chunks() has ended: {what cleaning did: how often}, and the number of bytes that it left
         self.changed: Counter[str] = Counter()
         self.n_clean: int | None = None
+
+    def _read_all(self, how: How) -> Iterator[Document]:
+        free, skipped = IN_MEMORY, self.skipped if len(self._files) > 1 else None
+        for file in self._files:
+            found: list[Document] = []
+            with _skipping(file, how, skipped):
+                if self.converts:
+                    found = list(_converted(file, how, free, self.skipped))
+                else:
+                    found = [_read(file, free, self.encoding)]
+            free -= sum(document.n_bytes for document in found)
+            yield from found
 
     @property
     def in_memory(self) -> bool:
@@ -210,13 +228,23 @@ class Corpus:
         self.changed, self.n_clean = changed, n_clean
 
     def places(self, number: int, lines: Sequence[int]) -> tuple[str, list[int]]:
-        """Return the file of a document, by its number in chunks(), and where these lines of it are there."""
+        """Return the file of a document, by its number in chunks(), and where these lines of it are there.
+
+        unit() says what that counts.
+        """
         at = bisect_right(self._first, number) - 1
         document, begin = self.documents[at], self.documents[at].starts[number - self._first[at]]
-        if not document.inner_lines:
+        if not (document.inner_lines or document.places):
             return document.name, [begin] * len(lines)
         found = document.lines_of(self.clean, lines) if len(document.starts) == 1 else lines
+        if document.places:
+            return document.name, [document.places.of(line) for line in found]
         return document.name, [begin - 1 + line for line in found]
+
+    def unit(self, file: str) -> str:
+        """Return what places() counts in a file: line, page, paragraph or record."""
+        notes = next(document.notes for document in self.documents if document.name == file)
+        return notes.unit if notes else "line"
 
     def _warn_of_encodings(self) -> None:
         """Warn once for each encoding that is not UTF-8, naming the command that converts."""
@@ -264,21 +292,47 @@ def _is_form(name: str) -> bool:
     return packed.is_archive(name) or is_known(name.removesuffix(packed.compression(name)))
 
 
-def _converted(path: str, how: How, free: int) -> Iterator[Document]:
+@contextmanager
+def _skipping(file: str, how: How, skipped: list[str] | None) -> Iterator[None]:
+    """Note in `skipped` a file that is refused within the block, where --skip-bad leaves such files out.
+
+    Without it, and without --skip-bad, it is refused; the error names the way out where there is one.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if skipped is None:
+            raise
+        if how.skip_bad:
+            skipped.append(str(error))
+            return
+        if "--skip-bad" in str(error):
+            raise
+        raise ValueError(f"{error} (npgpt.prepare --skip-bad leaves such files out)") from None
+
+
+def _converted(path: str, how: How, free: int, skipped: list[str]) -> Iterator[Document]:
     """Yield the files that a file is or holds, as text in UTF-8."""
     inside: Iterable[tuple[str, Iterator[bytes]]]
     if packed.is_archive(path):
-        inside = ((name, blocks) for name, blocks in packed.members(path) if is_known(name))
+        inside = packed.members(path)
     elif packed.compression(path):
         inside = [(path, packed.unpacked(path))]
     else:
         yield _as_text(_read(path, free, "auto"), how, free)
         return
-    document = None
+    n = 0
     for name, blocks in inside:
-        document = _as_text(_held(name, blocks, free, "auto"), how, free)
-        yield document
-    if document is None:
+        if not is_known(name.removesuffix(packed.compression(name))):
+            continue
+        n += 1
+        document = None
+        with _skipping(name, how, skipped if packed.is_archive(path) else None):
+            document = _as_text(_held(name, blocks, free, "auto"), how, free)
+        if document:
+            free -= document.n_bytes
+            yield document
+    if not n:
         raise ValueError(f"{path}: must hold {FORMS} files")
 
 
@@ -288,7 +342,7 @@ def _as_text(document: Document, how: How, free: int) -> Document:
     found = said(source, how, free)
     if found is None:
         return document
-    held, (starts, inner, notes) = found.held, found[1:]
+    held, (starts, inner, notes, places) = found.held, found[1:]
     return Document(
         document.name,
         held.size,
@@ -300,6 +354,7 @@ def _as_text(document: Document, how: How, free: int) -> Document:
         starts=starts,
         inner_lines=inner,
         notes=notes,
+        places=places,
         original=document if document.name == "-" else None,
     )
 

@@ -1,8 +1,10 @@
 """From files to training batches: read, clean, split, cut into windows.
 
 A text becomes one row of ids, each document closed by an end of text. The token before the first one of a
-split counts as an end of text, so every token is a target once in each epoch, the first one too.
-The batch of a step is a pure function of (text, seed, step): a run that resumes needs the step alone.
+split counts as an end of text, so every token is a target once in each epoch, the first one too. Where there
+are several documents, a token of a window sees its own one alone, and splits begin with documents where these
+are small enough. The batch of a step is a pure function of (text, seed, step): a run that resumes needs the
+step alone.
 
 N = tokens, B = windows in a batch, T = tokens in a window (block_size).
 """
@@ -24,6 +26,7 @@ from npgpt.distributed.world import SINGLE, World
 from npgpt.engine.names import missing, names_checked
 from npgpt.engine.types import Integers, PathLike
 from npgpt.text.corpus import Corpus
+from npgpt.text.distinct import DistinctCorpus
 from npgpt.text.load import make_tokenizer
 from npgpt.text.tokenizer import BEFORE_BLANK, ByteTokenizer, Place, Tokenizer
 
@@ -31,8 +34,12 @@ DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 CHUNKS_PER_RANK = 4  # at least, so that their unequal costs even out
 BLOCK = 1 << 24  # ids that are looked at together
 TAIL = 4096  # bytes at the end of a chunk in which a boundary of words is looked for
+ENOUGH = 0.25  # of a part of the text, by which its ends may move to those of documents
+DOCUMENTS = ("apart", "joined")
 Split: TypeAlias = str | Sequence[float]
-Batch: TypeAlias = tuple[Integers, Integers]  # x, y (B,T) int32
+Batch: TypeAlias = tuple[
+    Integers, ...
+]  # x, y (B,T) int32, and `starts` (B,T) where a window has several documents
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integers:
@@ -47,7 +54,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integ
     if corpus.in_memory:
         return np.concatenate(list(chunks))
     form = corpus.clean if corpus.encoding in ("utf-8", "auto") else f"{corpus.clean} {corpus.encoding}"
-    key = f"{corpus.sha256} {form} {tokenizer.fingerprint}"  # all that the ids depend on
+    key = f"{corpus.sha256} {form} {tokenizer.fingerprint}{corpus.selection}"  # all that the ids depend on
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ids"
     missing = not path.exists()
     if world.any(missing)[0]:
@@ -144,7 +151,7 @@ def make_corpus_tokenizer(name: str, corpus: Corpus, split: Split, world: World 
 
 def _beginning(corpus: Corpus, share: float, world: World) -> Iterator[bytes]:
     """Yield the text of the documents up to the fraction `share` of its bytes."""
-    left = round(share * corpus.n_bytes)
+    left = round(share * corpus.n_kept)
     for _, chunk in corpus.chunks():
         yield from _cut_for_ranks(chunk[:left], corpus.n_bytes, BEFORE_BLANK, world)
         left -= len(chunk)
@@ -189,7 +196,10 @@ class Dataset:
     test: Integers  #: ids (N,) that follow those of validation
     tokenizer: Tokenizer  #: the tokenizer of these ids
     own_validation: bool = False  #: validation is another text, and no part of this one
-    n_copies: int = 0  #: tokens that are in no split, as a split before holds their document
+    n_copies: int = (
+        0  #: tokens that are in no split, as a split before holds their document, or one near to it
+    )
+    apart: bool = False  #: there are several documents, and windows read one at a time
 
     def __len__(self) -> int:
         own = 0 if self.own_validation else len(self.validation)
@@ -209,64 +219,110 @@ class Dataset:
         tokenizer: Tokenizer | None = None,
         encoding: str = "auto",
         field: str | None = None,
+        dedupe: str = "records",
+        documents: str = "apart",
     ) -> "Dataset":
         """Read one file or several, folders, archives, or stdin ("-"), clean and split them.
 
         clean: none, light or full (default light). The dataset's tokenizer cleans prompts in the same way.
         encoding "auto" finds out what a file is, another name says it, and "bytes" takes any file as it is,
         uncleaned. field: the field or column that holds the text of records (default: text, or the only one
-        with text). ValueError for a file that has no text.
+        with text). dedupe: "records" leaves out records that repeat a document before them, or nearly so;
+        "all" any document; "none" nothing. documents: "joined" lets windows read across documents.
+        ValueError for a file that has no text.
         """
         if isinstance(paths, str) and paths not in ("", "-") and not os.path.exists(paths):
             raise missing(paths)
-        corpus = Corpus(paths, clean, encoding, field)
+        if documents not in DOCUMENTS:
+            raise ValueError(f"documents must be one of {', '.join(DOCUMENTS)}, got {documents!r}")
+        how = {"clean": clean, "encoding": encoding, "field": field}
+        corpus = DistinctCorpus(paths, dedupe, documents == "apart", **how)
         tokenizer = (tokenizer or ByteTokenizer()).normalizing(corpus.clean)
-        return cls.from_ids(encode(corpus, tokenizer), split, tokenizer)
+        return cls.of(corpus, encode(corpus, tokenizer), split, tokenizer)
+
+    @classmethod
+    def of(cls, corpus: DistinctCorpus, ids: Integers, split: Split, tokenizer: Tokenizer) -> "Dataset":
+        """Split the ids (N,) of a corpus as from_ids() does, near duplicates as if they were copies."""
+        documents = "apart" if corpus.apart else "joined"
+        held_out = parse_split(split)[0] < 1
+        twins = corpus.twins() if corpus.apart and held_out and corpus.n_documents > 1 else None
+        return cls.from_ids(ids, split, tokenizer, documents, twins)
 
     @classmethod
     @names_checked
-    def from_ids(cls, ids: Integers, split: Split, tokenizer: Tokenizer) -> "Dataset":
+    def from_ids(
+        cls,
+        ids: Integers,
+        split: Split,
+        tokenizer: Tokenizer,
+        documents: str = "apart",
+        twins: Integers | None = None,
+    ) -> "Dataset":
         """Split ids (N,); ValueError for fewer than 3.
 
         The splits follow each other in the text, so that validation and test never show a token that was
-        trained on; a cut that falls inside a character moves to its end. A document that began in a split
-        before is left out of validation and test.
+        trained on. They begin with a document where one ends near enough, else inside a document, behind a
+        character; with documents="joined" they always may. A document that began in a split before is left
+        out of validation and test, and so are those that duplicate it: twins (n,) has the first document that
+        each of n duplicates, or -1 (default: of those with equal ids).
         """
         split = parse_split(split)
         if len(ids) < 3:  # an end of text is the last
             raise ValueError(f"the text must hold at least 2 tokens, got {len(ids) - 1}")
-        cuts = []
-        for share in (split[0], split[0] + split[1]):
-            cut = min(max(1, round(share * len(ids))), len(ids))
-            while _inside_character(tokenizer.decode_bytes(ids[cut : cut + 1])):
-                cut += 1
-            cuts.append(cut)
-        known = _copies(ids, tokenizer.end_of_text)
+        stops = _document_ends(ids, tokenizer.end_of_text)
+        if twins is not None and len(twins) != len(stops):
+            raise ValueError(f"twins must be of {len(stops)} documents, got {len(twins)}")
+        room = ENOUGH * len(ids) * min(filter(None, split)) if documents == "apart" else 0.0
+        cuts = [_cut(ids, share, stops[:-1], room, tokenizer) for share in (split[0], split[0] + split[1])]
+        known = list(_copies(ids, stops, twins))
         held_out = ids[cuts[0] : cuts[1]], ids[cuts[1] :]
         parts = [
             _without(part, begin, [(start, stop) for first, start, stop in known if first < begin])
             for part, begin in zip(held_out, cuts, strict=True)
         ]
         n_copies = sum(map(len, held_out)) - sum(map(len, parts))
-        return cls(ids[: cuts[0]], parts[0], parts[1], tokenizer, n_copies=n_copies)
+        apart = documents == "apart" and len(stops) > 1
+        return cls(ids[: cuts[0]], parts[0], parts[1], tokenizer, n_copies=n_copies, apart=apart)
 
     def validated_by(self, ids: Integers) -> "Dataset":
         """Return the dataset with the ids (N,) of another text for validation."""
         return replace(self, validation=ids, own_validation=True)
 
 
-def _copies(ids: Integers, end_of_text: int) -> list[tuple[int, int, int]]:
-    """Return for each copy of a document where the first of its kind begins, and its own begin and end."""
+def _document_ends(ids: Integers, end_of_text: int) -> Integers:
+    """Return where documents end in ids (N,), each behind its end of text."""
     blocks = range(0, len(ids), BLOCK)  # ids may be a file larger than memory
-    ends = [i + 1 + np.flatnonzero(ids[i : i + BLOCK] == end_of_text) for i in blocks]
-    stops = np.concatenate(ends).tolist()
-    found, first = [], dict[bytes, int]()
-    starts = [0, *stops[:-1]] if len(stops) > 1 else []  # one document is the usual text
-    for start, stop in zip(starts, stops, strict=False):
+    return np.concatenate([i + 1 + np.flatnonzero(ids[i : i + BLOCK] == end_of_text) for i in blocks])
+
+
+def _cut(ids: Integers, share: float, ends: Integers, room: float, tokenizer: Tokenizer) -> int:
+    """Return where the first `share` of ids (N,) ends: where a document does, if one is within `room` ids."""
+    cut = min(max(1, round(share * len(ids))), len(ids))
+    if len(ends) and cut < len(ids):
+        nearest = int(ends[np.abs(ends - cut).argmin()])
+        if abs(nearest - cut) <= room:
+            return nearest
+    while _inside_character(tokenizer.decode_bytes(ids[cut : cut + 1])):
+        cut += 1
+    return cut
+
+
+def _copies(ids: Integers, stops: Integers, twins: Integers | None) -> Iterator[tuple[int, int, int]]:
+    """Yield for each copy of a document where the first of its kind begins, and its own begin and end.
+
+    twins (n,) says which document each one copies, or -1; without it those with equal ids are copies.
+    """
+    starts = np.concatenate([[0], stops[:-1]]) if len(stops) > 1 else stops[:0]  # one document is usual
+    if twins is not None:
+        copies = np.flatnonzero(twins >= 0)
+        places = starts[twins[copies]], starts[copies], stops[copies]
+        yield from zip(*(place.tolist() for place in places), strict=True)
+        return
+    first = dict[bytes, int]()
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=False):
         begin = first.setdefault(hashlib.sha256(ids[start:stop].data).digest(), start)
         if begin != start:
-            found.append((begin, start, stop))
-    return found
+            yield begin, start, stop
 
 
 def _without(part: Integers, begin: int, places: Iterable[tuple[int, int]]) -> Integers:
@@ -294,22 +350,32 @@ def batches_per_epoch(n_tokens: int, block_size: int, batch_size: int) -> int:
     return -(-n_windows(n_tokens, block_size) // batch_size)
 
 
-def cut_windows(ids: Integers, windows: Integers, block_size: int, end_of_text: int, shift: int = 0) -> Batch:
+def cut_windows(
+    ids: Integers, windows: Integers, block_size: int, end_of_text: int, shift: int = 0, apart: bool = False
+) -> Batch:
     """Return x, y int32 (B,T): the windows numbered `windows` (B,) of ids (N,); y[b,t] follows x[b,t].
 
     Window w has the T targets from w*T on; where these pass N, y is -1 (not counted) and x is padding.
-    `shift` rotates the text: its end is followed by its beginning.
+    `shift` rotates the text: its end is followed by its beginning. apart: where a document begins inside a
+    window, `starts` (B,T) is returned too, the place at which the document of each token begins there. It
+    begins with the end of text before its first token.
 
     >>> x, y = cut_windows(np.array([10, 11, 12]), np.array([0, 1]), block_size=2, end_of_text=256)
     >>> x.tolist(), y.tolist()
     ([[256, 10], [11, 256]], [[10, 11], [12, -1]])
+    >>> cut_windows(np.array([10, 256, 12]), np.array([0]), 3, end_of_text=256, apart=True)[2].tolist()
+    [[0, 0, 2]]
     """
     position = np.asarray(windows)[:, None] * block_size + np.arange(block_size)  # (B,T)
     outside = position >= len(ids)
     position = (position + shift) % len(ids)
     x = np.where(position == 0, end_of_text, ids[position - 1].astype(np.int32))  # ids are unsigned
     y = np.where(outside, -1, ids[position].astype(np.int32))
-    return x.astype(np.int32), y.astype(np.int32)
+    batch = x.astype(np.int32), y.astype(np.int32)
+    if not apart:
+        return batch
+    begins = np.where(x == end_of_text, np.arange(block_size, dtype=np.int32), 0)
+    return (*batch, np.maximum.accumulate(begins, axis=1)) if begins.any() else batch
 
 
 class Batches:
@@ -317,12 +383,21 @@ class Batches:
 
     An epoch has the windows of the text in random order, so that every token is a target once. In three
     epochs of four the text is rotated by a random shift before it is cut. So over the epochs a token comes at
-    all positions of a window, and yet the model sees the text's beginning as a beginning.
+    all positions of a window, and yet the model sees the text's beginning as a beginning. With `apart` the
+    windows are the same, and in each a token sees its own document alone.
     """
 
-    def __init__(self, ids: Integers, block_size: int, batch_size: int, seed: int, end_of_text: int) -> None:
+    def __init__(
+        self,
+        ids: Integers,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        end_of_text: int,
+        apart: bool = False,
+    ) -> None:
         self.ids, self.block_size, self.batch_size = ids, block_size, batch_size
-        self.seed, self.end_of_text = seed, end_of_text
+        self.seed, self.end_of_text, self.apart = seed, end_of_text, apart
         self.per_epoch = batches_per_epoch(len(ids), block_size, batch_size)
         self._epoch, self._order, self._shift = -1, np.zeros(0, np.int64), 0  # of the last epoch used
 
@@ -337,15 +412,20 @@ class Batches:
         return self._order[position * self.batch_size :][: self.batch_size]
 
     def batch(self, step: int) -> Batch:
-        """Return x, y int32 (B,T) of step 0, 1, ...; the last batch of an epoch may have fewer rows."""
+        """Return the windows of step 0, 1, ... by cut_windows(); an epoch's last batch may be smaller."""
         windows = self.windows(step)
-        return cut_windows(self.ids, windows, self.block_size, self.end_of_text, self._shift)
+        return cut_windows(self.ids, windows, self.block_size, self.end_of_text, self._shift, self.apart)
 
 
 def evaluation_batches(
-    ids: Integers, block_size: int, batch_size: int, end_of_text: int, max_tokens: int | None = None
+    ids: Integers,
+    block_size: int,
+    batch_size: int,
+    end_of_text: int,
+    max_tokens: int | None = None,
+    apart: bool = False,
 ) -> Iterator[Batch]:
-    """Yield x, y over all of ids in non-overlapping windows, in order.
+    """Yield all of ids in non-overlapping windows, in order, as cut_windows() returns them.
 
     With max_tokens only as many windows as hold them, evenly spaced: always the same ones.
     """
@@ -353,4 +433,5 @@ def evaluation_batches(
     keep = count if max_tokens is None else min(count, n_windows(max_tokens, block_size))
     windows = np.arange(keep) * count // max(keep, 1)
     for first in range(0, keep, batch_size):
-        yield cut_windows(ids, windows[first : first + batch_size], block_size, end_of_text)
+        chosen = windows[first : first + batch_size]
+        yield cut_windows(ids, chosen, block_size, end_of_text, apart=apart)

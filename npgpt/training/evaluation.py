@@ -39,17 +39,18 @@ def mean_loss(model: GPT, batches: Iterable[tuple[Integers, ...]], map: Map = ma
     return float(total / count)
 
 
-def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer) -> Fields:
+def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer, apart: bool = False) -> Fields:
     """Return how well the model predicts `ids`, by name.
 
     loss (nats per token), perplexity (None where it is beyond a float), bits_per_byte, accuracy@1,
-    accuracy@5, and the counts tokens and bytes. ValueError for logits that are not finite.
+    accuracy@5, and the counts tokens and bytes. apart: a token sees its own document alone. ValueError for
+    logits that are not finite.
     """
     T, end = model.config.block_size, tokenizer.end_of_text
     total, first, fifth = 0.0, 0, 0
-    for x, y in evaluation_batches(ids, T, max(1, TOKENS_AT_ONCE // T), end):
+    for x, y, *starts in evaluation_batches(ids, T, max(1, TOKENS_AT_ONCE // T), end, apart=apart):
         y[np.isin(y, tokenizer.begin)] = -1  # which is given, not predicted
-        logits, targets = model.logits(x)[y >= 0], y[y >= 0]  # (n,V), (n,)
+        logits, targets = model.logits(x, *starts)[y >= 0], y[y >= 0]  # (n,V), (n,)
         check_measured("evaluate", logits, model.params)
         logits = logits.astype(np.float64)
         at_target = logits[np.arange(len(targets)), targets][:, None]  # (n,1)

@@ -29,6 +29,8 @@ LEARNING_RATE = {False: 1e-3, True: 4e-3}  # of all weights, of adapters; for 12
 class Examples:
     """A dataset of encoded examples (ids, loss mask), with a training and a validation part."""
 
+    apart = True  #: as pack() keeps them
+
     def __init__(
         self,
         training: Sequence[Encoded],

@@ -22,7 +22,7 @@ from npgpt.engine.names import names_checked
 from npgpt.engine.types import Floats, Integers, PathLike
 from npgpt.runtime.sampling import prompt_ids
 from npgpt.text.corpus import Corpus
-from npgpt.text.dataset import Batches, Dataset, cut_windows, encode
+from npgpt.text.dataset import Batch, Batches, Dataset, cut_windows, encode
 from npgpt.text.tokenizer import Place, Tokenizer
 from npgpt.training import checkpoint, pretrained
 from npgpt.training.plan import FLAGS, Plan, make_plan
@@ -45,6 +45,7 @@ class Lesson:
     line: int  #: the line of that file, from 1
     token: int  #: the place in the training part of its first token, from 0
     step: int  #: the first step that it was in
+    unit: str = "line"  #: what `line` counts: line, of a PDF page, of Word paragraph, of a JSON list record
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,12 @@ def influence(
     ids = encode(corpus, tokenizer)
     flags = {name: config.get(name) for name in FLAGS}
     plan = make_plan(len(ids), **flags, own_validation=bool(config.get("val")))
-    train = Dataset.from_ids(ids, plan.split, tokenizer).train
-    batches = Batches(train, plan.block_size, plan.windows, config.get("seed", 0), tokenizer.end_of_text)
+    dataset = Dataset.of(corpus, ids, plan.split, tokenizer)
+    train, end, apart = dataset.train, tokenizer.end_of_text, dataset.apart
+    batches = Batches(train, plan.block_size, plan.windows, config.get("seed", 0), end, apart)
     first_steps = _first_steps(batches, checkpoint.step_of(folders[-1]))
     weights = _weights(folders, plan)
-    windows = Windows(train, plan.block_size, tokenizer.end_of_text, list(first_steps))
+    windows = Windows(train, plan.block_size, end, list(first_steps), apart)
     scores, loss, all = np.zeros(len(first_steps)), 0.0, len(folders) * len(first_steps)
     for place, (folder, weight) in enumerate(zip(folders, weights, strict=True)):
         model, before = _model(folder), place * len(scores)
@@ -106,10 +108,12 @@ class Windows(NamedTuple):
     block_size: int
     end_of_text: int
     numbers: list[int]  # of the windows, ascending
+    apart: bool  # of documents in a window
 
-    def batch(self, number: int) -> tuple[Integers, Integers]:
-        """Return x, y (1,T) of a window."""
-        return cut_windows(self.ids, np.array([number]), self.block_size, self.end_of_text)
+    def batch(self, number: int) -> Batch:
+        """Return x, y (1,T) of a window, and where its documents begin."""
+        chosen = np.array([number])
+        return cut_windows(self.ids, chosen, self.block_size, self.end_of_text, apart=self.apart)
 
 
 def _products(
@@ -119,9 +123,9 @@ def _products(
     loss, gradient = _gradient(model, *asked)
     of_text, found = gradient.copy(), np.zeros(len(windows.numbers))
     for n, number in enumerate(windows.numbers):
-        x, y = windows.batch(number)
+        x, y, *starts = windows.batch(number)
         share = float((y >= 0).mean())  # of the targets, which the last window may not have all of
-        found[n] = share * _dot(_gradient(model, x, y)[1], of_text)
+        found[n] = share * _dot(_gradient(model, x, y, *starts)[1], of_text)
         told(n + 1)
     check_measured("influence", found, model.params)
     return loss, found
@@ -141,10 +145,10 @@ def _lessons(
     for n in best.tolist():
         start = windows.numbers[n] * T
         number, line = places[start]
-        document = corpus.documents[number]
-        (of_file,) = document.lines_of(corpus.clean, [line])
+        file, (of_file,) = corpus.places(number, [line])
         text = tokenizer.decode_bytes(windows.ids[start : start + T]).decode("utf-8", "replace")
-        yield Lesson(float(scores[n]), text, shown(document.name), of_file, start, first_steps[n])
+        step, unit = first_steps[n], corpus.unit(file)
+        yield Lesson(float(scores[n]), text, shown(file), of_file, start, step, unit)
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:
@@ -199,10 +203,10 @@ def _text_batch(model: GPT, tokenizer: Tokenizer, prompt: str, text: str) -> tup
     return ids[None, :-1], y[None]
 
 
-def _gradient(model: GPT, x: Integers, y: Integers) -> tuple[float, Floats]:
+def _gradient(model: GPT, x: Integers, y: Integers, *starts: Integers) -> tuple[float, Floats]:
     """Return the mean loss of y after x (1,T), and its gradient by all parameters, until the next call."""
     model.zero_grads()
-    loss = model.forward(x, y)
+    loss = model.forward(x, y, *starts)
     model.backward()
     return loss, model.flat_grads
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from npgpt.engine.types import Fields
-from npgpt.text.corpus import Corpus
+from npgpt.text.distinct import DistinctCorpus
 
 
 def find_text(
     run: Path, config: Fields, key: str = "text", advice: str | None = None
-) -> tuple[Corpus, str | None]:
+) -> tuple[DistinctCorpus, str | None]:
     """Return a text of a run with this config.toml, and its first file where that is not where it was.
 
     key: text or val, the one that it was validated by. The sha256 in the config decides. FileNotFoundError
@@ -19,8 +19,10 @@ def find_text(
     """
     there = [paths for paths in _places(run, config, key) if all(map(os.path.exists, paths))]
     advice = advice or f"give {'TEXT' if key == 'text' else '--val'}"
+    how = {"clean": config["clean"], "encoding": config.get("encoding"), "field": config.get("field")}
+    dedupe = config.get("dedupe") if key == "text" else None
     for paths in there:
-        corpus = Corpus(paths, config["clean"], config.get("encoding"), config.get("field"))
+        corpus = DistinctCorpus(paths, dedupe, config.get("documents") == "apart", **how)
         if corpus.sha256 == config["about"].get(f"{key}_sha256"):
             return corpus, None if paths == _names(config, key) else paths[0]
     if there:

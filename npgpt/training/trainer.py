@@ -296,7 +296,7 @@ class Trainer(Updater):
     def _validation_batches(self, max_tokens: int | None) -> Iterable[tuple[Integers, ...]]:
         """Return the batches of the validation part, or of a fixed subset of about max_tokens."""
         ids, T = self.dataset.validation, self.model.config.block_size
-        return evaluation_batches(ids, T, self.rows, self.end_of_text, max_tokens)
+        return evaluation_batches(ids, T, self.rows, self.end_of_text, max_tokens, self.dataset.apart)
 
     def _write_row(
         self, recorder: Recorder, loss: float, val_loss: float | None, grad_norm: float, speed: float

@@ -33,6 +33,10 @@ class TrainingData(Protocol):
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer of these ids."""
 
+    @property
+    def apart(self) -> bool:
+        """Return whether the ids have several documents that windows keep apart."""
+
     def __len__(self) -> int: ...
 
 
@@ -44,7 +48,7 @@ class TrainingBatches(Protocol):
         """Return the number of batches of an epoch."""
 
     def batch(self, step: int) -> tuple[Integers, ...]:
-        """Return x, y int32 (B,T) of step 0, 1, ..., and `starts` (B,T) where examples are packed."""
+        """Return x, y int32 (B,T) of step 0, 1, ..., and `starts` (B,T) where rows hold several texts."""
 
 
 def rows_of(plan: Plan, world: World) -> int:
@@ -78,8 +82,8 @@ class Updater:
         self._step_seconds: float | None = None
 
     def _training_batches(self) -> TrainingBatches:
-        plan = self.plan
-        return Batches(self.dataset.train, plan.block_size, plan.windows, self.seed, self.end_of_text)
+        plan, data = self.plan, self.dataset
+        return Batches(data.train, plan.block_size, plan.windows, self.seed, self.end_of_text, data.apart)
 
     def step_seconds(self) -> float:
         """Return the seconds of a step, the minimum of up to four trials that change nothing.
@@ -106,7 +110,7 @@ class Updater:
         The windows are computed in chunks of self.rows. A loss that is not finite ends the loop, as the
         gradients are then discarded.
         """
-        starts: list[Integers]  # of examples packed side by side
+        starts: list[Integers]  # of examples or documents side by side
         x, y, *starts = self.batches.batch(batch)
         model, world, all_tokens = self.model, self.world, int((y >= 0).sum())
         model.classes = step_classes(model, y) if self.sampled else None

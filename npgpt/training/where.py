@@ -10,8 +10,8 @@ import numpy as np
 
 from npgpt.engine.names import names_checked
 from npgpt.engine.types import Fields, Integers, PathLike
-from npgpt.text.corpus import Corpus
 from npgpt.text.dataset import Dataset, encode
+from npgpt.text.distinct import DistinctCorpus
 from npgpt.text.index import Index, Stretch
 from npgpt.text.index_file import open_index
 from npgpt.text.tokenizer import Tokenizer
@@ -32,6 +32,7 @@ class Repeat:
     line: int  #: the line of that file, or of the prompt, where it begins there, from 1
     start: int  #: the character of the text at which it begins, from 0
     length: int  #: its characters
+    unit: str = "line"  #: what `line` counts: line, of a PDF page, of Word paragraph, of a JSON list record
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def where(run: PathLike, text: str, prompt: str = "", shortest: int = SHORTEST) 
     return Where(text, from_training, from_prompt, shortest, found_at)
 
 
-def open_source(run: PathLike) -> tuple[Fields, Corpus, str | None]:
+def open_source(run: PathLike) -> tuple[Fields, DistinctCorpus, str | None]:
     """Return the config.toml of a run, its text, and the first file of that where it has moved.
 
     ValueError for a run that was taught by examples, and where the text has changed; FileNotFoundError where
@@ -82,14 +83,17 @@ def open_source(run: PathLike) -> tuple[Fields, Corpus, str | None]:
     return config, *find_text(Path(run), config, advice="put it back, there or beside the run")
 
 
-def _repeats(text: str, index: Index, found: Sequence[Stretch], corpus: Corpus | None = None) -> list[Repeat]:
+def _repeats(
+    text: str, index: Index, found: Sequence[Stretch], corpus: DistinctCorpus | None = None
+) -> list[Repeat]:
     """Return the stretches of `text` with file and line; without a corpus the index is of the prompt."""
-    lines, files = dict[tuple[int, int], int](), dict[int, str]()
+    lines, files, units = dict[tuple[int, int], int](), dict[int, str](), dict[int, str]()
     for number in {stretch.document for stretch in found}:  # so that each document is read once
         offsets = sorted({stretch.offset for stretch in found if stretch.document == number})
         of_document = index.lines(number, offsets)
         if corpus:
             files[number], of_document = corpus.places(number, of_document)
+            units[number] = corpus.unit(files[number])
         lines |= {(number, offset): line for offset, line in zip(offsets, of_document, strict=True)}
     return [
         Repeat(
@@ -99,19 +103,21 @@ def _repeats(text: str, index: Index, found: Sequence[Stretch], corpus: Corpus |
             lines[stretch.document, stretch.offset],
             stretch.start,
             stretch.length,
+            units.get(stretch.document, "line"),
         )
         for stretch in found
     ]
 
 
-def training_index(corpus: Corpus, config: Fields, tokenizer: Tokenizer) -> Index:
+def training_index(corpus: DistinctCorpus, config: Fields, tokenizer: Tokenizer) -> Index:
     """Return the index of the part of a run's text that it was trained on; `config` is its config.toml."""
 
     def documents() -> Iterator[Iterator[bytes]]:
-        dataset = Dataset.from_ids(encode(corpus, tokenizer), config["split"], tokenizer)
+        dataset = Dataset.of(corpus, encode(corpus, tokenizer), config["split"], tokenizer)
         return _beginning(corpus, *_extent(dataset.train, tokenizer))
 
     how = f"{corpus.clean} {corpus.encoding} {config['split']} {tokenizer.fingerprint}"
+    how += f" {corpus.selection} apart" if corpus.apart else corpus.selection
     return open_index(f"{corpus.sha256} {how}", documents)
 
 
@@ -125,7 +131,7 @@ def _extent(ids: Integers, tokenizer: Tokenizer) -> tuple[int, int]:
     return whole, sum(len(tokenizer.decode_bytes(ids[at : at + block])) for at in rest)
 
 
-def _beginning(corpus: Corpus, n_whole: int, n_bytes: int) -> Iterator[Iterator[bytes]]:
+def _beginning(corpus: DistinctCorpus, n_whole: int, n_bytes: int) -> Iterator[Iterator[bytes]]:
     """Yield the chunks of the first documents, and of the first bytes of the next one."""
     for number, group in groupby(corpus.chunks(), itemgetter(0)):
         chunks = (chunk for _number, chunk in group)

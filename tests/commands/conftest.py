@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.helpers import TINY
+from tests.commands.helpers import TINY, text_path
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,24 @@ def run(command, text):
     """A finished run of a few steps."""
     assert command("train", text, *TINY, "--steps", 3, "--out", "run")[0] == 0
     return Path("run")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A folder for caches of the test's own."""
+    monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def trained(command, cache):
+    """trained(*flags, **files) -> the run of texts/NAME.txt, each of the text or bytes given."""
+
+    def train(*flags, **files):
+        Path("texts").mkdir()
+        for name, text in files.items():
+            Path(text_path(name)).write_bytes(text if isinstance(text, bytes) else text.encode())
+        result = command("train", "texts", *TINY, "--steps", 2, "--out", "run", *flags)
+        assert result[0] == 0, result
+        return "run"
+
+    return train

@@ -19,6 +19,13 @@ def refused(result, message):
     assert code == 2 and out == "", result
     assert err.count("\n") == 1 and err.startswith("npgpt ") and message in err, err
     assert "Traceback" not in err
+    name = err.split(": ")[0].removeprefix("npgpt ")
+    assert not err.startswith(f"npgpt {name}: {name}: "), "a command's name stands once"
+
+
+def text_path(name):
+    """The file of a text that the fixture `trained` wrote."""
+    return str(Path("texts", f"{name}.txt").resolve())
 
 
 def nothing_written(*but):

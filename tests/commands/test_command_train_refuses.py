@@ -186,7 +186,8 @@ def test_what_is_no_text_is_refused_and_taken_as_bytes(command):
     assert own[0] == given[0] == 0 and own[2] == given[2] == ""
     assert json.loads(own[1].splitlines()[-1])["loss"] == json.loads(given[1].splitlines()[-1])["loss"]
     refused(command("evaluate", "r", "report.png", "--encoding", "utf-8"), way_out)
-    refused(command("evaluate", "r", "--encoding", "utf-8"), "--encoding is of TEXT, which must be given")
+    for flag in ("encoding", "field"):
+        refused(command("evaluate", "r", f"--{flag}", "utf-8"), f"--{flag} is of TEXT, which must be given")
     again = command("train", "report.png", *TINY, "--steps", 3, "--out", "s", "--config", "r/config.toml")
     assert again[0] == 0 and weights("r") == weights("s")
     assert command("train", "report.png", *TINY, "--steps", 3, "--out", "r", "--resume")[0] == 0

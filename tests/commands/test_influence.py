@@ -9,41 +9,18 @@ import pytest
 from npgpt.console.influence import Told
 from npgpt.text.dataset import Batches
 from npgpt.training.influence import influence
-from tests.commands.helpers import TINY, refused
+from tests.commands.helpers import refused, text_path
 
 WORDS, DIGITS = "o gato viu o rato.\n", "12 mais 3 faz 15.\n"
 ALL = ("--split", "1", "--dropout", 0)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def trained(command):
-    """trained(*flags, **files) -> the run of texts/NAME.txt."""
-
-    def train(*flags, **files):
-        Path("texts").mkdir()
-        for name, text in files.items():
-            Path("texts", f"{name}.txt").write_text(text)
-        result = command("train", "texts", *TINY, *ALL, "--out", "run", *flags)
-        assert result[0] == 0, result
-        return "run"
-
-    return train
-
-
-def path(name):
-    return str(Path("texts", f"{name}.txt").resolve())
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_digits_taught_it_digits_and_words_taught_it_words(trained):
-    run = trained("--steps", 60, a=WORDS * 20, b=DIGITS * 20)
+    run = trained(*ALL, "--steps", 60, a=WORDS * 20, b=DIGITS * 20)
     for text, file in (("13 mais 2 faz", "b"), ("o rato viu", "a")):
         found = influence(run, text, 8)
-        assert {lesson.file for lesson in found.lessons} == {path(file)}
+        assert {lesson.file for lesson in found.lessons} == {text_path(file)}
         assert found.lessons[0].score > 0 and found.text == text
     everything = influence(run, "13 mais 2 faz", 1000)
     scores = [lesson.score for lesson in everything.lessons]
@@ -53,10 +30,10 @@ def test_digits_taught_it_digits_and_words_taught_it_words(trained):
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:270"])
 def test_windows_have_their_text_line_and_step(trained, tokenizer):
-    run = trained("--steps", 4, "--seed", 5, "--tokenizer", tokenizer, a=WORDS * 40, b=DIGITS * 40)
+    run = trained(*ALL, "--steps", 4, "--seed", 5, "--tokenizer", tokenizer, a=WORDS * 40, b=DIGITS * 40)
     found = influence(run, "o gato", 1000)
     assert found.windows == 4 * 4  # of four steps; the rest of the text was never seen
-    texts = {name: Path(path(name)).read_text() for name in "ab"}
+    texts = {name: Path(text_path(name)).read_text() for name in "ab"}
     for lesson in found.lessons:
         own = texts[Path(lesson.file).stem]
         begun = "".join(own.splitlines(keepends=True)[lesson.line - 1 :])
@@ -76,7 +53,7 @@ def test_windows_have_their_text_line_and_step(trained, tokenizer):
 
 
 def test_the_command(command, trained):
-    run = trained("--steps", 30, "--keep", 3, "--save-every", 10, a=WORDS * 9, b=DIGITS * 9)
+    run = trained(*ALL, "--steps", 30, "--keep", 3, "--save-every", 10, a=WORDS * 9, b=DIGITS * 9)
     flags = ("--influence", 3, "--prompt", "12 ", "-o", "found.json")
     code, out, err = command("explain", run, "mais 4", *flags)
     assert (code, err) == (0, "")
@@ -108,7 +85,7 @@ def test_the_time_is_told_first_and_once(capsys, monkeypatch):
 
 
 def test_the_same_text_elsewhere(trained):
-    run = trained("--steps", 4, a=WORDS * 9)
+    run = trained(*ALL, "--steps", 4, a=WORDS * 9)
     Path("elsewhere").mkdir()
     shutil.move(run, "elsewhere/run"), shutil.move("texts/a.txt", "elsewhere/a.txt")
     found = influence("elsewhere/run", "o gato")
@@ -116,7 +93,7 @@ def test_the_same_text_elsewhere(trained):
 
 
 def test_bad_input(command, trained):
-    run = trained("--steps", 4, a=WORDS * 9)
+    run = trained(*ALL, "--steps", 4, a=WORDS * 9)
 
     def refuses(message, *arguments):
         code, _, err = command("explain", *arguments)
@@ -137,7 +114,7 @@ def test_bad_input(command, trained):
 
 
 def test_a_broken_checkpoint_is_passed_over_and_told(command, trained):
-    run = trained("--steps", 4, "--save-every", 2, a=WORDS * 9)
+    run = trained(*ALL, "--steps", 4, "--save-every", 2, a=WORDS * 9)
     first, last = sorted(Path("run").glob("step-*"))
     (last / "model.safetensors").write_bytes(b"")
     code, out, err = command("explain", run, "o gato", "--influence", 3)

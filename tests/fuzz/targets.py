@@ -9,6 +9,7 @@ import json
 import shutil
 import tarfile
 import zipfile
+from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from npgpt.interop import gguf, gguf_quantised, huggingface, peft, pytorch, tens
 from npgpt.interop.layout import Pretrained
 from npgpt.runtime import libnpgpt
 from npgpt.text.added_tokens import Flags
+from npgpt.text.anonymise import Anonymiser
 from npgpt.text.corpus import Corpus
+from npgpt.text.forms import conversations
 from npgpt.text.load import load_tokenizer, tokenizer_of
 from npgpt.text.spm import BLANK, Pieces
 from npgpt.text.tokenizer import END_OF_TEXT, BPETokenizer, ByteTokenizer
@@ -69,6 +72,18 @@ def _text_in(file):
     return file, read
 
 
+def _conversations_in(file):
+    def read(folder):
+        corpus = Corpus(folder / file, "none", as_chat=True, me="Ana")
+        own = Anonymiser(name for document in corpus.documents for name in document.notes.names)
+        for _number, chunk in corpus.chunks():
+            turns = [(role, own.text(text)) for role, text in json.loads(chunk)]
+            for part in conversations.parts(turns, 20, Counter()):
+                assert [role for role, _ in part] == ["user", "assistant"] * (len(part) // 2)
+
+    return file, read
+
+
 TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "config": ("config.json", _read_pretrained),
     "weights": ("model.safetensors", _read_pretrained),
@@ -91,6 +106,8 @@ TARGETS = {  # name: the file that is fuzzed, and who reads its folder
     "page": _text_in("a.html"),
     "subtitles": _text_in("a.vtt"),
     "chat": _text_in("a.txt"),
+    "conversations": _conversations_in("a.txt"),
+    "scenes": _conversations_in("a.srt"),
     "word": _text_in("a.docx"),
     "gzip": _text_in("a.txt.gz"),
     "zip": _text_in("a.zip"),
@@ -218,6 +235,10 @@ class Folders:
         self.seeds["table"].append('n;text\n1;"a;""b""\n c"\n2;ação\n'.encode())
         self.seeds["page"].append(page.encode())
         self.seeds["subtitles"].append(cues.encode())
+        self.seeds["scenes"].append(cues.replace("WEBVTT", "- a\n- b").encode())
+        talk = "3/12/23, 2:05 p.m. - Ana: 11 91234-5678\n"
+        talk += "12/03/2023 14:07 - João: @\u2068Caio\u2069 a@b.com, R$ 3\n"
+        self.seeds["conversations"] += [chat.encode(), (talk * 3).encode()]
         self.seeds["chat"] += [chat.encode(), (chat * 6).encode("windows-1252")]
         self.seeds["gzip"].append(gzip.compress(chat.encode()))
         space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'

@@ -18,6 +18,7 @@ from npgpt.text.corpus import Corpus
 from npgpt.text.dataset import Dataset, encode
 from npgpt.text.forms.reading import open_blocks
 from npgpt.text.tokenizer import ByteTokenizer
+from tests.form_files import pdf_file, word_file
 
 PROSE = (
     "Capitu não respondeu logo. “Você jura?” — perguntou ela; à tarde, os cães ladraram, e eu disse que sim. "
@@ -75,21 +76,6 @@ def documents_of(path, **how):
     for number, chunk in Corpus(path, **how).chunks():
         found[number] = found.get(number, b"") + chunk
     return [found[number].decode() for number in sorted(found)]
-
-
-def word_file(path, paragraphs):
-    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-    runs = "".join(
-        f"<w:p><w:pPr/><w:r><w:t>{p}</w:t></w:r><w:r><w:tab/><w:t>x</w:t></w:r></w:p>" for p in paragraphs
-    )
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("[Content_Types].xml", "<Types/>")
-        archive.writestr("word/_rels/document.xml.rels", "<Relationships/>")
-        archive.writestr(
-            "word/document.xml",
-            f"<?xml version='1.0'?><w:document {space}><w:body>{runs}"
-            "<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p></w:body></w:document>",
-        )
 
 
 @pytest.mark.parametrize(
@@ -385,30 +371,6 @@ def test_word_says_each_paragraph_once_and_no_tab_stops(tmp_path):
     assert text_of(tmp_path / "a.docx") == "a\tb\nin a box\n\n"
 
 
-def pdf_file(path, *pages):
-    """Write a PDF of these lines of text, one a page; an empty one is a page without text."""
-    objects = [
-        "<< /Type /Catalog /Pages 2 0 R >>",
-        "",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    for text in pages:
-        content = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET" if text else "0 0 9 9 re f"
-        objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
-        font = "/Resources << /Font << /F1 3 0 R >> >> /MediaBox [0 0 600 800]"
-        objects.append(f"<< /Type /Page /Parent 2 0 R {font} /Contents {len(objects)} 0 R >>")
-    kids = " ".join(f"{5 + 2 * i} 0 R" for i in range(len(pages)))
-    objects[1] = f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] >>"
-    out, places = b"%PDF-1.4\n", []
-    for number, content in enumerate(objects, 1):
-        places.append(len(out))
-        out += f"{number} 0 obj\n{content}\nendobj\n".encode()
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    out += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}".encode()
-    trailer = f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{out.index(b'xref')}\n%%EOF\n"
-    path.write_bytes(out + trailer.encode())
-
-
 def test_a_pdf_has_its_text_layer_or_none(tmp_path, monkeypatch):
     pytest.importorskip("pypdf")
     pdf_file(tmp_path / "a.pdf", "First page.", "", "Third page.")
@@ -605,6 +567,12 @@ def test_an_archive_is_read_in_bounds(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match="must not have a file outside its folder"):
         Corpus(archive("out.zip", "../a.txt"))
+    packed = archive("packed.zip", "a.txt.gz", gzip.compress(PROSE.encode()))
+    assert text_of(packed) == PROSE
+    assert Corpus(packed).documents[0].name == f"{packed}/a.txt.gz"
+    assert text_of(archive("other.zip", "a.srt.xz", lzma.compress(SRT.encode()))).startswith("Onde")
+    with pytest.raises(ValueError, match=r"packed\.zip/a\.txt\.gz: is cut off or damaged"):
+        Corpus(archive("packed.zip", "a.txt.gz", gzip.compress(PROSE.encode())[:-20]))
     with pytest.raises(ValueError, match="is an archive inside an archive"):
         Corpus(archive("in.zip", "a.zip"))
     with pytest.raises(ValueError, match=r"must hold \.txt"):
@@ -621,6 +589,8 @@ def test_an_archive_is_read_in_bounds(tmp_path, monkeypatch):
     (tmp_path / "much.txt.gz").write_bytes(gzip.compress(b"a" * 10_000_000))
     with pytest.raises(ValueError, match="unpacks to more than 200 times its"):
         Corpus(tmp_path / "much.txt.gz")
+    with pytest.raises(ValueError, match=r"twice\.zip/a\.txt\.gz: unpacks to more than 200 times its"):
+        Corpus(archive("twice.zip", "a.txt.gz", gzip.compress(b"a" * 10_000_000)))
     whole = gzip.compress(PROSE.encode())
     (tmp_path / "cut.txt.gz").write_bytes(whole[:-20])
     with pytest.raises(ValueError, match=r"cut\.txt\.gz: is cut off or damaged"):
@@ -651,3 +621,35 @@ def test_a_folder_stands_for_the_files_of_known_forms(tmp_path):
         (tmp_path / about).write_text("about the others")
     assert [document.name[-5:] for document in Corpus(tmp_path).documents] == ["a.txt", "/b.md", "c.srt"]
     assert len(Corpus(tmp_path, encoding="utf-8").documents) == 3
+
+
+def test_a_bad_file_of_several_is_named_or_left_out(tmp_path):
+    pytest.importorskip("pypdf")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one")
+    pdf_file(folder / "b.pdf", "")
+    (folder / "c.pdf").write_bytes(b"%PDF-1.4 damaged")
+    (folder / "d.txt").write_bytes(b"")
+    (folder / "e.jsonl").write_text('{"text": "two"}\n{"text": 3}\n')
+    with zipfile.ZipFile(folder / "f.zip", "w") as archive:
+        archive.writestr("a.txt", "three")
+        archive.writestr("b.docx", b"PK\x03\x04 no document")
+        archive.writestr("c.txt.gz", gzip.compress(b"four" * 99)[:-9])
+    (folder / "g.tar").write_bytes(b"no archive")
+    (folder / "h.txt").write_text("five")
+    way_out = r"in/b\.pdf: has no text layer, .*\(npgpt\.prepare --skip-bad leaves such files out\)$"
+    with pytest.raises(ValueError, match=way_out):
+        Corpus(folder)
+    with pytest.raises(ValueError, match=r"f\.zip/b\.docx: .*--skip-bad leaves such files out\)$"):
+        Corpus(folder / "f.zip")
+    corpus = Corpus(folder, skip_bad=True)
+    assert documents_of(folder, skip_bad=True) == ["one", "two", "three", "five"]
+    assert [line.split(": ")[0].removeprefix(f"{folder}/") for line in corpus.skipped] == [
+        "b.pdf", "c.pdf", "d.txt", "f.zip/b.docx", "f.zip/c.txt.gz", "g.tar",
+    ]  # fmt: skip
+    assert corpus.documents[1].notes.dropped == {"bad records left out": 1}
+    for lonely in (folder / "b.pdf", [folder / "b.pdf", folder / "d.txt"]):
+        with pytest.raises(ValueError, match=r"in/b\.pdf: has no text layer") as error:
+            Corpus(lonely, skip_bad=True)
+        assert "--skip-bad" not in str(error.value), "which would be no way out"

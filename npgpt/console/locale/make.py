@@ -42,6 +42,20 @@ UNMARKED = {
         "deleted messages left out",
         "lines of licence left out",
     ],
+    "text/forms/conversations.py": [
+        "turns that answer nothing left out",
+        "turns without an answer left out",
+        "answers longer than --longest, with their question, left out",
+    ],
+    "text/anonymise.py": [
+        "names",
+        "telephones",
+        "e-mail addresses",
+        "links",
+        "CPF",
+        "CNPJ",
+        "other numbers",
+    ],
     "training/evaluation.py": ["uniform", "unigram"],
     "console/tuning.py": [
         "trial,minutes,layers x channels,batch,lr,dropout,epochs,steps,val loss,vs default"

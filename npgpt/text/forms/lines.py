@@ -1,14 +1,24 @@
 """Texts whose lines say more than the text: subtitles, WhatsApp's exports, Project Gutenberg's books.
 
-Each takes lines and yields those of the text. What they leave out is counted.
+Each takes lines and yields what of them is text. What they leave out is counted.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from html import unescape
-from itertools import chain
+from typing import NamedTuple
 
 from npgpt.text.forms.notes import Notes
+
+
+class Message(NamedTuple):
+    """What one person says at once: a message of a chat, or a subtitle."""
+
+    line: int  # of the file, from 1, at which it begins
+    name: str  # of who says it; "" in subtitles
+    text: str
+    when: str  # as the file says it
+
 
 # ---------------------------------------------------------------------------- subtitles
 
@@ -20,16 +30,16 @@ PARTLY = re.compile(
 ENTITY = re.compile(r"&(?:[a-z]+|#\d+);")
 
 
-def subtitles(lines: Iterable[str], notes: Notes) -> Iterator[str]:
-    """Yield a line for each subtitle of an .srt or .vtt file, one that is said twice in a row once.
+def subtitles(lines: Iterable[str], notes: Notes) -> Iterator[Message]:
+    """Yield the subtitles of an .srt or .vtt file with their lines, one that is said twice in a row once.
 
     A blank line ends a subtitle of .vtt. Those of .srt may have some inside, and end where the next begins.
     """
-    lines = iter(lines)
-    first = next(lines, "")
-    is_vtt, inside, rolling, numbered = first.startswith("WEBVTT"), False, False, False
+    is_vtt = inside = rolling = numbered = False
     before, cue = list[str](), list[str]()
-    for line in chain([first], lines):
+    place, when = 1, ""
+    for number, line in enumerate(lines, 1):
+        is_vtt = is_vtt or (number == 1 and line.startswith("WEBVTT"))
         if TIMES.match(line):
             ended = bool(cue) and re.fullmatch(r"\s*\d+\s*", cue[-1]) is not None
             if not inside:
@@ -37,28 +47,31 @@ def subtitles(lines: Iterable[str], notes: Notes) -> Iterator[str]:
             if ended and (numbered or is_vtt):
                 cue.pop()
             if inside:
-                yield from _said(cue, before, rolling, notes)
-            cue, inside = [], True
+                yield from _said(place, when, cue, before, rolling, notes)
+            cue, inside, place, when = [], True, number + 1, line
         elif is_vtt and not line.strip("\r\n"):
             if inside and cue:
-                yield from _said(cue, before, rolling, notes)
+                yield from _said(place, when, cue, before, rolling, notes)
             cue, inside = [], False
         elif inside or not is_vtt:
             rolling = rolling or (inside and bool(PARTLY.search(line)))
             cue += [said] if (said := _plain(line)) else []
     if inside:
-        yield from _said(cue, before, rolling, notes)
+        yield from _said(place, when, cue, before, rolling, notes)
 
 
-def _said(cue: list[str], before: list[str], rolling: bool, notes: Notes) -> Iterator[str]:
-    """Yield the line of a subtitle, and put it in the place of the one before."""
+def _said(
+    place: int, when: str, cue: list[str], before: list[str], rolling: bool, notes: Notes
+) -> Iterator[Message]:
+    """Yield a subtitle, and put it in the place of the one before."""
     if not cue:
         return
     whole = " ".join(cue)
-    new = cue[1:] if rolling and cue[:1] == before[-1:] else [] if cue == before else cue
+    again = rolling and cue[:1] == before[-1:]
+    new = cue[1:] if again else [] if cue == before else cue
     before[:] = cue
     if new:
-        yield " ".join(new) + "\n"
+        yield Message(place + again, "", "\n".join(new), when)
     else:
         notes.drop("repeated subtitles left out", whole)
 
@@ -72,7 +85,9 @@ def _plain(line: str) -> str:
 
 DATE = r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4},? (?:às |à |at |um )?"
 TIME = r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:[\s\u202f][AaPp]\.?[\s\u00a0]?[Mm]\.?)?"
-MESSAGE = re.compile(rf"[\u200e\u202a]*(?:\[{DATE}{TIME}\] |{DATE}{TIME} [-\u2013] )(.*)", re.DOTALL)
+MESSAGE = re.compile(
+    rf"[\u200e\u202a]*(?:\[({DATE}{TIME})\] |({DATE}{TIME}) [-\u2013] )(.*)", re.DOTALL
+)  # when, when, and what
 FROM = re.compile(r"([^:\n]{1,80}): (.*)", re.DOTALL)
 # in Portuguese of Brazil and Portugal, English, Spanish, German, French and Italian
 ATTACHED = r"<(?:anexado|anexo|attached|adjunto|Anhang|pièce jointe|allegato)\s?: [^<>]*>"
@@ -108,6 +123,8 @@ EDITED = re.compile(
 )
 INVISIBLE = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 QUOTES = re.compile('["“”„«»]')
+UNKNOWN = "~\u202f\xa0 "  # before the name that a person who is in no address book gave
+MENTIONED = re.compile("@\u2068([^\u2068\u2069\n]{1,80})\u2069")
 
 
 def is_whatsapp(head: str) -> bool:
@@ -117,19 +134,20 @@ def is_whatsapp(head: str) -> bool:
     return sum(found) >= 2 and found[0] and sum(found) * 2 >= len(found)
 
 
-def whatsapp(lines: Iterable[str], notes: Notes) -> Iterator[str]:
-    """Yield the messages of an export as `Name: message`, without dates; one of several lines as it is."""
-    held = ""
-    for line in lines:
+def whatsapp(lines: Iterable[str], notes: Notes) -> Iterator[Message]:
+    """Yield the messages of an export; one of several lines as it is. The names are noted."""
+    held, place, when = "", 1, ""
+    for number, line in enumerate(lines, 1):
         if found := MESSAGE.match(line):
-            yield from _message(held, notes)
-            held = found[1]
+            yield from _message(place, held, when, notes)
+            held, place, when = found[3], number, found[1] or found[2]
         else:
             held += line
-    yield from _message(held, notes)
+    yield from _message(place, held, when, notes)
 
 
-def _message(held: str, notes: Notes) -> Iterator[str]:
+def _message(place: int, held: str, when: str, notes: Notes) -> Iterator[Message]:
+    notes.names.update(dict.fromkeys(MENTIONED.findall(held)))
     found = FROM.fullmatch(held)
     notice = not found or found[2].startswith("\u200e")  # which an iPhone marks
     held = EDITED.sub("", INVISIBLE.sub("", held))
@@ -142,7 +160,7 @@ def _message(held: str, notes: Notes) -> Iterator[str]:
         return
     if len(first) < LONGEST and MEDIA.fullmatch(first.strip()):
         notes.drop("media left out", first.strip())
-        text = caption.strip()
+        text, place = caption.strip(), place + 1
     elif notice or not found:
         notes.drop("notices left out", held.strip())
         return
@@ -153,7 +171,9 @@ def _message(held: str, notes: Notes) -> Iterator[str]:
         notes.drop("media left out", attached[0])
         text = text[: attached.start()].rstrip()
     if text and found:
-        yield f"{found[1].strip()}: {text}\n"
+        name = found[1].strip(UNKNOWN) or found[1]
+        notes.names[name] = None
+        yield Message(place, name, text, when)
 
 
 # ---------------------------------------------------------------------------- Project Gutenberg

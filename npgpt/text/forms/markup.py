@@ -52,7 +52,7 @@ class _Page(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts: list[str] = []
+        self.parts: list[tuple[int, str]] = []  # with the line of the page
         self.hidden: list[str] = []
         self.verbatim = 0
         self.last = "\n"
@@ -86,12 +86,29 @@ class _Page(HTMLParser):
         if self.hidden == ["head"] and data.strip():
             self.hidden.clear()
         if not self.hidden:
-            text = data if self.verbatim else re.sub(r"[ \t\r\n\f]+", " ", data)
-            self._add(text.removeprefix(" ") if self.last.isspace() and not self.verbatim else text)
+            if self.verbatim:
+                self._add(data)
+                return
+            text = re.sub(r"[ \t\r\n\f]+", " ", data)
+            before = data[: len(data) - len(data.lstrip(" \t\r\n\f"))].count("\n")
+            self._add(text.removeprefix(" ") if self.last.isspace() else text, before)
 
-    def _add(self, text: str) -> None:
-        self.parts.append(text)
+    def _add(self, text: str, before: int = 0) -> None:
+        """Add a text, which begins so many lines behind where the parser is."""
+        self.parts.append((self.getpos()[0] + before, text))
         self.last = text[-1:] or self.last
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Yield the lines of the text, each with the line of the page at which it begins."""
+        said, place = list[str](), 0
+        for begin, text in self.parts:
+            for n, piece in enumerate(text.split("\n")):
+                if n:
+                    yield place or begin, "".join(said)
+                    said, place = [], 0
+                said.append(piece)
+                place = place or (begin + n if piece.strip() else 0)
+        yield place, "".join(said)
 
     def _break(self, tag: str) -> None:
         if not self.hidden:
@@ -99,16 +116,23 @@ class _Page(HTMLParser):
             self._add("\n" * ends)
 
 
-def html(text: str) -> str:
-    """Return what a page says: no scripts, styles or head."""
+def html(text: str) -> Iterator[tuple[int, str]]:
+    """Yield what a page says, with the line of the page for each: no scripts, styles or head."""
     page = _Page()
     end = text.rfind("-->")
     if text.count("<!--", max(0, end)) > UNCLOSED:
         text = text[: text.find("<!--", max(0, end))]
     page.feed(text)
     page.close()
-    text = "\n".join(line.rstrip(" \t") for line in "".join(page.parts).split("\n"))
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+    begun = blank = False
+    for place, line in page.lines():
+        if said := line.rstrip(" \t"):
+            if blank:
+                yield place, "\n"
+            yield place, f"{said}\n"
+            begun, blank = True, False
+        else:
+            blank = begun
 
 
 def charset(head: bytes) -> str | None:
@@ -118,8 +142,9 @@ def charset(head: bytes) -> str | None:
     return MEANT.get(named, named) or None if named else None
 
 
-def word(path: str, file: IO[bytes]) -> Iterator[str]:
-    """Yield the paragraphs of a Word document (.docx); ValueError for a file that is none."""
+def word(path: str, file: IO[bytes]) -> Iterator[tuple[int, str]]:
+    """Yield (number, text) of the paragraphs of a Word document (.docx); ValueError where it is none."""
+    number = 0
     try:
         with zipfile.ZipFile(file) as archive:
             if archive.getinfo(DOCUMENT).file_size > LARGEST:
@@ -131,7 +156,8 @@ def word(path: str, file: IO[bytes]) -> Iterator[str]:
                         again += 1 if event == "start" else -1
                     if event == "end" and element.tag in (f"{WORD}p", f"{STRICT}p"):
                         if not again:
-                            yield _paragraph(element) + "\n"
+                            number += 1
+                            yield number, _paragraph(element) + "\n"
                         element.clear()
     except (*DAMAGED, KeyError, ElementTree.ParseError) as error:
         raise ValueError(f"{path}: is no Word document, or a damaged one: {error}") from None
@@ -154,8 +180,8 @@ def _paragraph(element: ElementTree.Element) -> str:
     return "".join(text)
 
 
-def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[str]:
-    """Yield the text layer of the pages of a PDF; ValueError where there is none, or no pypdf.
+def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[tuple[int, str]]:
+    """Yield (number, text layer) of the pages of a PDF; ValueError where there is none, or no pypdf.
 
     `otherwise` is the command that reads what is printed there.
     """
@@ -177,7 +203,7 @@ def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[st
             text = page.extract_text()
             if text.strip():
                 said = True
-                yield text.rstrip() + "\n\n"
+                yield number, text.rstrip() + "\n\n"
             else:
                 notes.drop("pages without text left out", f"page {number}")
     except ValueError:

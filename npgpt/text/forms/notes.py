@@ -13,8 +13,10 @@ class Notes:
     form: str = "text"  #: what it was read as
     encoding: str = "utf-8"  #: which it was in
     documents: int = 1  #: that it holds
+    unit: str = "line"  #: what is counted to say where a text is in it: line, page, paragraph or record
     dropped: Counter[str] = field(default_factory=Counter)  #: why -> how often
     examples: dict[str, list[str]] = field(default_factory=dict)  #: why -> the beginnings of some
+    names: dict[str, None] = field(default_factory=dict)  #: of who writes, or is called, in a chat
 
     def drop(self, why: str, what: str = "", n: int = 1) -> None:
         """Count what was left out, and keep the first ones as examples."""

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -48,17 +48,25 @@ class Held(NamedTuple):
 
     def blocks(self) -> Iterator[bytes]:
         """Yield them block by block."""
-        with self.open() as file:
-            while block := file.read(BLOCK):
-                yield block
+        return blocks_of(self.open())
 
     def open(self) -> IO[bytes]:
         """Return them as a file."""
-        if self.spooled is None:
-            return io.BytesIO(self.content or b"")
-        file = open(os.dup(self.spooled.fileno()), "rb")
-        file.seek(0)
-        return file
+        return io.BytesIO(self.content or b"") if self.spooled is None else again(self.spooled)
+
+
+def again(spooled: IO[bytes]) -> IO[bytes]:
+    """Return a temporary file as one of its own, at its beginning."""
+    file = open(os.dup(spooled.fileno()), "rb")
+    file.seek(0)
+    return file
+
+
+def blocks_of(file: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
+    """Yield a file in blocks of `size` bytes, and close it."""
+    with file:
+        while block := file.read(size):
+            yield block
 
 
 def hold(blocks: Iterator[bytes], free: int) -> Held:
@@ -93,13 +101,43 @@ def unpacked(path: str) -> Iterator[bytes]:
         yield from _bounded(path, inner, os.path.getsize(path))
 
 
+def unpacked_inside(name: str, blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield what a compressed file in an archive of `size` bytes holds; ValueError as of unpacked()."""
+    with _sound(name), open_blocks(blocks) as file, COMPRESSED[compression(name)](file) as inner:
+        yield from _bounded(name, inner, size)
+
+
+def open_blocks(blocks: Iterable[bytes]) -> IO[bytes]:
+    """Return blocks as a file that is read once, from the beginning to the end."""
+
+    class Blocks(io.RawIOBase):
+        left, rest = memoryview(b""), iter(blocks)  # a view: a large block is not copied for each read
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, into: memoryview) -> int:  # type: ignore[override]
+            while not self.left:
+                block = next(self.rest, None)
+                if block is None:
+                    return 0
+                self.left = memoryview(block)
+            n = min(len(into), len(self.left))
+            into[:n], self.left = self.left[:n], self.left[n:]
+            return n
+
+    return io.BufferedReader(Blocks(), 1 << 20)
+
+
 def members(path: str) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Yield (name, blocks) of the files of an archive, those of a zip by name.
+    """Yield (name, blocks) of the files of an archive, those of a zip by name; compressed ones are unpacked.
 
     ValueError for one that is damaged, encrypted, or has a name that leaves the folder.
     """
+    size = os.path.getsize(path)
     with _sound(path):
-        yield from _of_zip(path) if path.lower().endswith(".zip") else _of_tar(path)
+        for name, blocks in _of_zip(path) if path.lower().endswith(".zip") else _of_tar(path):
+            yield name, unpacked_inside(name, blocks, size) if compression(name) else blocks
 
 
 @contextmanager

@@ -5,21 +5,24 @@ plain text in UTF-8 stays the file's own bytes.
 """
 
 import io
+import json
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import IO, NamedTuple, TypeAlias
 
 from npgpt.text import kinds
-from npgpt.text.forms import encodings, lines, markup, tables
+from npgpt.text.forms import conversations, encodings, lines, markup, tables
+from npgpt.text.forms.lines import Message
 from npgpt.text.forms.notes import Notes
-from npgpt.text.forms.packed import Held, hold
+from npgpt.text.forms.packed import Held, hold, open_blocks
 
 END_OF_TEXT = "<|endoftext|>"
 SEPARATOR = b"\xff"  # between the documents of a file: UTF-8 never has it
 BLOCK = 1 << 20  # characters
-Piece: TypeAlias = tuple[int, str] | None  # (line where it begins, text); None ends a document
+Piece: TypeAlias = tuple[int, str] | None  # (line or page where it begins, text); None ends a document
 
 
 class How(NamedTuple):
@@ -28,6 +31,29 @@ class How(NamedTuple):
     encoding: str = "auto"  # or one that Python knows
     field: str | None = None  # the field or column that holds the text of records
     skip_bad: bool = False  # bad records are left out instead of refused
+    as_chat: bool = False  # the documents are conversations, each the JSON of [[role, text], ...]
+    me: str | None = None  # the assistant's name there
+
+
+class Places:
+    """Where lines of a text that was made of a file are in that file."""
+
+    def __init__(self, unit: str) -> None:
+        """`unit` is what `of` counts: "line", or another of Notes.unit."""
+        self.unit = unit
+        self._lines, self._places = array("q", [1]), array("q", [1])
+        self._next = 1
+
+    def add(self, place: int, text: str) -> None:
+        """Note that the next text was made of what is at this place."""
+        self._lines.append(self._next)
+        self._places.append(place)
+        self._next += text.count("\n")
+
+    def of(self, line: int) -> int:
+        """Return the place of a line of the text, both from 1."""
+        n = bisect_right(self._lines, line) - 1
+        return self._places[n] + (line - self._lines[n] if self.unit == "line" else 0)
 
 
 class Said(NamedTuple):
@@ -37,6 +63,7 @@ class Said(NamedTuple):
     starts: "array[int]"  # the line of the file at which each begins, from 1
     inner: bool  # the lines inside a document are those of the file
     notes: Notes
+    places: Places | None  # of its lines, where it is one document that was made of the file
 
 
 class Source(NamedTuple):
@@ -46,28 +73,6 @@ class Source(NamedTuple):
     blocks: Callable[[], Iterator[bytes]]
     is_utf8: bool
     likely: str | None  # its likely encoding, as kinds.py says it
-
-
-def open_blocks(blocks: Iterable[bytes]) -> IO[bytes]:
-    """Return blocks as a file that is read once, from the beginning to the end."""
-
-    class Blocks(io.RawIOBase):
-        left, rest = memoryview(b""), iter(blocks)  # a view: a large block is not copied for each read
-
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, into: memoryview) -> int:  # type: ignore[override]
-            while not self.left:
-                block = next(self.rest, None)
-                if block is None:
-                    return 0
-                self.left = memoryview(block)
-            n = min(len(into), len(self.left))
-            into[:n], self.left = self.left[:n], self.left[n:]
-            return n
-
-    return io.BufferedReader(Blocks(), BLOCK)
 
 
 # ---------------------------------------------------------------------------- forms
@@ -82,6 +87,10 @@ ENDINGS = {
 ABOUT = ("readme", "license", "licence", "copying", ".")
 SENT = re.compile(r"000\d{5}-|.*-wa\d{4}\.")  # as WhatsApp calls files that were sent
 BINARY = ("a Word document", "a PDF")  # of kinds.KINDS
+CHATS = ("WhatsApp", "subtitles")  # the forms that tell who speaks, or in turn
+UNITS = {  # what is counted in a file to say where its text is, which is not as it stands there
+    "WhatsApp": "line", "subtitles": "line", "HTML": "line", "a Word document": "paragraph", "a PDF": "page",
+}  # fmt: skip
 
 
 def form_of(name: str, head: bytes) -> str:
@@ -108,36 +117,47 @@ def said(source: Source, how: How, free: int) -> Said | None:
     """
     head = next(source.blocks(), b"")[: kinds.HEAD]
     notes = Notes(form_of(source.name, head))
-    inner = True
+    notes.unit = UNITS.get(notes.form, notes.unit)
     if notes.form in BINARY:
-        with open_blocks(source.blocks()) as file:
-            file = io.BytesIO(file.read())  # it is read from its end
-        if notes.form == "a PDF":
-            otherwise = kinds.PICTURE.format(file="PAGE.png", stem="PAGE")
-            pieces = _whole(markup.pdf(source.name, file, notes, otherwise))
-        else:
-            pieces = _whole(markup.word(source.name, file))
-        inner = False
+        _check_chat(source, how, notes)
+        pieces = _of_binary(source, notes)
     else:
         codec = _codec(source, how, notes, head)
         if codec is None:
+            _check_chat(source, how, notes)
             return None
         codec = "utf-8-sig" if codec == "utf-8" else codec
         pieces_of = _reader(source, how, notes, head.decode(codec, "ignore"))
+        _check_chat(source, how, notes)
         if pieces_of is None and codec == "utf-8-sig":
             return None
         decoded = io.TextIOWrapper(open_blocks(source.blocks()), encoding=codec, newline="")
         pieces = (pieces_of or _plain)(decoded)
-        inner = notes.form in ("text", "Project Gutenberg")
     starts: array[int] = array("q")
+    places = Places(notes.unit) if notes.form in UNITS and not how.as_chat else None
     try:
-        held = hold(_separated(pieces, starts), free)
+        held = hold(_separated(pieces, starts, places), free)
     except UnicodeDecodeError as error:
         raise ValueError(f"{source.name}: is not {error.encoding}: {error.reason}") from None
     if not held.size:
         raise ValueError(f"{source.name}: must hold text; as {notes.form} it has none")
     notes.documents = len(starts)
-    return Said(held, starts, inner, notes)
+    return Said(held, starts, notes.form in ("text", "Project Gutenberg"), notes, places)
+
+
+def _check_chat(source: Source, how: How, notes: Notes) -> None:
+    if how.as_chat and notes.form not in CHATS:
+        raise ValueError(
+            f"{source.name}: must be a WhatsApp export or subtitles to become a chat, got {notes.form}"
+        )
+
+
+def _of_binary(source: Source, notes: Notes) -> Iterator[Piece]:
+    with open_blocks(source.blocks()) as blocks:
+        file = io.BytesIO(blocks.read())  # it is read from its end
+    if notes.form == "a PDF":
+        return markup.pdf(source.name, file, notes, kinds.PICTURE.format(file="PAGE.png", stem="PAGE"))
+    return markup.word(source.name, file)
 
 
 def _codec(source: Source, how: How, notes: Notes, head: bytes) -> str | None:
@@ -179,12 +199,18 @@ def _reader(source: Source, how: How, notes: Notes, head: str) -> Callable[[IO[s
         case "tab-separated values":
             return lambda file: _records(tables.separated(source.name, file, field, "\t"))
         case "HTML":
-            return lambda file: _whole([markup.html(file.read())])
+            return lambda file: markup.html(file.read())
         case "subtitles":
-            return lambda file: _whole(lines.subtitles(file, notes))
+            if how.as_chat:
+                return lambda file: _conversations(conversations.of_subtitles(lines.subtitles(file, notes)))
+            return lambda file: _messages(lines.subtitles(file, notes))
     if lines.is_whatsapp(head[:20000]):
         notes.form = "WhatsApp"
-        return lambda file: _whole(lines.whatsapp(file, notes))
+        if how.as_chat:
+            return lambda file: _conversations(
+                conversations.of_chat(source.name, lines.whatsapp(file, notes), how.me)
+            )
+        return lambda file: _messages(lines.whatsapp(file, notes))
     if lines.is_gutenberg(head):
         notes.form = "Project Gutenberg"
         return lambda file: _book(file, notes)
@@ -193,9 +219,17 @@ def _reader(source: Source, how: How, notes: Notes, head: str) -> Callable[[IO[s
     return None
 
 
-def _whole(texts: Iterable[str]) -> Iterator[Piece]:
-    for text in texts:
-        yield 1, text
+def _messages(messages: Iterable[Message]) -> Iterator[Piece]:
+    """Yield each message behind its name, and each subtitle on a line."""
+    for message in messages:
+        text = f"{message.name}: {message.text}" if message.name else message.text.replace("\n", " ")
+        yield message.line, f"{text}\n"
+
+
+def _conversations(found: Iterable[tuple[int, list[conversations.Turn]]]) -> Iterator[Piece]:
+    for line, turns in found:
+        yield line, json.dumps(turns, ensure_ascii=False, allow_nan=False)
+        yield None
 
 
 def _plain(file: IO[str]) -> Iterator[Piece]:
@@ -220,8 +254,13 @@ def _parted(file: IO[str]) -> Iterator[Piece]:
         yield None if line.strip() == END_OF_TEXT else (number, line)
 
 
-def _separated(pieces: Iterable[Piece], starts: "array[int]") -> Iterator[bytes]:
-    """Yield the pieces as bytes, with SEPARATOR between documents; those that are blank are left out."""
+def _separated(
+    pieces: Iterable[Piece], starts: "array[int]", places: Places | None = None
+) -> Iterator[bytes]:
+    """Yield the pieces as bytes, with SEPARATOR between documents; those that are blank are left out.
+
+    `places` is for pieces of one document.
+    """
     part, size, begin, blank = list[str](), 0, 0, True  # begin is -1 behind the first part of a document
     for piece in pieces:
         if piece is None:
@@ -230,6 +269,8 @@ def _separated(pieces: Iterable[Piece], starts: "array[int]") -> Iterator[bytes]
             part, size, begin, blank = [], 0, 0, True
             continue
         line, text = piece
+        if places:
+            places.add(line, text)
         begin, blank = begin or line, blank and not text.strip()
         part.append(text)
         size += len(text)

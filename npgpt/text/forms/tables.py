@@ -92,7 +92,7 @@ def json_lines(lines: Iterable[str], field: Field) -> Iterator[tuple[int, str]]:
 
 
 def json_file(path: str, file: IO[str], field: Field) -> Iterator[tuple[int, str]]:
-    """Yield (line 1, text) of the records of a JSON list, of one record, or of JSON lines."""
+    """Yield (number, text) of the records of a JSON list or of one record, or as of JSON lines."""
     content = file.read(WHOLE + 1)
     if len(content) > WHOLE:
         raise ValueError(
@@ -105,10 +105,11 @@ def json_file(path: str, file: IO[str], field: Field) -> Iterator[tuple[int, str
             yield from json_lines(io.StringIO(content), field)
             return
         raise ValueError(f"{path}: is not JSON: {error}") from None
+    field.notes.unit = "record"
     for number, record in enumerate(records if isinstance(records, list) else [records], 1):
         text = field.of(f"record {number}", record)
         if text is not None:
-            yield 1, text
+            yield number, text
 
 
 def separated(path: str, file: IO[str], field: Field, delimiter: str | None) -> Iterator[tuple[int, str]]:
