@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.console.messages import start_command
 from npgpt.console.process import command, errors_as_lines, exit_with_error
-from npgpt.console.settings import add_settings, count, make_parser, resolve
+from npgpt.console.settings import Parser, add_settings, count, make_parser, resolve
 from npgpt.console.text_job import SETTINGS, text_job
 
 if TYPE_CHECKING:
@@ -32,6 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     from npgpt.distributed.mpi import init_world
 
     started = time.perf_counter()
+    parser = _parser()
+    with errors_as_lines("train"):
+        world = init_world()
+    with world.abort_on_failure(), contextlib.ExitStack() as lock:
+        args = parser.parse_args(argv)
+        world.zero = args.zero and world.size > 1
+        if args.dry_run and (with_it := [name for name in NO_DRY_RUN if getattr(args, name)]):
+            message = f"--dry-run plans a new run, so --{with_it[0]} cannot be given"
+            exit_with_error("train", message, 2, args.json)
+        if args.restarts or args.launch:
+            with errors_as_lines("train", as_json=args.json):
+                return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
+        # whatever can be refused is, before anything is written
+        with errors_as_lines("train", as_json=args.json):
+            job = text_job(args, started, lock, world)
+        start_command(None if world.size > 1 else job.settings["threads"])
+        return job.tell_plan(args.json) if args.dry_run else job.run(args.json)
+
+
+def _parser() -> Parser:
     parser = make_parser(
         "train", "Train a GPT on text. Settings that are not given depend on the text's size alone."
     )
@@ -74,22 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="COMMAND",
         help="with --restarts: the command that starts the ranks, as 'mpiexec -n 4' (default: one process)",
     )
-    with errors_as_lines("train"):
-        world = init_world()
-    with world.abort_on_failure(), contextlib.ExitStack() as lock:
-        args = parser.parse_args(argv)
-        world.zero = args.zero and world.size > 1
-        if args.dry_run and (with_it := [name for name in NO_DRY_RUN if getattr(args, name)]):
-            message = f"--dry-run plans a new run, so --{with_it[0]} cannot be given"
-            exit_with_error("train", message, 2, args.json)
-        if args.restarts or args.launch:
-            with errors_as_lines("train", as_json=args.json):
-                return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
-        # whatever can be refused is, before anything is written
-        with errors_as_lines("train", as_json=args.json):
-            job = text_job(args, started, lock, world)
-        start_command(None if world.size > 1 else job.settings["threads"])
-        return job.tell_plan(args.json) if args.dry_run else job.run(args.json)
+    return parser
 
 
 def _supervise(args: Namespace, argv: list[str], world: World) -> int:
