@@ -299,7 +299,7 @@ def test_both_have_the_same_headings(page, twin):
     assert levels[0] == levels[1], f"{page} and {twin} differ in number or level of headings"
 
 
-IN_WORDS = "docs/lesson.md"  # its code has texts in the page's language: tests/parity/test_lesson.py holds the rest
+IN_WORDS = "docs/lesson.md"  # its code has texts in the page's language: see tests/parity/test_lesson.py
 
 
 @pytest.mark.parametrize("page, twin", [pair for pair in TWINS.items() if IN_WORDS not in pair])

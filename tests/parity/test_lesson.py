@@ -1,4 +1,4 @@
-"""The lesson: its notebooks are its pages, have one code in both languages, run, and show what it promises."""
+"""The lesson: its notebooks are its pages, have one code in both languages, run, and show what is said."""
 
 import ast
 import base64

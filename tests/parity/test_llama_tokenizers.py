@@ -25,8 +25,8 @@ tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 xllamacpp = pytest.importorskip("xllamacpp")
 
-# All take four minutes. Most of them mean nothing yet, and are much alike: a sixteenth of these is enough for each
-# change, and `.ci/full peers` has all.
+# All take four minutes. Most of them mean nothing yet, and are much alike: a sixteenth of these is enough for
+# each change, and `.ci/full peers` has all.
 STEP = 1 if os.environ.get("NPGPT_EVERY_CODE_POINT") else 16
 CODE_POINTS = [
     chr(c)
