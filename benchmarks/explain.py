@@ -2,7 +2,8 @@
 
 GPT-2's shape with random weights, in one Hugging Face folder that both read, and a sentence of 20 tokens.
 Each row is a process of its own from its start to its end: what a person waits for; `inside` is the
-attribution alone. The scores of the two are compared. inseq integrates over as many points as npgpt.
+attribution alone. The scores of the two are compared. inseq integrates over as many points as npgpt, and from
+zero too.
 """
 
 import argparse
@@ -68,6 +69,8 @@ def make(folder, size):
     tokenizer = BPETokenizer.train([TEXT.encode() * 20], 270)
     model = npgpt.GPT(npgpt.GPTConfig(**SIZES[size] | {"vocab_size": 50257}))
     model.tokenizer = tokenizer
+    with model.edit() as params:  # the unknown token, from which inseq integrates: zero, as npgpt does
+        params["wte.weight"][tokenizer.end_of_text] = 0
     model.save_pretrained(folder)
     text = tokenizer.decode(tokenizer.encode(TEXT * 20)[:20])
     assert len(tokenizer.encode(text)) == 20
