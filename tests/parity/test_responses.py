@@ -194,7 +194,8 @@ def test_an_answer_that_cannot_leave_a_form(create, client):
         for _ in events:
             pass
         assert events.get_final_response().output_parsed == done.output_parsed
-    text = create(input="Quem?", text={"format": {"type": "json_object"}}, max_output_tokens=3)
+    # three tokens are enough for {} and its end, which some seeds draw
+    text = create(input="Quem?", text={"format": {"type": "json_object"}}, max_output_tokens=1)
     assert text.output_text.startswith("{") and text.incomplete_details.reason == "max_output_tokens"
 
 
