@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -83,6 +84,20 @@ def test_ranks_train_as_one_process(tmp_path, text, measured, optimizer):
     assert arrays(tmp_path / "zero") == arrays(tmp_path / "4")
     folders = [sorted(p.name for p in (tmp_path / name).rglob("*")) for name in ("1", "4")]
     assert folders[0] == folders[1]
+
+
+def test_ranks_keep_documents_apart_as_one_process(tmp_path, measured):
+    draw = random.Random(0)
+    for name in "abcdefgh":
+        words = draw.choices("sol mar praia vento chuva pessoas".split(), k=300)
+        (tmp_path / f"{name}.txt").write_text(" ".join(words))
+    flags = [*sorted(tmp_path.glob("*.txt")), *FLAGS, "--steps", 20]
+    for ranks, documents in ((1, "apart"), (3, "apart"), (1, "joined")):
+        run(ranks, *flags, "--documents", documents, "--out", tmp_path / f"{documents}-{ranks}")
+    one, many, joined = (metrics(tmp_path / name, "val_loss") for name in ("apart-1", "apart-3", "joined-1"))
+    worst = max(abs(a - b) for a, b in zip(one, many, strict=True) if a == a or b == b)
+    measured("documents apart, val_loss of 3 ranks and of one process", worst, 1e-5)
+    assert abs(one[-1] - joined[-1]) > 1e-4
 
 
 def wait_for_checkpoint(folder, process):
