@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -476,10 +477,11 @@ class TextJob(Job):
                 "{n:,} tokens are left out, as the part before holds their document too, or nearly the same",
                 n=dataset.n_copies,
             )
-        _log_cost(self.trainer, *self._cost())
+        _log_cost(self.trainer, *self._cost)
 
+    @cached_property
     def _cost(self) -> tuple[float, float]:
-        """Return the megabytes and the seconds that the rest of the training needs on this machine."""
+        """The megabytes and the seconds that the rest of the training needs: steps are timed for it."""
         from npgpt.training.cost import memory_needed, seconds_needed
 
         trainer, plan = self.trainer, self.plan
@@ -492,7 +494,7 @@ class TextJob(Job):
         self.announce()
         log("nothing was written; without --dry-run the run begins")
         if as_json:
-            trainer, (megabytes, seconds) = self.trainer, self._cost()
+            trainer, (megabytes, seconds) = self.trainer, self._cost
             result = {"dry_run": True, "engine": self.plan.engine, **self.plan.settings()}
             result |= {"tokenizer": self.settings["tokenizer"] or trainer.dataset.tokenizer.name}
             result |= {"parameters": trainer.model.num_params, "training_tokens": len(trainer.dataset.train)}
