@@ -81,6 +81,16 @@ class Browser:
             self.press("Tab")
         raise AssertionError(f"Tab does not reach {id}")
 
+    def write_by_keys(self, more, seed):
+        """Have a page of the server write on behind its prompt and `more`, without a mouse."""
+        self.tab_to("prompt")
+        self.press("End", modifiers=2)
+        self("Input.insertText", text=more)
+        self.tab_to("seed")
+        self("Input.insertText", text=seed)
+        self.press("Enter", modifiers=2)  # Ctrl
+        self.until("!document.getElementById('keep').disabled")
+
     def look(self, name):
         """A screenshot, kept where NPGPT_SCREENSHOTS says -> its bytes."""
         picture = base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"])

@@ -114,13 +114,7 @@ def test_firefox_draws_the_same_in_portuguese(folder, praia):
 def test_a_text_is_written_by_keys_alone(folder, browser, praia):
     open_page(browser, folder / "praia.html")
     assert browser.js("document.title") == "praia" == browser.js("document.querySelector('h1').textContent")
-    browser.tab_to("prompt")
-    browser.press("End", modifiers=2)
-    browser("Input.insertText", text=" não é")
-    browser.tab_to("seed")
-    browser("Input.insertText", text="5")
-    browser.press("Enter", modifiers=2)  # Ctrl
-    browser.until("!document.getElementById('keep').disabled")
+    browser.write_by_keys(" não é", seed="5")
     prompt = praia.tokenizer.encode_prompt("O sol não é").tolist()
     expected = "O sol não é" + praia.text(prompt, seed=5)
     assert browser.js("document.getElementById('output').textContent") == expected

@@ -36,13 +36,7 @@ def browser(server):
 
 
 def test_a_text_is_written_by_keys_alone(server, browser):
-    browser.tab_to("prompt")
-    browser.press("End", modifiers=2)
-    browser("Input.insertText", text=" não é")
-    browser.tab_to("seed")
-    browser("Input.insertText", text="5")
-    browser.press("Enter", modifiers=2)  # Ctrl
-    browser.until("!document.getElementById('keep').disabled")
+    browser.write_by_keys(" não é", seed="5")
     fields = {"model": "praia", "prompt": "O sol não é", "seed": 5, "max_tokens": 200, "temperature": 0.8}
     expected = server.ask("/v1/completions", fields)[1]["choices"][0]["text"]
     assert browser.js("document.getElementById('output').textContent") == "O sol não é" + expected
