@@ -1,12 +1,12 @@
-"""`python csrc/wasm.py OUT.wasm`: libnpgpt as WebAssembly, with Debian 12's emscripten (3.1.6).
+"""`python csrc/wasm.py OUT.wasm.gz`: libnpgpt as WebAssembly, with Debian 12's emscripten (3.1.6).
 
-npgpt/runtime/npgpt.wasm is made so, and committed: who exports a page needs no compiler. `.ci/full wasm`
-makes it again and compares the bytes. It has one thread, SIMD of 128 bits, exceptions of WebAssembly and no
+npgpt/runtime/npgpt.wasm.gz is made so, and committed: who exports a page needs no compiler. `.ci/full wasm`
+makes it again and compares the unpacked bytes. It has one thread, SIMD of 128 bits, exceptions of WebAssembly and no
 files. Whoever loads it gives it two functions, emscripten_notify_memory_growth and proc_exit.
 """
 
+import gzip
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +37,8 @@ def main(out: str) -> None:
         amalgamate.main(folder)
         # in that folder: the file holds no path of this machine
         subprocess.run(["em++", *FLAGS, "npgpt.cpp", *LINK, "-o", "npgpt.wasm"], cwd=folder, check=True)
-        shutil.copyfile(Path(folder, "npgpt.wasm"), out)
+        wasm = Path(folder, "npgpt.wasm").read_bytes()
+    Path(out).write_bytes(gzip.compress(wasm, mtime=0))
 
 
 if __name__ == "__main__":

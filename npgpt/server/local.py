@@ -5,6 +5,7 @@ libnpgpt as WebAssembly, made by `python csrc/wasm.py`. Both it and the model st
 """
 
 import base64
+import gzip
 import html
 import json
 import re
@@ -18,7 +19,7 @@ from npgpt.text.tokenizer import Tokenizer
 from npgpt.text.tokenizer_json import ROLES
 
 PAGE, SCRIPT = (Path(__file__).with_name(name) for name in ("index.html", "local.js"))
-RUNTIME = Path(__file__).parents[1] / "runtime" / "npgpt.wasm"
+RUNTIME = Path(__file__).parents[1] / "runtime" / "npgpt.wasm.gz"
 RULE = "// -{70} "  # begins each part of the page's script
 ASKING = re.compile(f"^{RULE}asking the server\n.*?(?=^{RULE})", re.MULTILINE | re.DOTALL)
 POLICY = (  # nothing is asked for, whatever a model writes
@@ -55,7 +56,7 @@ def write(out: Path, gguf: Path, tokenizer: Tokenizer, context: int, vocabulary:
     before, after = _page(name, data)
     with open(gguf, "rb") as model, open(out, "wb") as file:
         file.write(before.encode())
-        _write_element(file, "wasm", RUNTIME.read_bytes())
+        _write_element(file, "wasm", gzip.decompress(RUNTIME.read_bytes()))
         for part in parts:
             _write_element(file, "model", model.read(part))
         file.write(after.encode())
