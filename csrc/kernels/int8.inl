@@ -155,6 +155,7 @@ NPGPT_INLINE __m256i signed_products(const Bytes w[8], const Int8Block& x) {
 // the last have scales (and minima) of their own.
 template <WeightType TYPE, int MOST, int OFFSET = 0, bool HAS_MINIMUM = false, bool HAS_HALVES = false>
 struct EightRows {
+    static constexpr int BIAS = OFFSET;
     static constexpr Index length = BLOCK_SIZES[TYPE].length, bytes = BLOCK_SIZES[TYPE].bytes;
     static constexpr bool MINIMUM = HAS_MINIMUM, HALVES = HAS_HALVES;
     static constexpr int TOGETHER = 1;
@@ -167,17 +168,21 @@ struct EightRows {
         else
             return unsigned_products<MOST, 8>(less<OFFSET>(x), w, x, 0);
     }
-    NPGPT_METHOD __m256i products_of_half(const Int8Block& x, int h) const {
-        return unsigned_products<MOST, 4>(less_of_half<OFFSET>(x, h), w + 4 * h, x, 4 * h);
+    NPGPT_METHOD void products_of_halves(__m256i sums[2], const Int8Block& x) const {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++)
+            sums[h] = unsigned_products<MOST, 4>(less_of_half<OFFSET>(x, h), w + 4 * h, x, 4 * h);
     }
 };
 template <class W>
 NPGPT_INLINE Vec add_products(const W& words, Vec sum, const Int8Block& x) {
     const Vec x_scale = set1(x.scale);
     if constexpr (W::HALVES) {
+        __m256i sums[2];
+        words.products_of_halves(sums, x);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
-            sum = fma(to_float((IVec)words.products_of_half(x, h)), words.scale[h] * x_scale, sum);
+            sum = fma(to_float((IVec)sums[h]), words.scale[h] * x_scale, sum);
             if (W::MINIMUM) sum = fma(words.minimum[h], set1(x.scale * float(x.sums[h])), sum);
         }
         return sum;
@@ -331,23 +336,28 @@ NPGPT_INLINE Vec float_of_byte(Bytes word, Index at) {
 template <class Base, Index LOW, int BITS, Index HIGH = 0, int HIGH_BITS = 0, int ABREAST = 1>
 struct KWords : Base {
     static constexpr int TOGETHER = 8 / BITS * ABREAST;  // parts that the same bytes of LOW hold
+    static constexpr int LOW_BITS = BITS, ABOVE_BITS = HIGH_BITS, ABOVE_PARTS = HIGH_BITS ? 8 / HIGH_BITS : 1;
+    // Where the bytes of part j begin
+    static constexpr Index low_at(Index j) { return LOW + (j / TOGETHER * ABREAST + j % ABREAST) * 32; }
+    static constexpr Index high_at(Index j) { return HIGH + j / ABOVE_PARTS * 32; }
+    // How far from their lowest bit its bits lie
+    static constexpr Index low_shift(Index j) { return j % TOGETHER / ABREAST * BITS; }
+    static constexpr Index high_shift(Index j) { return j % ABOVE_PARTS * HIGH_BITS; }
     Vec d, minus_dmin = {};
     Bytes scales[4], minima[4] = {};  // a byte for each group; of types without minima the last stay 0
     Bytes low[8 * ABREAST], high[8];
 
     NPGPT_METHOD void numbers(const uint8_t* p, Index stride, Index j) {
-        constexpr int parts = TOGETHER, high_parts = HIGH_BITS ? 8 / HIGH_BITS : 1;
-        if (j % parts == 0)
+        if (j % TOGETHER == 0)
 #pragma GCC unroll 2
-            for (int i = 0; i < ABREAST; i++)
-                eight_words(low + 8 * i, p + LOW + (j / parts * ABREAST + i) * 32, stride);
-        if (HIGH_BITS && j % high_parts == 0) eight_words(high, p + HIGH + j / high_parts * 32, stride);
+            for (int i = 0; i < ABREAST; i++) eight_words(low + 8 * i, p + low_at(j + i), stride);
+        if (HIGH_BITS && j % ABOVE_PARTS == 0) eight_words(high, p + high_at(j), stride);
         const Bytes* from = low + j % ABREAST * 8;
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
-            this->w[i] = bits(from[i], j % parts / ABREAST * BITS, (1 << BITS) - 1);
+            this->w[i] = bits(from[i], low_shift(j), (1 << BITS) - 1);
             if (HIGH_BITS) {
-                const Bytes above = bits(high[i], j % high_parts * HIGH_BITS, (1 << HIGH_BITS) - 1);
+                const Bytes above = bits(high[i], high_shift(j), (1 << HIGH_BITS) - 1);
                 this->w[i] = _mm256_or_si256(this->w[i], _mm256_slli_epi16(above, BITS));
             }
         }
@@ -365,7 +375,7 @@ struct KWords : Base {
 
 template <class Base>
 struct SixBitWords : Base {  // Q4_K and Q5_K: eight scales and eight minima in twelve bytes
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) {
+    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
         if (j == 0) {
             Bytes h[4];
             Vec dmin;
@@ -378,15 +388,18 @@ struct SixBitWords : Base {  // Q4_K and Q5_K: eight scales and eight minima in 
             this->scales[1] = _mm256_or_si256(bits(h[3], 0, 15), scales);
             this->minima[1] = _mm256_or_si256(bits(h[3], 4, 15), minima);
         }
-        this->numbers(p, stride, j);
         this->template scale_groups<1>(j);
+    }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) {
+        scales_of(p, stride, j);
+        this->numbers(p, stride, j);
     }
 };
 using Q4KWords = SixBitWords<KWords<EightRows<Q4_K, 15, 0, true>, 16, 4>>;
 using Q5KWords = SixBitWords<KWords<EightRows<Q5_K, 31, 0, true>, 48, 4, 16, 1>>;
 
 struct Q2KWords : KWords<EightRows<Q2_K, 3, 0, true, true>, 16, 2> {
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) {
+    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
         if (j == 0) {
             Bytes both[4];
             Vec dmin;
@@ -396,12 +409,12 @@ struct Q2KWords : KWords<EightRows<Q2_K, 3, 0, true, true>, 16, 2> {
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) scales[i] = bits(both[i], 0, 15), minima[i] = bits(both[i], 4, 15);
         }
-        numbers(p, stride, j);
         scale_groups<2>(j);
     }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { scales_of(p, stride, j), numbers(p, stride, j); }
 };
 struct Q3KWords : KWords<EightRows<Q3_K, 7, 4, false, true>, 32, 2, 0, 1> {
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) {
+    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
         if (j == 0) {
             d = eight_halves(p + 108, stride);
             const Bytes low[2] = {one_word(p + 96, stride), one_word(p + 100, stride)},
@@ -413,20 +426,73 @@ struct Q3KWords : KWords<EightRows<Q3_K, 7, 4, false, true>, 32, 2, 0, 1> {
                 scales[i] = _mm256_sub_epi8(both, all(32));
             }
         }
-        numbers(p, stride, j);
         scale_groups<2>(j);
     }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { scales_of(p, stride, j), numbers(p, stride, j); }
 };
 struct Q6KWords : KWords<EightRows<Q6_K, 63, 32, false, true>, 0, 4, 128, 2, 2> {
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) {
+    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
         if (j == 0) {
             d = eight_halves(p + 208, stride);
             four_words(scales, p + 192, stride);
         }
-        numbers(p, stride, j);
         scale_groups<2>(j);
     }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { scales_of(p, stride, j), numbers(p, stride, j); }
 };
+
+#ifndef NPGPT_VNNI
+// Rows as they lie, for one row of x: those of Q3_K, Q5_K and Q6_K
+template <class Words>
+struct KRows : Words {
+    const uint8_t* rows;
+    Index stride, j;
+    NPGPT_METHOD void part(const uint8_t* p, Index stride_, Index j_) {
+        rows = p, stride = stride_, j = j_;
+        this->scales_of(p, stride, j);
+    }
+    // Sums of pairs of products of each row
+    NPGPT_METHOD __m256i pairs(const uint8_t* row, __m256i x_q) const {
+        constexpr int BITS = Words::LOW_BITS, ABOVE = ((1 << Words::ABOVE_BITS) - 1) << BITS;
+        const auto load = [](const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); };
+        __m256i q = bits(load(row + Words::low_at(j)), Words::low_shift(j), (1 << BITS) - 1);
+        if (ABOVE) {
+            const __m256i above = load(row + Words::high_at(j));
+            const Index shift = Words::high_shift(j);
+            const __m128i down = _mm_cvtsi32_si128(int(shift - BITS)), up = _mm_cvtsi32_si128(int(BITS - shift));
+            const __m256i there = shift > BITS ? _mm256_srl_epi16(above, down) : _mm256_sll_epi16(above, up);
+            q = _mm256_or_si256(q, _mm256_and_si256(there, all(ABOVE)));
+        }
+        return _mm256_maddubs_epi16(q, x_q);
+    }
+    // Sums of the first sixteen products of eight rows and of the last
+    NPGPT_METHOD void products_of_halves(__m256i sums[2], const Int8Block& x) const {
+        const __m256i x_q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x.q)), ones = _mm256_set1_epi16(1);
+        __m256i of_two[4];  // two such pairs fit 16 bits
+#pragma GCC unroll 4
+        for (Index i = 0; i < 4; i++) {
+            const __m256i a = pairs(rows + 2 * i * stride, x_q), b = pairs(rows + (2 * i + 1) * stride, x_q);
+            const __m256i two = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            of_two[i] = _mm256_madd_epi16(two, ones);
+        }
+        const __m256i first = fold_64(of_two[0], of_two[1]), last = fold_64(of_two[2], of_two[3]);
+        sums[0] = _mm256_permute2x128_si256(first, last, 0x20);
+        sums[1] = _mm256_permute2x128_si256(first, last, 0x31);
+        if (Words::BIAS)
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) sums[h] = _mm256_add_epi32(sums[h], less_of_half<Words::BIAS>(x, h));
+    }
+    NPGPT_METHOD __m256i products(const Int8Block& x) const {
+        __m256i sums[2];
+        products_of_halves(sums, x);
+        return _mm256_add_epi32(sums[0], sums[1]);
+    }
+};
+#else
+template <class Words>
+using KRows = Words;
+#endif
+
 struct NonlinearKWords : Nibbles<EightRows<IQ4_XS, 0>, 8> {
     Vec d, unused;
     Bytes low, high;  // of the groups' scales: four bits, and two from the sixteenth on
@@ -554,8 +620,8 @@ NPGPT_INLINE void group_sums(W& words, float* sums, const Int8Block* x, const ui
     const Index rows = ROWS ? ROWS : M, parts = words.length / 32;
     for (Index m = 0; m < rows; m++) store(sums + m * GROUP, Vec{});
     Vec one = Vec{};
-    // What lies 24 kB on, into L2 and in order: eight rows at once are no stream that the hardware would see.
-    const uint8_t* soon = w + 24576;
+    // What lies 12 kB on, into L2 and in order: eight rows at once are no stream that the hardware would see.
+    const uint8_t* soon = w + 12288;
     for (Index k = 0; k < K / words.length; k++, w += words.bytes)
         for (Index j = 0; j < parts; j += TOGETHER)
 #pragma GCC unroll 4
@@ -589,12 +655,12 @@ static GroupSums group_sums_of(WeightType type,
         case Q4_0: return one ? sums_of<Q4Rows, 1> : sums_of<Q4Words>;
         case Q4_1: return one ? sums_of<Q4MinRows, 1> : sums_of<Q4MinWords>;
         case Q4_K: return one ? sums_of<Q4KWords, 1> : sums_of<Q4KWords>;
-        case Q6_K: return one ? sums_of<Q6KWords, 1> : sums_of<Q6KWords>;
+        case Q6_K: return one ? sums_of<KRows<Q6KWords>, 1> : sums_of<Q6KWords>;
         case Q5_0: return sums_of<Q5Words>;
         case Q5_1: return sums_of<Q5MinWords>;
         case Q2_K: return sums_of<Q2KWords>;
-        case Q3_K: return sums_of<Q3KWords>;
-        case Q5_K: return sums_of<Q5KWords>;
+        case Q3_K: return one ? sums_of<KRows<Q3KWords>, 1> : sums_of<Q3KWords>;
+        case Q5_K: return one ? sums_of<KRows<Q5KWords>, 1> : sums_of<Q5KWords>;
         case IQ4_NL: return sums_of<NonlinearWords>;
         case IQ4_XS: return sums_of<NonlinearKWords>;
         default: return nullptr;  // plain
