@@ -347,6 +347,12 @@ struct KWords : Base {
     Bytes scales[4], minima[4] = {};  // a byte for each group; of types without minima the last stay 0
     Bytes low[8 * ABREAST], high[8];
 
+    template <class Words>  // one of the types below
+    NPGPT_METHOD static void open(Words& words, const uint8_t* p, Index stride, Index j) {
+        if (j == 0) words.begin(p, stride);
+        words.numbers(p, stride, j);
+        words.scale_groups(j);
+    }
     NPGPT_METHOD void numbers(const uint8_t* p, Index stride, Index j) {
         if (j % TOGETHER == 0)
 #pragma GCC unroll 2
@@ -362,8 +368,8 @@ struct KWords : Base {
             }
         }
     }
-    template <int GROUPS>  // of 32 numbers: 1, or 2 of sixteen
     NPGPT_METHOD void scale_groups(Index j) {
+        constexpr int GROUPS = Base::HALVES ? 2 : 1;
 #pragma GCC unroll 2
         for (int h = 0; h < GROUPS; h++) {
             const Index g = j * GROUPS + h;
@@ -375,70 +381,54 @@ struct KWords : Base {
 
 template <class Base>
 struct SixBitWords : Base {  // Q4_K and Q5_K: eight scales and eight minima in twelve bytes
-    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
-        if (j == 0) {
-            Bytes h[4];
-            Vec dmin;
-            four_words(h, p, stride);
-            both_halves(this->d, dmin, h[0]);
-            this->minus_dmin = -dmin;
-            this->scales[0] = bits(h[1], 0, 63), this->minima[0] = bits(h[2], 0, 63);
-            const Bytes scales = _mm256_and_si256(_mm256_srli_epi16(h[1], 2), all(48));
-            const Bytes minima = _mm256_and_si256(_mm256_srli_epi16(h[2], 2), all(48));
-            this->scales[1] = _mm256_or_si256(bits(h[3], 0, 15), scales);
-            this->minima[1] = _mm256_or_si256(bits(h[3], 4, 15), minima);
-        }
-        this->template scale_groups<1>(j);
+    NPGPT_METHOD void begin(const uint8_t* p, Index stride) {
+        Bytes h[4];
+        Vec dmin;
+        four_words(h, p, stride);
+        both_halves(this->d, dmin, h[0]);
+        this->minus_dmin = -dmin;
+        this->scales[0] = bits(h[1], 0, 63), this->minima[0] = bits(h[2], 0, 63);
+        const Bytes scales = _mm256_and_si256(_mm256_srli_epi16(h[1], 2), all(48));
+        const Bytes minima = _mm256_and_si256(_mm256_srli_epi16(h[2], 2), all(48));
+        this->scales[1] = _mm256_or_si256(bits(h[3], 0, 15), scales);
+        this->minima[1] = _mm256_or_si256(bits(h[3], 4, 15), minima);
     }
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) {
-        scales_of(p, stride, j);
-        this->numbers(p, stride, j);
-    }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { this->open(*this, p, stride, j); }
 };
 using Q4KWords = SixBitWords<KWords<EightRows<Q4_K, 15, 0, true>, 16, 4>>;
 using Q5KWords = SixBitWords<KWords<EightRows<Q5_K, 31, 0, true>, 48, 4, 16, 1>>;
 
 struct Q2KWords : KWords<EightRows<Q2_K, 3, 0, true, true>, 16, 2> {
-    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
-        if (j == 0) {
-            Bytes both[4];
-            Vec dmin;
-            four_words(both, p, stride);
-            both_halves(d, dmin, one_word(p + 80, stride));
-            minus_dmin = -dmin;
+    NPGPT_METHOD void begin(const uint8_t* p, Index stride) {
+        Bytes both[4];
+        Vec dmin;
+        four_words(both, p, stride);
+        both_halves(d, dmin, one_word(p + 80, stride));
+        minus_dmin = -dmin;
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) scales[i] = bits(both[i], 0, 15), minima[i] = bits(both[i], 4, 15);
-        }
-        scale_groups<2>(j);
+        for (int i = 0; i < 4; i++) scales[i] = bits(both[i], 0, 15), minima[i] = bits(both[i], 4, 15);
     }
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { scales_of(p, stride, j), numbers(p, stride, j); }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { open(*this, p, stride, j); }
 };
 struct Q3KWords : KWords<EightRows<Q3_K, 7, 4, false, true>, 32, 2, 0, 1> {
-    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
-        if (j == 0) {
-            d = eight_halves(p + 108, stride);
-            const Bytes low[2] = {one_word(p + 96, stride), one_word(p + 100, stride)},
-                        high = one_word(p + 104, stride);
+    NPGPT_METHOD void begin(const uint8_t* p, Index stride) {
+        d = eight_halves(p + 108, stride);
+        const Bytes low[2] = {one_word(p + 96, stride), one_word(p + 100, stride)}, high = one_word(p + 104, stride);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                const Bytes both =
-                    _mm256_or_si256(bits(low[i % 2], i / 2 * 4, 15), _mm256_slli_epi16(bits(high, 2 * i, 3), 4));
-                scales[i] = _mm256_sub_epi8(both, all(32));
-            }
+        for (int i = 0; i < 4; i++) {
+            const Bytes both =
+                _mm256_or_si256(bits(low[i % 2], i / 2 * 4, 15), _mm256_slli_epi16(bits(high, 2 * i, 3), 4));
+            scales[i] = _mm256_sub_epi8(both, all(32));
         }
-        scale_groups<2>(j);
     }
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { scales_of(p, stride, j), numbers(p, stride, j); }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { open(*this, p, stride, j); }
 };
 struct Q6KWords : KWords<EightRows<Q6_K, 63, 32, false, true>, 0, 4, 128, 2, 2> {
-    NPGPT_METHOD void scales_of(const uint8_t* p, Index stride, Index j) {
-        if (j == 0) {
-            d = eight_halves(p + 208, stride);
-            four_words(scales, p + 192, stride);
-        }
-        scale_groups<2>(j);
+    NPGPT_METHOD void begin(const uint8_t* p, Index stride) {
+        d = eight_halves(p + 208, stride);
+        four_words(scales, p + 192, stride);
     }
-    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { scales_of(p, stride, j), numbers(p, stride, j); }
+    NPGPT_METHOD void part(const uint8_t* p, Index stride, Index j) { open(*this, p, stride, j); }
 };
 
 #ifndef NPGPT_VNNI
@@ -449,7 +439,8 @@ struct KRows : Words {
     Index stride, j;
     NPGPT_METHOD void part(const uint8_t* p, Index stride_, Index j_) {
         rows = p, stride = stride_, j = j_;
-        this->scales_of(p, stride, j);
+        if (j == 0) this->begin(p, stride);
+        this->scale_groups(j);
     }
     // Sums of pairs of products of each row
     NPGPT_METHOD __m256i pairs(const uint8_t* row, __m256i x_q) const {

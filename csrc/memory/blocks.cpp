@@ -92,9 +92,15 @@ float* take_block(std::size_t floats) {
 void give_block(float* block, std::size_t floats) {
     const std::size_t bytes = bytes_of(floats);
     std::lock_guard<std::mutex> lock(mutex);
-    kept[bytes].push_back(block);
     bytes_used -= bytes;
-    bytes_kept += bytes;
+    try {
+        kept[bytes].push_back(block);
+        bytes_kept += bytes;
+    } catch (const std::bad_alloc&) {  // no memory to note it in: this is called where nothing may be thrown
+        const auto list = kept.find(bytes);
+        if (list != kept.end() && list->second.empty()) kept.erase(list);
+        release(block, bytes);
+    }
 }
 
 void release_blocks() {

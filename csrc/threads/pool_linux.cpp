@@ -11,11 +11,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -131,11 +133,13 @@ class Pool {
         // worker off its core: sleep, so that the system can run it here. (Yielding in a loop starves this thread for
         // seconds on a busy machine: each yield puts off its turn.)
         for (int i = 0; i < SPINS && busy.load() != 0; i++) pause_cpu();
-        if (busy.load() == 0) return;
-        std::unique_lock<std::mutex> lock(sleep_mutex);
-        caller_sleeps = true;
-        done.wait(lock, [&] { return busy.load() == 0; });
-        caller_sleeps = false;
+        if (busy.load() != 0) {
+            std::unique_lock<std::mutex> lock(sleep_mutex);
+            caller_sleeps = true;
+            done.wait(lock, [&] { return busy.load() == 0; });
+            caller_sleeps = false;
+        }
+        if (broken.load(std::memory_order_relaxed)) throw_on();
     }
 
   private:
@@ -167,10 +171,20 @@ class Pool {
             Range& range = ranges[(worker + w) % job_workers];
             for (;;) {
                 const std::ptrdiff_t i = range.next.fetch_add(1, std::memory_order_relaxed);
-                if (i >= range.end) break;
-                job_body(job_context, i, worker);
+                if (i >= range.end || broken.load(std::memory_order_relaxed)) break;
+                try {
+                    job_body(job_context, i, worker);
+                } catch (...) {
+                    if (!broken.exchange(true)) first_error = std::current_exception();
+                }
             }
         }
+    }
+
+    // Throws what a body threw, in the thread that asked for the job, when no thread is in it any more.
+    [[noreturn]] void throw_on() {
+        broken.store(false);
+        std::rethrow_exception(std::exchange(first_error, nullptr));
     }
 
     void work(int worker, unsigned seen) {
@@ -204,8 +218,8 @@ class Pool {
         workers.reserve(size_t(threads));
         try {
             for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
-        } catch (const std::system_error&) {
-            threads = int(workers.size()) + 1;  // the system gives no more
+        } catch (const std::exception&) {
+            threads = int(workers.size()) + 1;  // the system gives no more, or no memory for one
         }
         members = threads;
     }
@@ -233,6 +247,8 @@ class Pool {
     std::mutex job_mutex;  // one job at a time
     Item job_body = nullptr;
     void* job_context = nullptr;
+    std::atomic<bool> broken{false};  // by a body that threw
+    std::exception_ptr first_error;
     int job_workers = 0;  // those whose number is below it take part
     bool stopping = false;
     alignas(128) std::atomic<int> busy{0};

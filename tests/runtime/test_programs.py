@@ -1,6 +1,7 @@
 """C programs around libnpgpt: built as `python -m npgpt.embed` says, they write what Python writes."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,8 +15,10 @@ import npgpt
 from npgpt.engine import kernels
 from npgpt.interop import blocks
 from npgpt.interop.gguf import write_gguf
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 from tests.conftest import COMPILED
-from tests.models import random_model
+from tests.fuzz.targets import llama_tokenizers
+from tests.models import LLAMA, random_model
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(npgpt.__file__).parent / "lib" / "libnpgpt.a"
@@ -66,6 +69,41 @@ def test_the_whole_abi(saved, tmp_path):
     libs = run(*how, cwd=ROOT).stdout.split()
     run("cc", "-std=gnu11", "-Wall", "-Werror", ROOT / "tests/runtime/abi.c", *libs, "-o", tmp_path / "abi")
     assert run(tmp_path / "abi", saved[1]).stdout == "all holds\n"
+
+
+@pytest.fixture(scope="module")
+def allocations(tmp_path_factory):
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        pytest.skip("stands before glibc's malloc")
+    how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", "--static"]
+    libs, program = run(*how, cwd=ROOT).stdout.split(), tmp_path_factory.mktemp("allocations") / "allocations"
+    run(
+        "cc",
+        "-std=gnu11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        ROOT / "tests/runtime/allocations.c",
+        *libs,
+        "-o",
+        program,
+    )
+    return program
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "llama"])
+def test_each_allocation_that_fails_is_told_and_costs_nothing(kind, allocations, tmp_path):
+    tokenizer, fields, type = ByteTokenizer(), {}, "f32"
+    if kind == "bpe":
+        tokenizer, type = BPETokenizer.train([b"o sol e a lua e o mar, a noite e o dia " * 9], 270), "q8_0"
+    if kind == "llama":
+        tokenizer, fields, type = llama_tokenizers()[0], LLAMA, "q4_0"
+    model = random_model(**fields, vocab_size=tokenizer.vocab_size)
+    write_gguf(tmp_path / "m.gguf", model, tokenizer, type)
+    found = re.fullmatch(
+        r"(\d+) allocations failed, all holds\n", run(allocations, tmp_path / "m.gguf").stdout
+    )
+    assert found and int(found[1]) > 400
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
