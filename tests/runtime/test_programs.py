@@ -75,19 +75,10 @@ def test_the_whole_abi(saved, tmp_path):
 def allocations(tmp_path_factory):
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         pytest.skip("stands before glibc's malloc")
+    source, program = ROOT / "tests/runtime/allocations.c", tmp_path_factory.mktemp("allocations") / "allocations"
     how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", "--static"]
-    libs, program = run(*how, cwd=ROOT).stdout.split(), tmp_path_factory.mktemp("allocations") / "allocations"
-    run(
-        "cc",
-        "-std=gnu11",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        ROOT / "tests/runtime/allocations.c",
-        *libs,
-        "-o",
-        program,
-    )
+    libs = run(*how, cwd=ROOT).stdout.split()
+    run("cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", source, *libs, "-o", program)
     return program
 
 
@@ -100,9 +91,8 @@ def test_each_allocation_that_fails_is_told_and_costs_nothing(kind, allocations,
         tokenizer, fields, type = llama_tokenizers()[0], LLAMA, "q4_0"
     model = random_model(**fields, vocab_size=tokenizer.vocab_size)
     write_gguf(tmp_path / "m.gguf", model, tokenizer, type)
-    found = re.fullmatch(
-        r"(\d+) allocations failed, all holds\n", run(allocations, tmp_path / "m.gguf").stdout
-    )
+    told = run(allocations, tmp_path / "m.gguf").stdout
+    found = re.fullmatch(r"(\d+) allocations failed, all holds\n", told)
     assert found and int(found[1]) > 400
 
 
