@@ -75,10 +75,8 @@ def test_the_whole_abi(saved, tmp_path):
 def allocations(tmp_path_factory):
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         pytest.skip("stands before glibc's malloc")
-    source, program = (
-        ROOT / "tests/runtime/allocations.c",
-        tmp_path_factory.mktemp("allocations") / "allocations",
-    )
+    source = ROOT / "tests/runtime/allocations.c"
+    program = tmp_path_factory.mktemp("allocations") / "allocations"
     how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", "--static"]
     libs = run(*how, cwd=ROOT).stdout.split()
     run("cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", source, *libs, "-o", program)
