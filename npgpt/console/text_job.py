@@ -433,6 +433,7 @@ class TextJob(Job):
     def write_config(self) -> None:
         """Write config.toml, and the text where it came from stdin."""
         from npgpt.training import run as runs
+        from npgpt.training.trainer import val_bytes_per_token
 
         plan, path = self.plan, self.folder.path
         text, target = self.corpus.names(path), self.settings["target_loss"]
@@ -443,6 +444,8 @@ class TextJob(Job):
         self.corpus.keep_stdin(path)
         about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
         about |= {"val_sha256": self.val.sha256} if self.val else {}
+        if per_token := val_bytes_per_token(self.trainer):  # makes bits per byte of its validation losses
+            about["val_bytes_per_token"] = per_token
         if settings["init_from"]:
             about["parent_sha256"] = _weights_sha256(self.trainer)
         runs.write_config(path, settings, about)

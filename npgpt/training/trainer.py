@@ -273,7 +273,7 @@ class Trainer(Updater):
         """Return the loss on the subset of the validation part that is the same at every step."""
         if not len(self.dataset.validation):
             return None
-        return mean_loss(self.model, self._validation_batches(self.plan.eval_tokens), self.world.map)
+        return mean_loss(self.model, self.validation_batches(self.plan.eval_tokens), self.world.map)
 
     def _final_validation(self, val_loss: float | None, should_stop: Callable[[], bool]) -> float | None:
         """Return the loss over the complete validation part; where that is stopped, the subset's loss."""
@@ -289,11 +289,11 @@ class Trainer(Updater):
 
         try:
             map = self.world.map if self.world.size > 1 else until_stopped
-            return mean_loss(self.model, self._validation_batches(None), map)
+            return mean_loss(self.model, self.validation_batches(None), map)
         except KeyboardInterrupt:
             return val_loss
 
-    def _validation_batches(self, max_tokens: int | None) -> Iterable[tuple[Integers, ...]]:
+    def validation_batches(self, max_tokens: int | None) -> Iterable[tuple[Integers, ...]]:
         """Return the batches of the validation part, or of a fixed subset of about max_tokens."""
         ids, T = self.dataset.validation, self.model.config.block_size
         return evaluation_batches(ids, T, self.rows, self.end_of_text, max_tokens, self.dataset.apart)
@@ -385,6 +385,16 @@ class Trainer(Updater):
         _restore_schedule(self, run, state)
         if not self.world.rank:
             repair(run, folder, self.kept_step)
+
+
+def val_bytes_per_token(trainer: Trainer) -> float | None:
+    """Return the bytes of a token where the training validates, on average; None without a validation."""
+    tokenizer, n, size = trainer.dataset.tokenizer, 0, 0
+    if not len(trainer.dataset.validation):
+        return None
+    for _x, y, *_starts in trainer.validation_batches(trainer.plan.eval_tokens):
+        n, size = n + int((y >= 0).sum()), size + len(tokenizer.decode_bytes(y[y >= 0]))
+    return size / n
 
 
 def _restore_schedule(trainer: Trainer, run: Path, state: Fields) -> None:

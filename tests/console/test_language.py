@@ -311,7 +311,8 @@ def test_evaluate_speaks_portuguese(tmp_path, split, on, of_samples):
 
 
 FLAGS = "(--help lists the flags)"
-NAMES = "train, prepare, tune, evaluate, generate, explain, finetune, chat, serve, export, embed, bench"
+NAMES = "train, prepare, tune, evaluate, compare, generate, explain, finetune, chat, serve, export, "
+NAMES += "embed, bench"
 
 
 @pytest.mark.parametrize(
