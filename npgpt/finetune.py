@@ -23,11 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "model",
+        nargs="?",
         metavar="RUN",
         help="the model to begin with: a run, a checkpoint, a Hugging Face folder or a .gguf file",
     )
     add(
         "data",
+        nargs="?",
         metavar="DATA.jsonl",
         help='lines of {"prompt", "completion"}, {"messages": [{"role", "content"}]} or {"text", "label"}',
     )
@@ -46,11 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="go on with NEW, to the same bits as a run that never stopped; "
         "a finished one goes on for a larger --epochs",
     )
+    add(
+        "--config",
+        metavar="FILE",
+        help="take settings, RUN as the key init_from and DATA.jsonl as text, from a TOML file, such as a "
+        "run's config.toml",
+    )
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     with errors_as_lines("finetune"):
         world = init_world()
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
-        args = parser.parse_args(argv)
+        args = parser.parse_intermixed_args(argv)
         # all input is checked before anything is written
         with errors_as_lines("finetune", as_json=args.json):
             job = example_job(args, lock, world)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from npgpt.console.messages import start_command
 from npgpt.console.process import command, errors_as_lines, exit_with_error
 from npgpt.console.settings import Parser, add_settings, count, make_parser, resolve
-from npgpt.console.text_job import SETTINGS, text_job
+from npgpt.console.text_job import SETTINGS, experiment, text_job
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -70,7 +70,11 @@ def _parser() -> Parser:
         help="go on with the run, to the same bits as a run that never stopped; "
         "a finished one goes on for a larger --steps, --epochs or --minutes",
     )
-    add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
+    add(
+        "--config",
+        metavar="FILE",
+        help="take settings, and TEXT as the key text, from a TOML file, such as a run's config.toml",
+    )
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     add(
         "--dry-run",
@@ -108,11 +112,11 @@ def _supervise(args: Namespace, argv: list[str], world: World) -> int:
         )
     if not args.restarts:
         raise ValueError("--launch is for --restarts, which is missing")
+    out = resolve(SETTINGS, args, experiment(args))["out"]
     if "-" in args.text:
         raise ValueError("-: stdin can be read only once, so it cannot be had with --restarts")
-    out = resolve(SETTINGS, args, args.config)["out"]
     if not (args.text or (args.resume and out)):
-        raise ValueError("TEXT must be given (or --resume --out RUN)")
+        raise ValueError("TEXT must be given (or --resume --out RUN, or --config FILE with text)")
     text = args.text[0] if args.text else ""
     folder = runs.find_folder(out, text, args.resume)
     if not (out or (args.resume and folder.exists())):

@@ -329,7 +329,10 @@ NAMES += "embed, bench"
         ),
         ("npgpt.tune t", f"npgpt tune: the following arguments are required: --minutes {FLAGS}"),
         ("npgpt dance", f"npgpt: NAME must be one of {NAMES}, got dance"),
-        ("npgpt.train", "npgpt train: TEXT must be given (or --resume --out RUN)"),
+        (
+            "npgpt.train",
+            "npgpt train: TEXT must be given (or --resume --out RUN, or --config FILE with text)",
+        ),
         ("npgpt.train t --launch x", "npgpt train: --launch is for --restarts, which is missing"),
         (
             f"npgpt.evaluate {PACKAGE}",
