@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from npgpt.distributed.world import World
+    from npgpt.training.listener import OnStep
 
 NO_DRY_RUN = ("resume", "restarts", "launch")
 
 
 @command("train", goes_on=True)
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, on_step: OnStep | None = None) -> int:
     """Train on the text and return the exit code.
 
     0: done; 1: failed, or --target-loss was missed; 2: bad input; 130: interrupted, with a checkpoint saved.
+    From Python, on_step(Step) is called after each step; what it raises ends the run, with a checkpoint.
     """
     from npgpt.distributed.mpi import init_world
 
@@ -42,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = f"--dry-run plans a new run, so --{with_it[0]} cannot be given"
             exit_with_error("train", message, 2, args.json)
         if args.restarts or args.launch:
+            if on_step:
+                exit_with_error("train", "on_step cannot be called by processes that --restarts begins", 2)
             with errors_as_lines("train", as_json=args.json):
                 return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
         # whatever can be refused is, before anything is written
         with errors_as_lines("train", as_json=args.json):
             job = text_job(args, started, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
-        return job.tell_plan(args.json) if args.dry_run else job.run(args.json)
+        return job.tell_plan(args.json) if args.dry_run else job.run(args.json, on_step)
 
 
 def _parser() -> Parser:
