@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "version": set(),
     "engine": set(),
     "distributed": {"engine"},
-    "text": {"engine.kernels", "engine.names", "engine.types", "distributed"},
+    "text": {"engine.kernels", "engine.names", "engine.notebooks", "engine.types", "distributed"},
     "interop": {"engine", "text"},
     "runtime": {"engine", "text"},
     "training": {*BELOW_TRAINING, "version"},
