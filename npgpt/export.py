@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--to",
         required=True,
         type=one_of("gguf", "hf", "html"),
-        help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers, with a run's model card; "
-        "html: one page that opens by double-click and writes in any browser, offline",
+        help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers, with a run's model "
+        "card; html: one page that opens by double-click and writes in any browser, offline",
     )
     add(
         "--type",
