@@ -144,6 +144,8 @@ def _experiment(args: Namespace) -> Fields:
     texts = values.get("text", [])
     if len(texts) > 1:
         raise ValueError(f"{args.config}: text must be one file of examples, got {len(texts)}")
+    if args.model:
+        values.pop("adapter", None)  # which is of the file's own model
     args.model = args.model or values.get("init_from")
     args.data = args.data or next(iter(texts), None)
     for name in ("adapter", "out", "skip_bad", "balance"):

@@ -110,6 +110,19 @@ def test_a_file_alone_teaches(command, run, examples):
     assert "is finished" in command("finetune", "--config", "e.toml", "--resume")[1]
 
 
+def test_an_adapter_belongs_to_the_model_of_its_file(command, run, examples):
+    flags = ["--skip-bad", "--lora", 2, "--epochs", 1]
+    assert command("finetune", "run", examples, *flags, "-o", "f")[0] == 0
+    whole = {"init_from": "run", "adapter": "f/adapter", "text": examples, "skip_bad": True, "epochs": 1}
+    file = experiment("e.toml", **whole)
+    assert command("finetune", "--config", file, "-o", "g")[0] == 0
+    assert config_of("g")["adapter"] == str(Path("f/adapter").resolve())
+    assert command("finetune", "run", "--config", file, "-o", "h")[0] == 0
+    assert "adapter" not in config_of("h")
+    again = command("finetune", "--config", "g/config.toml", "-o", "i")
+    assert again[0] == 0 and weights("g") == weights("i")
+
+
 def test_arguments_may_stand_between_flags_as_before(command, run, examples):
     assert command("finetune", "run", "-o", "f", examples, "--skip-bad", "--epochs", 1)[0] == 0
 
