@@ -82,10 +82,10 @@ def _metadata(name: str, model: GPT, config: Fields, results: list[Fields]) -> I
     yield "# language: the language of the text, as pt"
     yield "library_name: transformers"
     yield "pipeline_tag: text-generation"
-    yield f"tags: {json.dumps(['npgpt', engine_of(model.config)])}"
+    yield f"tags: {json.dumps(['npgpt', engine_of(model.config)], allow_nan=False)}"
     base = config.get("init_from")
     if isinstance(base, str) and base.count("/") == 1 and not Path(base).is_absolute():  # a name on the Hub
-        yield f"base_model: {json.dumps(base)}"
+        yield f"base_model: {json.dumps(base, allow_nan=False)}"
     if results:
         index = [{"name": name, "results": results}]
         yield f"model-index: {json.dumps(index, ensure_ascii=False, allow_nan=False)}"
