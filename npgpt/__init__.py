@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from npgpt.api import GPT, load
     from npgpt.compat.article import ModelEngine, Train
     from npgpt.compat.transformers import GPT2LMHeadModel, GPT2Tokenizer
+    from npgpt.console.comparison import compare
     from npgpt.engine.config import GPTConfig, preset
     from npgpt.engine.kernels import set_num_threads
     from npgpt.engine.optim import AdamW, Muon
@@ -59,6 +60,7 @@ _HOME = {
     "ModelEngine": "npgpt.compat.article",
     "Train": "npgpt.compat.article",
     "load": "npgpt.api",
+    "compare": "npgpt.console.comparison",
     "GPTConfig": "npgpt.engine.config",
     "preset": "npgpt.engine.config",
     "AdamW": "npgpt.engine.optim",
@@ -69,7 +71,7 @@ _HOME = {
 
 __all__ = [
     "GPT", "AdamW", "Dataset", "GPT2LMHeadModel", "GPT2Tokenizer", "GPTConfig", "ModelEngine", "Muon",
-    "Train", "__version__", "load", "preset", "set_num_threads", "text",
+    "Train", "__version__", "compare", "load", "preset", "set_num_threads", "text",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": N_("make clean text of files of any form"),
     "tune": N_("find better settings for a text"),
     "evaluate": N_("measure a trained GPT on text"),
+    "compare": N_("show runs side by side"),
     "generate": N_("let a trained GPT write"),
     "explain": N_("show why it writes what it writes next"),
     "finetune": N_("teach it a task: conversations, labels, prompts and completions"),

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from npgpt.engine import model as engine
 from npgpt.engine.config import GPTConfig, engine_of
 from npgpt.engine.names import names_checked
+from npgpt.engine.notebooks import small_table
 
 if TYPE_CHECKING:
     from npgpt.engine.types import Fields, Floats, PathLike, Text
@@ -64,6 +65,14 @@ class GPT(engine.GPT):
         sizes = f"n_layer={c.n_layer}, n_head={c.n_head}, n_embd={c.n_embd}, block_size={c.block_size}"
         more = f"vocab_size={c.vocab_size}, tokenizer {tokenizer}, {self.num_params:,} parameters"
         return f"<{type(self).__name__} {engine_of(c)}: {sizes}, {more}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        c = self.config
+        rows: Fields = {name: getattr(c, name) for name in ("n_layer", "n_head", "n_embd", "block_size")}
+        rows |= {"tokenizer": self.tokenizer.name if self.tokenizer else "none", "vocab_size": c.vocab_size}
+        rows |= {"parameters": self.num_params, "bytes of weights": self.flat_params.nbytes}
+        return small_table(f"{type(self).__name__} {engine_of(c)}", rows)
 
     def __setstate__(self, state: Fields) -> None:
         """Make a copy, or the model of a pickle; one of a GGUF file generates by that file too."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.console.language import number
-from npgpt.console.messages import log
+from npgpt.console.messages import log, log_warnings
 from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_adapter, make_parser, one_of
 
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--to",
         required=True,
         type=one_of("gguf", "hf", "html"),
-        help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers; html: one page "
-        "that opens by double-click and writes in any browser, offline",
+        help="gguf: one file, for libnpgpt and llama.cpp; hf: a folder, for Transformers, with a run's model "
+        "card; html: one page that opens by double-click and writes in any browser, offline",
     )
     add(
         "--type",
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with errors_as_lines("export"):
         from npgpt.api import load
+        from npgpt.console.card import write as write_card
         from npgpt.interop.gguf import write_gguf
         from npgpt.training.checkpoint import written_whole
         from npgpt.training.run import shown
@@ -69,13 +70,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             with written_whole(out) as new:
                 _write_page(new, model, args.type or "q8_0", name)
         else:
+            card = None if args.adapter else _card(args.model, model)
             with written_whole(out) as new:
                 model.save_pretrained(new)
+                if card:
+                    write_card(new, card)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
     print(f"{out}: {number(size / 1e6, ',.1f')} MB", flush=True)
     if args.to == "gguf":
         _log_readers(out, model.config, model.tokenizer.normalizer if model.tokenizer else "none")
     return 0
+
+
+def _card(run: str, model: GPT) -> str | None:
+    """Return the model card of a run; None for another model, or where a file of the run cannot be read."""
+    from npgpt.console.card import card_of
+    from npgpt.training.checkpoint import is_run
+
+    if not is_run(Path(run)):
+        return None
+    try:
+        return card_of(Path(run), model)
+    except (OSError, ValueError) as error:
+        log_warnings([f"{error}; the folder gets no README.md"])
+        return None
 
 
 def _write_page(out: Path, model: GPT, type: str, name: str) -> None:

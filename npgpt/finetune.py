@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from npgpt.console.example_job import SETTINGS, example_job
 from npgpt.console.messages import start_command
 from npgpt.console.process import command, errors_as_lines
 from npgpt.console.settings import add_adapter, add_settings, make_parser
 
+if TYPE_CHECKING:
+    from npgpt.training.listener import OnStep
+
 
 @command("finetune", goes_on=True)
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, on_step: OnStep | None = None) -> int:
     """Train on the examples and return the exit code.
 
     0: done; 1: failed; 2: bad input; 130: interrupted, with a checkpoint saved.
+    From Python, on_step(Step) is called after each step; what it raises ends the run, with a checkpoint.
     """
     from npgpt.distributed.mpi import init_world
 
@@ -23,11 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "model",
+        nargs="?",
         metavar="RUN",
         help="the model to begin with: a run, a checkpoint, a Hugging Face folder or a .gguf file",
     )
     add(
         "data",
+        nargs="?",
         metavar="DATA.jsonl",
         help='lines of {"prompt", "completion"}, {"messages": [{"role", "content"}]} or {"text", "label"}',
     )
@@ -46,16 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="go on with NEW, to the same bits as a run that never stopped; "
         "a finished one goes on for a larger --epochs",
     )
+    add(
+        "--config",
+        metavar="FILE",
+        help="take settings, RUN as the key init_from and DATA.jsonl as text, from a TOML file, such as a "
+        "run's config.toml",
+    )
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     with errors_as_lines("finetune"):
         world = init_world()
     with world.abort_on_failure(), contextlib.ExitStack() as lock:
-        args = parser.parse_args(argv)
+        args = parser.parse_intermixed_args(argv)
         # all input is checked before anything is written
         with errors_as_lines("finetune", as_json=args.json):
             job = example_job(args, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
-        return job.run(args.json)
+        return job.run(args.json, on_step)
 
 
 if __name__ == "__main__":

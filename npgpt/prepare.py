@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from npgpt.text.distinct import DistinctCorpus
 
         out = Path(args.out)
-        how = resolve([*FORMS, CLEAN], args, None)
+        how = resolve([*FORMS, CLEAN], args, {})
         how["encoding"] = how["encoding"] or "auto"
         _check(args, how)
         # turns are cleaned one by one

@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING
 from npgpt.console.messages import start_command
 from npgpt.console.process import command, errors_as_lines, exit_with_error
 from npgpt.console.settings import Parser, add_settings, count, make_parser, resolve
-from npgpt.console.text_job import SETTINGS, text_job
+from npgpt.console.text_job import SETTINGS, experiment, text_job
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from npgpt.distributed.world import World
+    from npgpt.training.listener import OnStep
 
 NO_DRY_RUN = ("resume", "restarts", "launch")
 
 
 @command("train", goes_on=True)
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, on_step: OnStep | None = None) -> int:
     """Train on the text and return the exit code.
 
     0: done; 1: failed, or --target-loss was missed; 2: bad input; 130: interrupted, with a checkpoint saved.
+    From Python, on_step(Step) is called after each step; what it raises ends the run, with a checkpoint.
     """
     from npgpt.distributed.mpi import init_world
 
@@ -42,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = f"--dry-run plans a new run, so --{with_it[0]} cannot be given"
             exit_with_error("train", message, 2, args.json)
         if args.restarts or args.launch:
+            if on_step:
+                exit_with_error("train", "on_step cannot be called by processes that --restarts begins", 2)
             with errors_as_lines("train", as_json=args.json):
                 return _supervise(args, sys.argv[1:] if argv is None else list(argv), world)
         # whatever can be refused is, before anything is written
         with errors_as_lines("train", as_json=args.json):
             job = text_job(args, started, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
-        return job.tell_plan(args.json) if args.dry_run else job.run(args.json)
+        return job.tell_plan(args.json) if args.dry_run else job.run(args.json, on_step)
 
 
 def _parser() -> Parser:
@@ -70,7 +74,11 @@ def _parser() -> Parser:
         help="go on with the run, to the same bits as a run that never stopped; "
         "a finished one goes on for a larger --steps, --epochs or --minutes",
     )
-    add("--config", metavar="FILE", help="take settings from a TOML file, such as a run's config.toml")
+    add(
+        "--config",
+        metavar="FILE",
+        help="take settings, and TEXT as the key text, from a TOML file, such as a run's config.toml",
+    )
     add("--json", action="store_true", help="end with one JSON object on the last line of stdout")
     add(
         "--dry-run",
@@ -108,11 +116,11 @@ def _supervise(args: Namespace, argv: list[str], world: World) -> int:
         )
     if not args.restarts:
         raise ValueError("--launch is for --restarts, which is missing")
+    out = resolve(SETTINGS, args, experiment(args))["out"]
     if "-" in args.text:
         raise ValueError("-: stdin can be read only once, so it cannot be had with --restarts")
-    out = resolve(SETTINGS, args, args.config)["out"]
     if not (args.text or (args.resume and out)):
-        raise ValueError("TEXT must be given (or --resume --out RUN)")
+        raise ValueError("TEXT must be given (or --resume --out RUN, or --config FILE with text)")
     text = args.text[0] if args.text else ""
     folder = runs.find_folder(out, text, args.resume)
     if not (out or (args.resume and folder.exists())):

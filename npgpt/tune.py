@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from npgpt.training import tuner
         from npgpt.training.trainer import TrainingFailed
 
-        settings = resolve(SETTINGS, args, None)
+        settings = resolve(SETTINGS, args, {})
         threads = settings.pop("threads")
         search, corpus = _search(args, settings)
     start_command(threads)

@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare",
     "tune",
     "evaluate",
+    "compare",
     "generate",
     "bench",
     "export",

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "version": set(),
     "engine": set(),
     "distributed": {"engine"},
-    "text": {"engine.kernels", "engine.names", "engine.types", "distributed"},
+    "text": {"engine.kernels", "engine.names", "engine.notebooks", "engine.types", "distributed"},
     "interop": {"engine", "text"},
     "runtime": {"engine", "text"},
     "training": {*BELOW_TRAINING, "version"},
@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "server": {"runtime", "text", "engine.names", "engine.types"},
     "api": {*BELOW_TRAINING, "training", "explaining", "console"},
     "compat": {*BELOW_TRAINING, "training", "explaining", "console", "api"},
-    "__init__": {"api", "compat", "engine", "text", "version"},  # by name and lazily
+    "__init__": {"api", "compat", "console", "engine", "text", "version"},  # by name and lazily
     "__main__": {"console", "engine.names"},  # finds the commands by name
     **{
         command: {*BELOW_TRAINING, "training", "explaining", "measure", "console", "server", "api", "version"}

@@ -169,7 +169,7 @@ def test_a_notebook_has_a_bar_of_text_without_widgets(kernel, monkeypatch, capsy
     monkeypatch.setattr(progress, "find_spec", lambda name: None)
     shown = Progress()
     shown.begin(0, 2)
-    shown.step(Step(2, 2, 1.0, 1.0, 1.0, 1.0))
+    shown.step(Step(2, 2, 1.0, 1.0, 1.0, 1.0, 0.1))
     shown.end()
     out, err = capsys.readouterr()
     assert ("step 1/2" in err and not out) if kernel else (not err and out.startswith("step 2/2"))
@@ -189,7 +189,7 @@ def test_a_notebook_has_a_bar_of_widgets(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm.notebook", SimpleNamespace(tqdm=widget))
     shown = Progress()
     shown.begin(1, 9)
-    shown.step(Step(9, 9, 1.0, 1.0, 1.0, 1.0))
+    shown.step(Step(9, 9, 1.0, 1.0, 1.0, 1.0, 0.1))
     shown.end()
     assert (made["initial"], made["total"], made["disable"]) == (1, 9, False)
     assert " {bar} " in made["bar_format"]  # the place of the widget; one with a width would be text

@@ -13,6 +13,7 @@ from npgpt.engine.names import hint
 if TYPE_CHECKING:
     from npgpt.engine.types import PathLike
     from npgpt.text.dataset import Dataset
+    from npgpt.training.listener import OnStep
 
 
 class ModelEngine:
@@ -29,13 +30,16 @@ def Train(
     epochs: int | None = None,
     out: str | None = None,
     seed: int = 0,
+    on_step: OnStep | None = None,
     **flags: Any,
 ) -> GPT:
     """Train a GPT on a Dataset or a file, keep the run in runs/train, and return the model.
 
     `engine` or `model_engine` is one of ModelEngine's (default gpt-2). `out` is another folder for the run;
     `flags` are further settings of `python -m npgpt.train` (steps, n_layer, lr ...). The size of the text
-    decides every setting that is not given; a small text is memorised completely. The progress is shown.
+    decides every setting that is not given; a small text is memorised completely. The progress is shown, and
+    on_step(Step) is called after each step, with its step, loss, rate, seconds and more; an exception in it
+    ends the run with a checkpoint.
     ValueError or TypeError for a bad argument.
     """
     from npgpt.console.language import spoken
@@ -49,7 +53,7 @@ def Train(
     if dataset is None:
         raise ValueError("Train: dataset must be a Dataset or the path of a text, got None")
     if unknown := [name for name in flags if name not in plan.FLAGS]:
-        own = ["engine", "dataset", "model_engine", "batch_size", "epochs", "out", "seed"]
+        own = ["engine", "dataset", "model_engine", "batch_size", "epochs", "out", "seed", "on_step"]
         end = hint(unknown[0], [*own, *plan.FLAGS]) or f"; its settings are {', '.join(plan.FLAGS)}"
         raise TypeError(f"Train: there is no {unknown[0]}{end}")
     if not isinstance(dataset, Dataset):
@@ -64,5 +68,5 @@ def Train(
         about = {"memorise": trainer.plan.memorise, "text": "a Dataset"}
         run.write_config(folder, {**trainer.plan.settings(), "seed": seed}, about)
         with spoken():
-            trainer.train(folder, listener=Progress())
+            trainer.train(folder, listener=Progress(), on_step=on_step)
     return load(folder)

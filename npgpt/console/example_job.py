@@ -34,6 +34,7 @@ from npgpt.console.messages import (
 )
 from npgpt.console.settings import (
     Setting,
+    config_values,
     count,
     count_or_zero,
     flag,
@@ -43,6 +44,7 @@ from npgpt.console.settings import (
     resolve,
     share,
     thread_count,
+    truth,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +79,11 @@ SETTINGS = [
     Setting("seed", count_or_zero, "random seed of the split, the batches and dropout (default 0)"),
     Setting("threads", thread_count, "number of threads (default: the CPUs this process may use)"),
 ]
+KEYS = {"init_from": not_empty, "adapter": not_empty, "out": not_empty, "skip_bad": truth, "balance": truth}
+NO_HELP = ""
+# keys of a file that are arguments of the command, or flags without a value
+EXPERIMENT = [Setting(name, kind, NO_HELP) for name, kind in KEYS.items()]
+DERIVED = ("split", "steps", "n_layer", "n_head", "n_embd", "clean")  # keys of a run's own file that follow
 DEFAULTS = {"epochs": 3, "val_fraction": 0.1, "keep": 2, "seed": 0}
 PLANNED = ("batch_size", "lr", "dropout", "weight_decay", "eval_every", "patience")
 MAY_CHANGE = ("threads", "keep")
@@ -87,7 +94,7 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     from npgpt.training import memory
     from npgpt.training.finetuning import TaskTrainer, blocks_of, make_task_plan, with_vocabulary
 
-    given = resolve(SETTINGS, args, None)
+    given = resolve(SETTINGS, args, _experiment(args))
     set_threads(world, given["threads"])
     folder = open_folder(args.out, args.data, args.resume, world, lock)
     lora = given["lora"] or (folder.config or {}).get("lora")
@@ -126,6 +133,28 @@ def example_job(args: Namespace, lock: contextlib.ExitStack, world: World) -> Ex
     adapter = stored_name(args.adapter) if args.adapter else None
     base = Base(stored_name(args.model), rows, in_transformers, adapter, resident)
     return ExampleJob(folder, settings, trainer, world, data, examples, base, about)
+
+
+def _experiment(args: Namespace) -> Fields:
+    """Return the settings of the file of --config; the model, the data and flags of it go to args.
+
+    What the command line gives stays. ValueError where neither names the model or the data.
+    """
+    values = config_values([*SETTINGS, *EXPERIMENT], args.config, DERIVED)
+    texts = values.get("text", [])
+    if len(texts) > 1:
+        raise ValueError(f"{args.config}: text must be one file of examples, got {len(texts)}")
+    if args.model:
+        values.pop("adapter", None)  # which is of the file's own model
+    args.model = args.model or values.get("init_from")
+    args.data = args.data or next(iter(texts), None)
+    for name in ("adapter", "out", "skip_bad", "balance"):
+        setattr(args, name, getattr(args, name) or values.get(name))
+    missing = [name for name, value in (("RUN", args.model), ("DATA.jsonl", args.data)) if not value]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be given (or --config FILE with init_from and text)")
+    args.skip_bad, args.balance = bool(args.skip_bad), bool(args.balance)
+    return values
 
 
 def _open_in_blocks(model: str) -> Pretrained | InBlocks | None:
@@ -304,7 +333,8 @@ class ExampleJob(Job):
         shown = (*PLANNED, "split", "steps", "n_layer", "n_head", "n_embd")
         shape = {name: getattr(self.plan, name) for name in shown}
         first = {"init_from": self.base.name, "adapter": self.base.adapter, "text": [str(self.data.path)]}
-        settings = {**first, **self.settings, **shape}
+        flags = {name: self.about[name] or None for name in ("skip_bad", "balance")}
+        settings = {**first, **self.settings, **flags, **shape}
         about = self.about | {"memorise": False, "form": self.data.form}
         runs.write_config(self.folder.path, settings | {"clean": self.data.tokenizer.normalizer}, about)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from npgpt.distributed.world import World
     from npgpt.engine.types import Fields, PathLike
     from npgpt.interop.layout import Pretrained
+    from npgpt.training.listener import OnStep
     from npgpt.training.trainer import Trainer
 
 
@@ -163,9 +164,12 @@ class Job(ABC):
 
         return 130 if result["ended"] == Ending.INTERRUPTED else 0
 
-    def run(self, as_json: bool) -> int:
-        """Train, or print that the run has already ended; return the exit code, 1 for a failure."""
-        result = self._already_ended(as_json) if self.trainer.ended else self._train(as_json)
+    def run(self, as_json: bool, on_step: OnStep | None = None) -> int:
+        """Train, or print that the run has already ended; return the exit code, 1 for a failure.
+
+        on_step(Step) is called after each step; an exception in it is raised, behind a checkpoint.
+        """
+        result = self._already_ended(as_json) if self.trainer.ended else self._train(as_json, on_step)
         if as_json:
             print(json.dumps(result, allow_nan=False))
         return self.exit_code(result)
@@ -190,7 +194,7 @@ class Job(ABC):
                 report.write(self.folder.path)
         return result
 
-    def _train(self, as_json: bool) -> Fields:
+    def _train(self, as_json: bool, on_step: OnStep | None) -> Fields:
         from npgpt.console.progress import Progress
         from npgpt.engine import kernels
         from npgpt.training.listener import Listener
@@ -203,7 +207,14 @@ class Job(ABC):
             self.announce()
             listener = Listener() if self.world.rank else Progress()
             result = self.trainer.train(
-                path, self.settings["keep"], interrupted, self.sample, self.spent(), self.closing, listener
+                path,
+                self.settings["keep"],
+                interrupted,
+                self.sample,
+                self.spent(),
+                self.closing,
+                listener,
+                on_step,
             )
             del self.trainer  # frees memory to read the best model back
             kernels.release_memory()

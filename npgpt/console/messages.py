@@ -264,7 +264,8 @@ def duplicates_report(corpus: DistinctCorpus, shown: bool) -> list[str]:
             if one.exact
             else _("  {place} is near to {first_place}: {beginning!r}, {first_beginning!r}")
         )
-        lines.append(fill(line, **one._asdict()))
+        places = {"place": place(*one.place), "first_place": place(*one.first_place)}
+        lines.append(fill(line, **one._asdict() | places))
     return lines
 
 

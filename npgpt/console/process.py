@@ -86,7 +86,7 @@ def command(name: str, goes_on: bool = False) -> Callable[[Main], Main]:
 
     def decorate(main: Main) -> Main:
         @functools.wraps(main)
-        def guarded(argv: Sequence[str] | None = None) -> int:
+        def guarded(argv: Sequence[str] | None = None, **more: Any) -> int:
             _open_closed_streams()
             before = sys.stdout, sys.stderr
             out, err = Output(sys.stdout, not goes_on), Output(sys.stderr, False)
@@ -94,7 +94,7 @@ def command(name: str, goes_on: bool = False) -> Callable[[Main], Main]:
             code: Any = 1
             ended = False
             try:
-                code = main(argv)
+                code = main(argv, **more)
             except SystemExit as end:
                 code, ended = end.code or 0, True
             finally:

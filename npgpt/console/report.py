@@ -83,7 +83,7 @@ def write(run: Path) -> Path:
     """
     try:
         rows, samples = metrics(run), _lines(journals(run)[1])
-        config, test = read_config(run), _test_result(run / "test.json")
+        config, test = read_config(run), test_result(run / "test.json")
     except ValueError as error:
         log_warnings([f"{error}; {run / 'report.html'} stays as it is"])
         return run / "report.html"
@@ -108,14 +108,22 @@ def write(run: Path) -> Path:
 
 def write_page(folder: Path, about: str, sections: Iterable[str]) -> None:
     """Write folder/report.html: a line `about` its content, and the sections that are not empty."""
-    name = escape(folder.resolve().name)
-    page = (
+    write_atomically(folder / "report.html", page(folder.resolve().name, about, sections))
+
+
+def page(title: str, about: str, sections: Iterable[str], style: str = "") -> str:
+    """Return a self-contained page: a title, a line `about` its content, and the sections that are not empty.
+
+    `style` is CSS of its own.
+    """
+    name = escape(title)
+    head = (
         f'<!doctype html>\n<html lang="{_("en")}">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name} · npgpt</title>\n<style>{charts.STYLE}{STYLE}</style>\n<main>\n"
+        f"<title>{name} · npgpt</title>\n<style>{charts.STYLE}{STYLE}{style}</style>\n<main>\n"
         f'<h1>{name}</h1>\n<p class="soft">{escape(about)}</p>\n'
     )
-    write_atomically(folder / "report.html", page + "\n".join(filter(None, sections)) + "\n</main>\n")
+    return head + "\n".join(filter(None, sections)) + "\n</main>\n"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], best: int | None = None) -> str:
@@ -148,6 +156,13 @@ def points(rows: Rows, name: str, by: str = "step") -> list[tuple[float, float]]
     return [point for point in found if math.isfinite(point[1])]
 
 
+def averaged(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return a curve of at most about POINTS points, each the mean over its chunk of the steps."""
+    share = max(1, len(curve) // POINTS)
+    chunks = [curve[i : i + share] for i in range(0, len(curve), share)]
+    return [(chunk[-1][0], sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
+
+
 def _lines(journal: Journal) -> list[str]:
     try:
         return journal.read(sys.maxsize)
@@ -155,7 +170,7 @@ def _lines(journal: Journal) -> list[str]:
         return []
 
 
-def _test_result(path: Path) -> Fields | None:
+def test_result(path: Path) -> Fields | None:
     """Return what evaluate wrote, None without the file; ValueError where it holds something else."""
     try:
         test = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -170,12 +185,7 @@ def _test_result(path: Path) -> Fields | None:
 
 def _curves(rows: Rows) -> tuple[list[charts.Curve], list[charts.Mark]]:
     """Return the loss chart's curves, averaged training and validation loss, and its mark, the best step."""
-    losses, val = points(rows, "train_loss"), points(rows, "val_loss")
-    share = max(1, len(losses) // POINTS)
-    train = []
-    for i in range(0, len(losses), share):
-        chunk = losses[i : i + share]
-        train.append((chunk[-1][0], sum(loss for _, loss in chunk) / len(chunk)))
+    train, val = averaged(points(rows, "train_loss")), points(rows, "val_loss")
     curves: list[charts.Curve] = [
         (fill(_("training {loss:.3f}"), loss=train[-1][1]) if train else "", "one", train)
     ]

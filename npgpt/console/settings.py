@@ -139,6 +139,13 @@ not_negative = number(float, "a number, at least 0", lambda v: v >= 0)
 share = number(float, "a number in 0..1, 1 excluded", lambda v: 0 <= v < 1)
 
 
+def truth(text: str) -> bool:
+    """Return what true or false says; it is the kind of a key of a file."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text}")
+    return text.lower() == "true"
+
+
 def not_empty(text: str) -> str:
     """Return the text, a type for argparse: an empty one is a variable of a shell that was not set."""
     if not text:
@@ -157,9 +164,11 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return convert
 
 
-def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | None) -> Fields:
-    """Return the value of every setting by name, None where no source has one."""
-    from_file = config_values(settings, config_file) if config_file else {}
+def resolve(settings: Iterable[Setting], args: Namespace, from_file: Fields) -> Fields:
+    """Return the value of every setting by name, None where no source has one.
+
+    `from_file` is what config_values() found, {} without a file.
+    """
     values = {}
     for name, kind in (setting[:2] for setting in settings):
         values[name] = getattr(args, name)
@@ -171,21 +180,46 @@ def resolve(settings: Iterable[Setting], args: Namespace, config_file: str | Non
     return values
 
 
-def config_values(settings: Iterable[Setting], path: PathLike) -> Fields:
-    """Return the settings in a TOML file by name; tables in it are notes and are ignored."""
-    from npgpt.training.run import read_table
+def config_values(settings: Iterable[Setting], path: PathLike | None, derived: Iterable[str] = ()) -> Fields:
+    """Return the settings in a TOML file by name, {} without a file; "text" has the paths of its data.
 
+    A run writes such a file, with facts below [about], which are no settings; neither are the `derived` keys
+    of a run's own file. ValueError names every key that is no setting.
+    """
+    from npgpt.training.run import read_table
+    from npgpt.training.source import names_of
+
+    if path is None:
+        return {}
     table = read_table(path)
+    about = table.pop("about", {})
+    by_run = isinstance(about, dict) and "npgpt" in about
     kinds = {setting.name: setting.kind for setting in settings}
-    values = {}
+    table = {key: value for key, value in table.items() if not (by_run and key in derived)}
+    _refuse_unknown(table, kinds, path)
+    values: Fields = {}
     for key, value in table.items():
-        if isinstance(value, dict) or key == "text":
+        if key == "text":
+            texts = [value] if isinstance(value, str) else value
+            if not (isinstance(texts, list) and texts and all(isinstance(t, str) and t for t in texts)):
+                raise ValueError(f"{path}: text must be a path or a list of paths, got {value!r}")
+            values[key] = names_of(table | {"about": about if by_run else {}}, key)
             continue
-        if key not in kinds:
-            raise ValueError(f"{path}: {key} is not a setting{hint(key, kinds)}")
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         values[key] = _convert(kinds[key], text, f"{path}: {key}")
     return values
+
+
+def _refuse_unknown(table: Fields, kinds: Fields, path: PathLike) -> None:
+    """Raise ValueError, naming all of them, for keys and tables that are no settings."""
+    known = [*kinds, "text"]
+    names = {key: f"[{key}]" if isinstance(value, dict) else key for key, value in table.items()}
+    unknown = [key for key in table if key not in known or isinstance(table[key], dict)]
+    if len(unknown) == 1:
+        raise ValueError(f"{path}: {names[unknown[0]]} is not a setting{hint(unknown[0], known)}")
+    if unknown:
+        told = [names[key] + (f" ({ours}?)" if (ours := meant(key, known)) else "") for key in unknown]
+        raise ValueError(f"{path}: {', '.join(told[:-1])} and {told[-1]} are not settings")
 
 
 def _convert(kind: Kind, text: str, where: str) -> Any:

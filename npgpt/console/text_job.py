@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shlex
 import time
@@ -180,10 +181,10 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
     from npgpt.runtime import generation  # noqa: F401
     from npgpt.training import memory, pretrained  # noqa: F401
 
-    given = _one_length(resolve(SETTINGS, args, args.config), args)
+    given = _one_length(resolve(SETTINGS, args, experiment(args)), args)
     set_threads(world, given["threads"])
     if not args.text and not (args.resume and given["out"]):
-        raise ValueError("TEXT must be given (or --resume --out RUN)")
+        raise ValueError("TEXT must be given (or --resume --out RUN, or --config FILE with text)")
     folder = open_folder(given["out"], args.text[0] if args.text else "", args.resume, world, lock)
     settings = _settings(given, folder, args)
     corpus, val = _corpora(args, folder, settings, world)
@@ -198,6 +199,16 @@ def text_job(args: Namespace, started: float, lock: contextlib.ExitStack, world:
     if not (folder.config or args.dry_run):
         folder = make_folder(folder, world, lock)
     return TextJob(folder, settings, trainer, world, corpus, val, resident, started)
+
+
+def experiment(args: Namespace) -> Fields:
+    """Return the settings of the file of --config; its texts become args.text where TEXT is not given."""
+    values = config_values(SETTINGS, args.config)
+    texts = values.pop("text", [])
+    # a run that is resumed looks for a text that was moved
+    if not args.text and not (args.resume and not all(map(os.path.exists, texts))):
+        args.text = texts
+    return values
 
 
 def _corpora(
@@ -322,7 +333,9 @@ def _settings(given: Fields, folder: RunFolder, args: Namespace) -> Fields:
     if folder.config:
         # a checkpoint holds its vocabulary, so the original file may be missing
         kinds = [s._replace(kind=str) if s.name == "tokenizer" else s for s in SETTINGS]
-        settings = kept_settings(given, config_values(kinds, folder.path / CONFIG), MAY_CHANGE)
+        saved = config_values(kinds, folder.path / CONFIG)
+        del saved["text"]  # which find_text() finds
+        settings = kept_settings(given, saved, MAY_CHANGE)
         if folder.ended and any(given[name] for name in LENGTHS):
             settings |= {name: given[name] for name in LENGTHS}
         return settings
@@ -433,6 +446,7 @@ class TextJob(Job):
     def write_config(self) -> None:
         """Write config.toml, and the text where it came from stdin."""
         from npgpt.training import run as runs
+        from npgpt.training.trainer import val_bytes_per_token
 
         plan, path = self.plan, self.folder.path
         text, target = self.corpus.names(path), self.settings["target_loss"]
@@ -443,6 +457,8 @@ class TextJob(Job):
         self.corpus.keep_stdin(path)
         about = {"memorise": plan.memorise, "text_sha256": self.corpus.sha256}
         about |= {"val_sha256": self.val.sha256} if self.val else {}
+        if per_token := val_bytes_per_token(self.trainer):  # makes bits per byte of its validation losses
+            about["val_bytes_per_token"] = per_token
         if settings["init_from"]:
             about["parent_sha256"] = _weights_sha256(self.trainer)
         runs.write_config(path, settings, about)

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from npgpt.engine import kernels
 from npgpt.engine.names import names_checked
+from npgpt.engine.notebooks import small_table
 from npgpt.engine.types import Floats, Shapes
 
 ACTIVATIONS = ("gelu_new", "gelu", "swiglu")  # the first two as Transformers names them
@@ -120,6 +121,13 @@ class GPTConfig:
         if self.rope and self.D % 2:
             raise ValueError(f"GPTConfig: rope must turn pairs, got heads of {self.D} numbers")
         self._check_kind()
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks: the sizes, and what is not as the defaults have it."""
+        sizes = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+        fields = GPTConfig.__dataclass_fields__
+        other = [name for name in fields if name not in sizes and getattr(self, name) != fields[name].default]
+        return small_table("GPTConfig", {name: getattr(self, name) for name in (*sizes, *other)})
 
     def _check_kind(self) -> None:
         """Refuse parts that no member of the family has together: no file could hold them."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from npgpt.distributed.world import SINGLE, World
 from npgpt.engine.names import missing, names_checked
+from npgpt.engine.notebooks import small_table
 from npgpt.engine.types import Integers, PathLike
 from npgpt.text.corpus import Corpus
 from npgpt.text.distinct import DistinctCorpus
@@ -33,6 +34,7 @@ from npgpt.text.tokenizer import BEFORE_BLANK, ByteTokenizer, Place, Tokenizer
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 CHUNKS_PER_RANK = 4  # at least, so that their unequal costs even out
 BLOCK = 1 << 24  # ids that are looked at together
+BEGINNING = 60  # tokens that a notebook shows
 TAIL = 4096  # bytes at the end of a chunk in which a boundary of words is looked for
 ENOUGH = 0.25  # of a part of the text, by which its ends may move to those of documents
 DOCUMENTS = ("apart", "joined")
@@ -208,6 +210,14 @@ class Dataset:
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in ("train", "validation", "test"))
         return f"<Dataset of {len(self):,} tokens: {parts}; tokenizer {self.tokenizer.name}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks: the tokens of each part, and the beginning of the text."""
+        rows: dict[str, object] = {name: len(getattr(self, name)) for name in ("train", "validation", "test")}
+        rows |= {"tokens left out": self.n_copies} if self.n_copies else {}
+        rows |= {"tokenizer": self.tokenizer.name, "documents": "apart" if self.apart else "joined"}
+        beginning = self.tokenizer.decode(self.train[:BEGINNING])
+        return small_table(f"Dataset of {len(self):,} tokens", rows | {"begins": beginning})
 
     @classmethod
     @names_checked

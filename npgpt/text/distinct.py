@@ -30,9 +30,9 @@ class Repeated(NamedTuple):
     """A document that is left out, and the first one that it repeats."""
 
     exact: bool  #: byte for byte
-    place: str  #: file and line where it begins
+    place: tuple[str, int, str]  #: name of its file, where it begins in it, and what that counts: line, page
     beginning: str  #: of its text
-    first_place: str
+    first_place: tuple[str, int, str]
     first_beginning: str
 
 
@@ -153,6 +153,6 @@ class DistinctCorpus(Corpus):
                     found[first + number] = text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
         return found
 
-    def _place(self, number: int) -> str:
-        file, (line,) = super().places(number, [1])
-        return f"{Path(file).name}:{line}"
+    def _place(self, number: int) -> tuple[str, int, str]:
+        file, (begin,) = super().places(number, [1])
+        return Path(file).name, begin, self.unit(file)

@@ -151,7 +151,7 @@ class TaskTrainer(Trainer):
     def _training_batches(self) -> ExampleBatches:
         return self.examples.batches(self.plan, self.seed)
 
-    def _validation_batches(self, max_tokens: int | None) -> Iterable[Packed]:
+    def validation_batches(self, max_tokens: int | None) -> Iterable[Packed]:
         """Yield packed batches of the examples held out, or of the first with about max_tokens targets."""
         held_out, B = self.examples.held_out, self.rows
         if max_tokens:

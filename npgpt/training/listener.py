@@ -1,6 +1,7 @@
 """The events of a training, for a listener that shows them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from npgpt.training.overfitting import Verdict
 
@@ -14,6 +15,10 @@ class Step(NamedTuple):
     val_loss: float | None  # None where no validation followed this step
     tokens_per_second: float
     seconds: float  # of training so far, those of earlier processes included
+    rate: float  # the learning rate of this step
+
+
+OnStep: TypeAlias = Callable[[Step], None]
 
 
 class Listener:

@@ -24,24 +24,24 @@ def find_text(
     for paths in there:
         corpus = DistinctCorpus(paths, dedupe, config.get("documents") == "apart", **how)
         if corpus.sha256 == config["about"].get(f"{key}_sha256"):
-            return corpus, None if paths == _names(config, key) else paths[0]
+            return corpus, None if paths == names_of(config, key) else paths[0]
     if there:
         raise ValueError(f"{there[0][0]}: has changed since the run was trained on it; {advice}")
     where = f"No such file, nor any of this name in or beside {run}; {advice}"
-    raise FileNotFoundError(2, where, _names(config, key)[0])
+    raise FileNotFoundError(2, where, names_of(config, key)[0])
 
 
 def _places(run: Path, config: Fields, key: str) -> Iterator[list[str]]:
     """Yield the lists of paths at which a text may be: where it was, as it lay from the run, and near."""
-    texts = _names(config, key)
+    texts = names_of(config, key)
     yield texts
-    if relative := _names(config, f"{key}_from_run"):
+    if relative := names_of(config, f"{key}_from_run"):
         yield [os.path.normpath(run / path) for path in relative]
     for folder in (run, run.resolve().parent, Path()):
         yield [str(folder / os.path.basename(text)) for text in texts]
 
 
-def _names(config: Fields, key: str) -> list[str]:
+def names_of(config: Fields, key: str) -> list[str]:
     """Return the paths of a key; [about] has the bytes of those that are not UTF-8."""
     about = config["about"]
     if odd := about.get(f"{key}_bytes"):

@@ -23,7 +23,7 @@ from npgpt.training import checkpoint, overfitting
 from npgpt.training.cost import memory_needed, steps_in
 from npgpt.training.ending import Ending
 from npgpt.training.evaluation import mean_loss
-from npgpt.training.listener import Listener, Step
+from npgpt.training.listener import Listener, OnStep, Step
 from npgpt.training.memory import check_memory
 from npgpt.training.plan import Plan, make_plan
 from npgpt.training.recorder import Recorder, read_knots, repair
@@ -54,6 +54,8 @@ class RunContext:
     saved_at: float
     validating: float = 0.0  # seconds of the last validation
     warned: bool = False  # of overfitting, once
+    on_step: OnStep | None = None
+    raised: Exception | None = None  # by on_step
 
 
 def prepare(
@@ -120,19 +122,29 @@ class Trainer(Updater):
         spent: float = 0.0,
         reserved: float = 0.0,
         listener: Listener | None = None,
+        on_step: OnStep | None = None,
     ) -> Fields:
         """Train to the plan's end or target, write the files of a Recorder into `run`, and return the result.
 
         The last `keep` checkpoints and the best are kept. should_stop() is called after each step: True ends
         the run with a checkpoint. sample() returns a text, every eval_every steps. `spent` seconds of the
         plan's minutes are already used, and `reserved` seconds are kept for the time after training.
+        on_step(Step) is called after each step, on rank 0; an exception in it ends the run with a checkpoint
+        of that step, as an interrupt does, and is raised again.
         TrainingFailed where the loss or a gradient stays not finite, OSError where the last checkpoint cannot
         be written. Both leave earlier checkpoints as they are.
         """
         listener = listener or Listener()
         recorder, now = Recorder(Path(run), keep, self.world, listener), time.perf_counter()
         context = RunContext(
-            recorder, listener, should_stop, sample, now - self.seconds - spent, reserved, now
+            recorder,
+            listener,
+            should_stop,
+            sample,
+            now - self.seconds - spent,
+            reserved,
+            now,
+            on_step=on_step,
         )
         recorder.start(self.step)
         if self.plan.minutes:
@@ -144,6 +156,8 @@ class Trainer(Updater):
                 val_loss = self._one_step(context)
         finally:
             listener.end()
+        if context.raised:
+            raise context.raised
         val_loss = self._final_validation(val_loss, should_stop)
         _check_validation(self, recorder.run, val_loss)
         return self.result(recorder.run) | {
@@ -185,20 +199,20 @@ class Trainer(Updater):
         if val_loss is not None:
             self._compare(val_loss)
         now = time.perf_counter()
+        self.seconds, rate = now - context.begun, self.optimizer.lr
+        step = Step(self.step, self.schedule.steps, loss, val_loss, n / took, self.seconds, rate)
         worth = val_loss is not None and val_loss < self.kept
         stop, overdue, worth = self.world.any(
-            context.should_stop(), now - context.saved_at > SAVE_SECONDS, worth
+            _stopped(self, context, step), now - context.saved_at > SAVE_SECONDS, worth
         )
         if not last and not self.ended and stop:
             self.ended = Ending.INTERRUPTED
 
-        self.seconds = now - context.begun
         self._write_row(context.recorder, loss, val_loss, grad_norm, n / took)
-        step = Step(self.step, self.schedule.steps, loss, val_loss, n / took, self.seconds)
         context.listener.step(step)
         _check_validation(self, context.recorder.run, val_loss)
         if evaluated and not self.world.rank:
-            self._sample_and_warn(context)
+            _sample_and_warn(self, context)
         final = last or bool(self.ended)
         if final or overdue or ((worth or self.step % plan.save_every == 0) and not self.bad_in_a_row):
             self._save(context, final, val_loss)
@@ -273,7 +287,7 @@ class Trainer(Updater):
         """Return the loss on the subset of the validation part that is the same at every step."""
         if not len(self.dataset.validation):
             return None
-        return mean_loss(self.model, self._validation_batches(self.plan.eval_tokens), self.world.map)
+        return mean_loss(self.model, self.validation_batches(self.plan.eval_tokens), self.world.map)
 
     def _final_validation(self, val_loss: float | None, should_stop: Callable[[], bool]) -> float | None:
         """Return the loss over the complete validation part; where that is stopped, the subset's loss."""
@@ -289,11 +303,11 @@ class Trainer(Updater):
 
         try:
             map = self.world.map if self.world.size > 1 else until_stopped
-            return mean_loss(self.model, self._validation_batches(None), map)
+            return mean_loss(self.model, self.validation_batches(None), map)
         except KeyboardInterrupt:
             return val_loss
 
-    def _validation_batches(self, max_tokens: int | None) -> Iterable[tuple[Integers, ...]]:
+    def validation_batches(self, max_tokens: int | None) -> Iterable[tuple[Integers, ...]]:
         """Return the batches of the validation part, or of a fixed subset of about max_tokens."""
         ids, T = self.dataset.validation, self.model.config.block_size
         return evaluation_batches(ids, T, self.rows, self.end_of_text, max_tokens, self.dataset.apart)
@@ -305,19 +319,6 @@ class Trainer(Updater):
         row = [self.step, f"{epoch:.4f}", self.tokens, loss, "" if val_loss is None else repr(val_loss)]
         row += [self.optimizer.lr, grad_norm, f"{speed:.0f}", f"{self.seconds:.3f}", self.skipped]
         recorder.add_row(self.step, loss, val_loss, ",".join(map(str, row)))
-
-    def _sample_and_warn(self, context: RunContext) -> None:
-        """Record a sample, and warn once where the model overfits."""
-        try:
-            text = context.sample() if context.sample else ""
-        except ValueError as error:  # its logits are not finite
-            raise _failure(self, context.recorder.run, str(error)) from None
-        if context.sample:
-            context.recorder.add_sample(self.step, text)
-        if not self.plan.memorise and (verdict := context.recorder.history.verdict()) and not context.warned:
-            context.warned = True
-            train = overfitting.training_text(self.dataset.train, self.dataset.tokenizer)
-            context.listener.overfitting(verdict, overfitting.longest_overlap(text.encode(), train))
 
     # ------------------------------------------------------------------------ saving and resuming
 
@@ -385,6 +386,40 @@ class Trainer(Updater):
         _restore_schedule(self, run, state)
         if not self.world.rank:
             repair(run, folder, self.kept_step)
+
+
+def _stopped(trainer: Trainer, context: RunContext, step: Step) -> bool:
+    """Call on_step, and return whether training is to stop after this step."""
+    if context.on_step and not trainer.world.rank:
+        try:
+            context.on_step(step)
+        except Exception as error:
+            context.raised = error
+    return context.should_stop() or context.raised is not None
+
+
+def _sample_and_warn(trainer: Trainer, context: RunContext) -> None:
+    """Record a sample, and warn once where the model overfits."""
+    try:
+        text = context.sample() if context.sample else ""
+    except ValueError as error:  # its logits are not finite
+        raise _failure(trainer, context.recorder.run, str(error)) from None
+    if context.sample:
+        context.recorder.add_sample(trainer.step, text)
+    if not trainer.plan.memorise and (verdict := context.recorder.history.verdict()) and not context.warned:
+        context.warned = True
+        train = overfitting.training_text(trainer.dataset.train, trainer.dataset.tokenizer)
+        context.listener.overfitting(verdict, overfitting.longest_overlap(text.encode(), train))
+
+
+def val_bytes_per_token(trainer: Trainer) -> float | None:
+    """Return the bytes of a token where the training validates, on average; None without a validation."""
+    tokenizer, n, size = trainer.dataset.tokenizer, 0, 0
+    if not len(trainer.dataset.validation):
+        return None
+    for _x, y, *_starts in trainer.validation_batches(trainer.plan.eval_tokens):
+        n, size = n + int((y >= 0).sum()), size + len(tokenizer.decode_bytes(y[y >= 0]))
+    return size / n
 
 
 def _restore_schedule(trainer: Trainer, run: Path, state: Fields) -> None:

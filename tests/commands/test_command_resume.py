@@ -61,7 +61,7 @@ def test_resume_without_a_checkpoint_starts(command, text, monkeypatch):
     Path("other").mkdir()
     Path("other/file").touch()
     refused(command("train", text, "--out", "other", "--resume"), "other: is no run")
-    refused(command("train", "--resume"), "TEXT must be given (or --resume --out RUN)")
+    refused(command("train", "--resume"), "TEXT must be given (or --resume --out RUN, or --config FILE")
 
 
 def test_resume_finds_the_last_run_of_a_text(command, text, monkeypatch):

@@ -311,7 +311,8 @@ def test_evaluate_speaks_portuguese(tmp_path, split, on, of_samples):
 
 
 FLAGS = "(--help lists the flags)"
-NAMES = "train, prepare, tune, evaluate, generate, explain, finetune, chat, serve, export, embed, bench"
+NAMES = "train, prepare, tune, evaluate, compare, generate, explain, finetune, chat, serve, export, "
+NAMES += "embed, bench"
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,10 @@ NAMES = "train, prepare, tune, evaluate, generate, explain, finetune, chat, serv
         ),
         ("npgpt.tune t", f"npgpt tune: the following arguments are required: --minutes {FLAGS}"),
         ("npgpt dance", f"npgpt: NAME must be one of {NAMES}, got dance"),
-        ("npgpt.train", "npgpt train: TEXT must be given (or --resume --out RUN)"),
+        (
+            "npgpt.train",
+            "npgpt train: TEXT must be given (or --resume --out RUN, or --config FILE with text)",
+        ),
         ("npgpt.train t --launch x", "npgpt train: --launch is for --restarts, which is missing"),
         (
             f"npgpt.evaluate {PACKAGE}",

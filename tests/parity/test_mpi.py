@@ -443,3 +443,28 @@ def test_more_threads_than_cpus_are_warned_about(tmp_path, text):
     threads = os.cpu_count()
     err = run(2, text, *FLAGS, "--steps", 2, "--threads", threads, "--out", tmp_path / "run")
     assert f"2 ranks with {2 * threads} threads share {threads} CPUs" in err
+
+
+WATCHED = """
+import sys
+from npgpt.train import main
+
+def look(step):
+    print("saw", step.step, flush=True)
+    if step.step == 7:
+        raise ZeroDivisionError("enough")
+
+main(sys.argv[1:], on_step=look)
+"""
+
+
+def test_what_on_step_raises_ends_all_ranks_with_a_checkpoint(tmp_path, text):
+    flags = [text, *FLAGS, "--out", tmp_path / "r"]
+    told = run(2, *flags, program=("-c", WATCHED), expect=1)
+    assert told.count("ZeroDivisionError: enough") == 1
+    assert [told.count(f"saw {n}\n") for n in (1, 7, 8)] == [1, 1, 0], "one rank calls it"
+    newest, broken = checkpoint.choose(tmp_path / "r", ())
+    assert checkpoint.step_of(newest) == 7 and not broken
+    run(2, "--resume", "--out", tmp_path / "r")
+    run(2, text, *FLAGS, "--out", tmp_path / "s")
+    assert arrays(tmp_path / "r") == arrays(tmp_path / "s")

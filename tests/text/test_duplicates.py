@@ -9,11 +9,13 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from npgpt.console import messages
 from npgpt.text import duplicates
 from npgpt.text.dataset import Dataset, encode
 from npgpt.text.distinct import DistinctCorpus
 from npgpt.text.duplicates import NEAR, RUN, SKETCH, find
 from npgpt.text.tokenizer import ByteTokenizer
+from tests.form_files import word_file
 
 WORD = re.compile(r"[^\W_]+")
 WORDS = [a + b for a in ("ba", "ce", "di", "fo", "gu", "lá") for b in ("ca", "de", "fi", "go", "hu", "ção")]
@@ -206,7 +208,11 @@ def test_records_that_repeat_documents_before_them_are_left_out(files):
         (str(files / name), [line])
         for name, line in (("a.jsonl", 2), ("a.jsonl", 4), ("a.jsonl", 6), ("b.txt", 3), ("c.csv", 3))
     ]
-    assert [tuple(one) for one in corpus.repeated()] == [
+    told = [
+        one._replace(place=messages.place(*one.place), first_place=messages.place(*one.first_place))
+        for one in corpus.repeated()
+    ]
+    assert [tuple(one) for one in told] == [
         (True, "a.jsonl:5", "dois dias", "a.jsonl:2", "dois dias"),
         (False, "a.jsonl:3", "Um dia, de sol!", "a.jsonl:1", "um dia de sol"),
         (False, "a.jsonl:7", "QUATRO", "a.jsonl:6", "quatro"),
@@ -225,6 +231,22 @@ def test_records_that_repeat_documents_before_them_are_left_out(files):
         assert corpus.twins().tolist() == [-1, -1, 0, -1, 1, -1, 5, 3, 5, -1, 9, -1]
     with pytest.raises(ValueError, match="dedupe must be one of records, all, none, got 'most'"):
         DistinctCorpus(files, "most", True)
+
+
+def test_places_are_counted_as_their_files_are(tmp_path):
+    """A record of a list has no line, and a paragraph of Word neither."""
+    (tmp_path / "a.json").write_text('[{"text": "um dia de sol"},\n\n{"text": "um dia de sol"}]')
+    for name in ("b.docx", "c.docx"):
+        word_file(tmp_path / name, ["o mar e o vento"])
+    corpus = DistinctCorpus([tmp_path / name for name in ("a.json", "b.docx", "c.docx")], "all", True)
+    assert [(one.place, one.first_place) for one in corpus.repeated()] == [
+        (("a.json", 2, "record"), ("a.json", 1, "record")),
+        (("c.docx", 1, "paragraph"), ("b.docx", 1, "paragraph")),
+    ]
+    assert messages.duplicates_report(corpus, shown=True)[1:] == [
+        "  a.json, record 2 repeats a.json, record 1: 'um dia de sol'",
+        "  c.docx, paragraph 1 repeats b.docx, paragraph 1: 'o mar e o vento x'",
+    ]
 
 
 def test_a_twin_that_is_left_out_gives_its_own_one(tmp_path):

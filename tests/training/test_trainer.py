@@ -130,7 +130,7 @@ def test_output_that_cannot_be_written_ends_nothing(monkeypatch):
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "write", full)
     progress.warn("a")
-    progress.step(Step(2, 2, 1.0, 1.0, 1.0, 1.0))
+    progress.step(Step(2, 2, 1.0, 1.0, 1.0, 1.0, 0.1))
     progress.end()
     monkeypatch.undo()
 
