@@ -58,7 +58,8 @@ def test_what_a_client_sent_is_answered_as_then(path, server):
         assert status == request["status"], (request, body)
         if "made" in request:
             then, now = request["made"], json.loads(body)["id"]
-            known |= {then: now, then[-8:]: now[-8:]}
+            # an answer's name is that of its message too
+            known |= {then.removeprefix("resp_"): now.removeprefix("resp_"), then[-8:]: now[-8:]}
         if request.get("json", {}).get("stream") and request["path"] == "/v1/responses":
             assert b'"type": "response.completed"' in body or b'"type": "response.incomplete"' in body
         elif request.get("json", {}).get("stream"):
@@ -72,5 +73,6 @@ def test_what_a_client_sent_is_answered_as_then(path, server):
 
 
 def test_recordings_have_each_client():
-    clients = {"lm-eval", "openai-agents", "openai-node", "openai-python", "openai-responses", "pydantic-ai"}
+    clients = {"ai-sdk", "lm-eval", "openai-agents", "openai-node", "openai-node-responses", "openai-python"}
+    clients |= {"openai-responses", "pydantic-ai"}
     assert {path.stem.rsplit("-", 1)[0] for path in RECORDED} == clients
