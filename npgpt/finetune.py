@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -69,6 +72,21 @@ def main(argv: Sequence[str] | None = None, on_step: OnStep | None = None) -> in
             job = example_job(args, lock, world)
         start_command(None if world.size > 1 else job.settings["threads"])
         return job.run(args.json, on_step)
+
+
+def of_server() -> int:
+    """Do main() for a server, and stop as by SIGTERM, with a checkpoint saved, when that ends.
+
+    stdin is a pipe that the server holds open: the system closes it, however the server ends.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return main()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
     from npgpt.engine.types import Fields, PathLike
     from npgpt.runtime import libnpgpt
-    from npgpt.server.jobs import FinetuneArguments
+    from npgpt.server.job import FinetuneArguments
     from npgpt.text.tokenizer import Tokenizer
 
 Adapters: TypeAlias = "Mapping[Path, str | None]"  # the adapter that is merged into the model of a path
 NONE: Adapters = {}
+FREE_SECONDS = 60  # for a process to save a checkpoint and end
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -158,33 +160,52 @@ def open_model(path: PathLike, adapters: Adapters = NONE) -> tuple[libnpgpt.Mode
 
 
 async def start_finetune(arguments: FinetuneArguments, adapters: Adapters) -> Process:
-    """Start `python -m npgpt.finetune` for a job of the server; stdout and stderr are pipes.
+    """Start `python -m npgpt.finetune --resume` for a job of the server; its streams are pipes.
 
-    It runs in the folder of the examples, so that its errors name the file without its path.
+    It runs in the folder of the examples, so that its errors name the file without its path. Ctrl-C at a
+    terminal is for the server, which lets it save a checkpoint.
     """
     from asyncio.subprocess import PIPE, create_subprocess_exec
 
     from npgpt.server.jobs import LINE_LIMIT
+    from npgpt.training.finetuning import default_rate
 
-    command = [sys.executable, "-P", "-m", "npgpt.finetune"]
-    command += [str(arguments.base), arguments.data.name, "-o", str(arguments.out), "--json"]
-    adapter = adapters.get(arguments.base)
+    code = "from npgpt.finetune import of_server; raise SystemExit(of_server())"
+    command = [sys.executable, "-P", "-c", code]
+    command += [str(arguments.base), arguments.data.name, "-o", str(arguments.out), "--resume", "--json"]
+    adapter, multiplier = adapters.get(arguments.base), arguments.multiplier
     for flag, value in (
         ("--seed", arguments.seed),
         ("--epochs", arguments.epochs),
         ("--batch-size", arguments.batch_size),
+        ("--lr", multiplier and multiplier * default_rate(arguments.n_embd)),
         ("--val", arguments.validation and arguments.validation.name),
         ("--adapter", adapter and os.path.abspath(adapter)),
     ):
         command += [flag, str(value)] if value is not None else []
+    await _free(arguments.out)
     return await create_subprocess_exec(
         *command,
+        stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
         limit=LINE_LIMIT,
         cwd=arguments.data.parent,
         env=_environment(),
+        start_new_session=True,
     )
+
+
+async def _free(run: Path) -> None:
+    """Wait for the process of a server that was killed, which saves a checkpoint of this run and ends."""
+    import asyncio
+
+    from npgpt.training.run import locked
+
+    for _ in range(FREE_SECONDS * 10 if run.exists() else 0):
+        with contextlib.suppress(BlockingIOError), locked(run):
+            return
+        await asyncio.sleep(0.1)
 
 
 async def start_explain(path: Path, asked: Fields, adapters: Adapters) -> tuple[Process, bytes]:

@@ -42,10 +42,10 @@ def random_model(seed=3, **fields):
     return model
 
 
-def model_with_roles():
+def model_with_roles(context=128):
     """A random model over bytes whose tokenizer has the roles of conversations."""
     tokenizer = examples.add_roles(ByteTokenizer())
-    model = random_model(block_size=128, vocab_size=tokenizer.vocab_size)
+    model = random_model(block_size=context, vocab_size=tokenizer.vocab_size)
     model.tokenizer = tokenizer
     return model
 

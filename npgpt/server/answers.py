@@ -22,7 +22,7 @@ from npgpt.server.sequence import Sequence
 from npgpt.server.store import Store
 from npgpt.server.tokens import Token
 from npgpt.text import examples
-from npgpt.text.messages import MANY_MESSAGES, text_of
+from npgpt.text.messages import MANY_MESSAGES, REFERENCE, text_of
 
 SHOWN: Fields = {  # fields of a request that its answer shows, and what they are where nobody gives them
     "instructions": None,
@@ -134,7 +134,32 @@ class Answers:
                 f"a conversation must have at most {MANY_MESSAGES} items, got {len(before) + len(given)}"
             )
             raise ApiError(400, message, "input", "invalid_value")
-        return before + [_item(one["role"], text_of(one["content"]), one.get("id")) for one in given]
+        return before + [await self._item(one, i, owner) for i, one in enumerate(given)]
+
+    async def _item(self, given: Fields, i: int, owner: str) -> Fields:
+        """Return the item at place i of a request, which gives it or its id; ApiError where it does not."""
+        if given.get("type") == REFERENCE or given.keys() == {"id"}:
+            return await self._referred(given.get("id", ""), i, owner)
+        for name in ("role", "content"):
+            if name not in given:
+                place, code = f"input[{i}].{name}", "missing_required_parameter"
+                raise ApiError(400, f"you must provide {place}", place, code)
+        return _item(given["role"], text_of(given["content"]), given.get("id"))
+
+    async def _referred(self, id: str, i: int, owner: str) -> Fields:
+        """Return the reply of an id, whose answer is kept."""
+        try:
+            kept = await self._kept(id.replace("msg_", "resp_", 1), owner)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            kept = {"response": {"output": []}}
+        for item in kept["response"]["output"]:
+            if item["id"] == id:
+                return dict(item)
+        why = "only replies are kept, and none with store: false"
+        message = f"Item with id {id[:100]!r} not found: {why}"
+        raise ApiError(404, message, f"input[{i}].id", "item_not_found")
 
     async def _prompt(self, fields: Fields, served: ServedModel, items: list[Fields]) -> tuple[int, ...]:
         """Return the ids of a conversation; with truncation "auto" the oldest items go until it fits."""
@@ -190,9 +215,10 @@ class Answer:
         """`warnings`: what was asked for and is met as far as it goes."""
         self.sequence, self.shape, self.sent = sequence, shape, 0
         self.text, self.tokens, self.finish = "", list[Token](), ""
-        self.message: Fields = {"id": f"msg_{secrets.token_hex(24)}", "type": "message", "role": "assistant"}
+        name = secrets.token_hex(24)  # of both, so that the id of a message leads to the answer
+        self.message: Fields = {"id": f"msg_{name}", "type": "message", "role": "assistant"}
         self.about: Fields = {
-            "id": f"resp_{secrets.token_hex(24)}",
+            "id": f"resp_{name}",
             "object": "response",
             "created_at": int(time.time()),
             "completed_at": None,

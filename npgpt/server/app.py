@@ -143,6 +143,7 @@ def _api(path: str, handler: Handler, methods: tuple[str, ...] = ("GET",)) -> Ro
 @contextlib.asynccontextmanager
 async def _lifespan(app: App) -> AsyncIterator[None]:
     app.models.main.scheduler.start(asyncio.get_running_loop())
+    app.tuning.jobs.start()
     try:
         yield
     finally:

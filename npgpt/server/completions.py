@@ -59,10 +59,11 @@ class Completions:
         fields = await bodies.checked(request, self.settings)
         served = await self.models.find(fields["model"])
         prompts = await encode_prompts(served.scheduler, fields["prompt"], "prompt")
-        check_context(prompts, served.scheduler, "prompt")
         most, warnings = self.max_tokens(fields, 16)
         ends = served.scheduler.tokenizer.ends
         top, echo = fields.get("logprobs"), fields.get("echo", False)
+        reported = echo and top is not None  # the last token's probability needs those before it alone
+        check_context(prompts, served.scheduler, "prompt", room=int(reported))
         more = {**await self.guided(fields, served), "sharer": self.sharer(request)}
         requests = text_requests(fields, prompts, max_tokens=most, ends=ends, top=top, echo=echo, **more)
         shape = CompletionShape(served.scheduler.token_names, top)
@@ -295,10 +296,13 @@ def check_dimensions(given: int | None, scheduler: Scheduler) -> None:
         raise ApiError(400, message, "dimensions", "unsupported_parameter")
 
 
-def check_context(prompts: Prompts, scheduler: Scheduler, param: str) -> None:
-    """Raise ApiError 400, which names `param`, for a prompt that is longer than the model's context."""
+def check_context(prompts: Prompts, scheduler: Scheduler, param: str, room: int = 0) -> None:
+    """Raise ApiError 400, which names `param`, for a prompt that is longer than the model's context.
+
+    `room` is how many tokens more it may have.
+    """
     longest, context = max(map(len, prompts)), scheduler.model.block_size
-    if longest > context:
+    if longest > context + room:
         message = f"This model's maximum context length is {context} tokens, got {longest}"
         raise ApiError(400, message, param, "context_length_exceeded")
 

@@ -1,7 +1,7 @@
 """Fine-tuning jobs: one process at a time, which the function that serve.py hands in starts.
 
-A tuned model is a folder beside the one that is served. It stays when the server goes, with its job in
-JOB_FILE, and the next server of the model lists both again.
+A tuned model is a folder beside the one that is served. It stays when the server goes, and so do jobs: the
+next server of the model lists those that succeeded, and goes on with those that waited or ran.
 """
 
 import asyncio
@@ -15,12 +15,11 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import time
 import traceback
 from asyncio.subprocess import Process
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,107 +27,36 @@ from npgpt.engine.types import Fields
 from npgpt.server import results
 from npgpt.server.files import Files
 from npgpt.server.guard import may_read
+from npgpt.server.job import DATA, JOB_FILE, FinetuneArguments, FinetuneJob, folder_of
 from npgpt.server.responses import new_id
 from npgpt.server.schema import ApiError
 
-MAX_JOBS, MAX_EVENTS = 100, 1000  # kept: jobs in all, events of each
+MAX_JOBS = 100  # kept
 STOP_SECONDS = 20  # for a process to end by itself
+AGAIN_SECONDS = 1  # until a process that a signal ended begins again, if the server has not ended too
 REFUSED = 2  # exit code of a process that refuses what it is given
-DATA = ("training_file", "validation_file")  # fields of a request, and the names of a job's files
-JOB_FILE = "job.json"  # in the folder of a model that a job has made
+STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # those of one that a signal has ended; it can go on
 COMMAND = "python -m npgpt"  # in what a process says to people at a terminal
 PATH = re.compile(r"(?:(?<![\w/.:~-])/|\b[A-Za-z]:\\)(?:[^\s'\",;:()/\\]+[/\\])+([^\s'\",;:()/\\]*)")
 LINE_LIMIT = 2**20  # bytes of a line that a process may print: the buffer of its pipe
 
-
-@dataclass(frozen=True)
-class FinetuneArguments:
-    """The arguments of a process of fine-tuning."""
-
-    base: Path  # the folder of the model to begin with
-    data: Path  # the examples, in a folder of their own; its name is the one that errors should have
-    out: Path  # the folder of the new model
-    seed: int
-    epochs: int | None  # None, here and below: what the command finds best
-    batch_size: int | None
-    validation: Path | None = None  # examples beside `data`; None: a share of those
-
-
-# starts the process; stdout and stderr are pipes, and the last line of stdout is a JSON object: the result,
+# starts the process, or goes on with what is in its `out`; stdin, stdout and stderr are pipes. It stops as by
+# SIGTERM when stdin ends, as the server has then ended. The last line of stdout is a JSON object: the result,
 # or {"error": ...} where the exit code is not 0
 StartFinetune: TypeAlias = Callable[[FinetuneArguments], Awaitable[Process]]
-
-
-@dataclass
-class FinetuneJob:
-    """A job, the arguments of its process and its events."""
-
-    about: Fields  # OpenAI's job object
-    arguments: FinetuneArguments
-    tuned_name: str  # of the new model
-    events: deque[Fields] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
-    owner: str = ""
-
-    def add_event(self, message: str, level: str = "info", data: Fields | None = None) -> None:
-        """Add OpenAI's event object to the events."""
-        event = {"id": new_id("ftevent"), "object": "fine_tuning.job.event", "created_at": int(time.time())}
-        event |= {"level": level, "message": message, "data": data, "type": "metrics" if data else "message"}
-        self.events.append(event)
-
-    def end(self, status: str, message: str, level: str = "info") -> None:
-        """Set the last status, "succeeded", "failed" or "cancelled", and add the last event."""
-        self.about["status"], self.about["finished_at"] = status, int(time.time())
-        self.add_event(message, level)
-
-    def fail(self, message: str, code: str = "failed", param: str | None = None) -> None:
-        """End the job with an error."""
-        self.about["error"] = {"code": code, "message": message, "param": param}
-        self.about["fine_tuned_model"] = None
-        self.end("failed", message, "error")
-
-    def save(self) -> None:
-        """Write the job into the folder of its model; raise OSError where that cannot be."""
-        kept = {"name": self.tuned_name, "job": self.about, "events": list(self.events), "owner": self.owner}
-        new = self.arguments.out / f"{JOB_FILE}.new"
-        new.write_text(json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        new.replace(self.arguments.out / JOB_FILE)
-
-    @staticmethod
-    def load(folder: Path) -> "FinetuneJob":
-        """Return the job that made the model in a folder; raise ValueError or OSError where there is none."""
-        try:
-            kept = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
-            about, name = dict(kept["job"]), str(kept["name"])
-            events = deque(map(dict, kept["events"]), maxlen=MAX_EVENTS)
-            if (about["status"], about["fine_tuned_model"]) != ("succeeded", name):
-                raise ValueError(f"the job of {name} must have succeeded")
-            arguments = FinetuneArguments(folder, folder, folder, int(about["seed"]), None, None)
-            files, _ = list(about["result_files"]), int(about["finished_at"])
-            if not all(isinstance(id, str) and re.fullmatch("file-[0-9a-f]{24}", id) for id in files):
-                raise ValueError("result_files must be ids of files")
-            if missing := {"id", "created_at", "model", "metadata", "result_files"} - set(about):
-                raise ValueError(f"the job must have {', '.join(sorted(missing))}")
-        except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"must be a job, got {error!r:.80}") from None
-        return FinetuneJob(about, arguments, name, events, str(kept.get("owner", "")))
-
-    @property
-    def ended(self) -> bool:
-        """True once it neither waits nor runs."""
-        return self.about["finished_at"] is not None
-
-    @property
-    def status(self) -> str:
-        """The status as OpenAI writes it."""
-        return str(self.about["status"])
 
 
 class Jobs:
     """The jobs by their ids, and the task of the event loop that runs one after the other."""
 
-    def __init__(self, files: Files, start: StartFinetune, done: Callable[[str, Path], None]) -> None:
-        """`done` is called with the name and the folder of each model that a job has made."""
-        self.files, self._start, self._done = files, start, done
+    def __init__(
+        self, files: Files, start: StartFinetune, done: Callable[[str, Path], None], n_embd: int = 0
+    ) -> None:
+        """`done` is called with the name and the folder of each model that a job has made.
+
+        n_embd is the number of channels of the model that is served, and of those that come of it.
+        """
+        self.files, self._start, self._done, self._n_embd = files, start, done, n_embd
         self._jobs: dict[str, FinetuneJob] = {}
         self._queue: asyncio.Queue[FinetuneJob] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -137,7 +65,7 @@ class Jobs:
     def create(self, fields: Fields, base: Path, owner: str = "") -> Fields:
         """Queue an owner's job, of a checked request, on the model in `base`; return OpenAI's job object.
 
-        Raise ApiError 404 if there is no such file, 429 if there are too many jobs.
+        Raise ApiError 404 if there is no such file, 429 if there are too many jobs, 500 if there is no room.
         """
         given = [name for name in DATA if name in fields]
         for name in given:
@@ -150,43 +78,60 @@ class Jobs:
         hyper = fields.get("hyperparameters") or hyper
         hyper = {key: value for key, value in hyper.items() if value != "auto"}
         id, suffix = new_id("ftjob"), fields.get("suffix")
-        # copies of our own, as the files may be deleted while the job waits
-        folder = self.files.folder / id
-        folder.mkdir()
-        for name in given:
-            shutil.copyfile(self.files.path(fields[name]), folder / name)
         run = base.parent if (base.parent / JOB_FILE).is_file() else base  # of a checkpoint
+        out = run.parent / f"{run.name}-{suffix or 'tuned'}-{id[-8:]}"
+        folder = folder_of(out)
         arguments = FinetuneArguments(
             base=base,
             data=folder / "training_file",
-            out=run.parent / f"{run.name}-{suffix or 'tuned'}-{id[-8:]}",
+            out=out,
             seed=fields.get("seed", secrets.randbelow(2**31)),
             epochs=hyper.get("n_epochs"),
             batch_size=hyper.get("batch_size"),
             validation=folder / "validation_file" if "validation_file" in given else None,
+            multiplier=hyper.get("learning_rate_multiplier"),
+            n_embd=self._n_embd,
         )
         tuned_name = f"ft:{fields['model'][:100]}::{suffix or ''}:{id[-8:]}"
         job = FinetuneJob(_job_object(id, fields, hyper, arguments.seed), arguments, tuned_name, owner=owner)
-        self._jobs[id] = job
         job.add_event("Created fine-tuning job")
+        try:
+            job.begin({name: self.files.path(fields[name]) for name in given})
+        except OSError as error:
+            job.forget()
+            raise ApiError(500, f"the job cannot be kept beside its model: {error.strerror}") from None
+        self._jobs[id] = job
         self._queue.put_nowait(job)
-        if self._task is None:
-            self._task = asyncio.create_task(self._work())
+        self.start()
         return job.about
 
+    def start(self) -> None:
+        """Begin with the jobs that wait, if there are any (in the event loop)."""
+        if self._task is None and not self._queue.empty():
+            self._task = asyncio.create_task(self._work())
+
     def restore(self, base: Path, name: str) -> None:
-        """List the jobs again whose models lie beside `base`, which is served as `name`, and serve these."""
-        found = []
-        for file in base.parent.glob(f"{glob.escape(base.name)}-*/{JOB_FILE}"):
-            try:
-                if not file.parent.is_symlink():
-                    found.append(FinetuneJob.load(file.parent))
-            except (OSError, ValueError) as error:
-                logging.getLogger(__name__).warning("%s: %s; its model is not served", file, error)
-        for job in sorted(found, key=lambda job: int(job.about["created_at"])):
-            if re.sub("^(ft:)*", "", job.tuned_name).partition("::")[0] == name:
+        """List the jobs again whose models lie beside `base`, which is served as `name`, and serve these.
+
+        Queue those that an end of the server stopped; start() begins with them.
+        """
+        beside = glob.escape(base.name)
+        found = _load_all(base.parent.glob(f"{beside}-*/{JOB_FILE}"), FinetuneJob.load, name)
+        for job in found:
+            self._jobs[job.about["id"]] = job
+            self._publish(job)
+        waiting = _load_all(base.parent.glob(f".{beside}-*.job/{JOB_FILE}"), FinetuneJob.load_waiting, name)
+        for job in sorted(waiting, key=lambda job: job.status != "running"):
+            if not job.claim():  # another server of the model goes on with it
+                continue
+            if job.about["id"] in self._jobs:  # it had just succeeded
+                job.about = self._jobs[job.about["id"]].about
+                job.forget()
+            elif job.ended:
+                job.forget()
+            else:
                 self._jobs[job.about["id"]] = job
-                self._publish(job)
+                self._queue.put_nowait(job)
 
     def is_base(self, folder: Path) -> bool:
         """Return True if a job that waits or runs begins with the model in this folder or its checkpoints."""
@@ -221,15 +166,21 @@ class Jobs:
         if was not in ("queued", "running"):
             raise ApiError(400, f"Job has already completed: {id}", "id", "invalid_state")
         job.end("cancelled", "The job was cancelled")
+        with contextlib.suppress(OSError):
+            job.save()  # so that no other server goes on with it
         if was == "running":
             await self._stop_process()
         return job.about
 
     async def close(self) -> None:
-        """End the process that runs, and start no other."""
+        """End the process that runs, and start no other; the next server goes on with the jobs."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
+        for job in self._jobs.values():
+            if job.ended and job.folder.exists():  # cancelled, and the queue had not come to it
+                job.forget()
+            job.release()
 
     def _publish(self, job: FinetuneJob) -> None:
         """List the result file of a job that has succeeded, and serve its model and its checkpoints."""
@@ -265,7 +216,7 @@ class Jobs:
         while True:
             job = await self._queue.get()
             try:
-                if job.status == "queued":
+                if not job.ended:
                     await self._run(job)
             except Exception as error:  # of this job alone: the others wait
                 traceback.print_exc()
@@ -273,13 +224,33 @@ class Jobs:
                     job.fail(without_paths(f"the worker could not be run: {error}", job)[:500])
             finally:
                 await self._stop_process()  # of a task that was cancelled: nothing is written after this
-                shutil.rmtree(job.arguments.data.parent, ignore_errors=True)
-                if job.status != "succeeded":
-                    shutil.rmtree(job.arguments.out, ignore_errors=True)
+                if job.ended:
+                    job.forget()
+                else:  # the server ends
+                    with contextlib.suppress(OSError):
+                        job.save()
 
     async def _run(self, job: FinetuneJob) -> None:
+        before = "The server has started again; the job goes on from its last checkpoint"
+        job.add_event(before if job.status == "running" else "Fine-tuning job started")
         job.about["status"] = "running"
-        job.add_event("Fine-tuning job started")
+        job.save()
+        code, last, errors = await self._follow(job)
+        while code in STOPPED and job.status == "running":
+            await asyncio.sleep(AGAIN_SECONDS)
+            job.add_event("The worker was stopped by a signal; it goes on from its last checkpoint")
+            code, last, errors = await self._follow(job)
+        if job.status == "cancelled":
+            return
+        if code:
+            message = _error_of(last) or (errors.splitlines() or [f"the worker ended with {code}"])[-1]
+            message = without_paths(message, job)
+            named = next((name for name in DATA if code == REFUSED and message.startswith(name)), None)
+            return job.fail(message[:500], *((f"invalid_{named}", named) if named else ()))
+        self._succeed(job, last)
+
+    async def _follow(self, job: FinetuneJob) -> tuple[int, str, str]:
+        """Run the process of a job; return its exit code, the last line of its stdout, and its stderr."""
         process = self._process = await self._start(job.arguments)
         if job.status == "cancelled":  # while it started
             process.terminate()
@@ -292,14 +263,11 @@ class Jobs:
             last = line.decode("utf-8", "replace").strip() or last
             if job.status == "running" and last and not last.startswith("{") and COMMAND not in last:
                 job.add_event(without_paths(last, job)[:500], data=results.of_line(last))
-        code, errors = await process.wait(), (await reading).decode("utf-8", "replace").strip()
-        if job.status == "cancelled":
-            return
-        if code:
-            message = _error_of(last) or (errors.splitlines() or [f"the worker ended with {code}"])[-1]
-            message = without_paths(message, job)
-            named = next((name for name in DATA if message.startswith(name)), "training_file")
-            return job.fail(message[:500], *((f"invalid_{named}", named) if code == REFUSED else ()))
+                job.save_progress()
+        return await process.wait(), last, (await reading).decode("utf-8", "replace").strip()
+
+    def _succeed(self, job: FinetuneJob, last: str) -> None:
+        """End the job of a process that has succeeded and whose last line this is."""
         result = json.loads(last)
         job.about["trained_tokens"], job.about["fine_tuned_model"] = result.get("tokens"), job.tuned_name
         numbers = {name: v for name, v in result.items() if isinstance(v, (int, float)) and math.isfinite(v)}
@@ -309,6 +277,19 @@ class Jobs:
         job.end("succeeded", "The job has successfully completed")
         job.save()
         self._publish(job)
+
+
+def _load_all(files: Iterable[Path], load: Callable[[Path], FinetuneJob], model: str) -> list[FinetuneJob]:
+    """Return the jobs in the folders of these files that tune the model of this name, the oldest first."""
+    found = []
+    for file in files:
+        try:
+            job = None if file.parent.is_symlink() else load(file.parent)
+            if job and re.sub("^(ft:)*", "", job.tuned_name).partition("::")[0] == model:
+                found.append(job)
+        except (OSError, ValueError) as error:
+            logging.getLogger(__name__).warning("%s: %s; its model is not served", file, error)
+    return sorted(found, key=lambda job: int(job.about["created_at"]))
 
 
 def _job_object(id: str, fields: Fields, hyper: Fields, seed: int) -> Fields:

@@ -195,7 +195,7 @@ EMBEDDING: Fields = {
 HYPERPARAMETERS = record(
     n_epochs={"anyOf": [AUTO, integer(1, 1000)]},
     batch_size={"anyOf": [AUTO, integer(1, 1024)]},
-    learning_rate_multiplier=unsupported("auto", 1, 1.0),
+    learning_rate_multiplier={"anyOf": [AUTO, number(1e-6, 1e6)]},
 )
 METHOD = record(
     ["type"],

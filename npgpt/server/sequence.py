@@ -38,7 +38,7 @@ class Output(NamedTuple):
 class TextRequest:
     """A request for one text that continues a prompt."""
 
-    ids: tuple[int, ...]  # (N,) the prompt, N in 1..context
+    ids: tuple[int, ...]  # (N,) the prompt, N in 1..context, one more where each token is reported
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None  # None: another text each time
@@ -189,6 +189,7 @@ class RunningText(Running):
         self._held: list[Token] = []  # those whose text is not decided yet
         self._sent = 0.0  # characters of text that were put; infinite once all tokens may go
         self._row: Floats | None = None  # (V,) logits before the next id of a prompt that is reported
+        self._reports = request.is_reported  # False once the whole prompt is
         if request.echo and request.top is None:
             self._put("".join(map(self._decoder.push, self.ids)))
 
@@ -204,13 +205,11 @@ class RunningText(Running):
             loaded = self.sequence.n_cached = self._prompt.load(self.session)
             del self.unread[:loaded]
         most = min(most, PREFILL - len(self.session) % PREFILL)  # cut as without the cache
+        if self._reports:  # the last id of a prompt need not fit the context
+            most = min(most, self.session.model.block_size - len(self.session) or 1)
         chunk, self.unread = self.unread[:most], self.unread[most:]
-        if self.request.is_reported and not self.sequence.n_drawn:
-            logits = self.session.feed(chunk, every=True)  # (n, V)
-            for i, id in enumerate(chunk):
-                before = self._decoder.characters
-                self._report(id, self._row, before, self._decoder.push(id))
-                self._row = logits[i]
+        if self._reports:
+            self._read_reported(chunk)
         elif chunk:
             self.session.feed(chunk)
             if self._prompt:
@@ -218,6 +217,23 @@ class RunningText(Running):
         if not self.unread:
             self.draw()
         return len(chunk) + loaded // LOADED
+
+    def _read_reported(self, chunk: list[int]) -> None:
+        """Feed ids of a prompt, and put them with their probabilities."""
+        full = len(self.session) == self.session.model.block_size
+        logits = None if full else self.session.feed(chunk, every=True)  # (n, V)
+        for i, id in enumerate(chunk):
+            before = self._decoder.characters
+            self._report(id, self._row, before, self._decoder.push(id))
+            self._row = None if logits is None else logits[i]
+        self._reports = bool(self.unread)
+        if full and self.request.max_tokens:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget the older half of a full context; the rest is read again like a prompt."""
+        self.session.forget()
+        self.unread = self.ids[-max(1, self.session.model.block_size // 2) :]
 
     def draw(self) -> None:
         """Draw the next id, and end the text if this is its end."""
@@ -246,10 +262,8 @@ class RunningText(Running):
             return self.end("length")
         self.ids.append(id)
         self.unread = [id]
-        context = self.session.model.block_size
-        if len(self.session) == context:  # forget the older half, and read the rest again like a prompt
-            self.session.forget()
-            self.unread = self.ids[-max(1, context // 2) :]
+        if len(self.session) == self.session.model.block_size:
+            self._forget()
 
     def end(self, finish: Finish) -> None:
         """Put the last output: what the decoder still holds, unless `finish` is an exception."""

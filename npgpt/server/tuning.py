@@ -12,7 +12,8 @@ from npgpt.engine.types import Fields
 from npgpt.server import bodies, schema
 from npgpt.server.files import MAX_FILES, Files
 from npgpt.server.guard import Settings, owner_of
-from npgpt.server.jobs import DATA, Jobs, StartFinetune, remove_model
+from npgpt.server.job import DATA
+from npgpt.server.jobs import Jobs, StartFinetune, remove_model
 from npgpt.server.models import Models
 from npgpt.server.responses import Json, list_page
 from npgpt.server.schema import ApiError
@@ -24,7 +25,7 @@ class Tuning:
 
     def __init__(self, models: Models, settings: Settings, start_finetune: StartFinetune) -> None:
         self.models, self.settings, self.files = models, settings, Files()
-        self.jobs = Jobs(self.files, start_finetune, models.add)
+        self.jobs = Jobs(self.files, start_finetune, models.add, models.main.scheduler.model.n_embd)
         models.is_base, models.remove = self.jobs.is_base, remove_model
         self.jobs.restore(models.main.path.resolve(), models.main.id)
 

@@ -45,9 +45,10 @@ OF_TYPE = {  # type -> its keywords
 }
 NOTES = {  # which no text depends on
     "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment",
-    "$schema", "$defs", "definitions",
+    "$schema", "$defs", "definitions", "discriminator",
 }  # fmt: skip
-KEYWORDS = {"type", "enum", "const", "anyOf", "$ref", *NOTES, *(k for some in OF_TYPE.values() for k in some)}
+JOINED = ("$ref", "anyOf", "oneOf", "allOf")
+KEYWORDS = {"type", "enum", "const", *JOINED, *NOTES, *(k for some in OF_TYPE.values() for k in some)}
 DATE = r"(19|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])"  # days that each month has
 TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ"
 BYTE = r"(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])"
@@ -109,10 +110,15 @@ class _Maker:
         if "$ref" in asks:
             _alone(asks, "$ref", where)
             return self.reference(asks["$ref"], where)
-        if "anyOf" in asks:
-            beside = {name: value for name, value in asks.items() if name != "anyOf"}
-            either = (self.either(beside, one, f"{where}.anyOf[{i}]") for i, one in enumerate(asks["anyOf"]))
-            return Any_(*either)
+        if "allOf" in asks:
+            return self.all_of(asks, where)
+        if name := next((name for name in ("anyOf", "oneOf") if name in asks), None):
+            beside = {other: value for other, value in asks.items() if other != name}
+            if name == "oneOf":
+                self.require_disjoint(asks[name], f"{where}.oneOf")
+            return Any_(
+                *(self.either(beside, one, f"{where}.{name}[{i}]") for i, one in enumerate(asks[name]))
+            )
         types = asks.get("type", [name for name, some in OF_TYPE.items() if any(k in asks for k in some)])
         types = [types] if isinstance(types, str) else types
         if "enum" in asks or "const" in asks:
@@ -152,19 +158,87 @@ class _Maker:
     def reference(self, pointer: str, where: str) -> Node:
         """Return the node of a $ref."""
         if pointer not in self.definitions:
-            steps = unquote(pointer).split("/")
-            target = self.whole
-            for step in steps[1:]:
-                name = step.replace("~1", "/").replace("~0", "~")
-                inside = target.get(name) if isinstance(target, dict) else None
-                if isinstance(target, list) and name.isdecimal() and int(name[:6]) < len(target):
-                    inside = target[int(name[:6])]
-                target = inside
-            if steps[0] != "#" or target is None:
-                raise ValueError(f"{where}.$ref must name a part of the schema, got {shown(pointer)}")
+            target = self.target(pointer, where)
             self.definitions[pointer] = Any_()
             self.definitions[pointer] = self.node(target, f"{where}.$ref")
         return Reference(pointer)
+
+    def target(self, pointer: str, where: str) -> Any:
+        """Return the part of the schema that a $ref names; ValueError where there is none."""
+        steps = unquote(pointer).split("/")
+        target = self.whole
+        for step in steps[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            inside = target.get(name) if isinstance(target, dict) else None
+            if isinstance(target, list) and name.isdecimal() and int(name[:6]) < len(target):
+                inside = target[int(name[:6])]
+            target = inside
+        if steps[0] != "#" or target is None:
+            raise ValueError(f"{where}.$ref must name a part of the schema, got {shown(pointer)}")
+        return target
+
+    def all_of(self, asks: Fields, where: str) -> Node:
+        """Return the node of allOf: one schema with the keywords of all, where these can be joined."""
+        beside = {name: value for name, value in asks.items() if name != "allOf"}
+        parts = [(one, f"{where}.allOf[{i}]") for i, one in enumerate(asks["allOf"]) if one is not True]
+        if not beside and len(parts) == 1:
+            return self.node(*parts[0])
+        for one, place in parts:
+            if one is False:
+                return Any_()
+            self.check(one, place)
+            asked = {name: value for name, value in one.items() if name not in NOTES}
+            if asked.keys() == {"$ref"}:
+                asked = self.target(asked["$ref"], place)
+                self.check(asked, f"{place}.$ref")
+            beside = self.joined(beside, asked, place)
+        return self.node(beside, where)
+
+    def require_disjoint(self, parts: list[Any], where: str) -> None:
+        """Raise ValueError unless no value meets two alternatives of oneOf, which is anyOf then."""
+        for i, one in enumerate(parts):
+            for j, other in enumerate(parts[:i]):
+                if not self.disjoint(one, other, where):
+                    why = "they need types, constants, or a required property of their own"
+                    raise ValueError(f"{where}: no value may meet both [{j}] and [{i}]; {why}")
+
+    def disjoint(self, one: Any, other: Any, where: str, depth: int = 0) -> bool:
+        """Return True if no value meets both schemas, as far as types, constants and properties show it."""
+        sizes = [len(str(part)) // 8 for part in (one, other)]
+        self.work += 20 + sum(sizes)  # for check(), and the constants
+        if depth > MOST_DEPTH or self.work > regex.MOST_WORK:
+            raise ValueError("the schema is too large")
+        for part in (one, other):
+            if part is False:
+                return True
+            if part is True:
+                return False
+            self.check(part, where)
+        for part, rest in ((one, other), (other, one)):
+            if "$ref" in part:
+                return self.disjoint(self.target(part["$ref"], where), rest, where, depth + 1)
+        values = [[*map(_key, v)] if (v := _values(part)) is not None else None for part in (one, other)]
+        if values[0] is not None and values[1] is not None:
+            return not set(values[0]) & set(values[1])
+        types = [
+            {part["type"]} if isinstance(part.get("type"), str) else part.get("type") for part in (one, other)
+        ]
+        for some, known, part in ((values[0], types[1], one), (values[1], types[0], other)):
+            if some is not None:
+                return known is not None and not any(TYPES[t](v) for t in known for v in _values(part) or ())
+        if types[0] is None or types[1] is None:
+            return False
+        wide = [{"number" if t == "integer" else t for t in some} for some in types if some is not None]
+        shared = wide[0] & wide[1]
+        if shared != {"object"}:
+            return not shared
+        names = set(one.get("required", ())) & set(other.get("required", ()))
+        inside = [part.get("properties", {}) for part in (one, other)]
+        return any(
+            self.disjoint(inside[0][name], inside[1][name], where, depth + 1)
+            for name in sorted(names)
+            if name in inside[0] and name in inside[1]
+        )
 
     def either(self, beside: Fields, one: Any, where: str) -> Node:
         """Return the node of an alternative of anyOf, for which the keywords beside it hold too."""
@@ -173,14 +247,18 @@ class _Maker:
         if one is True:
             return self.node(beside, where)
         self.check(one, where)
+        return self.node(self.joined(beside, one, where), where)
+
+    def joined(self, beside: Fields, one: Fields, where: str) -> Fields:
+        """Return a schema with the keywords of both, which asks for both; ValueError where it would not."""
         both = {name: value for name, value in one.items() if name not in NOTES}
-        inner = [name for name in ("properties", "additionalProperties", "$ref", "anyOf") if name in both]
+        inner = [name for name in ("properties", "additionalProperties", *JOINED) if name in both]
         outer = [name for name in ("properties", "additionalProperties") if name in beside]
         clash = [name for name in both if name in beside and name not in ("required", "type")]
-        if clash or (inner and (outer or inner[0] in ("$ref", "anyOf"))):
-            raise ValueError(
-                f"{where}: {(clash or inner)[0]} is not supported here with what is beside anyOf"
-            )
+        # items are those behind prefixItems of the same schema
+        clash += [name for name in ("items", "prefixItems") if (name in both) != (name in beside)][1:]
+        if beside and (clash or (inner and (outer or inner[0] in JOINED))):
+            raise ValueError(f"{where}: {(clash or inner)[0]} is not supported here with what is beside it")
         if "required" in beside and "required" in both:
             both["required"] = [*dict.fromkeys([*beside["required"], *both["required"]])]
         if "type" in beside and "type" in both:
@@ -189,7 +267,7 @@ class _Maker:
             both["type"] += [
                 t for t in some[1] if t == "integer" and "number" in some[0] and t not in both["type"]
             ]
-        return self.node({**beside, **both}, where)
+        return {**beside, **both}
 
     def literal(self, asks: Fields, types: list[str], where: str) -> Node:
         """Return the node of enum and const."""
@@ -314,7 +392,7 @@ def _wrong(name: str, value: Any) -> str:
         return "" if strings else "a list of names"
     if name == "format":
         return "" if isinstance(value, str) and value in FORMATS else f"one of {', '.join(FORMATS)}"
-    if name in ("enum", "anyOf", "prefixItems"):
+    if name in ("enum", "anyOf", "oneOf", "allOf", "prefixItems"):
         return "" if isinstance(value, list) and value else "a list that is not empty"
     if name in ("pattern", "$ref"):
         return "" if isinstance(value, str) else "a string"
@@ -326,6 +404,22 @@ def _wrong(name: str, value: Any) -> str:
         good = KINDS["number"](value) and 0 <= value <= MOST_COUNT and value == int(value)
         return "" if good and isinstance(value, int) else f"a whole number in 0..{MOST_COUNT}"
     return ""
+
+
+def _values(schema: Fields) -> list[Any] | None:
+    """Return the values of enum and const, which other keywords may leave fewer of; None without these."""
+    if "enum" in schema:
+        return list(schema["enum"])
+    return [schema["const"]] if "const" in schema else None
+
+
+def _key(value: Any) -> Any:
+    """Return what is equal for values that are equal in JSON: 1 and 1.0, but not 1 and true."""
+    if isinstance(value, list):
+        return "list", tuple(map(_key, value))
+    if isinstance(value, dict):
+        return "object", frozenset((name, _key(one)) for name, one in value.items())
+    return isinstance(value, bool), value
 
 
 def _text(value: Any, where: str) -> bytes:

@@ -22,9 +22,9 @@ FIELDS: Fields = {
 }
 MESSAGE = record(["role", "content"], **FIELDS)
 LEARNT = record(["role", "content"], **FIELDS, weight={"enum": [0, 1, 0.0, 1.0]})  # in a training file
-ITEM = record(  # a message as the responses API writes it
-    ["role", "content"],
-    type=unsupported("message", nothing=False),
+REFERENCE = "item_reference"
+ITEM = record(  # a message as the responses API writes it, which has role and content, or the id of one kept
+    type=unsupported("message", REFERENCE, nothing=False),
     role=ROLE,
     content={
         "anyOf": [

@@ -67,6 +67,14 @@ class AdapterAdamW(AdamW):
             adapters[...] = state["adapters"]
 
 
+def default_rate(n_embd: int, lora: int | None = None) -> float:
+    """Return the highest learning rate of a model of n_embd channels where none is given.
+
+    `lora` is the rank of the adapters, None where all weights are trained.
+    """
+    return LEARNING_RATE[bool(lora)] * min(1.0, 128 / n_embd)
+
+
 def make_task_plan(
     config: GPTConfig, examples: Examples, lora: int | None, epochs: int, **flags: Any
 ) -> Plan:
@@ -77,7 +85,7 @@ def make_task_plan(
     """
     flags = {name: value for name, value in flags.items() if value is not None}
     flags = {"batch_size": 16, "dropout": 0.1, "patience": 4, "weight_decay": 0.01} | flags
-    rate = LEARNING_RATE[bool(lora)] * min(1.0, 128 / config.n_embd)
+    rate = default_rate(config.n_embd, lora)
     one = make_plan(len(examples), batch_size=flags["batch_size"], block_size=config.block_size)
     per_epoch = examples.batches(one, 0).per_epoch
     share = len(examples.held_out) / (len(examples.training) + len(examples.held_out))

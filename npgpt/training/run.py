@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.engine import kernels
+from npgpt.engine.locks import open_locked
 from npgpt.engine.types import Fields, PathLike
 from npgpt.text import kinds
 from npgpt.training.checkpoint import write_atomically
@@ -101,7 +102,7 @@ def locked(folder: Path, new: bool = False) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if new:
             at_end.callback(remove_unused, folder)
-        descriptor, error = _open_locked(folder / "lock")
+        descriptor, error = open_locked(folder / "lock")
         at_end.callback(os.close, descriptor)
         if isinstance(error, (BlockingIOError, PermissionError)):
             at_end.pop_all()  # the folder is the other process's
@@ -112,35 +113,6 @@ def locked(folder: Path, new: bool = False) -> Iterator[Path]:
         if new and not _is_free(folder):
             raise FileExistsError(errno.EEXIST, TAKEN, str(folder))
         yield folder
-
-
-def _open_locked(path: Path) -> tuple[int, OSError | None]:
-    """Open and lock a file, created where it is missing: its descriptor, and why it is not locked."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))  # an error where nothing can be written
-    # Held for reading, so that the disk can be made read-only meanwhile. NFS wants it open for writing.
-    descriptor = os.open(path, os.O_RDONLY)
-    error = _lock(descriptor)
-    if error and error.errno == errno.EBADF:
-        os.close(descriptor)
-        descriptor = os.open(path, os.O_RDWR)
-        error = _lock(descriptor)
-    return descriptor, error
-
-
-def _lock(descriptor: int) -> OSError | None:
-    """Lock a file for this process; return why that failed."""
-    try:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error
-    return None
 
 
 def write_config(folder: Path, settings: Fields, about: Fields) -> None:

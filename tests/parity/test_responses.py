@@ -142,6 +142,9 @@ def test_a_conversation_goes_on(client, create, model):
     items = [{"role": "user", "content": "oi"}, *first.output, {"role": "user", "content": "e o mar?"}]
     by_hand = create(input=items, store=False, extra_body={"seed": 2})
     assert by_hand.output_text == expected
+    reply = {"type": "item_reference", "id": first.output[0].id}
+    for one in (reply, {"id": first.output[0].id}):  # as the AI SDK puts a reply back
+        assert create(input=[items[0], one, items[2]], extra_body={"seed": 2}).output_text == expected
     listed = list(client.responses.input_items.list(second.id, order="asc", limit=2))
     assert [item.role for item in listed] == ["user", "assistant", "user"]
     assert [item.content[0].text for item in listed] == ["oi", first.output_text, "e o mar?"]
@@ -151,6 +154,9 @@ def test_a_conversation_goes_on(client, create, model):
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)
     assert create(input="?", previous_response_id=second.id).usage.input_tokens > read  # it has all it needs
+    for gone in (reply["id"], by_hand.output[0].id, second.id, "msg_../x", ""):
+        with pytest.raises(openai.NotFoundError, match="only replies are kept, and none with store: false"):
+            create(input=[{"type": "item_reference", "id": gone}])
     for gone in (first.id, by_hand.id, "resp_../x"):
         with pytest.raises(openai.BadRequestError, match="Previous response with id") as error:
             create(input="?", previous_response_id=gone)
@@ -219,6 +225,8 @@ REFUSED = {
         "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:"}]}]
     },
     "input[0].type": {"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]},
+    "input[0].role": {"input": [{"content": "x"}]},
+    "input[1].content": {"input": [{"role": "user", "content": "x"}, {"role": "user", "id": "msg_1"}]},
     "top_logprobs": 2,
     "max_tokens": 5,
     "include[0]": {"include": ["message.thoughts"]},
@@ -252,6 +260,8 @@ def test_nobody_reads_another_keys_answers(folder):
                 ask(kept.id)
         with pytest.raises(openai.BadRequestError, match="not found"):
             b.responses.create(model="praia", input="?", previous_response_id=kept.id)
+        with pytest.raises(openai.NotFoundError, match="not found"):
+            b.responses.create(model="praia", input=[{"type": "item_reference", "id": kept.output[0].id}])
         assert a.responses.retrieve(kept.id) == kept
         line = '{"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}\n'
         file = a.files.create(file=("a.jsonl", line.encode() * 20), purpose="fine-tune")

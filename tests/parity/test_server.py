@@ -125,6 +125,26 @@ def test_stop_echo_and_what_each_token_had(client, model):
     assert all(offset < len(stopped.text) for offset in stopped.logprobs.text_offset)
 
 
+@pytest.mark.parametrize("drawn", [0, 1, 8])
+def test_each_token_of_a_prompt_is_told_that_is_one_longer_than_the_context(client, model, drawn):
+    """As for a rolling perplexity: the last token's probability needs those before it alone."""
+    context = model.config.block_size
+    ids = [int(id) for id in np.random.default_rng(2).integers(0, 256, context + 1)]
+    z = model.logits(np.array([ids[:-1]]))[0].astype(np.float64)
+    expected = (z - np.logaddexp.reduce(z, axis=1, keepdims=True))[np.arange(context), ids[1:]]
+    asked = {"max_tokens": drawn, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    choice = complete(client, ids, echo=True, logprobs=1, **asked).choices[0]
+    told = choice.logprobs.token_logprobs
+    np.testing.assert_allclose(np.array(told[1 : context + 1]), expected, atol=1e-5)
+    assert len(told) == context + 1 + drawn
+    if drawn:  # from the newer half, as where a text grows beyond the context
+        rest = complete(client, ids[-(context // 2) :], logprobs=1, **asked).choices[0].logprobs
+        np.testing.assert_array_equal(told[context + 1 :], rest.token_logprobs)
+    for more in ({"prompt": [*ids, 1]}, {"echo": False}, {"logprobs": None}):
+        with pytest.raises(openai.BadRequestError, match="maximum context length"):
+            client.completions.create(model="praia", **{"prompt": ids, "echo": True, "logprobs": 1} | more)
+
+
 def test_a_prompt_is_cleaned_as_the_text_was(model, tmp_path):
     tokenizer = examples.add_roles(model.tokenizer.normalizing("light"))
     random_model(vocab_size=261, block_size=128).save_pretrained(tmp_path / "praia")

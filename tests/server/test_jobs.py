@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("starlette", reason="needs pip install -e '.[server]'")
 
 from npgpt.server.files import Files
-from npgpt.server.jobs import JOB_FILE, Jobs, remove_model
+from npgpt.server.job import JOB_FILE, FinetuneJob, folder_of
+from npgpt.server.jobs import Jobs, remove_model
 from npgpt.server.schema import ApiError
 
 STEP = "print('step 1/2: loss 5.5')\n"
@@ -43,9 +44,10 @@ def run_job(tmp_path, code, scene=None, validation=None, check=None):
 
     async def main():
         files = Files()
-        jobs = Jobs(files, start, lambda name, folder: made.append((name, folder)))
+        jobs = Jobs(files, start, lambda name, folder: made.append((name, folder)), 256)
         file = files.add("d.jsonl", io.BytesIO(b"{}"))
-        fields = {"model": "m", "training_file": file["id"], "hyperparameters": {"n_epochs": 2}, "seed": 3}
+        hyper = {"n_epochs": 2, "learning_rate_multiplier": 0.5}
+        fields = {"model": "m", "training_file": file["id"], "hyperparameters": hyper, "seed": 3}
         if validation:
             fields["validation_file"] = files.add("v.jsonl", io.BytesIO(validation))["id"]
         id = jobs.create(fields, tmp_path / "base")["id"]
@@ -77,6 +79,10 @@ def test_a_job_that_succeeds(tmp_path):
     assert made == [(name, arguments.out)] and arguments.out.parent == tmp_path
     assert arguments.base == tmp_path / "base" and arguments.seed == 3
     assert arguments.epochs == 2 and arguments.batch_size is None
+    assert (arguments.multiplier, arguments.n_embd) == (0.5, 256)
+    assert job["method"]["supervised"]["hyperparameters"] == job["hyperparameters"]
+    assert job["hyperparameters"] == {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == [arguments.out.name]
     assert messages[2:] == ["step 1/2: loss 5.5", "metrics", "The job has successfully completed"]
 
 
@@ -277,3 +283,152 @@ def test_a_job_that_is_cancelled_while_it_runs(tmp_path):
 
     job, messages, _, made = run_job(tmp_path, NEVER, scene)
     assert job["status"] == "cancelled" and messages[-1] == "The job was cancelled" and made == []
+
+
+class Server:
+    """Jobs of a server, whose processes run a code of the test's."""
+
+    def __init__(self, tmp_path, code):
+        self.files, self.made, self.given, self.code = Files(), [], [], code
+        self.jobs = Jobs(self.files, self.start, lambda name, folder: self.made.append(name), 64)
+        self.jobs.restore(tmp_path / "base", "m")
+        self.jobs.start()
+
+    async def start(self, arguments):
+        self.given.append(arguments)
+        assert arguments.data.read_bytes() == b"{}" and arguments.validation.read_bytes() == b"[]"
+        arguments.out.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", "import json, sys\n" + self.code, str(arguments.out)]
+        return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+
+    def create(self, base):
+        files = {"training_file": b"{}", "validation_file": b"[]"}
+        fields = {name: self.files.add(name, io.BytesIO(data))["id"] for name, data in files.items()}
+        hyper = {"n_epochs": 2, "batch_size": 3, "learning_rate_multiplier": 2}
+        more = {"model": "m", "seed": 3, "hyperparameters": hyper, "metadata": {"a": "b"}}
+        return self.jobs.create(fields | more, base, "owner")["id"]
+
+    def messages(self, id):
+        return [event["message"] for event in self.jobs.events(id)][::-1]
+
+    async def until(self, holds):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+    async def end(self):
+        await self.jobs.close()
+        self.files.close()
+
+
+def in_a_loop(scene):
+    asyncio.run(asyncio.wait_for(scene(), 120))
+
+
+def test_the_next_server_goes_on_with_jobs_that_ran_or_waited(tmp_path):
+    async def scene():
+        base = tmp_path / "base-before" / "step-000002"  # a checkpoint of a job before
+        base.mkdir(parents=True)
+        (base.parent / JOB_FILE).write_text("{}")
+        one = Server(tmp_path, NEVER)
+        ran, waits, left = one.create(base), one.create(tmp_path / "base"), one.create(tmp_path / "base")
+        await one.until(lambda: "begun" in one.messages(ran))
+        await one.jobs.cancel(left)
+        other = Server(tmp_path, DONE)  # of the same model, beside it: the jobs are another's
+        assert other.jobs.all() == []
+        await other.end()
+        before = one.jobs.get(ran).copy()
+        await one.end()
+        hidden = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("."))
+        assert len(hidden) == 2 and all((tmp_path / name).stat().st_mode & 0o777 == 0o700 for name in hidden)
+
+        two = Server(tmp_path, DONE)
+        assert (
+            two.jobs.get(ran) == before | {"status": "running"} and two.jobs.get(waits)["status"] == "queued"
+        )
+        assert two.jobs.is_base(base) and len(two.jobs.all()) == 2 and two.jobs.all("another") == []
+        await two.until(lambda: two.jobs.get(waits)["finished_at"])
+        again, first = two.given
+        assert [again, first] == [*one.given[:1], first] and again.base == base and again.multiplier == 2
+        assert (first.seed, first.epochs, first.batch_size, first.n_embd) == (3, 2, 3, 64)
+        said = two.messages(ran)
+        assert said[:2] == ["Created fine-tuning job", "Fine-tuning job started"]
+        assert "The server has started again; the job goes on from its last checkpoint" in said
+        assert two.messages(waits)[:2] == ["Created fine-tuning job", "Fine-tuning job started"]
+        assert {two.jobs.get(id)["status"] for id in (ran, waits)} == {"succeeded"} and len(two.made) == 2
+        await two.end()
+        left = sorted(path.name for path in tmp_path.iterdir())
+        assert left == sorted(["base-before", again.out.name, first.out.name])
+
+    in_a_loop(scene)
+
+
+def test_a_job_whose_worker_a_signal_ends_goes_on(tmp_path):
+    code = """
+import os, pathlib, signal
+mark = pathlib.Path(sys.argv[1]) / 'mark'
+times = len(mark.read_text()) if mark.exists() else 0
+mark.write_text('x' * (times + 1))
+if times == 0:
+    sys.exit(130)
+if times == 1:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+    async def scene():
+        server = Server(tmp_path, code + DONE)
+        id = server.create(tmp_path / "base")
+        await server.until(lambda: server.jobs.get(id)["finished_at"])
+        assert server.jobs.get(id)["status"] == "succeeded" and len(server.given) == 3
+        assert sum("stopped by a signal" in message for message in server.messages(id)) == 2
+        await server.end()
+
+    in_a_loop(scene)
+
+
+def test_what_a_kill_left_of_a_job_that_had_ended_is_removed(tmp_path, caplog):
+    async def scene():
+        one = Server(tmp_path, DONE)
+        id = one.create(tmp_path / "base")
+        (job,) = one.jobs._jobs.values()
+        out, folder = job.arguments.out, folder_of(job.arguments.out)
+        running = json.loads((folder / JOB_FILE).read_text())
+        await one.until(lambda: one.jobs.get(id)["finished_at"])
+        await one.end()
+        folder.mkdir()  # killed before the folder of the job had gone
+        (folder / JOB_FILE).write_text(json.dumps(running))
+        (folder / "training_file").write_bytes(b"{}")
+        two = Server(tmp_path, CRASHED)
+        assert two.jobs.get(id)["status"] == "succeeded" and not folder.exists() and out.exists()
+        await two.end()
+
+        (out / JOB_FILE).unlink()  # killed before the job had succeeded, when a client had cancelled it
+        folder.mkdir()
+        running["job"] |= {"status": "cancelled", "finished_at": 1}
+        (folder / JOB_FILE).write_text(json.dumps(running))
+        three = Server(tmp_path, CRASHED)
+        assert three.jobs.all() == [] and not folder.exists() and not out.exists()
+        await three.end()
+
+        folder.mkdir()
+        for change in ({"base": "../other"}, {"base": None}, {"epochs": "x"}):
+            text = json.dumps(running | {"work": running["work"] | change})
+            (folder / JOB_FILE).write_text(text)
+            with pytest.raises(ValueError):
+                FinetuneJob.load_waiting(folder)
+        four = Server(tmp_path, CRASHED)
+        assert four.jobs.all() == [] and folder.exists() and caplog.records  # it may be all that is left
+        await four.end()
+
+    in_a_loop(scene)
+
+
+def test_a_job_that_cannot_be_kept_is_none(tmp_path):
+    async def scene():
+        server = Server(tmp_path, DONE)
+        with pytest.raises(ApiError, match="cannot be kept beside its model: No such file"):
+            server.create(tmp_path / "missing" / "base")
+        assert server.jobs.all() == [] and list(tmp_path.iterdir()) == []
+        await server.end()
+
+    in_a_loop(scene)

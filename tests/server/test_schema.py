@@ -138,6 +138,15 @@ def test_a_reply_that_is_put_back_and_all_else_that_asks_for_nothing():
     assert check("/v1/fine_tuning/jobs", {"model": "m", "training_file": "f"} | job)["hyperparameters"] == {}
 
 
+@pytest.mark.parametrize("multiplier", ["auto", 1, 0.5, 2.0, 10])
+def test_learning_rates_of_a_job(multiplier):
+    hyper = {"learning_rate_multiplier": multiplier, "n_epochs": "auto"}
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyper}}
+    for one in ({"hyperparameters": hyper}, {"method": method}):
+        body = {"model": "m", "training_file": "f"} | one
+        assert check("/v1/fine_tuning/jobs", body) == body
+
+
 @pytest.mark.parametrize(
     "more, message",
     [
@@ -146,6 +155,11 @@ def test_a_reply_that_is_put_back_and_all_else_that_asks_for_nothing():
         ({"method": {"type": "dpo"}}, "method.type is not supported by this server, but for 'supervised'"),
         ({"method": {"type": "supervised", "dpo": {"a": 1}}}, "method.dpo is not supported"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs must be a whole number in 1..1000"),
+        (
+            {"hyperparameters": {"learning_rate_multiplier": 0}},
+            "hyperparameters.learning_rate_multiplier must be",
+        ),
+        ({"hyperparameters": {"learning_rate_multiplier": "2"}}, "learning_rate_multiplier must be"),
         ({"integrations": [{"type": "wandb"}]}, "integrations is not supported"),
         ({"metadata": {"a": 1}}, "metadata.a must be a string of at most 512 characters"),
     ],

@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 from npgpt.text import json_schema
-from tests.schemas import canonical, schema_of, value_of
+from tests.schemas import RECURSIVE, canonical, schema_of, value_of
 
 CLOSED = {"type": "object", "additionalProperties": False}
 
@@ -208,15 +208,127 @@ def test_any_of_beside_other_keywords():
     assert [t for t in ("a", "x", "ab", "xabc") if grammar.matches(f'"{t}"')] == ["x", "ab"]
 
 
+PET = {"type": "object", "required": ["kind"], "additionalProperties": False}
+JOINED = [  # schema, values that meet it, values that do not
+    (
+        {"oneOf": [{"type": "string", "maxLength": 2}, {"type": ["integer", "null"]}, {"enum": [True, [1]]}]},
+        ["ab", 3, None, True, [1]],
+        ["abc", 1.5, False, [2]],
+    ),
+    (  # a discriminated union, as pydantic writes it
+        {
+            "$defs": {
+                name: PET | {"properties": {"kind": {"const": name}, "n": {"type": "integer"}}}
+                for name in ("cat", "dog")
+            },
+            "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+            "discriminator": {"propertyName": "kind", "mapping": {"cat": "#/$defs/cat"}},
+        },
+        [{"kind": "cat"}, {"kind": "dog", "n": 2}],
+        [{"kind": "cow"}, {"n": 2}, {"kind": "dog", "n": "2"}],
+    ),
+    (
+        {"type": ["string", "integer"], "oneOf": [{"type": "string", "pattern": "^a"}, {"type": "integer"}]},
+        ["ab", 1],
+        ["b", 1.5, None],
+    ),
+    (
+        {
+            "$defs": {"s": {"type": "string"}},
+            "allOf": [{"$ref": "#/$defs/s"}, {"maxLength": 2}, {"pattern": "a"}],
+        },
+        ["a", "ba"],
+        ["bab", "b", 1],
+    ),
+    (
+        PET | {"properties": {"kind": {}, "n": {"type": "null"}}, "allOf": [{"required": ["n"]}, True]},
+        [{"kind": 1, "n": None}],
+        [{"kind": 1}, {"n": None}],
+    ),
+    (
+        {
+            "properties": {
+                "a": {"allOf": [{"$ref": "#/$defs/list"}], "description": "as pydantic writes it"}
+            },
+            "required": ["a"],
+            "$defs": {"list": {"type": "array", "items": {"allOf": [{"$ref": "#/$defs/list"}]}}},
+        },
+        [{"a": []}, {"a": [[], [[]]]}],
+        [{"a": [1]}, {}],
+    ),
+    (
+        {"allOf": [{"type": "number"}, {"type": ["integer", "string"]}, {"minimum": 2}]},
+        [2, 17],
+        [1, 2.5, "a"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), JOINED)
+def test_one_of_and_all_of(schema, good, bad):
+    jsonschema = pytest.importorskip("jsonschema")
+    grammar, theirs = json_schema.compiled(schema), jsonschema.Draft202012Validator(schema)
+    for value in good + bad:
+        assert grammar.matches(canonical(value)) == theirs.is_valid(value) == (value in good), value
+
+
+def test_alternatives_of_one_of_are_disjoint_where_it_is_taken():
+    """What is taken for disjoint has no value in both, and so oneOf has those of anyOf."""
+    jsonschema = pytest.importorskip("jsonschema")
+    rng, taken, refused, met = random.Random(7), 0, 0, 0
+    while taken < 100:
+        parts = [schema_of(rng, 2) for _ in range(2)]
+        defs = {"$defs": {"list": RECURSIVE}}
+        both = [jsonschema.Draft202012Validator(part | defs) for part in parts]
+        try:
+            grammar = json_schema.compiled({"oneOf": parts, **defs})
+        except ValueError:
+            refused += 1
+            continue
+        taken += 1
+        for value in [value_of(rng, part) for part in parts for _ in range(15)]:
+            valid = [one.is_valid(value) for one in both]
+            assert not all(valid), (parts, value)
+            assert grammar.matches(canonical(value)) == any(valid), (parts, value)
+            met += any(valid)
+    assert refused > 20 and met > 500
+
+
+def test_items_beside_the_first_ones_of_another_schema_are_not_joined():
+    schema = {"anyOf": [{"items": {"type": "string"}}, {"type": "null"}], "type": ["array", "null"]}
+    assert json_schema.compiled(schema).matches('["a"]')
+
+
 @pytest.mark.parametrize(
     ("schema", "why"),
     [
         (5, "schema must be a JSON object, got 5"),
-        ({"oneOf": [{}]}, "schema: the keyword 'oneOf' is not supported; did you mean anyOf"),
+        ({"not": {}}, "schema: the keyword 'not' is not supported"),
         (
             {"properties": {"a": {"items": {"allOf": []}}}},
-            r"schema.properties.a.items: the keyword 'allOf' is not",
+            r"schema.properties.a.items.allOf must be a list that is not empty",
         ),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, r"no value may meet both \[0\] and \[1\]"),
+        ({"oneOf": [{"type": "string"}, {"maxLength": 3}]}, r"no value may meet both \[0\] and \[1\]"),
+        (
+            {"oneOf": [{"const": 1}, {"type": "null"}, {"enum": [2, 1.0]}]},
+            r"no value may meet both \[0\] and",
+        ),
+        ({"oneOf": [CLOSED | {"properties": {"a": {"const": n}}} for n in (1, 2)]}, "required property"),
+        ({"oneOf": [{"$ref": "#"}, {"$ref": "#"}]}, "required property of their own"),
+        (
+            {"oneOf": [{"$ref": "#/$defs/a"}, {}], "$defs": {"a": {"$ref": "#/$defs/a"}}},
+            "schema is too large",
+        ),
+        ({"oneOf": [{"const": i} for i in range(1000)]}, "the schema is too large"),
+        ({"oneOf": [{"enum": 3}, {}]}, "enum must be a list"),
+        (
+            {"allOf": [{"minLength": 2}, {"minLength": 3}]},
+            r"schema.allOf\[1\]: minLength is not supported here",
+        ),
+        ({"allOf": [{"properties": {"a": {}}}, {"additionalProperties": False}]}, "is not supported here"),
+        ({"allOf": [{"$ref": "#"}, {"type": "object"}]}, "is not supported here"),
+        ({"prefixItems": [{}], "anyOf": [{"items": {"type": "null"}}]}, "is not supported here"),
         ({"$defs": {"a": {"x": 1}}, "$ref": "#/$defs/a"}, r"schema.\$ref: the keyword 'x' is not supported"),
         ({"type": "strin"}, "schema.type must be a type of JSON"),
         ({"type": "string", "minlength": 1}, "'minlength' is not supported; did you mean minLength"),

@@ -8,14 +8,14 @@ from agents import Agent, Runner, set_tracing_disabled
 set_tracing_disabled(True)  # it would go to OpenAI
 # without a limit: of an answer that one cuts it makes an error
 agent = Agent(name="conta", instructions="Conta.", model=os.environ["MODEL"])
-first = Runner.run_sync(agent, "7")
-Runner.run_sync(agent, [*first.to_input_list(), {"role": "user", "content": "8"}])
-Runner.run_sync(agent, "8", previous_response_id=first.last_response_id)
 
 
-async def stream() -> None:
+async def main() -> None:  # one event loop, as the client keeps its connections
+    first = await Runner.run(agent, "7")
+    await Runner.run(agent, [*first.to_input_list(), {"role": "user", "content": "8"}])
+    await Runner.run(agent, "8", previous_response_id=first.last_response_id)
     async for _ in Runner.run_streamed(agent, "7").stream_events():
         pass
 
 
-asyncio.run(stream())
+asyncio.run(main())
