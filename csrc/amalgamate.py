@@ -3,7 +3,9 @@
     c++ -std=c++17 -O2 -pthread -c npgpt.cpp      with GCC or clang; no other flag is needed
 
 Every include of ours is put in its place. What setup.py says by flags for one file is said here by pragmas.
-Of what differs by system Linux has NAME_linux.cpp, any other NAME_plain.cpp, where -pthread is not needed.
+What differs by system stands in NAME_linux.cpp, NAME_windows.cpp, NAME_posix.cpp for other POSIX systems, and
+NAME_none.cpp, for one thread and files that are read whole: where the system is none of these, or with
+-DNPGPT_NO_SYSTEM. NAME_threads.cpp is for all but the last. Only here a system is asked for by its macro.
 """
 
 import re
@@ -13,7 +15,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FOLDERS = ("kernels", "threads", "text", "runtime")
 TARGETS = {"avx2": "avx2,fma,f16c", "avx512vnni": "avx2,fma,f16c,avx512vl,avx512vnni"}
-SYSTEMS = {"_linux": "#ifdef __linux__\n", "_plain": "#ifndef __linux__\n"}
+SYSTEMS = {  # how a file's name ends, and for which number of NPGPT_SYSTEM it is
+    "_none": "NPGPT_SYSTEM == 0",
+    "_linux": "NPGPT_SYSTEM == 1",
+    "_posix": "NPGPT_SYSTEM == 2",
+    "_windows": "NPGPT_SYSTEM == 3",
+    "_threads": "NPGPT_SYSTEM",
+}
 HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT licence.
 #define NPGPT_INFERENCE
 #if defined(__clang__)
@@ -25,6 +33,17 @@ HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT 
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+#if defined(NPGPT_NO_SYSTEM) || defined(__wasm__)
+#define NPGPT_SYSTEM 0
+#elif defined(__linux__)
+#define NPGPT_SYSTEM 1
+#elif defined(_WIN32)
+#define NPGPT_SYSTEM 3
+#elif defined(__unix__) || defined(__APPLE__)
+#define NPGPT_SYSTEM 2
+#else
+#define NPGPT_SYSTEM 0
 #endif
 """
 
@@ -43,17 +62,22 @@ def inline(path: Path, once: set) -> str:
         return inline((path.parent / match[1]).resolve(), once)
 
     text = re.sub(r'^#include "(.*)"\n', put, text, flags=re.M)
-    return f"// ---- {path.relative_to(HERE.resolve())}\n" + text.replace("#pragma once\n", "")
+    # visibility is for libraries that share what is in it
+    for said in ("#pragma once\n", '[[gnu::visibility("default")]] '):
+        text = text.replace(said, "")
+    return f"// ---- {path.relative_to(HERE.resolve())}\n" + text
 
 
 def unit(path: Path, once: set) -> str:
     """One source file; a kernel file's instruction set is a pragma around it."""
     # included by the kernel files too, and not to be compiled for their instruction set
     text = inline((HERE / "kernels/kernels.h").resolve(), once)
-    for end, begin in SYSTEMS.items():
+    for end, asked in SYSTEMS.items():
         if path.stem.endswith(end):
-            shared = "".join(inline(header.resolve(), once) for header in sorted(path.parent.glob("*.h")))
-            return text + shared + begin + inline(path.resolve(), once) + "#endif\n"
+            headers = [*sorted((HERE / "threads").glob("*.h")), *sorted(path.parent.glob("*.h"))]
+            headers = [header.resolve() for header in headers if header.name != "system.h"]
+            shared = "".join(inline(header, once) for header in headers)
+            return text + shared + f"#if {asked}\n" + inline(path.resolve(), once) + "#endif\n"
     text += inline(path.resolve(), once)
     if not path.name.startswith("isa_"):
         return text

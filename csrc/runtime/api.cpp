@@ -15,7 +15,7 @@
 
 using namespace npgpt;
 
-#if defined(__GLIBCXX__) && defined(__ELF__)
+#if defined(__GLIBCXX__) && defined(__ELF__) && defined(__cpp_exceptions)
 // What libstdc++.a ends a program with that lets an exception escape, but for the type's name as C++ writes it: that is 50 kB of
 // demangler in every small program around libnpgpt. Hidden: where libstdc++ is a shared library, it keeps its own.
 extern "C" __attribute__((visibility("hidden"))) void npgpt_terminate() __asm__(

@@ -6,8 +6,6 @@
 #include <cstring>
 #include <iterator>
 
-#include "../threads/team.h"
-
 namespace npgpt {
 
 static double now() {
@@ -307,32 +305,57 @@ struct Pass {
     }
 };
 
+// How a pass of M tokens cuts its work space
+struct Room {
+    Room(const Model& model, const Kernels& kernels, Index M, bool wide, Index workers, Index context) {
+        const npgpt_config& c = model.config;
+        const Index C = c.n_embd, D = c.head_size, F = c.n_inner;
+        heads = c.n_head * D, N = heads + 2 * c.n_kv_head * D, G = c.gated ? 2 * F : F;
+        const Index widest = std::max({C, F, heads});
+        const Index strip = (STRIP_PANELS + 1) * kernels.tile_n * round_up(K_BLOCK, 32);
+        row = round_up(widest + widest / 32 * Index(sizeof(Int8Block) / 4), 32);
+        const Index space = wide ? std::max(strip, kernels.attention_scratch(ATTENTION_KEYS, D)) : context;
+        each = row + round_up(space, 32);
+        panels = round_up(M, kernels.tile_m) * widest;
+        const Index extra = (c.gated ? F : 0) + (c.rope_theta ? D : 0);
+        floats = size_t(M * (2 * C + N + G + heads + extra) + panels + workers * each);
+    }
+    Index heads, N, G, row, each, panels;
+    size_t floats;
+};
+
 }  // namespace
+
+void Workspace::reserve(const Model& model, Index context) {
+    const int workers = num_threads();
+    const Kernels& kernels = *model.kernels.load();
+    const Index most = std::min(CHUNK, context);
+    const Room few(model, kernels, std::min(WIDE - 1, most), false, workers, context);
+    const Room many(model, kernels, most, most >= WIDE, workers, context);
+    floats.room(std::max(few.floats, many.floats));
+    lanes.reserve(workers);
+}
 
 void forward(const Model& model, Workspace& work, const Piece* pieces, Index count, float* logits, bool every,
              float* hidden) {
     const npgpt_config& c = model.config;
-    const Index C = c.n_embd, D = c.head_size, F = c.n_inner, heads = c.n_head * D;
-    const Index N = heads + 2 * c.n_kv_head * D, G = c.gated ? 2 * F : F, widest = std::max({C, F, heads});
+    const Index C = c.n_embd, D = c.head_size;
     Index M = 0, context = 0;
     for (Index i = 0; i < count; i++) M += pieces[i].count, context = std::max(context, pieces[i].cache.context);
     const Kernels& kernels = *model.kernels.load();
     const std::shared_ptr<const Layers> layers = model.layers();
-    const Index multiply_adds = M * (c.n_layer * (N + heads + G + F) + c.vocab_size) * C;
-    const Index most = std::clamp(multiply_adds / THREAD_WORK, Index(1), Index(num_threads()));
+    const bool wide = count == 1 && M >= WIDE;
+    const Index threads = num_threads();
+    const Room all(model, kernels, M, wide, threads, context);
+    const Index N = all.N, G = all.G, heads = all.heads;
+    const Index multiply_adds = M * (c.n_layer * (N + heads + G + c.n_inner) + c.vocab_size) * C;
+    const Index most = std::clamp(multiply_adds / THREAD_WORK, Index(1), threads);
     const bool paced = M == 1 && most > 1 && multiply_adds < PACED_WORK;
     const int workers = !paced || work.pace.together() ? int(most) : 1;
-    const bool wide = count == 1 && M >= WIDE;
-    const Index strip = (STRIP_PANELS + 1) * kernels.tile_n * round_up(K_BLOCK, 32);
-    const Index padded = round_up(M, kernels.tile_m),
-                row = round_up(widest + widest / 32 * Index(sizeof(Int8Block) / 4), 32);
-    const Index space = wide ? std::max(strip, kernels.attention_scratch(ATTENTION_KEYS, D)) : context;
-    const Index each = row + round_up(space, 32);
-    const Index extra = (c.gated ? F : 0) + (c.rope_theta ? D : 0);
-    float* x = work.floats.room(size_t(M * (2 * C + N + G + heads + extra) + padded * widest + workers * each));
+    float* x = work.floats.room(all.floats);
     float *a = x + M * C, *qkv = a + M * C, *h = qkv + M * N, *y = h + M * G;
-    float *scratch = y + M * heads, *packed = scratch + workers * each;
-    float *turns = packed + padded * widest, *gate = turns + (c.rope_theta ? M * D : 0);
+    float *scratch = y + M * heads, *packed = scratch + workers * all.each;
+    float *turns = packed + all.panels, *gate = turns + (c.rope_theta ? M * D : 0);
     const Activation gelu = c.exact_gelu ? kernels.erf_gelu_forward : kernels.gelu_forward;
     Index rows = M;  // whose logits are asked for
     Linear head;
@@ -340,8 +363,8 @@ void forward(const Model& model, Workspace& work, const Piece* pieces, Index cou
     const float* last = x;
     if (!every && count == 1) last = x + (M - 1) * C, rows = 1;
 
-    walk_together(workers, [&](Team& team) {
-        const Pass pass{model, kernels, team, M, wide, workers, a, packed, gate, turns, scratch, each, row};
+    walk_together(work.lanes, workers, [&](Team& team) {
+        const Pass pass{model, kernels, team, M, wide, workers, a, packed, gate, turns, scratch, all.each, all.row};
         pass.embed(x, pieces, count);
         for (Index layer = 0; layer < c.n_layer; layer++) {
             const Layer& p = layers->layers[size_t(layer)];

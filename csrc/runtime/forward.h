@@ -1,5 +1,6 @@
 // The forward pass of a few tokens of one or several sessions, on the pool's threads.
 #pragma once
+#include "../threads/team.h"
 #include "model.h"
 
 namespace npgpt {
@@ -19,7 +20,11 @@ class Pace {
 };
 
 struct Workspace {
+    // Takes at once all that passes of one session need, whose context is so long: none allocates then.
+    void reserve(const Model& model, Index context);
+
     Buffer floats;
+    Lanes lanes;
     Pace pace;
 };
 

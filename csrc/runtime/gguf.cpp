@@ -106,7 +106,11 @@ uint64_t Gguf::size_of(Type type) {
 Gguf::Gguf(const uint8_t* data, size_t size) {
     Reader in{data, data, data + size};
     if (size < 4 || std::memcmp(in.take(4, "magic"), "GGUF", 4)) fail(NPGPT_BAD_FORMAT, "GGUF: byte 0 must begin GGUF");
+    if (__BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__)
+        fail(NPGPT_UNSUPPORTED, "GGUF: this machine is big-endian, and npgpt reads files on little-endian ones alone");
     const uint32_t version = in.number<uint32_t>("version");
+    if (version == __builtin_bswap32(2) || version == __builtin_bswap32(3))
+        fail(NPGPT_UNSUPPORTED, "GGUF: the file is for big-endian machines, and must be little-endian");
     if (version < 2 || version > 3) fail(NPGPT_UNSUPPORTED, "GGUF: version must be 2 or 3, got %u", version);
     const uint64_t n_tensors = in.number<uint64_t>("number of tensors"),
                    n_values = in.number<uint64_t>("number of values");

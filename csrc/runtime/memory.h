@@ -1,15 +1,16 @@
-// What of memory and files differs by system: memory_linux.cpp, and memory_plain.cpp for where C++ alone is known.
+// What of memory and files differs by system: memory_linux.cpp, memory_posix.cpp, memory_windows.cpp, and memory_none.cpp
+// for where C++ alone is known.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace npgpt {
 
-// On 64-byte boundaries, not initialised; much of it in huge pages, which are read faster. Throws std::bad_alloc.
+// On 64-byte boundaries, not initialised; much of it in huge pages, which are read faster. Throws Error.
 void* take_memory(std::size_t bytes);
 void give_memory(void* block);
 
-// Zeros that take memory only where they are written, if the system can. Throws std::bad_alloc.
+// Zeros that take memory only where they are written, if the system can. Throws Error.
 void* reserve_memory(std::size_t bytes);
 void give_reserved(void* block, std::size_t bytes);
 

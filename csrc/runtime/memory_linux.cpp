@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "error.h"
 
@@ -18,7 +17,7 @@ void* take_memory(std::size_t bytes) {
     constexpr std::size_t HUGE_PAGE = 2 << 20;
     void* block = nullptr;
     const std::size_t page = bytes < HUGE_PAGE ? 64 : HUGE_PAGE;
-    if (posix_memalign(&block, page, bytes)) throw std::bad_alloc();
+    if (posix_memalign(&block, page, bytes)) fail_memory();
     if (page == HUGE_PAGE) ::madvise(block, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return block;
 }
@@ -28,7 +27,7 @@ void give_memory(void* block) { std::free(block); }
 void* reserve_memory(std::size_t bytes) {
     void* const block =
         ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (block == MAP_FAILED) throw std::bad_alloc();
+    if (block == MAP_FAILED) fail_memory();
     return block;
 }
 

@@ -401,12 +401,12 @@ void Model::pack() {
         w.data = strips, w.strip = STRIP;
         strips += packed_floats(w);
     });
-    std::lock_guard<std::mutex> lock(packing);
+    const Lock::Held held(packing);
     packed = std::move(made);
 }
 
 std::shared_ptr<const Layers> Model::layers() const {
-    std::lock_guard<std::mutex> lock(packing);
+    const Lock::Held held(packing);
     return packed && packed->version == version ? packed : in_place;
 }
 

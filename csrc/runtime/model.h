@@ -2,10 +2,10 @@
 #pragma once
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "../kernels/kernels.h"
+#include "../threads/lock.h"
 #include "buffer.h"
 #include "memory.h"
 #include "npgpt.h"
@@ -66,7 +66,7 @@ struct Model {
 
   private:
     std::unique_ptr<Mapping> mapping;
-    mutable std::mutex packing;
+    mutable Lock packing;
     std::shared_ptr<const Layers> packed;
 };
 

@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__GNUC__)
+#if defined(__ELF__) /* elsewhere nothing is hidden */
 #define NPGPT_API __attribute__((visibility("default")))
 #else
 #define NPGPT_API
@@ -136,7 +136,8 @@ NPGPT_API const char *npgpt_token_bytes(const npgpt_model *model, int32_t id, si
 
 /* ---- sessions: a text that grows, with its cache of keys and values */
 
-/* context: tokens at most, 0 for the model's block_size. */
+/* context: tokens at most, 0 for the model's block_size. It takes the memory that feeding it and drawing from it need: these
+ * allocate nothing, but for more threads than there are now. */
 NPGPT_API npgpt_status npgpt_session_new(npgpt_model *model, int32_t context, npgpt_session **session,
                                          npgpt_error *error);
 NPGPT_API void npgpt_session_free(npgpt_session *session);

@@ -20,6 +20,9 @@ class Sampler {
     int32_t sample(const Kernels& kernels, const float* logits, size_t V, const std::vector<bool>& seen,
                    const std::vector<uint32_t>& drawn, const Wishes& wishes, const npgpt_sampling& how, uint64_t draw);
 
+    // Takes at once what draws from V logits need: none allocates then.
+    void reserve(size_t V) { z.reserve(V), order.reserve(V); }
+
   private:
     std::vector<double> z;
     std::vector<int32_t> order;

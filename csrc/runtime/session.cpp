@@ -15,9 +15,12 @@ Session::Session(std::shared_ptr<Model> model_, Index context) : model(std::move
     logits.resize(size_t(c.vocab_size));
     seen.resize(size_t(c.vocab_size));
     text.reserve(size_t(cache.context));
+    drawn.reserve(size_t(c.vocab_size));
+    sampler.reserve(size_t(c.vocab_size));
+    work.reserve(*model, cache.context);
     const uint64_t floats =
         uint64_t(c.n_layer) * uint64_t(c.n_kv_head) * uint64_t(c.head_size) * uint64_t(cache.context);
-    if (floats > std::min<uint64_t>(uint64_t(1) << 44, size_t(-1) / 16)) throw std::bad_alloc();
+    if (floats > std::min<uint64_t>(uint64_t(1) << 44, size_t(-1) / 16)) fail_memory();
     cache.keys = static_cast<float*>(reserve_memory(2 * size_t(floats) * sizeof(float)));
     cache.values = cache.keys + floats;
 }
@@ -171,10 +174,10 @@ void Session::feed(const int32_t* ids, size_t count, float* every, float* hidden
     size_t again = first ? count : fits ? size_t(length) + count : std::max<size_t>(1, context / 2);
     again = std::min(again, text.size());
     length = 0;
-    const std::vector<int32_t> tokens(text.end() - std::ptrdiff_t(again), text.end());
-    if (!all) return read(tokens.data(), again, nullptr, nullptr);
-    if (again > count) read(tokens.data(), again - count, nullptr, nullptr);
-    read(tokens.data() + (again - count), count, every, hidden);
+    const int32_t* const tokens = text.data() + (text.size() - again);
+    if (!all) return read(tokens, again, nullptr, nullptr);
+    if (again > count) read(tokens, again - count, nullptr, nullptr);
+    read(tokens + (again - count), count, every, hidden);
 }
 
 void Session::feed_many(Session* const* sessions, const int32_t* ids, size_t count) {

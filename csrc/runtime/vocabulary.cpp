@@ -165,14 +165,12 @@ Vocabulary::Vocabulary(const Gguf& file) {
         if (kinds[id] == ADDED && !names[id].empty()) added.push_back(uint32_t(id));
     }
     std::sort(added.begin(), added.end(), [&](uint32_t a, uint32_t b) { return names[a].size() > names[b].size(); });
-    try {
+    check_key("tokenizer.ggml.tokens", [&] {
         if (sentencepiece)
             read_sentencepiece(file, names, types, used);
         else
             read_byte_level(file, names);
-    } catch (const std::invalid_argument& error) {
-        fail(NPGPT_BAD_FORMAT, "GGUF: tokenizer.ggml.tokens: %s", error.what());
-    }
+    });
 }
 
 bool Vocabulary::has_key(std::string_view name) {

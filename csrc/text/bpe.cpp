@@ -4,7 +4,8 @@
 #include <cstring>
 #include <functional>
 #include <queue>
-#include <stdexcept>
+
+#include "refuse.h"
 
 namespace npgpt {
 namespace {
@@ -26,15 +27,14 @@ Bpe::Bpe(const uint32_t byte_ids_[256], const std::vector<Merge>& merges, const 
         offsets.push_back(bytes.size());
     }
     const auto check = [&](uint32_t id) {
-        if (id >= tokens.size()) throw std::invalid_argument("Bpe: id " + std::to_string(id) + " is no token's");
+        if (id >= tokens.size()) refuse("Bpe: id " + std::to_string(id) + " is no token's");
     };
     for (uint32_t id : byte_ids)
         if (id != NO_ID) check(id);
     for (size_t rank = 0; rank < merges.size(); rank++) {
         const Merge& merge = merges[rank];
         check(merge.left), check(merge.right), check(merge.token);
-        if (!table.add(merge.left, merge.right, {uint32_t(rank), merge.token}))
-            throw std::invalid_argument("Bpe: a pair has two merges");
+        if (!table.add(merge.left, merge.right, {uint32_t(rank), merge.token})) refuse("Bpe: a pair has two merges");
     }
     for (uint32_t id : whole) check(id);
     // by heap: in less code than other sorts
@@ -117,7 +117,7 @@ size_t Bpe::merge_short(uint32_t* ids, size_t n) const {
 // Any n, in linear time: the places of possible merges wait in a list for each rank, and the lists are done by rank.
 // A place whose symbols another merge has taken is passed over. Order inside a list matters for pairs of equals alone.
 size_t Bpe::merge_long(uint32_t* ids, size_t n) const {
-    if (n >= NONE) throw std::length_error("encode: a piece of 4 GB");
+    if (n >= NONE) refuse_length("encode: a piece of 4 GB");
     std::vector<uint32_t> before(n), after(n);  // places of the neighbours; NONE at the ends
     std::vector<uint32_t> list_of(by_rank.size(), NONE);
     std::vector<std::vector<uint32_t>> lists;

@@ -1,13 +1,13 @@
 // The ids of pieces of text met before, each in one cache line, the latest in the place of the one before.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
-#include <new>
-#include <vector>
+
+#include "refuse.h"
 
 namespace npgpt {
 
@@ -32,7 +32,7 @@ struct PieceCache {
 
     // calloc: its pages are touched, and paid for, only as they are used
     PieceCache() : block(std::calloc(SIZE + 1, sizeof(Entry))) {
-        if (!block) throw std::bad_alloc();
+        if (!block) lack_memory();
         entries = reinterpret_cast<Entry*>((reinterpret_cast<uintptr_t>(block) + 63) & ~uintptr_t(63));
     }
     ~PieceCache() { std::free(block); }
@@ -60,24 +60,32 @@ struct PieceCache {
     Entry* entries;
 };
 
-// Caches that wait for the next text; any number of threads may take one.
+// Caches that wait for the next text; any number of threads may take one. Atomic places, not a lock: there is none where
+// the C++ library has no threads.
 class CachePool {
   public:
+    CachePool() = default;
+    CachePool(const CachePool&) = delete;
+    ~CachePool() {
+        for (auto& place : places) delete place.load();
+    }
     std::unique_ptr<PieceCache> take() {
-        std::lock_guard<std::mutex> lock(mutex);
-        if (caches.empty()) return std::make_unique<PieceCache>();
-        auto cache = std::move(caches.back());
-        caches.pop_back();
-        return cache;
+        for (auto& place : places)
+            if (PieceCache* const cache = place.exchange(nullptr, std::memory_order_acquire))
+                return std::unique_ptr<PieceCache>(cache);
+        return std::make_unique<PieceCache>();
     }
     void give(std::unique_ptr<PieceCache> cache) {
-        std::lock_guard<std::mutex> lock(mutex);
-        caches.push_back(std::move(cache));
+        for (auto& place : places) {
+            PieceCache* none = nullptr;
+            if (!place.compare_exchange_strong(none, cache.get(), std::memory_order_release)) continue;
+            cache.release();
+            return;
+        }
     }
 
   private:
-    std::mutex mutex;
-    std::vector<std::unique_ptr<PieceCache>> caches;
+    std::atomic<PieceCache*> places[64] = {};
 };
 
 }  // namespace npgpt

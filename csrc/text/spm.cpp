@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <functional>
 #include <queue>
-#include <stdexcept>
 #include <utility>
 
+#include "refuse.h"
 #include "split.h"
 
 namespace npgpt {
@@ -50,13 +50,13 @@ std::vector<RankedMerge> merges_of_scores(std::vector<std::string>& symbols, con
     for (const bool cuts : {false, true})  // first the characters, then the merges
         for (size_t id = 0; id < n; id++) {
             const std::string_view name = symbols[id];
-            if (name.size() > 1024) throw std::invalid_argument("a token must have at most 1024 bytes");
+            if (name.size() > 1024) refuse("a token must have at most 1024 bytes");
             const auto rank = std::lower_bound(order.begin(), order.end(), scores[id], std::greater<float>());
             for (size_t at = 0, length; at < name.size(); at += length) {
                 length = length_of(begin_of(name) + at, begin_of(name) + name.size());
                 const std::string_view character = name.substr(at, length);
                 if (!cuts && length < name.size() && id_of(character) == NO_ID) rare.emplace_back(character);
-                if (rare.size() > 256) throw std::invalid_argument("at most 256 characters of tokens may be no tokens");
+                if (rare.size() > 256) refuse("at most 256 characters of tokens may be no tokens");
                 const uint32_t left = cuts ? id_of(name.substr(0, at)) : NO_ID;
                 const uint32_t right = left == NO_ID ? NO_ID : id_of(name.substr(at));
                 if (right != NO_ID) merges.push_back({left, right, uint32_t(id), uint32_t(rank - order.begin())});
@@ -84,14 +84,13 @@ Spm::Spm(std::vector<std::string> symbols_, size_t n_tokens_, const std::vector<
       fuse(fuse_),
       words(words_) {
     const auto check = [&](uint32_t id, size_t below) {
-        if (id >= below) throw std::invalid_argument("Spm: id " + std::to_string(id) + " is no token's");
+        if (id >= below) refuse("Spm: id " + std::to_string(id) + " is no token's");
     };
-    if (n_tokens > symbols.size()) throw std::invalid_argument("Spm: n_tokens must be at most the symbols");
+    if (n_tokens > symbols.size()) refuse("Spm: n_tokens must be at most the symbols");
     whole = characters.find(WORD) == NO_ID;
     for (const RankedMerge& merge : merges) {
         check(merge.left, symbols.size()), check(merge.right, symbols.size()), check(merge.token, n_tokens);
-        if (!table.add(merge.left, merge.right, {merge.rank, merge.token}))
-            throw std::invalid_argument("Spm: a pair has two merges");
+        if (!table.add(merge.left, merge.right, {merge.rank, merge.token})) refuse("Spm: a pair has two merges");
         whole = whole || (!ends_with(symbols[merge.left], WORD) && symbols[merge.right].rfind(WORD, 0) == 0);
     }
     std::copy(byte_ids_, byte_ids_ + 256, byte_ids);
@@ -184,7 +183,7 @@ void Spm::append_without_token(std::string_view character, std::vector<uint32_t>
 
 // In n log n: possible merges wait by rank, then by place. Returns how many ids are left.
 size_t Spm::merge(uint32_t* ids, size_t n) const {
-    if (n >= NO_ID) throw std::length_error("encode: a text of 4 GB");
+    if (n >= NO_ID) refuse_length("encode: a text of 4 GB");
     using Candidate = std::pair<uint64_t, uint32_t>;  // rank and place; the merged id
     std::vector<uint32_t> before(n), after(n);  // places of the neighbours; NO_ID at the ends
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>> waiting;

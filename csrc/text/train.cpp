@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <cstring>
 #include <queue>
-#include <stdexcept>
 #include <unordered_map>
 
 #include "bpe.h"
+#include "refuse.h"
 #include "split.h"
 
 namespace npgpt {
@@ -37,7 +37,7 @@ void PieceCounts::add(const uint8_t* text, size_t n) {
 }
 
 void PieceCounts::add_piece(const uint8_t* at, size_t length, uint64_t times) {
-    if (length > NONE) throw std::length_error("train: a piece of 4 GB");
+    if (length > NONE) refuse_length("train: a piece of 4 GB");
     if (2 * pieces.size() >= slots.size()) {
         slots.assign(std::max<size_t>(1 << 12, 2 * slots.size()), 0);
         for (uint32_t i = 0; i < pieces.size(); i++) {
@@ -67,7 +67,7 @@ namespace {
 class Trainer {
   public:
     Trainer(const PieceCounts& text, const uint32_t byte_ids[256]) : text(text), symbols(text.bytes.size()) {
-        if (symbols.size() >= NONE) throw std::length_error("train: distinct pieces of 4 GB");
+        if (symbols.size() >= NONE) refuse_length("train: distinct pieces of 4 GB");
         for (uint32_t p = 0; p < text.pieces.size(); p++) {
             const PieceCounts::Piece& piece = text.pieces[p];
             const uint32_t first = uint32_t(piece.offset), last = first + piece.length - 1;

@@ -1,6 +1,6 @@
 // The one thread pool of a process. Workers are made at first use, spin briefly for the next job and then sleep.
 // No OpenMP: nothing here clashes with another library's runtime, and a forked child gets a pool of its own.
-// pool_linux.cpp is that; pool_plain.cpp, for where a program has one thread, is the calling thread alone.
+// pool_threads.cpp is that; pool_none.cpp, for where a program has one thread, is the calling thread alone.
 #pragma once
 #include <cstddef>
 #include <type_traits>

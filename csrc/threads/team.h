@@ -6,11 +6,13 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 #include "pool.h"
 
 namespace npgpt {
+
+class Lanes;
 
 class Team {
   public:
@@ -22,13 +24,14 @@ class Team {
     }
 
   private:
+    friend class Lanes;
     struct Lane {
         alignas(128) std::atomic<uint64_t> next{0};  // step << 32 | items taken of this lane's share
         alignas(128) std::atomic<uint64_t> done{0};  // items of all steps that this lane's thread has done
     };
 
-    Team(std::vector<Lane>& lanes, std::atomic<int>& present, int lane)
-        : lanes(lanes.data()), present(present), size(int(lanes.size())), lane(lane) {
+    Team(Lane* lanes, int size, std::atomic<int>& present, int lane)
+        : lanes(lanes), present(present), size(size), lane(lane) {
         present.fetch_add(1, std::memory_order_relaxed);
     }
 
@@ -42,18 +45,40 @@ class Team {
     uint64_t step = 0, ended = 0;  // items of all steps so far
 
     template <class Walk>
-    friend void walk_together(int workers, Walk&& walk);
+    friend void walk_together(Lanes& lanes, int workers, Walk&& walk);
+};
+
+// What the threads of a team count by: kept from one walk to the next, so that a walk allocates nothing.
+class Lanes {
+  public:
+    void reserve(int workers) {
+        if (workers <= room) return;
+        lanes.reset(new Team::Lane[static_cast<std::size_t>(workers)]);
+        room = workers;
+    }
+
+  private:
+    std::unique_ptr<Team::Lane[]> lanes;
+    int room = 0;
+
+    template <class Walk>
+    friend void walk_together(Lanes& lanes, int workers, Walk&& walk);
 };
 
 // Calls walk(team) on up to `workers` threads. walk must not throw.
 template <class Walk>
-void walk_together(int workers, Walk&& walk) {
-    std::vector<Team::Lane> lanes(static_cast<size_t>(workers));
+void walk_together(Lanes& kept, int workers, Walk&& walk) {
+    kept.reserve(workers);
+    Team::Lane* const lanes = kept.lanes.get();
+    for (int i = 0; i < workers; i++) {
+        lanes[i].next.store(0, std::memory_order_relaxed);
+        lanes[i].done.store(0, std::memory_order_relaxed);
+    }
     std::atomic<int> present{0};
     parallel_for(
         workers,
         [&](std::ptrdiff_t, int worker) {
-            Team team(lanes, present, worker);
+            Team team(lanes, workers, present, worker);
             walk(team);
         },
         workers);

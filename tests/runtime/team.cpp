@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 #include <thread>
+#include <vector>
 
 using namespace npgpt;
 
@@ -50,8 +51,12 @@ static void need(bool holds, const char* what, int workers, int turn) {
 
 static void check(int workers, int turn, unsigned late) {
     auto expected = std::make_unique<Walk>(), walk = std::make_unique<Walk>();
-    walk_together(1, [&](Team& team) { expected->by(team, 0); });
-    walk_together(workers, [&](Team& team) { walk->by(team, late); });
+    Lanes lanes;
+    walk_together(lanes, 1, [&](Team& team) { expected->by(team, 0); });
+    for (int again = 0; again < 2; again++) {  // the second time with what the first has left in its lanes
+        *walk = Walk{};
+        walk_together(lanes, workers, [&](Team& team) { walk->by(team, late); });
+    }
     for (int step = 1; step <= STEPS; step++)
         for (int i = 0; i < COUNTS[step % 10]; i++) {
             need(walk->made[step][i] == 1, "an item was not made once", workers, turn);

@@ -140,14 +140,20 @@ def test_blocks_are_unpacked_as_numpy_does_to_the_bit(unpack, type, name, rng):
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
 @pytest.mark.parametrize("how", ["-O2", "-fsanitize=thread", "-fsanitize=address,undefined"])
 def test_threads_that_walk_together(how, tmp_path):
-    names = "tests/runtime/team.cpp", "csrc/threads/pool_linux.cpp", "csrc/threads/team.cpp"
-    sources = [ROOT / name for name in names]
+    names = "pool_threads", "system_linux", "team"
+    sources = [ROOT / "tests/runtime/team.cpp", *(ROOT / f"csrc/threads/{name}.cpp" for name in names)]
     run("c++", "-std=c++17", "-O1", how, "-Wall", "-Werror", *sources, "-pthread", "-o", tmp_path / "team")
     assert run(tmp_path / "team", 60).stdout == "all holds\n"
 
 
-# The last knows no system: one thread, files that are read, as in a web page or on a small board.
-@pytest.mark.parametrize("compiler, flags", [("c++", []), ("clang++", []), ("c++", ["-U__linux__"])])
+# The third takes this for another POSIX system, and threads are there. The last knows no system and no
+# exceptions, as on a small board: one thread, files that are read.
+NOTHING = ["-DNPGPT_NO_SYSTEM", "-fno-exceptions"]
+
+
+@pytest.mark.parametrize(
+    "compiler, flags", [("c++", []), ("clang++", []), ("c++", ["-U__linux__"]), ("c++", NOTHING)]
+)
 def test_one_source_and_one_header_are_enough(compiler, flags, program, saved, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"there is no {compiler} here")
@@ -160,7 +166,9 @@ def test_one_source_and_one_header_are_enough(compiler, flags, program, saved, t
         run(tmp_path / "generate", *what, encoding="utf-8").stdout
         == run(program, *what, encoding="utf-8").stdout
     )
-    for wrong in tmp_path, tmp_path / "none", "/dev/null":
+    write_gguf(tmp_path / "big.gguf", saved[0], saved[0].tokenizer)
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "big.gguf").read_bytes()[:-1])
+    for wrong in tmp_path, tmp_path / "none", "/dev/null", tmp_path / "cut.gguf":
         failed = subprocess.run([tmp_path / "generate", wrong], capture_output=True, text=True)
         assert failed.returncode == 1 and failed.stderr.startswith(f"generate: {wrong}: ")
 
@@ -211,37 +219,37 @@ def test_it_needs_nothing_but_the_c_library(program):
     assert not [n for n in needed if not n.startswith(("linux-vdso", "libc.", "libm.", "/lib", "libpthread"))]
 
 
-def test_what_fails_is_a_line_and_a_code(program, tmp_path):
-    (tmp_path / "m.gguf").write_bytes(b"GGUF, but")
+@pytest.mark.parametrize(
+    "begin, said", [(b"GGUF, but", "GGUF"), (b"GGUF\0\0\0\3" + bytes(99), "big-endian machines")]
+)
+def test_what_fails_is_a_line_and_a_code(begin, said, program, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(begin)
     failed = subprocess.run([program, tmp_path / "m.gguf"], capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stdout == "" and failed.stderr.count("\n") == 1
-    assert "GGUF" in failed.stderr
+    assert said in failed.stderr
 
 
-@pytest.mark.skipif(
-    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
-    reason="g++-aarch64-linux-gnu and qemu-user are not installed",
-)
-def test_the_same_tokens_on_aarch64(program, tmp_path):
-    model = random_model(n_layer=2, n_embd=64, block_size=32)
-    run(sys.executable, ROOT / "csrc/amalgamate.py", tmp_path)
-    cross = ["aarch64-linux-gnu-g++", "-O1", "-static", "-pthread", "-I.", "-x", "c"]
-    run(
-        *cross,
-        ROOT / "csrc/examples/generate.c",
-        "-x",
-        "c++",
-        "-std=c++17",
-        "npgpt.cpp",
-        "-o",
-        "arm",
-        cwd=tmp_path,
-    )
-    for type in ("f32", "f16", "q8_0", "q4_0"):
-        write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
-        what = tmp_path / "m.gguf", "O sol", 40, 1
-        arm = run("qemu-aarch64", tmp_path / "arm", *what, encoding="utf-8").stdout
-        assert arm == run(program, *what, encoding="utf-8").stdout
+COUNTED = "malloc calloc realloc posix_memalign aligned_alloc mmap".split()
+STACK = 24 * 1024  # bytes of a thread's, of the 128 kB that the smallest C libraries give
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    out, how = tmp_path_factory.mktemp("small") / "small", [sys.executable, "-m", "npgpt.embed"]
+    libs = run(*how, "--cflags", "--libs", "--static", cwd=ROOT).stdout.split()
+    wrapped = [f"-Wl,--wrap={name}" for name in COUNTED]
+    run("cc", "-Wall", "-Werror", ROOT / "tests/runtime/small.c", *libs, *wrapped, "-o", out)
+    return out
+
+
+@pytest.mark.parametrize("fields", [{}, LLAMA], ids=["gpt-2", "llama"])
+@pytest.mark.parametrize("type", ["f32", "q8_0", "q4_0"])
+def test_a_session_allocates_nothing_and_takes_little_stack(type, fields, small, tmp_path):
+    model = random_model(n_layer=2, n_embd=256, n_head=8, block_size=160, **fields)
+    write_gguf(tmp_path / "m.gguf", model, model.tokenizer, type)
+    found = re.fullmatch(r"(\d+) alloc.*, (\d+) bytes of stack\n", run(small, tmp_path / "m.gguf").stdout)
+    assert int(found[1]) == 0
+    assert int(found[2]) <= STACK
 
 
 @pytest.mark.skipif(not shutil.which("pkg-config"), reason="there is no pkg-config here")

@@ -1,24 +1,15 @@
-#include "pool.h"
-
-#include <pthread.h>
-#include <sched.h>
-#include <unistd.h>
-
 #include <atomic>
-#include <chrono>
-#include <cmath>
 #include <condition_variable>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <mutex>
 #include <new>
-#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "pool.h"
+#include "system.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -26,56 +17,6 @@
 
 namespace npgpt {
 namespace {
-
-// ---- how many CPUs
-
-// stdio, not streams: those alone would double the size of a program around libnpgpt.
-int read_line(const std::string& path, char* line, int size) {
-    std::FILE* file = std::fopen(path.c_str(), "re");
-    if (!file) return 0;
-    const bool read = std::fgets(line, size, file) != nullptr;
-    std::fclose(file);
-    return read;
-}
-
-double read_quota(const std::string& path) {  // cgroup v2 cpu.max: "max 100000" or "50000 100000"
-    char line[64];
-    double quota = 0, period = 0;
-    if (!read_line(path, line, sizeof(line)) || std::sscanf(line, "%lf %lf", &quota, &period) != 2 || period <= 0)
-        return INFINITY;
-    return quota / period;
-}
-
-double read_quota_v1(const std::string& folder) {
-    char quota_line[64], period_line[64];
-    if (!read_line(folder + "/cpu.cfs_quota_us", quota_line, sizeof(quota_line)) ||
-        !read_line(folder + "/cpu.cfs_period_us", period_line, sizeof(period_line)))
-        return INFINITY;
-    const double quota = std::atof(quota_line), period = std::atof(period_line);
-    return quota <= 0 || period <= 0 ? INFINITY : quota / period;
-}
-
-double cgroup_quota() {
-    // every ancestor's quota binds: walk from this process's group up to the mount point
-    double quota = std::fmin(read_quota("/sys/fs/cgroup/cpu.max"), read_quota_v1("/sys/fs/cgroup/cpu"));
-    std::FILE* groups = std::fopen("/proc/self/cgroup", "re");
-    char buffer[4096];
-    while (groups && std::fgets(buffer, sizeof(buffer), groups)) {  // "0::/path" or "4:cpu,cpuacct:/path"
-        const std::string line(buffer, std::strcspn(buffer, "\n"));
-        const size_t first = line.find(':'), second = line.find(':', first + 1);
-        if (first == std::string::npos || second == std::string::npos) continue;
-        const std::string controllers = line.substr(first + 1, second - first - 1);
-        std::string path = line.substr(second + 1);
-        while (path.size() > 1) {
-            if (controllers.empty()) quota = std::fmin(quota, read_quota("/sys/fs/cgroup" + path + "/cpu.max"));
-            if (controllers.find("cpu") != std::string::npos)
-                quota = std::fmin(quota, read_quota_v1("/sys/fs/cgroup/cpu" + path));
-            path.resize(path.rfind('/'));
-        }
-    }
-    if (groups) std::fclose(groups);
-    return quota;
-}
 
 // ---- the floating-point mode
 
@@ -86,10 +27,10 @@ struct FlushDenormals {
     FlushDenormals() { _mm_setcsr(saved | 0x8040); }  // FTZ and DAZ
     ~FlushDenormals() { _mm_setcsr(saved); }
 #elif defined(__aarch64__)
-    unsigned long saved;
+    unsigned long long saved;
     FlushDenormals() {
         asm volatile("mrs %0, fpcr" : "=r"(saved));
-        asm volatile("msr fpcr, %0" ::"r"(saved | (1ul << 24)));
+        asm volatile("msr fpcr, %0" ::"r"(saved | (1ull << 24)));
     }
     ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved)); }
 #endif
@@ -116,7 +57,7 @@ class Pool {
             for (std::ptrdiff_t i = 0; i < count; i++) body(context, i, 0);
             return;
         }
-        leave_cpu_to_caller();
+        leave_cpu_to_caller(workers);
         job_body = body;
         job_context = context;
         job_workers = workers_wanted < size() ? workers_wanted : size();
@@ -145,17 +86,6 @@ class Pool {
   private:
     static constexpr int SPINS = 4000;  // about 40 microseconds: longer than Python needs from one op to the next
 
-    // A woken worker tends to be put on the CPU of the thread that woke it, where the two then take turns (seen for the
-    // first two seconds of a process). So workers may run anywhere but where the caller is.
-    void leave_cpu_to_caller() {
-        const int cpu = sched_getcpu();
-        if (cpu == caller_cpu || !enough_cpus) return;
-        caller_cpu = cpu;
-        cpu_set_t others = process_cpus;
-        CPU_CLR(cpu, &others);
-        for (std::thread& worker : workers) pthread_setaffinity_np(worker.native_handle(), sizeof(others), &others);
-    }
-
     void announce() {
         {
             std::lock_guard<std::mutex> lock(sleep_mutex);  // a worker about to sleep sees the new epoch
@@ -172,11 +102,15 @@ class Pool {
             for (;;) {
                 const std::ptrdiff_t i = range.next.fetch_add(1, std::memory_order_relaxed);
                 if (i >= range.end || broken.load(std::memory_order_relaxed)) break;
+#if defined(__cpp_exceptions)
                 try {
                     job_body(job_context, i, worker);
                 } catch (...) {
                     if (!broken.exchange(true)) first_error = std::current_exception();
                 }
+#else
+                job_body(job_context, i, worker);
+#endif
             }
         }
     }
@@ -211,16 +145,18 @@ class Pool {
     void start(int threads) {
         stopping = false;
         ranges = std::vector<Range>(threads);
-        caller_cpu = -1;
-        enough_cpus =
-            sched_getaffinity(0, sizeof(process_cpus), &process_cpus) == 0 && CPU_COUNT(&process_cpus) >= threads;
+        look_at_cpus(threads);
         const unsigned now = epoch.load();
         workers.reserve(size_t(threads));
+#if defined(__cpp_exceptions)
         try {
             for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
         } catch (const std::exception&) {
             threads = int(workers.size()) + 1;  // the system gives no more, or no memory for one
         }
+#else
+        for (int i = 1; i < threads; i++) workers.emplace_back([this, i, now] { work(i, now); });
+#endif
         members = threads;
     }
 
@@ -241,9 +177,6 @@ class Pool {
     std::vector<std::thread> workers;
     std::atomic<int> members{1};  // they and the caller
     std::vector<Range> ranges;
-    cpu_set_t process_cpus;
-    bool enough_cpus = false;  // a CPU for each thread
-    int caller_cpu = -1;  // the one that the workers keep off
     std::mutex job_mutex;  // one job at a time
     Item job_body = nullptr;
     void* job_context = nullptr;
@@ -272,11 +205,11 @@ Pool& the_pool() {
     std::lock_guard<std::mutex> lock(create_mutex);
     if (!pool.load()) {
         // A forked child has none of its parent's threads: forget the parent's pool, make another when needed.
-        static const int registered = pthread_atfork([] { create_mutex.lock(); }, [] { create_mutex.unlock(); },
-                                                     [] {
-                                                         pool.store(nullptr);
-                                                         new (&create_mutex) std::mutex();
-                                                     });
+        static const int registered = at_fork([] { create_mutex.lock(); }, [] { create_mutex.unlock(); },
+                                              [] {
+                                                  pool.store(nullptr);
+                                                  new (&create_mutex) std::mutex();
+                                              });
         (void)registered;
         if (!wanted_threads) wanted_threads = usable_cpus();
         pool.store(new Pool(wanted_threads), std::memory_order_release);
@@ -285,16 +218,6 @@ Pool& the_pool() {
 }
 
 }  // namespace
-
-int usable_cpus() {
-    cpu_set_t set;
-    int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : int(sysconf(_SC_NPROCESSORS_ONLN));
-    const double quota = cgroup_quota();
-    if (quota < cpus) cpus = int(std::ceil(quota));
-    return cpus < 1 ? 1 : cpus;
-}
-
-void sleep_briefly() { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
 
 int num_threads() { return the_pool().size(); }
 

@@ -1,0 +1,149 @@
+"""libnpgpt built for other machines by one compiler line, and run there: the same tokens as here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from npgpt.interop.gguf import write_gguf
+from tests.models import random_model
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs/embedding.md").read_text(encoding="utf-8")
+SMALL = "-s -ffunction-sections -Wl,--gc-sections"
+PROGRAM = "-I. generate.c npgpt.cpp -o generate"
+GNU = f"g++ -std=c++17 -O2 -pthread -static-libstdc++ -static-libgcc {SMALL} {PROGRAM}"
+
+
+class Target(NamedTuple):
+    """Lines that build generate, as docs/embedding.md has them; what runs it; bytes of it at most."""
+
+    lines: list[str]
+    runs: str
+    most: int | None = 400_000
+    program: str = "generate"
+
+
+TARGETS = {
+    "x86-64 Linux, glibc": Target([GNU], ""),
+    "aarch64 Linux, glibc": Target([f"aarch64-linux-gnu-{GNU}"], "qemu-aarch64 -L /usr/aarch64-linux-gnu"),
+    "riscv64 Linux, glibc": Target([f"riscv64-linux-gnu-{GNU}"], "qemu-riscv64 -L /usr/riscv64-linux-gnu"),
+    "x86-64 Windows": Target(
+        [
+            "x86_64-w64-mingw32-g++-posix -std=c++17 -O2 -s -shared -static npgpt.cpp -o npgpt.dll",
+            "x86_64-w64-mingw32-gcc-posix -I. generate.c npgpt.dll -o generate.exe",
+        ],
+        "wine",
+        None,
+        "generate.exe",
+    ),
+}
+TOKENS = 200
+TYPES = "f32", "f16", "q8_0", "q4_0"
+
+
+def tools(target):
+    return [line.split()[0] for line in [*target.lines, target.runs] if line]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder with the one source, the header and the programs in C."""
+    folder = tmp_path_factory.mktemp("source")
+    subprocess.run([sys.executable, ROOT / "csrc/amalgamate.py", folder], check=True)
+    for program in "csrc/examples/generate.c", "tests/runtime/tokens.c":
+        shutil.copy(ROOT / program, folder)
+    model = random_model(n_layer=2, block_size=96, tied=False)  # a context shorter than what is written
+    for type in TYPES:
+        write_gguf(folder / f"{type}.gguf", model, model.tokenizer, type)
+    (folder / "cut.gguf").write_bytes((folder / "f32.gguf").read_bytes()[:-1000])
+    return folder
+
+
+def build(target, source, program):
+    if lacking := [tool for tool in tools(target) if not shutil.which(tool)]:
+        pytest.skip(f"{', '.join(lacking)} not installed")
+    for line in target.lines:
+        subprocess.run(line.replace("generate", program).split(), cwd=source, check=True)
+    return target.program.replace("generate", program)
+
+
+def run(target, source, program, *arguments):
+    """What it does there: a finished process. Wine is told to keep its voice down."""
+    how = target.runs.split()
+    there = os.environ | {"WINEPREFIX": str(source / "wine"), "WINEDEBUG": "-all"}
+    command = [*how, program if how else f"./{program}", *map(str, arguments)]
+    return subprocess.run(command, cwd=source, env=there, capture_output=True, encoding="utf-8")
+
+
+def tokens(target, source, program, *arguments):
+    """(ids, logits behind the last)"""
+    done = run(target, source, program, *arguments)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split()
+    return lines[:TOKENS], np.array(lines[TOKENS:], float)
+
+
+@pytest.fixture(scope="module")
+def here(source):
+    """{(type, temperature): ids and logits} of this machine's compiler and the plain kernels."""
+    target = TARGETS["x86-64 Linux, glibc"]
+    program = build(target, source, "tokens")
+    there = {}
+    for how in [(type, heat) for type in TYPES for heat in ("0", "0.8")]:
+        there[how] = tokens(target, source, program, f"{how[0]}.gguf", "baseline", how[1], TOKENS)
+    assert len({*there["f32", "0.8"][0]}) > 20
+    return there
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_same_tokens_on_each_target(name, source, here):
+    target = TARGETS[name]
+    program = build(target, source, "tokens")
+    for (type, heat), (ids, logits) in here.items():
+        got, near = tokens(target, source, program, f"{type}.gguf", "baseline", heat, TOKENS)
+        assert got == ids, (type, heat)
+        assert np.abs(near - logits).max() <= 1e-4
+        # its best kernels, after the same ids
+        first, best = tokens(target, source, program, f"{type}.gguf", "auto", heat, TOKENS)
+        if first == ids:
+            assert np.abs(best - logits).max() <= (1e-4 if type[0] == "f" else 1e-2)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_program_of_each_target_writes_is_small_and_says_what_is_wrong(name, source):
+    target = TARGETS[name]
+    program = build(target, source, "generate")
+    if target.most:
+        assert (source / program).stat().st_size <= target.most
+    there = run(target, source, program, "f32.gguf", "O sol", 20, 1)
+    assert there.returncode == 0 and there.stdout.startswith("O sol") and len(there.stdout) > 10, there.stderr
+    for wrong in "cut.gguf", "none.gguf":
+        failed = run(target, source, program, wrong, "O sol")
+        said = [line for line in failed.stderr.splitlines() if line.startswith("generate: ")]
+        assert failed.returncode == 1 and len(said) == 1 and failed.stdout == ""
+
+
+def test_the_docs_have_these_lines():
+    lines = [line for target in TARGETS.values() for line in target.lines]
+    assert [line for line in lines if line not in DOCS] == []
+
+
+# Macros that say which system this is. Threads, exceptions and instruction sets are other questions.
+SYSTEMS = r"linux|unix|WIN32|WIN64|APPLE|MACH|wasi|wasm|EMSCRIPTEN|MINGW|CYGWIN|ANDROID|BSD|GLIBC__|POSIX"
+
+
+def test_what_differs_by_system_stands_in_files_of_its_own():
+    asked = []
+    for path in (ROOT / "csrc").rglob("*"):
+        if path.suffix in (".cpp", ".h", ".inl", ".c"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if re.match(rf"\s*#\s*(el)?if.*({SYSTEMS})", line):
+                    asked.append(f"{path.name}: {line}")
+    assert asked == []
