@@ -445,10 +445,10 @@ struct KRows : Words {
     // Sums of pairs of products of each row
     NPGPT_METHOD __m256i pairs(const uint8_t* row, __m256i x_q) const {
         constexpr int BITS = Words::LOW_BITS, ABOVE = ((1 << Words::ABOVE_BITS) - 1) << BITS;
-        const auto load = [](const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); };
-        __m256i q = bits(load(row + Words::low_at(j)), Words::low_shift(j), (1 << BITS) - 1);
+        __m256i q = bits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + Words::low_at(j))),
+                         Words::low_shift(j), (1 << BITS) - 1);
         if (ABOVE) {
-            const __m256i above = load(row + Words::high_at(j));
+            const __m256i above = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + Words::high_at(j)));
             const Index shift = Words::high_shift(j);
             const __m128i down = _mm_cvtsi32_si128(int(shift - BITS)), up = _mm_cvtsi32_si128(int(BITS - shift));
             const __m256i there = shift > BITS ? _mm256_srl_epi16(above, down) : _mm256_sll_epi16(above, up);
