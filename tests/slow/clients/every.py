@@ -37,7 +37,7 @@ CLIENTS = {  # name of the recording -> its script, what is installed for it
     "dspy-3.4": ("dspy_program.py", "dspy==3.4.1"),
     "lm-eval-0.4.13": ("lm_evaluation.py", "lm-eval[api]==0.4.13"),
 }
-CONTEXT = {"dspy-3.4": 2048}  # tokens of the model, where 128 are too few for a client's prompts
+CONTEXT = {"dspy-3.4": 2048, "openai-agents-0.24": 16384}  # tokens, where 128 are too few for a client
 OURS = ("lm-eval-0.4.13",)  # those that need npgpt and PyTorch too, from the environment of this process
 LINE = '{"messages": [{"role": "user", "content": "7"}, {"role": "assistant", "content": "8"}]}\n'
 
