@@ -1,8 +1,8 @@
 """`python csrc/wasm.py OUT.wasm.gz`: libnpgpt as WebAssembly, with Debian 12's emscripten (3.1.6).
 
 npgpt/runtime/npgpt.wasm.gz is made so, and committed: who exports a page needs no compiler. `.ci/full wasm`
-makes it again and compares the unpacked bytes. It has one thread, SIMD of 128 bits, exceptions of WebAssembly and no
-files. Whoever loads it gives it two functions, emscripten_notify_memory_growth and proc_exit.
+makes it again and compares the unpacked bytes. It has one thread, SIMD of 128 bits, exceptions of WebAssembly
+and no files. Whoever loads it gives it two functions, emscripten_notify_memory_growth and proc_exit.
 """
 
 import gzip

@@ -79,7 +79,7 @@ class CachePool {
         for (auto& place : places) {
             PieceCache* none = nullptr;
             if (!place.compare_exchange_strong(none, cache.get(), std::memory_order_release)) continue;
-            cache.release();
+            static_cast<void>(cache.release());  // the place has it
             return;
         }
     }

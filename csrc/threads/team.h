@@ -53,7 +53,7 @@ class Lanes {
   public:
     void reserve(int workers) {
         if (workers <= room) return;
-        lanes.reset(new Team::Lane[static_cast<std::size_t>(workers)]);
+        lanes = std::make_unique<Team::Lane[]>(static_cast<std::size_t>(workers));
         room = workers;
     }
 

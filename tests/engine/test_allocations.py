@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 MOST = 1 << 40  # more allocations than there are
 
 
-# Work as (prepare, run): prepare() makes what run takes, with all the memory it wants. Objects are made there, as
-# pybind11 keeps a list of them, and a process ends where it finds no memory for an entry.
+# Work as (prepare, run): prepare() makes what run takes, with memory for all. Objects are made there, as
+# pybind11 notes each, and a process ends where it finds no memory for that.
 
 
 def op_work(op):
