@@ -79,7 +79,7 @@ class CachePool {
         for (auto& place : places) {
             PieceCache* none = nullptr;
             if (!place.compare_exchange_strong(none, cache.get(), std::memory_order_release)) continue;
-            static_cast<void>(cache.release());  // the place has it
+            [[maybe_unused]] const PieceCache* const kept = cache.release();  // by the place
             return;
         }
     }
