@@ -432,7 +432,7 @@ struct Q6KWords : KWords<EightRows<Q6_K, 63, 32, false, true>, 0, 4, 128, 2, 2> 
 };
 
 #ifndef NPGPT_VNNI
-// Rows as they lie, for one row of x: those of Q3_K, Q5_K and Q6_K
+// Rows as they lie, for one row of x: those of Q5_K and Q6_K, of which there are most in files
 template <class Words>
 struct KRows : Words {
     const uint8_t* rows;
@@ -650,7 +650,7 @@ static GroupSums group_sums_of(WeightType type,
         case Q5_0: return sums_of<Q5Words>;
         case Q5_1: return sums_of<Q5MinWords>;
         case Q2_K: return sums_of<Q2KWords>;
-        case Q3_K: return one ? sums_of<KRows<Q3KWords>, 1> : sums_of<Q3KWords>;
+        case Q3_K: return sums_of<Q3KWords>;
         case Q5_K: return one ? sums_of<KRows<Q5KWords>, 1> : sums_of<Q5KWords>;
         case IQ4_NL: return sums_of<NonlinearWords>;
         case IQ4_XS: return sums_of<NonlinearKWords>;

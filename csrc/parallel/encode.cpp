@@ -1,8 +1,6 @@
 #include "encode.h"
 
-#include <exception>
-
-#include "../threads/pool.h"
+#include "throwing.h"
 
 namespace npgpt {
 
@@ -17,16 +15,9 @@ std::vector<Run> encode_text(const Bpe& bpe, const uint8_t* text, size_t n, uint
     }
     cuts.push_back(n);
     std::vector<Run> runs(cuts.size() - 1);
-    std::vector<std::exception_ptr> errors(runs.size());
-    parallel_for(std::ptrdiff_t(runs.size()), [&](std::ptrdiff_t i, int) {
-        try {
-            runs[i] = {cuts[i], bpe.encode(text + cuts[i], cuts[i + 1] - cuts[i], ids + cuts[i])};
-        } catch (...) {
-            errors[i] = std::current_exception();
-        }
+    parallel_for_throwing(std::ptrdiff_t(runs.size()), [&](std::ptrdiff_t i, int) {
+        runs[i] = {cuts[i], bpe.encode(text + cuts[i], cuts[i + 1] - cuts[i], ids + cuts[i])};
     });
-    for (const std::exception_ptr& error : errors)
-        if (error) std::rethrow_exception(error);
     return runs;
 }
 

@@ -6,6 +6,7 @@
 
 #include "../memory/blocks.h"
 #include "../threads/pool.h"
+#include "throwing.h"
 
 namespace npgpt {
 namespace {
@@ -331,7 +332,7 @@ static void orthogonalise(float*& x, float*& y, Index R, Index S, const float (*
 }
 
 void muon_step(float* p, float* g, float* m, const int64_t* matrices, Index count, const Muon& s) {
-    parallel_for(count, [&](Index item, int) {  // a matrix is one thread's: there are many
+    parallel_for_throwing(count, [&](Index item, int) {  // a matrix is one thread's: there are many
         const int64_t* at = matrices + item * 4;
         const Index start = at[0], rows = at[1], columns = at[2], distance = at[3];
         const bool flip = rows > columns;

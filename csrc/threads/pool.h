@@ -15,8 +15,7 @@ int usable_cpus();
 
 // Calls body(context, i, worker) once for each i in [0, count), on any thread, in any order; returns when all are done.
 // worker tells apart the threads of this job, an index for work space: it stays below `workers`, whatever another thread
-// does to num_threads() meanwhile. What a body throws first comes out here, when no thread is in one any more; items that
-// nobody had begun are left out then.
+// does to num_threads() meanwhile. body must not throw: see parallel/throwing.h for those that may.
 // A call from inside a job, or while another thread's job runs, does its work on the calling thread alone.
 // Denormal floats count as zero while body runs; the caller's floating-point mode is restored.
 using Item = void (*)(void* context, std::ptrdiff_t i, int worker);

@@ -5,7 +5,6 @@
 #include <new>
 #include <system_error>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "pool.h"
@@ -74,13 +73,11 @@ class Pool {
         // worker off its core: sleep, so that the system can run it here. (Yielding in a loop starves this thread for
         // seconds on a busy machine: each yield puts off its turn.)
         for (int i = 0; i < SPINS && busy.load() != 0; i++) pause_cpu();
-        if (busy.load() != 0) {
-            std::unique_lock<std::mutex> lock(sleep_mutex);
-            caller_sleeps = true;
-            done.wait(lock, [&] { return busy.load() == 0; });
-            caller_sleeps = false;
-        }
-        if (broken.load(std::memory_order_relaxed)) throw_on();
+        if (busy.load() == 0) return;
+        std::unique_lock<std::mutex> lock(sleep_mutex);
+        caller_sleeps = true;
+        done.wait(lock, [&] { return busy.load() == 0; });
+        caller_sleeps = false;
     }
 
   private:
@@ -101,24 +98,10 @@ class Pool {
             Range& range = ranges[(worker + w) % job_workers];
             for (;;) {
                 const std::ptrdiff_t i = range.next.fetch_add(1, std::memory_order_relaxed);
-                if (i >= range.end || broken.load(std::memory_order_relaxed)) break;
-#if defined(__cpp_exceptions)
-                try {
-                    job_body(job_context, i, worker);
-                } catch (...) {
-                    if (!broken.exchange(true)) first_error = std::current_exception();
-                }
-#else
+                if (i >= range.end) break;
                 job_body(job_context, i, worker);
-#endif
             }
         }
-    }
-
-    // Throws what a body threw, in the thread that asked for the job, when no thread is in it any more.
-    [[noreturn]] void throw_on() {
-        broken.store(false);
-        std::rethrow_exception(std::exchange(first_error, nullptr));
     }
 
     void work(int worker, unsigned seen) {
@@ -180,8 +163,6 @@ class Pool {
     std::mutex job_mutex;  // one job at a time
     Item job_body = nullptr;
     void* job_context = nullptr;
-    std::atomic<bool> broken{false};  // by a body that threw
-    std::exception_ptr first_error;
     int job_workers = 0;  // those whose number is below it take part
     bool stopping = false;
     alignas(128) std::atomic<int> busy{0};

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import npgpt
+from npgpt.engine import locks
 from npgpt.training import run as runs
 from tests.commands.helpers import FLAGS, TINY, nothing_written, python, refused, stopped, weights
 
@@ -109,9 +110,9 @@ def test_a_refused_start_leaves_no_folder_and_does_not_block_the_next(command, t
 
         return fail
 
-    for what, code in (("_lock", errno.ENOLCK), ("write_config", errno.ENOSPC)):
+    for where, what, code in ((locks, "_lock", errno.ENOLCK), (runs, "write_config", errno.ENOSPC)):
         with monkeypatch.context() as patch:
-            patch.setattr(runs, what, fails(code))
+            patch.setattr(where, what, fails(code))
             assert command("train", text, *TINY, "--steps", 2, *out)[0] in (1, 2)
         assert nothing_written("text.txt"), what
     Path("new").mkdir()

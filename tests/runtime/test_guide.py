@@ -179,7 +179,7 @@ def test_a_bias_is_added_before_all_else():
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"schema": {"oneOf": []}}, "'oneOf' is not supported"),
+        ({"schema": {"not": {}}}, "'not' is not supported"),
         ({"schema": "{"}, "schema must be JSON"),
         ({"regex": "("}, "cannot be used"),
         ({"regex": ""}, "matches no text but the empty one"),

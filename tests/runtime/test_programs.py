@@ -170,7 +170,9 @@ def test_one_source_and_one_header_are_enough(compiler, flags, program, saved, t
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "big.gguf").read_bytes()[:-1])
     for wrong in tmp_path, tmp_path / "none", "/dev/null", tmp_path / "cut.gguf":
         failed = subprocess.run([tmp_path / "generate", wrong], capture_output=True, text=True)
-        assert failed.returncode == 1 and failed.stderr.startswith(f"generate: {wrong}: ")
+        about = "GGUF" if wrong == tmp_path / "cut.gguf" else wrong
+        assert failed.returncode == 1 and failed.stderr.startswith(f"generate: {about}: ")
+        assert failed.stderr.count("\n") == 1
 
 
 def test_the_program_is_small(program, tmp_path):
