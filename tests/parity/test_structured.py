@@ -172,7 +172,7 @@ FORMAT, DATE = "response_format", {"properties": {"d": {"format": "email"}}}
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({FORMAT: formatted({"oneOf": [{}]})}, FORMAT, "the keyword 'oneOf' is not supported"),
+        ({FORMAT: formatted({"not": {}})}, FORMAT, "the keyword 'not' is not supported"),
         ({FORMAT: formatted(DATE)}, FORMAT, r"schema.properties.d.format must be one of date"),
         ({FORMAT: formatted(False)}, f"{FORMAT}.json_schema.schema", "must be a JSON object"),
         ({FORMAT: {"type": "json_schema"}}, f"{FORMAT}.json_schema.schema", "must provide"),
