@@ -447,13 +447,11 @@ struct KRows : Words {
         constexpr int BITS = Words::LOW_BITS, ABOVE = ((1 << Words::ABOVE_BITS) - 1) << BITS;
         __m256i q = bits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + Words::low_at(j))),
                          Words::low_shift(j), (1 << BITS) - 1);
-        if (ABOVE) {
-            const __m256i above = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + Words::high_at(j)));
-            const Index shift = Words::high_shift(j);
-            const __m128i down = _mm_cvtsi32_si128(int(shift - BITS)), up = _mm_cvtsi32_si128(int(BITS - shift));
-            const __m256i there = shift > BITS ? _mm256_srl_epi16(above, down) : _mm256_sll_epi16(above, up);
-            q = _mm256_or_si256(q, _mm256_and_si256(there, all(ABOVE)));
-        }
+        const __m256i above = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + Words::high_at(j)));
+        const Index shift = Words::high_shift(j);
+        const __m128i down = _mm_cvtsi32_si128(int(shift - BITS)), up = _mm_cvtsi32_si128(int(BITS - shift));
+        const __m256i there = shift > BITS ? _mm256_srl_epi16(above, down) : _mm256_sll_epi16(above, up);
+        q = _mm256_or_si256(q, _mm256_and_si256(there, all(ABOVE)));
         return _mm256_maddubs_epi16(q, x_q);
     }
     // Sums of the first sixteen products of eight rows and of the last

@@ -101,7 +101,7 @@ static void work(const char *path, struct text *text) {
     npgpt_session *a = NULL, *b = NULL;
     npgpt_generation how;
     npgpt_config config;
-    int32_t ids[64], id = 0;
+    int32_t ids[64];
     size_t count;
     text->length = 0;
 
@@ -151,7 +151,6 @@ static void work(const char *path, struct text *text) {
         CHECK(!npgpt_feed(a, begin, 4, NULL, &error));
         CHECK(!npgpt_generate(a, "e o mar", 7, &how, append, text, NULL, &error));
     }
-    (void)id;
     npgpt_session_free(a);
     npgpt_free(model); /* the other session keeps what it needs */
     TRY(npgpt_feed(b, begin, 1, NULL, &error));

@@ -34,11 +34,11 @@ def run(*command, **more):
     return subprocess.run([str(c) for c in command], capture_output=True, check=True, **more)
 
 
-def build(source, out, *flags):
+def build(source, out, *flags, std="c99"):
     """One line with cc, warnings being errors."""
     how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", *flags]
     libs = run(*how, cwd=ROOT).stdout.split()
-    run("cc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", source, *libs, "-o", out)
+    run("cc", f"-std={std}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", source, *libs, "-o", out)
     return out
 
 
@@ -75,12 +75,8 @@ def test_the_whole_abi(saved, tmp_path):
 def allocations(tmp_path_factory):
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         pytest.skip("stands before glibc's malloc")
-    source = ROOT / "tests/runtime/allocations.c"
     program = tmp_path_factory.mktemp("allocations") / "allocations"
-    how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", "--static"]
-    libs = run(*how, cwd=ROOT).stdout.split()
-    run("cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", source, *libs, "-o", program)
-    return program
+    return build(ROOT / "tests/runtime/allocations.c", program, "--static", std="gnu11")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "llama"])
