@@ -2,9 +2,9 @@
 
 Files are compiled side by side: NPGPT_BUILD_JOBS at a time, or one for each CPU that this process may use.
 npgpt._kernels links with libnpgpt.so, which lies in lib/ beside it: kernels, threads and tokenizers are there
-once. libnpgpt.a has inference's kernels alone, for small programs. What is the same in both is compiled once,
-and again only where the compiler would see something else. The instruction set of isa_NAME.cpp is set for
-that file alone. With NPGPT_PURE=1 nothing is built: the wheel is py3-none-any, and runs on NumPy alone.
+once. A file is compiled again only where the compiler would see something else. The instruction set of
+isa_NAME.cpp is set for that file alone. libnpgpt in one source, for programs that hold everything, is packed
+into every wheel. With NPGPT_PURE=1 nothing is compiled: the wheel is py3-none-any, and runs on NumPy alone.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import pybind11
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 from setuptools.command.build_py import build_py
-from setuptools.errors import CompileError, ExecError
+from setuptools.errors import CompileError
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("npgpt/version.py").read_text()).group(1)
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -37,17 +37,15 @@ HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc"
 
 # -ffp-contract=off: a*b+c is rounded as it is written; results do not depend on what a compiler fuses.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
-# For libnpgpt: -O2 follows -O3 and wins: as fast, a third smaller.
+# For libnpgpt but its tokenizers: -O2 follows -O3 and wins: as fast, a third smaller.
 LIBRARY_FLAGS = ["-O2"]
 # For kernels, where vectors are written by hand and nothing throws
 KERNEL_FLAGS = ["-O2", "-fno-exceptions", "-fno-asynchronous-unwind-tables"]
-# For those of libnpgpt.so too: what of -O3 pays in training, and with AVX2
+# For them too: what of -O3 pays in training, and with AVX2
 TRAINING_FLAGS = ["-fvect-cost-model=dynamic"]
 AVX_TRAINING_FLAGS = ["-fipa-cp-clone", "-funswitch-loops", "-fsplit-loops"]
 # What opens files, checks arguments and leads a session computes little: small, not fast. So is csrc/python.
-SMALL = re.compile("csrc/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm)")
-# For libnpgpt.a: tables without the kernels that only training calls
-INFERENCE_FLAGS = ["-DNPGPT_INFERENCE", "-Wno-unused-function"]
+SMALL = re.compile("csrc/(runtime/(api|gguf|model|session|stream|vocabulary)|python/)")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 ISA_FLAGS = {"avx2": AVX2, "avx512vnni": [*AVX2, "-mavx512vl", "-mavx512vnni"]}
 LINK_FLAGS = ["-pthread", *(["-Wl,-s"] if sys.platform == "linux" else [])]
@@ -62,7 +60,6 @@ Description: A trained GPT inside any program
 Version: {version}
 Cflags: -I${{prefix}}/include
 Libs: -L${{libdir}} -lnpgpt -Wl,-rpath,${{libdir}}
-Libs.private: -lstdc++ -pthread -lm
 """
 
 
@@ -76,24 +73,14 @@ NPGPT_INTERNAL_{version} {{ global: _ZN5npgpt*; _ZNK5npgpt*; }};
 }
 
 
-# For a linker that joins objects. Functions of templates have sections of their own, of which a program keeps
-# what it uses. But what loads a model and generates uses nearly all.
-JOINED = """FORCE_GROUP_ALLOCATION
-SECTIONS {
-    .text : { *(.text .text.*) }
-    .gcc_except_table : { *(.gcc_except_table .gcc_except_table.*) }
-    .data.rel.ro : { *(.data.rel.ro .data.rel.ro.*) }
-}
-"""
-
-
-def shared_flags(source: str, isa_flags: list[str]) -> list[str]:
-    """Return the flags of a file that libnpgpt.a lacks, or has in a form of its own."""
-    if isa_flags:
-        return [*isa_flags, *TRAINING_FLAGS, *(AVX_TRAINING_FLAGS if "avx" in source else [])]
-    if "/python/" in source:
+def own_flags(source: str) -> list[str]:
+    """Return the flags of one file, which follow those of all."""
+    if isa := re.search(r"isa_(\w+)\.cpp$", source):
+        more = AVX_TRAINING_FLAGS if "avx" in source else []
+        return [*KERNEL_FLAGS, *ISA_FLAGS.get(isa[1], []), *TRAINING_FLAGS, *more]
+    if SMALL.match(source):
         return ["-Os"]
-    return [] if "/text/" in source else ["-O2"]
+    return [] if "/text/" in source else LIBRARY_FLAGS  # the tokenizers gain by -O3
 
 
 def build_jobs() -> int:
@@ -115,6 +102,11 @@ def longest_first(source: str) -> tuple[bool, bool, int]:
     return "/python/" not in source, "/isa_" not in source, -Path(source).stat().st_size
 
 
+def pack_source():
+    """Write libnpgpt as one source into the package, which `python -m npgpt.embed --source` unpacks."""
+    subprocess.run([sys.executable, "csrc/amalgamate.py", "npgpt/runtime/source.tar.gz"], check=True)
+
+
 class BuildKernels(build_ext):
     def finalize_options(self):
         super().finalize_options()
@@ -127,26 +119,17 @@ class BuildKernels(build_ext):
         if self.compiler.compiler_type != "unix":
             super().build_extensions()
             return
+        pack_source()  # for `build_ext --inplace` too
         module, temporary = Path(self.get_ext_fullpath("npgpt._kernels")), Path(self.build_temp)
         module.unlink(missing_ok=True)  # after a failure nothing of an older build is left
         shutil.rmtree(module.parent / "lib", ignore_errors=True)
-        own, shared, static, jobs = [], [], [], {}  # objects of each; {object: (source, flags)}
-        for source in SOURCES:
-            isa = re.search(r"isa_(\w+)\.cpp$", source)
-            isa_flags = [*KERNEL_FLAGS, *ISA_FLAGS.get(isa[1], [])] if isa else []
-            if source in LIBRARY:
-                static.append(str((temporary / "libnpgpt" / source).with_suffix(".o")))
-                small = ["-Os"] if SMALL.match(source) else []
-                flags = [*INFERENCE_FLAGS, *isa_flags] if isa else [*LIBRARY_FLAGS, *small]
-                jobs[static[-1]] = source, flags
-            objects = shared if source in LIBRARY else own
-            if source in LIBRARY and not isa and "/text/" not in source:  # the tokenizer gains by -O3
-                objects.append(static[-1])
-            else:
-                objects.append(str((temporary / source).with_suffix(".o")))
-                jobs[objects[-1]] = source, shared_flags(source, isa_flags)
-        self.compile_stale(temporary, jobs)
-        self.write_library(static, module.parent)
+        objects = {source: str((temporary / source).with_suffix(".o")) for source in SOURCES}
+        self.compile_stale(
+            temporary, {object: (source, own_flags(source)) for source, object in objects.items()}
+        )
+        self.write_headers(module.parent)
+        shared = [objects[source] for source in LIBRARY]
+        own = [object for source, object in objects.items() if source not in LIBRARY]
         library = module.parent / "lib" / "libnpgpt.so"
         self.link_shared(shared, library, "libnpgpt", ["-Wl,-soname,libnpgpt.so", "-Wl,-Bsymbolic"])
         # an RPATH, not a RUNPATH: LD_LIBRARY_PATH may name the libnpgpt.so of another version
@@ -193,8 +176,7 @@ class BuildKernels(build_ext):
                 if failed:
                     return
                 begun.append(object)
-                which = " for libnpgpt" if INFERENCE_FLAGS[0] in flags else ""
-                print(f"compiling {len(begun)}/{len(stale)} {source}{which}", flush=True)
+                print(f"compiling {len(begun)}/{len(stale)} {source}", flush=True)
             os.makedirs(os.path.dirname(object), exist_ok=True)
             python = includes if "/python/" in source else []
             command = [*compiler, "-c", *python, *flags, source, "-o", f"{object}.tmp"]
@@ -221,25 +203,13 @@ class BuildKernels(build_ext):
             if built.exists():
                 shutil.copytree(built, Path("npgpt", folder), dirs_exist_ok=True)
 
-    def joined(self, objects: list[str]) -> list[str]:
-        """Return one object for all, without sections and names of each function: half as large."""
-        script, whole = Path(self.build_temp, "joined.ld"), str(Path(self.build_temp, "npgpt.o"))
-        script.write_text(JOINED)
-        join = ["-r", "-nostdlib", "-Wl,-x", f"-Wl,-T,{script}", *objects, "-o", whole]
-        try:
-            self.spawn([*self.compiler.compiler_so_cxx, *join])
-        except ExecError:  # a linker without FORCE_GROUP_ALLOCATION: the objects as they are do as well
-            return objects
-        return [whole]
-
-    def write_library(self, objects: list[str], package: Path):
-        """Write package/lib/libnpgpt.a, package/include/npgpt.h and package/lib/pkgconfig/npgpt.pc."""
-        library, include = package / "lib", package / "include"
-        (library / "pkgconfig").mkdir(parents=True, exist_ok=True)
+    def write_headers(self, package: Path):
+        """Write package/include/npgpt.h and package/lib/pkgconfig/npgpt.pc."""
+        pkgconfig, include = package / "lib" / "pkgconfig", package / "include"
+        pkgconfig.mkdir(parents=True, exist_ok=True)
         include.mkdir(exist_ok=True)
         shutil.copyfile("csrc/runtime/npgpt.h", include / "npgpt.h")
-        self.compiler.create_static_lib(self.joined(objects), "npgpt", output_dir=str(library))
-        (library / "pkgconfig" / "npgpt.pc").write_text(PKG_CONFIG.format(version=VERSION))
+        (pkgconfig / "npgpt.pc").write_text(PKG_CONFIG.format(version=VERSION))
 
     def run(self):
         try:
@@ -253,8 +223,9 @@ class BuildKernels(build_ext):
             )
 
 
-class CompileCatalogues(build_py):
+class MakeData(build_py):
     def run(self):  # of an editable install too
+        pack_source()
         for catalogue in Path("npgpt/console/locale").glob("*/LC_MESSAGES/npgpt.po"):
             polib.pofile(str(catalogue)).save_as_mofile(str(catalogue.with_suffix(".mo")))
         super().run()
@@ -275,5 +246,5 @@ setup(
             optional=not REQUIRED,
         )
     ],
-    cmdclass={"build_ext": BuildKernels, "build_py": CompileCatalogues},
+    cmdclass={"build_ext": BuildKernels, "build_py": MakeData},
 )

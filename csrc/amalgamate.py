@@ -1,15 +1,22 @@
-"""`python csrc/amalgamate.py OUT`: libnpgpt as OUT/npgpt.cpp and OUT/npgpt.h, for those who vendor.
+"""`python csrc/amalgamate.py OUT`: libnpgpt as OUT/npgpt.cpp and OUT/npgpt.h, and OUT/generate.c, a program.
 
     c++ -std=c++17 -O2 -pthread -c npgpt.cpp      with GCC or clang; no other flag is needed
 
+With -Os GCC makes small what computes little, and the rest as fast as ever. OUT.tar.gz is packed, the same
+bytes each time: wheels hold it, and `python -m npgpt.embed --source` unpacks it.
 Every include of ours is put in its place. What setup.py says by flags for one file is said here by pragmas.
 What differs by system stands in NAME_linux.cpp, NAME_windows.cpp, NAME_posix.cpp for other POSIX systems, and
 NAME_none.cpp, for one thread and files that are read whole: where the system is none of these, or with
 -DNPGPT_NO_SYSTEM. NAME_threads.cpp is for all but the last. Only here a system is asked for by its macro.
 """
 
+import gzip
+import io
 import re
+import shutil
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -22,6 +29,17 @@ SYSTEMS = {  # how a file's name ends, and for which number of NPGPT_SYSTEM it i
     "_windows": "NPGPT_SYSTEM == 3",
     "_threads": "NPGPT_SYSTEM",
 }
+# What opens files, checks arguments and leads a session computes little: with -Os this alone is small.
+SMALL = re.compile(r"/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm)\.cpp$")
+FAST = """#if defined(__OPTIMIZE_SIZE__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("O2")
+#endif
+"""
+AS_BEFORE = """#if defined(__OPTIMIZE_SIZE__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
+"""
 HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT licence.
 #define NPGPT_INFERENCE
 #if defined(__clang__)
@@ -78,30 +96,50 @@ def unit(path: Path, once: set) -> str:
             headers = [header.resolve() for header in headers if header.name != "system.h"]
             shared = "".join(inline(header, once) for header in headers)
             return text + shared + f"#if {asked}\n" + inline(path.resolve(), once) + "#endif\n"
-    text += inline(path.resolve(), once)
+    file = inline(path.resolve(), once)
+    if SMALL.search(path.as_posix()):
+        return text + file
+    text += FAST + file
     if not path.name.startswith("isa_"):
-        return text
+        return text + AS_BEFORE
     defined = ("ISA", "ISA_NAME", "VLEN", "INLINE", "METHOD", "VNNI")
     text += "".join(f"#undef NPGPT_{name}\n" for name in defined)
     target = TARGETS.get(path.stem.removeprefix("isa_"))
     if not target:
-        return text
+        return text + AS_BEFORE
     clang = f'#pragma clang attribute push(__attribute__((target("{target}"))), apply_to = function)'
     gcc = f'#pragma GCC push_options\n#pragma GCC target("{target}")'
     begin = f"#ifdef __x86_64__\n#ifdef __clang__\n{clang}\n#else\n{gcc}\n#endif\n"
     end = "#ifdef __clang__\n#pragma clang attribute pop\n#else\n#pragma GCC pop_options\n#endif\n#endif\n"
-    return begin + text + end
+    return begin + text + AS_BEFORE + end
+
+
+def write(folder: Path) -> None:
+    """Write the three files."""
+    found = [path for name in FOLDERS for path in sorted((HERE / name).glob("*.cpp"))]
+    sources = [path for path in found if path.stem not in ("train", "suffixes")]
+    once: set = set()
+    text = HEAD + "".join(unit(path, once) for path in sources)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "npgpt.cpp").write_text(text, encoding="utf-8", newline="\n")
+    for name in "runtime/npgpt.h", "examples/generate.c":
+        shutil.copyfile(HERE / name, folder / Path(name).name)
 
 
 def main(out: str) -> None:
-    found = [path for folder in FOLDERS for path in sorted((HERE / folder).glob("*.cpp"))]
-    sources = [path for path in found if path.stem not in ("train", "suffixes")]
-    once = set()
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = HEAD + "".join(unit(path, once) for path in sources)
-    (folder / "npgpt.cpp").write_text(text, encoding="utf-8")
-    (folder / "npgpt.h").write_text((HERE / "runtime/npgpt.h").read_text(encoding="utf-8"), encoding="utf-8")
+    if not out.endswith(".tar.gz"):
+        write(Path(out))
+        return
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=packed, mode="w") as archive:
+        write(Path(folder))
+        for path in sorted(Path(folder).iterdir()):
+            entry = tarfile.TarInfo(path.name)
+            entry.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(entry, file)
+    Path(out).write_bytes(gzip.compress(packed.getvalue(), mtime=0))
 
 
 if __name__ == "__main__":

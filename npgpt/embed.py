@@ -1,12 +1,45 @@
-"""`python -m npgpt.embed --cflags --libs`: print the flags with which C programs build against libnpgpt."""
+"""`python -m npgpt.embed`: what C programs need to build with libnpgpt: flags, or one source."""
 
+import errno
+import shlex
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from npgpt.console.process import command, exit_with_error
+from npgpt.console.process import command, errors_as_lines, exit_with_error
 from npgpt.console.settings import make_parser
 
 HERE = Path(__file__).resolve().parent
+# GCC: -Os makes small what computes little, the kernels stay fast. What a program needs stands in it.
+BUILD = (
+    "g++ -std=c++17 -Os -pthread -static-libstdc++ -static-libgcc -s -ffunction-sections -Wl,--gc-sections"
+)
+HEAD = 40  # bytes with which npgpt.cpp and npgpt.h of every version begin
+
+
+def write_source(folder: Path) -> list[str]:
+    """Write npgpt.cpp, npgpt.h and, if there is none, generate.c; return the line that builds it.
+
+    FileExistsError for a file of those names that is another's: nothing is written then.
+    """
+    with tarfile.open(HERE / "runtime" / "source.tar.gz") as archive:
+        files = {folder / entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+    for path, data in [*files.items()]:
+        if path.suffix == ".c" and path.exists():  # it may have become a program of one's own
+            del files[path]
+        elif path.exists() and path.read_bytes()[:HEAD] != data[:HEAD]:
+            raise FileExistsError(errno.EEXIST, "is there already, and is not libnpgpt's", str(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, data in files.items():
+        path.write_bytes(data)
+    return [
+        *BUILD.split(),
+        f"-I{folder}",
+        f"{folder / 'generate.c'}",
+        f"{folder / 'npgpt.cpp'}",
+        "-o",
+        "generate",
+    ]
 
 
 @command("embed")
@@ -16,19 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--cflags", action="store_true", help="flags to compile with")
     add("--libs", action="store_true", help="flags to link with")
-    add("--static", action="store_true", help="link libnpgpt and the C++ library into the program")
+    add(
+        "--source",
+        metavar="FOLDER",
+        help="write libnpgpt as one source, npgpt.cpp, with npgpt.h and a program, generate.c, and print the "
+        "line that builds it, for programs that hold everything and for other machines",
+    )
     args = parser.parse_args(argv)
+    if args.source and (args.cflags or args.libs):
+        parser.error("--source needs no --cflags and no --libs")
+    if args.source:
+        with errors_as_lines("embed"):
+            line = write_source(Path(args.source))
+        print(shlex.join(line))
+        return 0
     if not (args.cflags or args.libs):
-        parser.error("give --cflags, --libs or both")
+        parser.error("give --cflags, --libs, both, or --source")
     library = HERE / "lib"
-    if not (library / "libnpgpt.a").exists():
-        exit_with_error("embed", f"libnpgpt was not built: there is no {library / 'libnpgpt.a'}", 1)
+    if not (library / "libnpgpt.so").exists():
+        exit_with_error("embed", f"libnpgpt was not built: there is no {library / 'libnpgpt.so'}", 1)
     flags = [f"-I{HERE / 'include'}"] if args.cflags else []
-    if args.libs and args.static:
-        # a C program's link names the C++ library, so that it can be the static one
-        flags += [str(library / "libnpgpt.a"), "-Wl,--gc-sections", "-static-libgcc"]
-        flags += ["-Wl,-Bstatic", "-lstdc++", "-Wl,-Bdynamic", "-pthread", "-lm"]
-    elif args.libs:
+    if args.libs:
         flags += [f"-L{library}", "-lnpgpt", f"-Wl,-rpath,{library}"]
     print(" ".join(flags))
     return 0

@@ -338,7 +338,7 @@ NAMES += "embed, bench"
             f"npgpt.evaluate {PACKAGE}",
             f"npgpt evaluate: load: path must be a run, a checkpoint or a Hugging Face folder, got {PACKAGE}",
         ),
-        ("npgpt.embed", f"npgpt embed: give --cflags, --libs or both {FLAGS}"),
+        ("npgpt.embed", f"npgpt embed: give --cflags, --libs, both, or --source {FLAGS}"),
     ],
 )
 def test_errors_are_one_english_line_whatever_the_locale(args, line):

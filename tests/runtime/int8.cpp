@@ -1,5 +1,5 @@
 // The products of int8 on every instruction set, held against plain loops at all sizes around the groups and blocks.
-// test_programs.py builds it with libnpgpt.a. Exit 0 and "all holds", or what does not.
+// test_programs.py builds it with libnpgpt. Exit 0 and "all holds", or what does not.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -21,7 +21,7 @@ from tests.fuzz.targets import llama_tokenizers
 from tests.models import LLAMA, random_model
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = Path(npgpt.__file__).parent / "lib" / "libnpgpt.a"
+LIBRARY = Path(npgpt.__file__).parent / "lib" / "libnpgpt.so"
 HEADER = LIBRARY.parents[1] / "include" / "npgpt.h"
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="libnpgpt is not built here"),
@@ -34,17 +34,40 @@ def run(*command, **more):
     return subprocess.run([str(c) for c in command], capture_output=True, check=True, **more)
 
 
-def build(source, out, *flags, std="c99"):
-    """One line with cc, warnings being errors."""
-    how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", *flags]
-    libs = run(*how, cwd=ROOT).stdout.split()
-    run("cc", f"-std={std}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", source, *libs, "-o", out)
+WARNINGS = "-Wall", "-Wextra", "-Wpedantic", "-Werror"
+
+
+def build(source, out, std="c99"):
+    """One line with cc against the shared library, warnings being errors."""
+    libs = run(sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", cwd=ROOT).stdout.split()
+    run("cc", f"-std={std}", *WARNINGS, source, *libs, "-o", out)
     return out
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    return build(ROOT / "csrc/examples/generate.c", tmp_path_factory.mktemp("c") / "generate", "--static")
+def whole(tmp_path_factory):
+    """Return what links a program with all of libnpgpt, compiled from the one source as its line says."""
+    if not shutil.which("g++"):
+        pytest.skip("there is no g++ here")
+    folder = tmp_path_factory.mktemp("whole")
+    line = run(sys.executable, "-m", "npgpt.embed", "--source", folder, cwd=ROOT).stdout.split()
+    flags = [flag for flag in line if flag[0] == "-" and flag not in ("-o", "-s")]
+    compiled = [flag for flag in flags if not flag.startswith(("-Wl", "-static"))]
+    run("g++", *compiled, "-Wall", "-Werror", "-c", folder / "npgpt.cpp", "-o", folder / "npgpt.o")
+
+    def link(source, out, *more, std="c99"):
+        if source.suffix == ".c":
+            object = folder / f"{source.stem}.o"
+            run("cc", f"-std={std}", *WARNINGS, f"-I{folder}", "-c", source, "-o", object)
+        run("g++", *flags, object if source.suffix == ".c" else source, folder / "npgpt.o", *more, "-o", out)
+        return out
+
+    return link
+
+
+@pytest.fixture(scope="module")
+def program(whole, tmp_path_factory):
+    return whole(ROOT / "csrc/examples/generate.c", tmp_path_factory.mktemp("c") / "generate")
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +87,17 @@ def test_generate_in_c_writes_what_python_writes(program, saved, tmp_path):
     assert run(shared, path, "Olá", 90, 3, text=False).stdout == f"Olá{text}\n".encode()
 
 
-def test_the_whole_abi(saved, tmp_path):
-    how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", "--static"]
-    libs = run(*how, cwd=ROOT).stdout.split()
-    run("cc", "-std=gnu11", "-Wall", "-Werror", ROOT / "tests/runtime/abi.c", *libs, "-o", tmp_path / "abi")
+def test_the_whole_abi(whole, saved, tmp_path):
+    whole(ROOT / "tests/runtime/abi.c", tmp_path / "abi", std="gnu11")
     assert run(tmp_path / "abi", saved[1]).stdout == "all holds\n"
 
 
 @pytest.fixture(scope="module")
-def allocations(tmp_path_factory):
+def allocations(whole, tmp_path_factory):
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         pytest.skip("stands before glibc's malloc")
     program = tmp_path_factory.mktemp("allocations") / "allocations"
-    return build(ROOT / "tests/runtime/allocations.c", program, "--static", std="gnu11")
+    return whole(ROOT / "tests/runtime/allocations.c", program, std="gnu11")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "llama"])
@@ -93,10 +114,8 @@ def test_each_allocation_that_fails_is_told_and_costs_nothing(kind, allocations,
     assert found and int(found[1]) > 400
 
 
-@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler here")
-def test_products_of_int8_on_every_instruction_set(tmp_path):
-    source = ROOT / "tests/runtime/int8.cpp"
-    run("c++", "-std=c++17", "-O1", "-Wall", "-Werror", source, LIBRARY, "-pthread", "-o", tmp_path / "int8")
+def test_products_of_int8_on_every_instruction_set(whole, tmp_path):
+    whole(ROOT / "tests/runtime/int8.cpp", tmp_path / "int8", "-Wall", "-Werror")
     assert run(tmp_path / "int8").stdout == " ".join([*COMPILED, "all holds\n"])
 
 
@@ -105,13 +124,9 @@ TYPES = "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k q4_k q5_k q6_k iq4_nl i
 
 
 @pytest.fixture(scope="module")
-def unpack(tmp_path_factory):
-    if not shutil.which("c++"):
-        pytest.skip("there is no C++ compiler here")
+def unpack(whole, tmp_path_factory):
     program = tmp_path_factory.mktemp("unpack") / "unpack"
-    source = ROOT / "tests/runtime/unpack.cpp"
-    run("c++", "-std=c++17", "-O1", "-Wall", "-Werror", source, LIBRARY, "-pthread", "-o", program)
-    return program
+    return whole(ROOT / "tests/runtime/unpack.cpp", program, "-Wall", "-Werror")
 
 
 @pytest.mark.parametrize("name", COMPILED)
@@ -185,7 +200,7 @@ def exported(library):
 
 def test_the_shared_libraries_show_the_header_and_no_c_plus_plus_of_others():
     names = re.findall(r"^NPGPT_API .*?(npgpt_\w+)\(", HEADER.read_text(), re.M)
-    shown = exported(LIBRARY.with_suffix(".so"))
+    shown = exported(LIBRARY)
     internal = {name: version for name, version in shown.items() if name not in names}
     assert {name: shown.get(name) for name in names} == dict.fromkeys(names, "NPGPT_1")
     assert {*internal.values()} == {f"NPGPT_INTERNAL_{npgpt.__version__}"}
@@ -232,12 +247,10 @@ STACK = 24 * 1024  # bytes of a thread's, of the 128 kB that the smallest C libr
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    out, how = tmp_path_factory.mktemp("small") / "small", [sys.executable, "-m", "npgpt.embed"]
-    libs = run(*how, "--cflags", "--libs", "--static", cwd=ROOT).stdout.split()
+def small(whole, tmp_path_factory):
     wrapped = [f"-Wl,--wrap={name}" for name in COUNTED]
-    run("cc", "-Wall", "-Werror", ROOT / "tests/runtime/small.c", *libs, *wrapped, "-o", out)
-    return out
+    out = tmp_path_factory.mktemp("small") / "small"
+    return whole(ROOT / "tests/runtime/small.c", out, *wrapped, std="gnu11")
 
 
 @pytest.mark.parametrize("fields", [{}, LLAMA], ids=["gpt-2", "llama"])

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/embedding.md").read_text(encoding="utf-8")
 SMALL = "-s -ffunction-sections -Wl,--gc-sections"
 PROGRAM = "-I. generate.c npgpt.cpp -o generate"
-GNU = f"g++ -std=c++17 -O2 -pthread -static-libstdc++ -static-libgcc {SMALL} {PROGRAM}"
+GNU = f"g++ -std=c++17 -Os -pthread -static-libstdc++ -static-libgcc {SMALL} {PROGRAM}"
 
 
 class Target(NamedTuple):
@@ -31,8 +31,7 @@ class Target(NamedTuple):
 
 
 TARGETS = {
-    # with the kernels of three instruction sets; the small program there is that of npgpt.embed --static
-    "x86-64 Linux, glibc": Target([GNU], "", None),
+    "x86-64 Linux, glibc": Target([GNU], ""),
     "aarch64 Linux, glibc": Target([f"aarch64-linux-gnu-{GNU}"], "qemu-aarch64 -L /usr/aarch64-linux-gnu"),
     "riscv64 Linux, glibc": Target([f"riscv64-linux-gnu-{GNU}"], "qemu-riscv64 -L /usr/riscv64-linux-gnu"),
     "x86-64 Windows": Target(

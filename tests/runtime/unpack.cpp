@@ -1,5 +1,5 @@
 // `unpack ISA TYPE N K FIRST COUNT`: reads a matrix (N,K) of a WeightType by its number, and writes columns [FIRST, FIRST + COUNT)
-// as unpack_rows makes them. test_programs.py builds it with libnpgpt.a and holds it to NumPy.
+// as unpack_rows makes them. test_programs.py builds it with libnpgpt and holds it to NumPy.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>

@@ -36,10 +36,10 @@ def start(command) -> float:
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        how = [sys.executable, "-m", "npgpt.embed", "--cflags", "--libs", "--static"]
-        flags = subprocess.run(how, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        how = [sys.executable, "-m", "npgpt.embed", "--source", out]
+        line = subprocess.run(how, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        subprocess.run(line, shell=True, cwd=out, check=True)
         program = out / "generate"
-        subprocess.run(["cc", ROOT / "csrc/examples/generate.c", *flags, "-s", "-o", program], check=True)
         model = random_model(n_layer=3, n_embd=256, n_head=4, block_size=256)
         write_gguf(out / "m.gguf", model, model.tokenizer)
         weights, size = (out / "m.gguf").stat().st_size, program.stat().st_size
