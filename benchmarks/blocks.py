@@ -237,6 +237,28 @@ def index(page):
     return table(heads, rows) + provenance(page, r)
 
 
+def records(page):
+    r, t, rows = page.load("records"), page.t, []
+    for row in r["rows"]:
+        ours, theirs, distinct = (row[who] for who in ("npgpt", "datasets", "npgpt, without duplicates"))
+        cells = [
+            f"{row['megabytes'] / ours['seconds']:.0f} MB/s",
+            f"{theirs['seconds'] / ours['seconds']:.1f}",
+        ]
+        cells += [f"{ours['peak'] / 1e6:.0f} MB", f"{ours['peak'] / theirs['peak']:.2f}"]
+        cells += [f"{row['megabytes'] / distinct['seconds']:.0f} MB/s"]
+        rows.append([f"{row['file']}, {row['megabytes']} MB", *cells])
+    heads = [
+        "",
+        t("to ids"),
+        t("times datasets"),
+        t("memory"),
+        t("of datasets'"),
+        t("looking for duplicates too"),
+    ]
+    return table(heads, rows) + provenance(page, r)
+
+
 def bands(page):
     r, t, rows = page.load("bands"), page.t, []
     for T, row in r["rows"].items():
@@ -421,5 +443,5 @@ KINDS = {
     "tokenizers": tokenizers, "decode": decode, "load": load, "bands": bands, "perplexity": perplexity,
     "vocabulary": vocabulary, "shapes": shapes, "softmax": softmax, "tune": tune, "tasks": tasks,
     "lora": lora, "scaling": scaling, "scaling-nodes": scaling_nodes, "build": build, "output": output,
-    "first-hour": first_hour, "explain": explain, "index": index,
+    "first-hour": first_hour, "explain": explain, "index": index, "records": records,
 }  # fmt: skip

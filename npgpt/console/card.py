@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from npgpt.console import report
-from npgpt.console.comparison import Measured, compare
+from npgpt.console.comparison import Run, compare
 from npgpt.engine.config import engine_of
 from npgpt.engine.model import GPT
 from npgpt.engine.types import Fields
@@ -91,7 +91,7 @@ def _metadata(name: str, model: GPT, config: Fields, results: list[Fields]) -> I
         yield f"model-index: {json.dumps(index, ensure_ascii=False, allow_nan=False)}"
 
 
-def _results(measured: Measured, test: Fields | None, of_text: bool) -> Iterator[Fields]:
+def _results(measured: Run, test: Fields | None, of_text: bool) -> Iterator[Fields]:
     """Yield what was measured on text that the model did not train on, as the Hub's model-index has it."""
     of = ", ".join(map(str, measured.settings.get("text", [])))
     if test and test["part"] in HELD_OUT:
@@ -115,7 +115,7 @@ def _result(dataset: str, figures: Fields) -> Fields:
     }
 
 
-def _description(model: GPT, config: Fields, measured: Measured) -> str:
+def _description(model: GPT, config: Fields, measured: Run) -> str:
     texts = [f"`{shown(Path(text).name)}`" for text in config["text"]]
     text = ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
     c, about = model.config, config["about"]

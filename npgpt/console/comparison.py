@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from npgpt.console import charts, report
 from npgpt.console.language import N_, _, fill, number
+from npgpt.engine.notebooks import small_table
 from npgpt.engine.types import Fields, PathLike
 from npgpt.text.json_file import read_json_if_any
 from npgpt.training import checkpoint
@@ -26,7 +27,7 @@ APART = ("about", "out", "threads", "keep", "save_every", "text", "val", "skip_b
 CONTENTS = {"text": ("text_sha256", "data_sha256"), "val": ("val_sha256",)}  # of files, in [about]
 # on what a run is validated, beside the content of its files
 VALIDATED = ("split", "clean", "encoding", "field", "dedupe", "documents", "val_fraction", "eval_tokens")
-MEASURES = {  # key of a Measured -> its column, the format of a cell
+MEASURES = {  # key of a Run -> its column, the format of a cell
     "train_loss": (N_("train loss"), ".4f"),
     "val_loss": (N_("val loss"), ".4f"),
     "val_bits_per_byte": (N_("val bits/byte"), ".4f"),
@@ -72,7 +73,7 @@ class Note(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Run:
     """One run: its settings and what was measured of it; a figure that it does not have is None."""
 
     run: str  #: the folder, as it was given
@@ -89,14 +90,25 @@ class Measured:
     identity: Fields  #: by name, what two settings must share to be equal where their words do not tell
     rows: report.Rows  #: of metrics.csv
 
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks: what was measured, then the settings."""
+        found = {name: getattr(self, name) for name in MEASURES}
+        shown: Fields = {
+            _(MEASURES[name][0]): number(value, MEASURES[name][1])
+            for name, value in found.items()
+            if value is not None
+        }
+        settings = {name: _word(value) for name, value in self.settings.items() if _word(value)}
+        return small_table(self.run if self.ended else f"{self.run} (not ended)", shown | settings)
+
 
 @dataclass(frozen=True)
 class Comparison:
     """Some runs, the settings in which they differ, and which of them differ by their seed alone."""
 
-    runs: list[Measured]
+    runs: list[Run]
     settings: list[str]  #: names of the settings that differ
-    groups: list[list[Measured]]  #: runs whose settings are equal but for the seed; most are alone
+    groups: list[list[Run]]  #: runs whose settings are equal but for the seed; most are alone
     notes: list[Note]  #: why figures cannot be compared
 
     @property
@@ -104,7 +116,7 @@ class Comparison:
         """The notes as lines of English."""
         return [note.line.format(**note.runs) for note in self.notes]
 
-    def spread(self, group: Sequence[Measured], name: str) -> Spread | None:
+    def spread(self, group: Sequence[Run], name: str) -> Spread | None:
         """Return the spread of a figure over the runs of a group; None for one run, or where one lacks it."""
         values = [getattr(run, name) for run in group]
         if len(values) < 2 or None in values:
@@ -223,13 +235,13 @@ def compare(runs: PathLike | Iterable[PathLike]) -> Comparison:
         found.append(_read(path))
     names = list(dict.fromkeys(name for run in found for name in run.settings))
     differ = [name for name in names if len({_value(run, name) for run in found}) > 1]
-    groups: dict[tuple[str, ...], list[Measured]] = {}
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in found:
         groups.setdefault(tuple(_value(run, name) for name in differ if name != "seed"), []).append(run)
     return Comparison(found, differ, list(groups.values()), _notes(found))
 
 
-def _read(path: PathLike) -> Measured:
+def _read(path: PathLike) -> Run:
     """Return what a run's files hold; its figures are those of metrics.csv, and of test.json."""
     folder = Path(path)
     if not folder.exists():
@@ -244,7 +256,7 @@ def _read(path: PathLike) -> Measured:
     if val_loss is not None and isinstance(per_token, float) and per_token > 0:
         bits = val_loss / math.log(2) / per_token
     last = rows[-1] if rows else {}
-    return Measured(
+    return Run(
         str(path),
         _settings(config),
         _mean(
@@ -310,7 +322,7 @@ def _mean(losses: Sequence[float]) -> float | None:
     return sum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else None
 
 
-def _value(run: Measured, name: str) -> str:
+def _value(run: Run, name: str) -> str:
     """Return a text that is equal for equal settings."""
     return str(run.identity.get(name) or run.settings.get(name))
 
@@ -329,7 +341,7 @@ def _spread_cell(spread: Spread | None, name: str) -> str:
     return f"{number(spread.mean, form)} ± {number(spread.deviation, form)}"
 
 
-def _notes(runs: Sequence[Measured]) -> list[Note]:
+def _notes(runs: Sequence[Run]) -> list[Note]:
     """Return why the figures of some runs do not compare, a line for each reason."""
     notes: list[Note] = []
     first, others = runs[0], runs[1:]
@@ -345,9 +357,9 @@ def _notes(runs: Sequence[Measured]) -> list[Note]:
     return notes + [Note(UNENDED, {"a": run.run}) for run in runs if not run.ended]
 
 
-def _validated_on(run: Measured) -> tuple[str, ...]:
+def _validated_on(run: Run) -> tuple[str, ...]:
     return tuple(_value(run, name) for name in ("form", "text", "val", *VALIDATED))
 
 
-def _coded_by(run: Measured) -> str:
+def _coded_by(run: Run) -> str:
     return _value(run, "tokenizer")

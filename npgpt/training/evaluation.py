@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt.engine.finite import check_measured
 from npgpt.engine.model import GPT
+from npgpt.engine.notebooks import small_table
 from npgpt.engine.types import Fields, Floats, Integers
 from npgpt.text.dataset import evaluation_batches
 from npgpt.text.kneser_ney import COUNTED, KneserNey
@@ -23,6 +24,15 @@ from npgpt.text.tokenizer import Tokenizer
 
 Map: TypeAlias = Callable[[Callable[[Any], Floats], Iterable[Any]], Iterable[Floats]]  # as the builtin
 TOKENS_AT_ONCE = 1024  # limits the memory of the logits; it changes the last bits of the results alone
+
+
+class Evaluation(dict[str, Any]):
+    """What evaluate() measures, by name."""
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        shown = {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in self.items()}
+        return small_table("Evaluation", shown)
 
 
 def mean_loss(model: GPT, batches: Iterable[tuple[Integers, ...]], map: Map = map) -> float:
@@ -39,7 +49,7 @@ def mean_loss(model: GPT, batches: Iterable[tuple[Integers, ...]], map: Map = ma
     return float(total / count)
 
 
-def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer, apart: bool = False) -> Fields:
+def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer, apart: bool = False) -> Evaluation:
     """Return how well the model predicts `ids`, by name.
 
     loss (nats per token), perplexity (None where it is beyond a float), bits_per_byte, accuracy@1,
@@ -60,7 +70,7 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer, apart: bool = Fals
         rank = ((logits > at_target) | tied).sum(axis=1)  # (n,): how many tokens are more likely
         first, fifth = first + int((rank < 1).sum()), fifth + int((rank < 5).sum())
     n, n_bytes = int((~np.isin(ids, tokenizer.begin)).sum()), len(tokenizer.decode_bytes(ids))
-    return {
+    found = {
         "tokens": n,
         "bytes": n_bytes,
         "loss": total / n,
@@ -69,6 +79,7 @@ def evaluate(model: GPT, ids: Integers, tokenizer: Tokenizer, apart: bool = Fals
         "accuracy@1": first / n,
         "accuracy@5": fifth / n,
     }
+    return Evaluation(found)
 
 
 def count(train_ids: Integers, tokenizer: Tokenizer) -> KneserNey:

@@ -2,12 +2,15 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import npgpt
 from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.train import main as train
+from npgpt.training.evaluation import evaluate
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 257}
 
@@ -79,3 +82,19 @@ def test_a_dataset_is_escaped(text, tmp_path):
 def test_a_dataset_of_a_part_alone():
     dataset = npgpt.Dataset.from_ids(np.array([97, 98, 256], np.uint16), "1", ByteTokenizer())
     assert table_of(dataset)[1]["validation"] == "0"
+
+
+def test_a_run_and_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("o sol e o mar, a lua e o céu; " * 60, encoding="utf-8")
+    sizes = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "8"]
+    assert train(["t.txt", *sizes, "--split", "0.8,0.1,0.1", "--steps", "4", "--out", "r"]) == 0
+    (run,) = npgpt.compare("r").runs
+    title, rows = table_of(run)
+    assert title == "r" and rows["steps done"] == "4" and rows["n_embd"] == "16"
+    assert rows["val loss"] == f"{run.val_loss:.4f}" and "None" not in rows.values()
+    dataset = npgpt.Dataset.from_text("t.txt")
+    measured = evaluate(npgpt.load("r"), dataset.test, dataset.tokenizer)
+    title, rows = table_of(measured)
+    assert title == "Evaluation" and rows["tokens"] == str(measured["tokens"]) == str(len(dataset.test))
+    assert rows["loss"] == f"{measured['loss']:.4f}" and rows["accuracy@5"] == f"{measured['accuracy@5']:.4f}"
