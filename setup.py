@@ -64,10 +64,11 @@ Libs: -L${{libdir}} -lnpgpt -Wl,-rpath,${{libdir}}
 
 
 # What shared libraries show: the C ABI, and what csrc's headers say is visible. That is for npgpt._kernels
-# of the same version of npgpt, and for no other program.
+# of the same version of npgpt, and for no other program. Where the C++ library is inside, as in wheels, both
+# give and free exceptions by one copy of it: without memory these lie in a place that only that copy knows.
 EXPORTED = {
     "libnpgpt": """NPGPT_1 {{ global: npgpt_*; local: *; }};
-NPGPT_INTERNAL_{version} {{ global: _ZN5npgpt*; _ZNK5npgpt*; }};
+NPGPT_INTERNAL_{version} {{ global: _ZN5npgpt*; _ZNK5npgpt*; __cxa_allocate_*exception; __cxa_free_*exception; }};
 """,
     "_kernels": "{{ global: PyInit_*; local: *; }};\n",
 }

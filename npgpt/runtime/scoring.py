@@ -54,12 +54,20 @@ def log_probabilities(model: GPT, pairs: Sequence[tuple[list[int], list[int]]]) 
             windows.append((n, window[:-1], ids[at : begin + len(window)]))
             at = begin + len(window)
     totals = [0.0] * len(pairs)
-    for n, h, scored in _hidden(model, windows):
-        logits = model.scores(h[-len(scored) :])  # (scored,V)
-        check_measured("score", logits, model.params)
-        log_p = log_softmax(logits)
+    for n, log_p, scored in predictions(model, windows):
         totals[n] += float(log_p[np.arange(len(scored)), scored].sum())
     return totals
+
+
+def predictions(model: GPT, windows: list[Window]) -> Iterator[tuple[int, Floats, list[int]]]:
+    """Yield the number of each window, log-probabilities (n,V) where its n ids to score stand, and these.
+
+    The order is not that of `windows`. ValueError for logits that are not finite.
+    """
+    for n, h, scored in _hidden(model, windows):
+        logits = model.scores(h[-len(scored) :])  # (n,V)
+        check_measured("score", logits, model.params)
+        yield n, log_softmax(logits), scored
 
 
 def classify(model: GPT, tokenizer: Tokenizer | None, text: Texts, labels: Iterable[str | bytes]) -> Any:

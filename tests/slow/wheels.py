@@ -25,12 +25,13 @@ HELP = ["-m", "npgpt.train", "--help"]
 TESTS = ["tests/engine", "tests/runtime/test_programs.py"]
 
 GLIBC = "2.17"  # of 2012; manylinux_2_17 is what pip calls systems that have it or a newer one
-# A C++ compiler: g++ compiles and joins objects, zig links. libgcc.a stands before zig's own runtime, with
-# whose __cpu_model g++'s code finds no AVX2. libgcc_s unwinds for the whole process.
+# A C++ compiler: g++ compiles, zig links. libgcc.a stands before zig's own runtime, with whose __cpu_model g++'s
+# code finds no AVX2. libgcc_s unwinds for the whole process. npgpt._kernels gives and frees exceptions by
+# libnpgpt.so's copy of the C++ library, so that its own lacks that.
 COMPILER = """#!/bin/sh
-case " $* " in *" -c "* | *" -r "*) exec g++ "$@" ;; esac
+case " $* " in *" -c "*) exec g++ "$@" ;; *_kernels*) std={folder}/rest.a ;; *) std={libstdcxx} ;; esac
 exec env -u PYTHONPATH {python} -m ziglang cc -target {machine}-linux-gnu.{glibc} "$@" {folder}/single.o \\
-    {libstdcxx} {libgcc} {libgcc_s} -lm -lpthread
+    $std {libgcc} {libgcc_s} -lm -lpthread
 """
 # glibc 2.32 tells the C++ library whether a second thread was ever started; false is always safe to say.
 SINGLE = '__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;\n'
@@ -83,6 +84,8 @@ def compiler(folder: Path, python: Path) -> Path:
     there = {"python": python, "machine": platform.machine(), "glibc": GLIBC, "folder": folder}
     for key, name in ("libstdcxx", "libstdc++.a"), ("libgcc", "libgcc.a"), ("libgcc_s", "libgcc_s.so.1"):
         there[key] = Path(run("g++", f"-print-file-name={name}").strip()).resolve()
+    shutil.copy(there["libstdcxx"], folder / "rest.a")
+    run("ar", "d", folder / "rest.a", "eh_alloc.o")
     script = folder / "c++"
     script.write_text(COMPILER.format(**there))
     script.chmod(0o755)

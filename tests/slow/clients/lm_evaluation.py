@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 import npgpt
+from npgpt.compat.lm_eval import NpgptLM
 
 url, folder = os.environ["OPENAI_BASE_URL"] + "/completions", os.environ["FOLDER"]
 own = npgpt.load(folder)
@@ -52,11 +54,14 @@ def over_http(more: int, **how) -> LocalCompletionsAPI:
     return LocalCompletionsAPI.create_from_arg_string(line, {"batch_size": 1, **how})
 
 
+in_python = NpgptLM(folder)
+assert get_model("npgpt") is NpgptLM
 short = PAIRS, [TEXT], ["O sol", TEXT]
 long = [(LONG, " brilha"), (LONG[:context], TEXT)], [LONG, LONG[1:]]
 # the harness keeps one token of max_length for what is drawn, and one more of rolling windows
 found = [answers(over_http(2, tokenized_requests=ids), *short) for ids in (True, False)]
 found_long = answers(over_http(2), *long, short[2])
+found.append(answers(in_python, *short))
 texts = over_http(1).generate_until(asked("generate_until", (LONG, UNTIL), (LONG[3:], UNTIL)))
 if os.environ.get("HF") == "0":
     encode = own.tokenizer.encode
@@ -70,10 +75,13 @@ else:
 
     hf = HFLM(pretrained=folder, device="cpu", dtype="float32", batch_size=1)
     expected, expected_long = answers(hf, *short), answers(hf, *long, short[2])
-    for one, other in (*((one, expected) for one in found), (found_long, expected_long)):
+    in_python_long = answers(in_python, *long, short[2])
+    long_ones = [(one, expected_long) for one in (found_long, in_python_long)]
+    for one, other in (*((one, expected) for one in found), *long_ones):
         worst = max(np.abs(np.subtract(a, b)).max() for a, b in zip(one[:2], other[:2], strict=True))
         print(f"log-likelihoods are at most {worst:.2e} from --model hf")
         assert worst < 1e-4 and one[2] == other[2], (one, other)
-    assert texts == hf.generate_until(asked("generate_until", (LONG, FREE), (LONG[3:], FREE)))
+    free = in_python.generate_until(asked("generate_until", (LONG, FREE), (LONG[3:], FREE)))
+    assert texts == free == hf.generate_until(asked("generate_until", (LONG, FREE), (LONG[3:], FREE)))
     assert all(texts), "no prompt goes out empty"
     print("the numbers and texts of lm-eval are those of --model hf")
