@@ -68,7 +68,9 @@ Libs: -L${{libdir}} -lnpgpt -Wl,-rpath,${{libdir}}
 # give and free exceptions by one copy of it: without memory these lie in a place that only that copy knows.
 EXPORTED = {
     "libnpgpt": """NPGPT_1 {{ global: npgpt_*; local: *; }};
-NPGPT_INTERNAL_{version} {{ global: _ZN5npgpt*; _ZNK5npgpt*; __cxa_allocate_*exception; __cxa_free_*exception; }};
+NPGPT_INTERNAL_{version} {{
+    global: _ZN5npgpt*; _ZNK5npgpt*; __cxa_allocate_*exception; __cxa_free_*exception;
+}};
 """,
     "_kernels": "{{ global: PyInit_*; local: *; }};\n",
 }

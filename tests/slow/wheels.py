@@ -25,9 +25,9 @@ HELP = ["-m", "npgpt.train", "--help"]
 TESTS = ["tests/engine", "tests/runtime/test_programs.py"]
 
 GLIBC = "2.17"  # of 2012; manylinux_2_17 is what pip calls systems that have it or a newer one
-# A C++ compiler: g++ compiles, zig links. libgcc.a stands before zig's own runtime, with whose __cpu_model g++'s
-# code finds no AVX2. libgcc_s unwinds for the whole process. npgpt._kernels gives and frees exceptions by
-# libnpgpt.so's copy of the C++ library, so that its own lacks that.
+# A C++ compiler: g++ compiles, zig links. libgcc.a stands before zig's own runtime, with whose __cpu_model
+# g++'s code finds no AVX2. libgcc_s unwinds for the whole process. npgpt._kernels gives and frees exceptions
+# by libnpgpt.so's copy of the C++ library, so that its own lacks that.
 COMPILER = """#!/bin/sh
 case " $* " in *" -c "*) exec g++ "$@" ;; *_kernels*) std={folder}/rest.a ;; *) std={libstdcxx} ;; esac
 exec env -u PYTHONPATH {python} -m ziglang cc -target {machine}-linux-gnu.{glibc} "$@" {folder}/single.o \\
