@@ -19,10 +19,10 @@ from npgpt.text.kneser_ney import KneserNey
 
 ROOT = Path(__file__).parents[2]
 PT = ROOT / "models/pt"
-SENTENCES = [
-    "Naquela manhã o barco saiu da vila com a maré e não voltou antes da noite.",
-    "A professora abriu a janela da sala, pediu silêncio e contou uma história.",
-    "Os primos jogavam bola na rua de cima enquanto as mães conversavam.",
+SENTENCES = [  # of less than 40 bytes, as what stands in two documents may be
+    "Naquela manhã o barco saiu da vila.",
+    "A professora abriu a janela da sala.",
+    "Os primos jogavam bola na rua.",
 ]
 RECIPE = """\
 text = "{digest}"
@@ -48,7 +48,7 @@ def write_text(folder: Path) -> Path:
     """A text of two sources as text.py writes it, of 60 documents and of one."""
     names = ["".join(syllables) for syllables in itertools.product("bcdfglmnprstv", "aeiou", "lmrs", "aeio")]
     found = [
-        ("many", f"{n:02}.txt", "\n".join([*SENTENCES[n % 3 :], " ".join(names[n::60] * 2), str(n)]))
+        ("many", f"{n:02}.txt", "\n".join([*SENTENCES[n % 3 :], *[" ".join(names[n::60])] * 2, str(n)]))
         for n in range(60)
     ]
     found.append(("one", "one.txt", "\n".join(f"{n}. {SENTENCES[n % 3]}" for n in range(200))))
@@ -107,6 +107,26 @@ class TestHeldOut:
     def test_of_a_long_document_its_first_lines_are_measured(self):
         line = b"a" * 99 + b"\n"
         assert held_out.first_lines(line * 1000) == (line * (held_out.MEASURED // 100))[:-1]
+
+    def test_a_document_that_is_read_elsewhere_too_is_in_neither_part(self):
+        lines = [f"{n} " * 30 for n in range(9)]
+        same, odd = "\n".join(lines).encode(), "\n".join(str(n) * 50 for n in range(9)).encode()
+        text, index = b"", []
+        for source, documents in {
+            "again": [same, same],
+            "new": [same + b"\n" + odd, odd.upper() + odd[::-1]],
+        }.items():
+            for n, document in enumerate(documents):
+                index.append(held_out.Document(source, f"{n}", len(text), len(document)))
+                text += document + held_out.SEPARATOR
+        train, held = held_out.split(text, index)
+        assert len(measuring.documents(train)) == 2 and "again" not in held
+
+    def test_a_tenth_of_the_longer_lines_may_be_known(self):
+        lines = [b"%d" % n * 50 for n in range(10)]
+        document = b"\n".join([*lines, b"- Sim, senhor."])
+        assert not held_out.repeats(document, {lines[0], b"- Sim, senhor."})
+        assert held_out.repeats(document, set(lines[:2]))
 
     def test_an_index_of_another_text_is_refused(self, text):
         index = held_out.read_index(text.with_name("pt.txt.tsv"))
