@@ -15,7 +15,6 @@ from corpus import held_out
 from corpus.errors import SourceError
 
 import npgpt
-from npgpt.text.kneser_ney import KneserNey
 
 ROOT = Path(__file__).parents[2]
 PT = ROOT / "models/pt"
@@ -189,10 +188,6 @@ class TestBuild:
 
 
 class TestMeasure:
-    def test_counting_all_of_a_text_differs_from_counting_its_end(self):
-        text = "".join(f"{n} gatos e {n * n} ratos. " for n in range(400)).encode()
-        assert KneserNey(text, most=len(text)).bits(text[:500]) < KneserNey(text, most=300).bits(text[:500])
-
     def test_a_byte_counts_once_and_the_end_of_a_document_belongs_to_it(self):
         texts = {"a": [b"x" * 9, b"y" * 9], "subtitles": [b"z" * 4]}
         row = measuring.per_byte({"a": 40.0, "subtitles": 10.0}, texts)

@@ -75,8 +75,8 @@ def parts(text: bytes, index: list[Document]) -> Iterator[Part]:
 def split(text: bytes, index: list[Document]) -> tuple[bytes, dict[str, bytes]]:
     """Return the text to train on, and by source the text to measure on, documents parted as in the text.
 
-    A held-out document of whose longer lines more than a tenth are trained on too is in neither: it is what is
-    left of a novel in a second edition, its dialogue.
+    A held-out document of whose longer lines more than a tenth are trained on too is in neither: it is the
+    dialogue that is left of a novel in a second edition.
     """
     train, held = [], dict[str, list[bytes]]()
     for part in parts(text, index):
