@@ -11,6 +11,7 @@ predicted too, and belongs to its last byte.
 import argparse
 import csv
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -21,10 +22,12 @@ from corpus import held_out
 from corpus.errors import SourceError
 
 import npgpt
+from npgpt.text.dataset import evaluation_batches
 from npgpt.text.kneser_ney import KneserNey
-from npgpt.training.evaluation import evaluate
+from npgpt.training.evaluation import mean_loss
 
 END = b"\0"  # of a document, for Kneser-Ney: one byte, as it is one token for a model
+BATCH = 8  # windows at a time
 UNSEEN = ("subtitles", "questions")
 
 
@@ -89,8 +92,9 @@ def of_model(run: str, texts: dict[str, list[bytes]]) -> dict[str, float]:
     bits = {}
     for kind, found in texts.items():
         ids = [np.append(tokenizer.encode(text + b"\n"), tokenizer.end_of_text) for text in found]
-        result = evaluate(model, np.concatenate(ids).astype(tokenizer.dtype), tokenizer, apart=True)
-        bits[kind] = result["bits_per_byte"] * result["bytes"]
+        row = np.concatenate(ids).astype(tokenizer.dtype)
+        batches = evaluation_batches(row, model.config.block_size, BATCH, tokenizer.end_of_text, apart=True)
+        bits[kind] = mean_loss(model, batches) / math.log(2) * len(row)
     return per_byte(bits, texts)
 
 

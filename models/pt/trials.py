@@ -80,11 +80,14 @@ def step_seconds(metrics: Path) -> float:
 
 def write_tables(rows: list[dict[str, Any]]) -> None:
     """Write the block of the trials into the pages."""
-    for name, head in HEADS.items():
-        page = HERE / name
-        lines = grid(tuple(head.split("|")), [cells(row) for row in rows])
-        text = replace(page.read_text(encoding="utf-8"), MARK, lines)
-        page.write_text(text, encoding="utf-8")
+    for name in HEADS:
+        (HERE / name).write_text(page(name, rows), encoding="utf-8")
+
+
+def page(name: str, rows: list[dict[str, Any]]) -> str:
+    """Return a page with the table of these rows of trials.json in it."""
+    lines = grid(tuple(HEADS[name].split("|")), [cells(row) for row in rows])
+    return replace((HERE / name).read_text(encoding="utf-8"), MARK, lines)
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import measure as measuring
 import pytest
+import trials
 from corpus import held_out
 from corpus.errors import SourceError
 
@@ -192,6 +193,21 @@ class TestMeasure:
         texts = {"a": [b"x" * 9, b"y" * 9], "subtitles": [b"z" * 4]}
         row = measuring.per_byte({"a": 40.0, "subtitles": 10.0}, texts)
         assert row == {"held-out": 2.0, "a": 2.0, "subtitles": 2.0}
+
+
+class TestTrials:
+    def test_each_trial_is_a_recipe_and_has_been_measured(self):
+        table = tomllib.loads((PT / "trials.toml").read_text(encoding="utf-8"))
+        rows = json.loads((PT / "trials.json").read_text(encoding="utf-8"))
+        assert [row["name"] for row in rows] == list(table)
+        for row in rows:
+            changes = {} if row["name"] == "base" else table[row["name"]]
+            assert row["changes"] == changes and row["steps"] == (table["base"] | changes)["steps"]
+
+    @pytest.mark.parametrize("name", trials.HEADS)
+    def test_the_table_on_a_page_is_what_trials_json_makes(self, name):
+        rows = json.loads((PT / "trials.json").read_text(encoding="utf-8"))
+        assert trials.page(name, rows) == (PT / name).read_text(encoding="utf-8")
 
 
 def test_the_recipe_is_of_the_text_that_is_recorded():
