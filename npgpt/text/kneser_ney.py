@@ -34,9 +34,9 @@ class Grams(NamedTuple):
 class KneserNey:
     """The probabilities of the next byte after up to ORDER others, as a text has them."""
 
-    def __init__(self, text: bytes, order: int = ORDER) -> None:
-        """Count the last COUNTED bytes of a text; order is at most 7."""
-        began, data = time.perf_counter(), np.frombuffer(text, np.uint8)[-COUNTED:]
+    def __init__(self, text: bytes, order: int = ORDER, most: int = COUNTED) -> None:
+        """Count the last `most` bytes of a text, at about 50 bytes of memory each; order is at most 7."""
+        began, data = time.perf_counter(), np.frombuffer(text, np.uint8)[-most:]
         self.orders: list[Grams] = []  # the longest first
         grams, counts = np.unique(_keys(data, order + 1), return_counts=True)
         for n in range(order + 1, 0, -1):

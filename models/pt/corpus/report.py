@@ -34,7 +34,7 @@ def record(
         page = here / name
         content = page.read_text(encoding="utf-8")
         for block, rows in blocks(name, table, measured, taken, whole).items():
-            content = replace(content, block, rows)
+            content = replace(content, MARK.format(block), rows)
         page.write_text(content, encoding="utf-8")
 
 
@@ -96,8 +96,7 @@ def grid(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)]
 
 
-def replace(content: str, block: str, lines: list[str]) -> str:
-    """Return a page with new lines between the two marks of a block."""
-    mark = MARK.format(block)
+def replace(content: str, mark: str, lines: list[str]) -> str:
+    """Return a page with new lines between two marks."""
     before, _, after = content.split(mark)
     return mark.join((before, "\n" + "\n".join(lines) + "\n", after))
