@@ -55,7 +55,7 @@ class Program:
     def append(self, name, data):
         path = hexed(self.root / name)
         return self.do(
-            f'openat(AT_FDCWD<{hexed("/")}>, "{path}", O_WRONLY|O_CREAT|O_APPEND|O_CLOEXEC, 0666) = 3<{path}>',
+            f'openat(AT_FDCWD<{hexed("/")}>, "{path}", O_WRONLY|O_CREAT|O_APPEND, 0666) = 3<{path}>',
             f'write(3<{path}>, "{hexed(data)}", {len(data)}) = {len(data)}',
         )
 

@@ -1,4 +1,4 @@
-"""What a power cut may not take: found by tests/slow/crash.py, each held here by the sync or the order that was missing."""
+"""What a power cut may not take: each fault that tests/slow/crash.py found, by the sync that was missing."""
 
 import io
 import json

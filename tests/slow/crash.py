@@ -1,14 +1,15 @@
 """Every state of the disk that a power cut may leave while npgpt writes: nothing is lost, and all goes on.
 
-Each kind of work is done once under strace. Of its calls the states are built that two models of a file system allow
-(crash/states.py) at every moment; each is laid out and looked at, and a share of those that differ goes on to the end.
+Each kind of work is done once under strace. Of its calls the states are built that two models of a file
+system allow (crash/states.py) at every moment, as many as --states; each is laid out and looked at, and some
+of those that differ go on to the end.
 """
 
 import argparse
+import functools
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "crash"), str(Path(__file__).resolve().parents[2])]
-from calls import MARKS, record
-from kinds import KINDS, ROOT, Refused, Violation
-from states import MODELS, states
+from calls import MARKS, record  # noqa: E402
+from kinds import KINDS, ROOT, Refused, Violation  # noqa: E402
+from states import MODELS, states  # noqa: E402
 
 SHOWN = 5  # violations of a kind, each of another wording
 
@@ -64,7 +65,8 @@ def main():
 
 def line(name: str, found: Counter, seconds: float) -> str:
     return (
-        f"{name}: {found['states']:,} states, {found['distinct']:,} of them distinct, {found['ended']:,} taken to the end; "
+        f"{name}: {found['states']:,} states, {found['distinct']:,} of them distinct, "
+        f"{found['ended']:,} taken to the end; "
         f"{found['refused']:,} of {found['emptied']:,} with an emptied file refused by name; "
         f"{found['violations']:,} violations ({seconds:.0f} s)"
     )
@@ -162,7 +164,7 @@ class Search:
         for (_, emptied), state, n in self.rng.sample(left, min(most, len(left))):
             self.lay_out(state)
             self.laid = None
-            _, problem = self.attempt(lambda: self.kind.finish(emptied))
+            _, problem = self.attempt(functools.partial(self.kind.finish, emptied))
             self.found["ended"] += 1
             if isinstance(problem, Refused) and emptied:
                 self.found["refused"] += 1

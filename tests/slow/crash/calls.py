@@ -1,7 +1,7 @@
 """The calls of a program that change a folder, recorded by strace, as operations on inodes.
 
-What is not modelled ends the recording (a file mapped to be written, io_uring, symbolic links). At the end the operations,
-applied in order, must give the folder as it lies on the disk, byte for byte: so none was missed or misread.
+What is not modelled ends the recording (a file mapped to be written, io_uring, symbolic links). At the
+end the operations, applied in order, must give the folder as it lies on the disk, byte for byte.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CALLS = (
-    "open openat creat write pwrite64 writev pwritev pwritev2 truncate ftruncate fallocate rename renameat renameat2 "
-    "link linkat unlink unlinkat rmdir mkdir mkdirat symlink symlinkat fsync fdatasync sync syncfs sync_file_range "
-    "mmap sendfile copy_file_range lseek io_uring_setup"
+    "open openat creat write pwrite64 writev pwritev pwritev2 truncate ftruncate fallocate rename renameat "
+    "renameat2 link linkat unlink unlinkat rmdir mkdir mkdirat symlink symlinkat fsync fdatasync sync syncfs "
+    "sync_file_range mmap sendfile copy_file_range lseek io_uring_setup"
 ).split()
 LINE = re.compile(
     r"^(?P<pid>\d+) +(?P<call>\w+)\((?P<args>.*)\) += (?P<result>-?\d+|0x[0-9a-f]+)(?:<(?P<path>[^>]*)>)?"
@@ -26,7 +26,7 @@ MARKS = "marks"  # a folder made in here, beside the folder that is watched, mar
 
 @dataclass(frozen=True)
 class Op:
-    """One change. `entries` are (folder's inode, name) -> inode or None; data belongs to the inode `inode`."""
+    """One change. `entries` are (folder's inode, name) -> inode or None; data belongs to `inode`."""
 
     kind: str  # entries, write, truncate, sync, sync all, mark
     entries: tuple = ()
@@ -73,7 +73,7 @@ def record(command: list[str], root: Path, work: Path) -> Recording:
 
 
 def whole_lines(text: str):
-    """Yield strace's lines, those of a call that another thread's interrupted joined, where the call ended."""
+    """Yield strace's lines; a call in two, as another thread's came between, is joined where it ended."""
     waiting = {}
     for line in text.splitlines():
         pid, _, rest = line.partition(" ")

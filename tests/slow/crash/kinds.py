@@ -1,8 +1,9 @@
-"""What writes and is cut off: the commands that are recorded, and what must hold in each state of their disk.
+"""What writes and is cut off: the commands that are recorded, and what must hold in each state of the disk.
 
-A kind has a folder `work`: work/disk is what is recorded and cut, the rest is on another disk. `act` does the work, in a
-process of its own. Of a state that lies in work/disk, `look` tells what is there, and `judge` whether that may be so after
-so many calls; `finish` goes on to the end, which must be that of the recorded run, to the bit.
+A kind has a folder `work`: work/disk is what is recorded and cut, the rest is on another disk. `act` does the
+work, in a process of its own. Of a state that lies in work/disk, `look` tells what is there, and `judge`
+whether that may be so after so many calls; `finish` goes on to the end, which must be that of the recorded
+run, to the bit.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = b"the cat sat on the mat, the rat ate the hat, " * 40
-SIZE = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 2 --split 0.8,0.2 --seed 3 --threads 1".split()
+SIZE = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 2 --split 0.8,0.2".split()
+SIZE += "--seed 3 --threads 1".split()
 CLOCKS = ("seconds", "tokens_per_second")
 
 
@@ -133,7 +135,7 @@ class Train(Kind):
             run.read_config(self.out)
             recorder.check(self.out, step)
         rows = recorder.journals(self.out)[0].read(step)
-        if not emptied and rows != self.rows[: len(rows)] or (len(rows) < step and not emptied):
+        if (not emptied and rows != self.rows[: len(rows)]) or (len(rows) < step and not emptied):
             raise Violation(f"metrics.csv has {len(rows)} rows at step {step}")
         for path, data in self.final.items():
             if not emptied and (self.out / path).exists() and (self.out / path).read_bytes() != data:
@@ -259,7 +261,7 @@ class Tune(Kind):
 
 
 class Jobs(Finetune):
-    """A job of the server: once accepted it is never lost, nor are its examples; once it succeeded, its model is served."""
+    """A job of the server: once accepted, it and its examples are never lost; then its model is not."""
 
     share, only_reads = 1.0, False
 
@@ -459,7 +461,7 @@ class Responses(Kind):
 
 
 class Made(Kind):
-    """Files that commands make: each whole or missing, there once the command has ended, and made again where missing."""
+    """Files that commands make: whole or missing, there once the command has ended; else made again."""
 
     def commands(self) -> dict[str, list]:
         """name of the output -> the command that makes it"""
@@ -535,7 +537,7 @@ class Files(Made):
 
 
 class Caches(Kind):
-    """The caches of tokens and indexes: whatever is left of them, the next reader gets what it would have made."""
+    """The caches of tokens and indexes: whatever is left of them, a reader gets what it would make."""
 
     share, only_reads = 2.0, False
 

@@ -1,19 +1,21 @@
-"""The states of a disk that a power cut may leave, from recorded operations, under two models of a file system.
+"""The states of a disk that a power cut may leave, from recorded operations, under models of a file system.
 
-posix: nothing is promised but by fsync. fsync of a file makes its bytes and size last, not its name; fsync of a folder
-makes its names last. All that is not synced is there or not, each change by itself and in any order: a change of names
-in one folder is whole or missing; a write is whole, missing or torn at sectors of 512 bytes; the size may be ahead of the
-bytes, which are zeros then. This is the default of ALICE's abstract persistence models (Pillai et al., "All File Systems
-Are Not Created Equal", OSDI 2014, section 3), with names atomic in a folder, and what POSIX says of fsync().
+posix: nothing is promised but by fsync. fsync of a file makes its bytes and size last, not its name; fsync of
+a folder makes its names last. All that is not synced is there or not, each change by itself and in any order:
+a change of names in one folder is whole or missing; a write is whole, missing or torn at sectors (512 bytes);
+the size may be ahead of the bytes, which are zeros then. This follows the default of ALICE's abstract
+persistence models (Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014, section 3), with names
+atomic in a folder, and what POSIX says of fsync().
 
-ext4-ordered: ext4 with data=ordered, its default, and delayed allocation (Documentation/filesystems/ext4, "journal" and
-"Data Mode"; fs/ext4/inode.c, ext4_da_write_end). Changes of names and sizes lie in one journal: what survives is a prefix
-of them, and fsync of a file or folder commits all up to its last change. Bytes come before the size that covers them: a
-file has the bytes up to any page, or none, even where a later rename survives (no use is made of auto_da_alloc, which is
-kinder). Within a block that was on the disk before, the size may be ahead of the bytes, and a write over old bytes is whole,
-missing or torn at sectors, whatever the journal has.
+ext4-ordered: ext4 with data=ordered, its default, and delayed allocation (Linux: admin-guide/ext4.rst, "Data
+Mode"; filesystems/ext4/journal.rst). Changes of names and sizes lie in one journal: what survives is a prefix
+of them, and fsync of a file or folder commits all up to its last change. Bytes come before the size that
+covers them: a file has the bytes up to any page, or none, even where a later rename survives (no use is made
+of auto_da_alloc, which is kinder). Within a page that was on the disk before, the size may be ahead of the
+bytes, and a write over old bytes is whole, missing or torn at sectors, whatever the journal has.
 
-emptied: not a power cut but what older file systems and broken disks leave: all is there, and one file has no bytes.
+emptied: not a power cut but what older file systems and broken disks leave: all is there, and one file has no
+bytes.
 """
 
 import itertools
@@ -21,7 +23,7 @@ import math
 import random
 from collections.abc import Iterator
 
-from calls import ROOT, Recording, files, written
+from calls import Recording, files, written
 
 SECTOR, BLOCK = 512, 4096
 MODELS = ("posix", "ext4-ordered", "emptied")
@@ -29,7 +31,7 @@ State = dict[str, bytes | None]  # path -> bytes of a file, None for a folder
 
 
 def states(recording: Recording, model: str, most: int, rng: random.Random) -> Iterator[tuple[int, State]]:
-    """Yield (number of calls before the cut, state): for each moment at most `most`, all where there are no more."""
+    """Yield (number of calls before the cut, state): at most `most` of each moment, else all."""
     disk = {"posix": Posix, "ext4-ordered": Ext4, "emptied": Emptied}[model](recording)
     for n in range(len(recording.ops) + 1):
         if n:
@@ -194,7 +196,7 @@ class Ext4(Disk):
         return [len(self._ends), *(len(versions) for _, versions in self._parts)]
 
     def _versions(self, inode: int, ops, rng: random.Random) -> list:
-        """Functions of the journal's end: the bytes that a file may have. The first: as little, the last: all."""
+        """Functions of the journal's end: the bytes that a file may have, from as few as can be to all."""
         ends = {op.at + len(op.data) for _, op in ops if op.kind == "write"}
         top = max(ends, default=0)
         pages = rng.sample(range(BLOCK, top, BLOCK), min(2, len(range(BLOCK, top, BLOCK))))
