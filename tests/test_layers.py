@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "explaining": {"engine", "text", "runtime"},
     "console": {*BELOW_TRAINING, "training", "explaining", "version"},
     "measure": {*BELOW_TRAINING, "version"},
-    "server": {"runtime", "text", "engine.locks", "engine.names", "engine.types"},
+    "server": {"runtime", "text", "engine.disk", "engine.locks", "engine.names", "engine.types"},
     "api": {*BELOW_TRAINING, "training", "explaining", "console"},
     "compat": {*BELOW_TRAINING, "training", "explaining", "console", "api"},
     "__init__": {"api", "compat", "console", "engine", "text", "version"},  # by name and lazily

@@ -420,16 +420,19 @@ class ExampleJob(Job):
         return {"val_accuracy": accuracy}
 
     def _write_adapter(self, adapters: LoRA) -> None:
-        """Write the adapter, and its base where that is a file that Transformers cannot open."""
+        """Write the adapter whole, and its base where that is a file that Transformers cannot open."""
         from npgpt.interop.huggingface import write_pretrained
         from npgpt.interop.peft import write_adapter
+        from npgpt.training.checkpoint import written_whole
 
         folder, tokenizer = self.folder.path.resolve(), self.data.tokenizer
         base = self.base.in_transformers
         if base is None:
             base = str(folder / "base")
-            write_pretrained(base, adapters.unmerged(), tokenizer)
-        write_adapter(folder / "adapter", adapters, base, tokenizer)
+            with written_whole(folder / "base", over=True) as new:
+                write_pretrained(new, adapters.unmerged(), tokenizer)
+        with written_whole(folder / "adapter", over=True) as new:
+            write_adapter(new, adapters, base, tokenizer)
 
     def _accuracy(self, checkpoint: Path) -> float:
         """Return the share of the examples held out whose label is the most probable one."""

@@ -16,7 +16,7 @@ from npgpt.console import charts
 from npgpt.console.language import _, fill, number
 from npgpt.console.messages import log_warnings, overfitting_message, overlap_message
 from npgpt.engine.types import Fields
-from npgpt.training.checkpoint import write_atomically
+from npgpt.training.checkpoint import write_atomically, written_whole
 from npgpt.training.journal import Journal
 from npgpt.training.overfitting import History
 from npgpt.training.recorder import METRICS, journals
@@ -88,6 +88,9 @@ def write(run: Path) -> Path:
         log_warnings([f"{error}; {run / 'report.html'} stays as it is"])
         return run / "report.html"
     curves, marks = _curves(rows)
+    if importlib.util.find_spec("matplotlib"):  # first: a run that has its page is done
+        with written_whole(run / "loss.png") as new:
+            _write_png(new, run.resolve().name, curves)
     sections = [
         _figures(rows, test),
         _warning(rows),
@@ -101,8 +104,6 @@ def write(run: Path) -> Path:
         _settings(config),
     ]
     write_page(run, _description(config, rows), sections)
-    if importlib.util.find_spec("matplotlib"):
-        _write_png(run, curves)
     return run / "report.html"
 
 
@@ -316,7 +317,7 @@ def _settings(config: Fields) -> str:
     return f"<h2>{_('Settings')}</h2>\n<dl>{cells}</dl>"
 
 
-def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
+def _write_png(out: Path, name: str, curves: Sequence[charts.Curve]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
@@ -329,7 +330,7 @@ def _write_png(run: Path, curves: Sequence[charts.Curve]) -> None:
     axes.set(xlabel=_("step"), ylabel=_("nats per token"))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, place: charts.tick(value))
-    axes.set_title(run.resolve().name.encode("utf-8", "replace").decode(), parse_math=False)
+    axes.set_title(name.encode("utf-8", "replace").decode(), parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e4df")
-    figure.savefig(run / "loss.png")
+    figure.savefig(out, format="png")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.engine.disk import sync_names
 from npgpt.engine.types import Array, Fields, Floats, PathLike, Shape
 from npgpt.interop.blocks import NAMES, TYPES, dequantise
 from npgpt.interop.layout import StoredTensor, raise_all
@@ -55,6 +56,7 @@ def write_file(path: Path, values: Fields, tensors: dict[str, Outgoing]) -> None
             if hasattr(os, "posix_fadvise"):  # a later mmap reads it again, into huge pages
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.replace(temporary, path)
+        sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

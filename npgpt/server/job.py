@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from npgpt.engine.disk import sync, sync_names
 from npgpt.engine.locks import open_locked
 from npgpt.engine.types import Fields
 from npgpt.server.responses import new_id
@@ -90,13 +91,16 @@ class FinetuneJob:
     def begin(self, files: Mapping[str, Path]) -> None:
         """Make the folder with copies of the files, which may be deleted while the job waits.
 
-        `files` has their names in DATA. Raise OSError where that cannot be; forget() removes what there is.
+        `files` has their names in DATA. All is on the disk on return: the client is told that the job is
+        accepted. Raise OSError where that cannot be; forget() removes what there is.
         """
         self.folder.mkdir(0o700)
         self.claim()
         for name, path in files.items():
             shutil.copyfile(path, self.folder / name)
+            sync(self.folder / name)  # before JOB_FILE: what that names is whole
         self.save()
+        sync_names(self.folder.parent)
 
     def claim(self) -> bool:
         """Lock the folder until the end of this process; return False if another server has it."""
@@ -134,6 +138,7 @@ class FinetuneJob:
             file.flush()
             os.fsync(file.fileno())
         new.replace(folder / JOB_FILE)
+        sync_names(folder)  # before forget() removes the other one
         self._saved_at = time.monotonic()
 
     def save_progress(self) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from npgpt.engine.disk import make_folder, sync_names
 from npgpt.engine.types import Fields
 
 NAME = re.compile(r"(resp_[0-9a-f]{48})\.([0-9a-f]{16}|)\.json")  # id, owner
@@ -32,7 +33,7 @@ class Store:
         """
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="npgpt-answers-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.folder, 0o700)
         self.most, self.seconds, self.bytes = most, seconds, 0
         self._lock, self._kept = threading.Lock(), dict[str, _Kept]()  # the oldest first
         found = []
@@ -59,6 +60,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)
+            sync_names(self.folder)  # else a power cut takes an answer that its client was told is kept
         except OSError:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integ
     form = corpus.clean if corpus.encoding in ("utf-8", "auto") else f"{corpus.clean} {corpus.encoding}"
     key = f"{corpus.sha256} {form} {tokenizer.fingerprint}{corpus.selection}"  # all that the ids depend on
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ids"
-    missing = not path.exists()
+    missing = not _is_made(path)
     if world.any(missing)[0]:
         if world.local_rank:
             deque(chunks, maxlen=0)
@@ -66,6 +66,15 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Integ
             _write(path, chunks)
         world.barrier()
     return np.memmap(path, tokenizer.dtype, "r")
+
+
+def _is_made(path: Path) -> bool:
+    """Return whether a file of ids is there. An empty one, which a broken disk may leave, is removed."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size:
+            return True
+        path.unlink()
+    return False
 
 
 def _write(path: Path, chunks: Iterable[Integers]) -> None:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from npgpt.engine.disk import sync as _sync
 from npgpt.engine.lora import LoRA
 from npgpt.engine.model import GPT
 from npgpt.engine.quantised_model import QuantisedGPT
@@ -95,10 +96,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, over: bool = False) -> Iterator[Path]:
     """Yield where to write a file or a new folder; it becomes `path` when it is whole and on the disk.
 
-    Where that fails nothing is left, and what a killed process left is replaced.
+    Where that fails nothing is left, and what a killed process left is replaced. A folder that is there
+    already is an OSError; with over=True it is removed first: between the two there is none.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     _remove(temporary)
@@ -106,6 +108,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         for written in [*temporary.rglob("*"), temporary]:
             _sync(written)
+        if over:
+            _remove(path)
         os.replace(temporary, path)
     except BaseException:
         _remove(temporary)
@@ -205,15 +209,3 @@ def _write_manifest(folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    windows = os.name == "nt"
-    if windows and path.is_dir():  # Windows cannot sync a folder
-        return
-    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ class Journal:
         """Take the path; step_of(line) returns the step of a line and raises ValueError for another line."""
         self.path, self._step_of, self.header = path, step_of, header
         self._waiting: list[str] = []
+        self._synced = True  # whether the disk has all that was written
 
     def start(self, step: int) -> list[str]:
         """Cut the file back to the lines up to `step` and return these; begin a file that is missing."""
@@ -81,18 +82,20 @@ class Journal:
 
         After an OSError none is written, and all go on waiting.
         """
-        if not self._waiting:
+        if not self._waiting and (self._synced or not sync):
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
         descriptor = os.open(self.path, flags, 0o666)
         size = os.fstat(descriptor).st_size
-        header = self.header + "\n" if self.header and not size else ""
+        header = self.header + "\n" if self.header and not size and self._waiting else ""
         data = (header + "".join(self._waiting)).encode("utf-8", "replace")
         try:
             while data:
+                self._synced = False
                 data = data[os.write(descriptor, data) :]
             if sync:
                 os.fsync(descriptor)
+                self._synced = True
         except OSError as error:
             os.ftruncate(descriptor, size)
             error.filename = str(self.path)

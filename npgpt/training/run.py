@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.engine import kernels
+from npgpt.engine.disk import make_folder
 from npgpt.engine.locks import open_locked
 from npgpt.engine.types import Fields, PathLike
 from npgpt.text import kinds
@@ -68,7 +69,7 @@ def make_numbered(text: str, suffix: str = "") -> tuple[int, Path]:
     """
     for n, folder in enumerate(numbered(text, suffix)):
         with contextlib.suppress(FileExistsError):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             folder.mkdir()
             return n, folder
     raise AssertionError("the numbers ended")
@@ -99,7 +100,7 @@ def locked(folder: Path, new: bool = False) -> Iterator[Path]:
     The lock is the system's, on the file "lock": it ends with the process, however that ends.
     """
     with contextlib.ExitStack() as at_end:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if new:
             at_end.callback(remove_unused, folder)
         descriptor, error = open_locked(folder / "lock")
