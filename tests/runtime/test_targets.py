@@ -131,6 +131,15 @@ def test_a_program_of_each_target_writes_is_small_and_says_what_is_wrong(name, s
         assert failed.returncode == 1 and len(said) == 1 and failed.stdout == ""
 
 
+def test_a_big_endian_machine_is_told(source):
+    """The sentence, from a machine that is one."""
+    line = f"s390x-linux-gnu-{GNU}".replace("-O2", "-O0")  # made sooner, and it says the same
+    target = Target([line], "qemu-s390x -L /usr/s390x-linux-gnu")
+    failed = run(target, source, build(target, source, "generate"), "f32.gguf")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert "this machine is big-endian" in failed.stderr and failed.stderr.count("\n") == 1
+
+
 def test_the_docs_have_these_lines():
     lines = [line for target in TARGETS.values() for line in target.lines]
     assert [line for line in lines if line not in DOCS] == []
