@@ -1,5 +1,6 @@
 """libnpgpt built for other machines by one compiler line, and run there: the same tokens as here."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -45,6 +46,7 @@ TARGETS = {
         "generate.exe",
     ),
 }
+MACOS = "python -m ziglang c++ -target aarch64-macos -std=c++17 -O2 -c npgpt.cpp"
 TOKENS = 200
 TYPES = "f32", "f16", "q8_0", "q4_0"
 
@@ -140,8 +142,15 @@ def test_a_big_endian_machine_is_told(source):
     assert "this machine is big-endian" in failed.stderr and failed.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("ziglang"), reason="ziglang not installed")
+def test_macos_compiles(source):
+    line = MACOS.replace("-O2", "-O0").split()[1:]  # as above
+    subprocess.run([sys.executable, *line], cwd=source, check=True)
+    assert (source / "npgpt.o").read_bytes()[:4] == b"\xcf\xfa\xed\xfe"  # a Mach-O file of 64 bits
+
+
 def test_the_docs_have_these_lines():
-    lines = [line for target in TARGETS.values() for line in target.lines]
+    lines = [MACOS, *(line for target in TARGETS.values() for line in target.lines)]
     assert [line for line in lines if line not in DOCS] == []
 
 
