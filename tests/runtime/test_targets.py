@@ -1,5 +1,6 @@
 """libnpgpt built for other machines by one compiler line, and run there: the same tokens as here."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -44,6 +45,7 @@ TARGETS = {
         "generate.exe",
     ),
 }
+MACOS = "python -m ziglang c++ -target aarch64-macos -std=c++17 -O2 -c npgpt.cpp"
 TOKENS = 200
 TYPES = "f32", "f16", "q8_0", "q4_0"
 
@@ -130,8 +132,23 @@ def test_a_program_of_each_target_writes_is_small_and_says_what_is_wrong(name, s
         assert failed.returncode == 1 and len(said) == 1 and failed.stdout == ""
 
 
+def test_a_big_endian_machine_is_told(source):
+    """The sentence, from a machine that is one."""
+    line = f"s390x-linux-gnu-{GNU}".replace("-Os", "-O0")  # made sooner, and it says the same
+    target = Target([line], "qemu-s390x -L /usr/s390x-linux-gnu")
+    failed = run(target, source, build(target, source, "generate"), "f32.gguf")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert "this machine is big-endian" in failed.stderr and failed.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ziglang"), reason="ziglang not installed")
+def test_macos_compiles(source):
+    subprocess.run([sys.executable, *MACOS.split()[1:]], cwd=source, check=True)
+    assert (source / "npgpt.o").read_bytes()[:4] == b"\xcf\xfa\xed\xfe"  # a Mach-O file of 64 bits
+
+
 def test_the_docs_have_these_lines():
-    lines = [line for target in TARGETS.values() for line in target.lines]
+    lines = [MACOS, *(line for target in TARGETS.values() for line in target.lines)]
     assert [line for line in lines if line not in DOCS] == []
 
 
