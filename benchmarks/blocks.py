@@ -103,7 +103,8 @@ def headline(page):
         [what, f"**{figure}**", other, f"[{t(section)}]({link}#{anchor(section)})"]
         for what, figure, other, section in rows
     ]
-    return table(["", t("figure"), t("beside"), t("how it was measured")], cells) + provenance(page, *records)
+    measured = "<br>\n".join(filter(None, provenance(page, *records))).split("\n")  # one paragraph
+    return [*table(["", t("figure"), t("beside"), t("how it was measured")], cells), "", *measured]
 
 
 SECTIONS = "Training steps", "To the loss of nanoGPT", "Generation", "Tokenizers"

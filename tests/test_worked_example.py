@@ -8,7 +8,7 @@ import pytest
 
 import npgpt
 
-EXTRAS = {"starlette", "uvicorn"}
+EXTRAS = {"lm_eval", "starlette", "uvicorn"}
 ROOT = Path(npgpt.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
