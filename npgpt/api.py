@@ -251,15 +251,18 @@ def load(path: PathLike, adapter: PathLike | None = None, **fields: Any) -> GPT:
 
     `path` is a run folder, a checkpoint folder, a Hugging Face folder of the family, OpenAI's release of
     GPT-2 for TensorFlow, a .gguf file, a state_dict in a .safetensors file, or nanoGPT's ckpt.pt. Where no
-    such path exists it is a name on the Hugging Face Hub. `adapter` is a folder of LoRA adapters that PEFT or
+    such path exists it is the name of an installed model (NAME.gguf of a package npgpt_NAME), else a name on
+    the Hugging Face Hub. `adapter` is a folder of LoRA adapters that PEFT or
     npgpt wrote, or a run that holds one; as `path` it is loaded over the base that it names. `fields` of
     GPTConfig are those that a state_dict (n_head) or an old ckpt.pt (activation="gelu_new") does not hold.
     A run gives its best checkpoint, or its last where nothing was validated. A broken checkpoint is skipped
     with a warning, and the one before it is used. ValueError where there is no such model, OSError where
     nothing exists.
     """
+    from npgpt.interop.installed import located
     from npgpt.training import pretrained
 
+    path = located(path) if path != "" else path
     model = GPT.of(pretrained.read(path, adapter, **fields))
     if Path(path).suffix == ".gguf" and adapter is None:
         model._generate_by(Path(path))

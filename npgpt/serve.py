@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from npgpt.server import app, connections, guard, origins
         except ImportError as error:
             raise ValueError(f"needs {error.name}: pip install 'npgpt[server]'") from None
+        from npgpt.interop.installed import installed, located
         from npgpt.training.run import shown
         from npgpt.version import __version__
 
@@ -62,14 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             store=args.store and Path(args.store),
             grace=args.grace,
         )
-        path = Path(args.model).resolve()
+        model = located(args.model) if args.model else Path(args.model)
+        path = model.resolve()
         name = shown(path.stem if path.suffix == ".gguf" else path.name)
-        adapters = {Path(args.model): args.adapter, path: args.adapter}  # of the models that jobs make: none
+        adapters = {model: args.adapter, path: args.adapter}  # of the models that jobs make: none
         application = app.App(
-            Path(args.model),
+            model,
             name,
             settings,
             __version__,
+            installed={name: file for name, file in installed().items() if file.resolve() != path},
             open_model=functools.partial(open_model, adapters=adapters),
             start_finetune=functools.partial(start_finetune, adapters=adapters),
             start_explain=functools.partial(start_explain, adapters=adapters),

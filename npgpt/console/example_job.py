@@ -160,10 +160,12 @@ def _experiment(args: Namespace) -> Fields:
 def _open_in_blocks(model: str) -> Pretrained | InBlocks | None:
     """Return the base of adapters as a GGUF file has it, its weights unchanged; None for another model."""
     from npgpt.interop.gguf_quantised import open_in_blocks
+    from npgpt.interop.installed import located
 
-    if not (Path(model).is_file() and Path(model).suffix == ".gguf"):
+    file = located(model) if model else Path(model)
+    if not (file.is_file() and file.suffix == ".gguf"):
         return None
-    found = open_in_blocks(model)
+    found = open_in_blocks(file)
     if found.tokenizer is None:
         raise ValueError(f"{model}: must have a tokenizer to be taught with text")
     return found
@@ -198,8 +200,11 @@ class Base(NamedTuple):
 
 def _in_transformers(model: str) -> str | None:
     """Return what Transformers reads a base from; None where it is a file of another kind."""
+    from npgpt.interop.installed import located
     from npgpt.training import pretrained
 
+    if located(model) != Path(model):
+        return None
     if not Path(model).exists():
         return model
     folder = pretrained.find_folder(model)

@@ -49,12 +49,14 @@ class App(Starlette):
         settings: Settings,
         version: str,
         *,
+        installed: dict[str, Path],
         open_model: OpenModel,
         start_finetune: StartFinetune,
         start_explain: StartExplain,
     ) -> None:
         """Open the model `path` to serve it as `name`; errors of open_model(path) pass through.
 
+        `installed` are files of more models by their names, opened when somebody asks for them.
         start_finetune starts the process of a fine-tuning job, start_explain that of an explanation.
         """
 
@@ -63,7 +65,7 @@ class App(Starlette):
 
         prefixes = PrefixCache(settings.cache_bytes)
         self.settings, self.status = settings, Status()
-        self.models = Models(path, name, open_scheduler)
+        self.models = Models(path, name, open_scheduler, installed)
         self.tuning = Tuning(self.models, settings, start_finetune)
         completions = Completions(self.models, settings, version)
         self.store = Store(settings.store, settings.store_bytes, settings.store_seconds)

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,7 +23,8 @@ class ServedModel:
 
     id: str
     path: Path  # what a job tunes
-    opened: Scheduler | None = None  # None: a tuned model that nobody has asked for yet
+    opened: Scheduler | None = None  # None: a model that nobody has asked for yet
+    stays: bool = True  # False: made by a job, and may be deleted
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -39,13 +41,23 @@ class ServedModel:
 class Models:
     """All models that are served, and the handlers of /v1/models."""
 
-    def __init__(self, path: Path, name: str, open_scheduler: Callable[[Path], Scheduler]) -> None:
-        """Open the model `path` and serve it as `name`; errors of open_scheduler(path) pass through."""
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        open_scheduler: Callable[[Path], Scheduler],
+        installed: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
+        """Open the model `path` and serve it as `name`; errors of open_scheduler(path) pass through.
+
+        The files of `installed` are served under their names, and opened by the first request for them.
+        """
         self._open, self._opening = open_scheduler, asyncio.Lock()
         self.is_base: Callable[[Path], bool] = lambda folder: False  # True where a job begins with it
         self.remove: Callable[[Path], None] = lambda folder: None  # the folder of a tuned model
         self.main = ServedModel(name, Path(path), open_scheduler(path))
-        self.all = {name: self.main}
+        self.all = {other: ServedModel(other, file) for other, file in installed.items()}
+        self.all = {name: self.main} | {other: one for other, one in self.all.items() if other != name}
 
     @property
     def schedulers(self) -> list[Scheduler]:
@@ -59,7 +71,7 @@ class Models:
 
     def add(self, name: str, folder: Path) -> None:
         """Serve the model in `folder`, which a job has made, as `name`."""
-        self.all[name] = ServedModel(name, folder)
+        self.all[name] = ServedModel(name, folder, stays=False)
 
     def get(self, name: str) -> ServedModel:
         """Return the model of this name, open or not; raise ApiError 404 if there is none."""
@@ -94,8 +106,8 @@ class Models:
         served = self.get(name)
         if request.method != "DELETE":
             return Json(served.about())
-        if served is self.main:
-            raise ApiError(403, "this is the model that is served; only tuned ones can go", "model")
+        if served.stays:
+            raise ApiError(403, "this model was not made here; only tuned ones can go", "model")
         if self.is_base(served.path):
             message = "a fine-tuning job begins with this model; cancel it or wait for its end"
             raise ApiError(400, message, "model", "invalid_state")

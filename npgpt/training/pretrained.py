@@ -7,7 +7,7 @@ from typing import Any
 
 from npgpt.engine.names import PATH_LENGTH, missing
 from npgpt.engine.types import PathLike
-from npgpt.interop import gguf, hub, huggingface, peft, pytorch, tensorflow
+from npgpt.interop import gguf, hub, huggingface, installed, peft, pytorch, tensorflow
 from npgpt.interop.layout import Pretrained
 from npgpt.text.cleaning import check_cleaning
 from npgpt.text.load import load_tokenizer
@@ -25,7 +25,7 @@ def read(path: PathLike, adapter: PathLike | None = None, **fields: Any) -> Pret
         return peft.apply_adapter(read(path, **fields), folder)
     if path == "":
         raise ValueError("load: path must not be empty")
-    path = Path(path)
+    path = installed.located(path)
     kind = path.suffix if os.path.isfile(path) else ""
     if kind == ".safetensors":
         return pytorch.read_state_dict(path, **fields)

@@ -31,7 +31,8 @@ class Process:
     def __init__(self, model, *flags, before="", **settings):
         flags = [str(model), "--port", "0", *map(str, flags)]
         code = before + START.format(settings=settings, flags=flags)
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
         for line in self.process.stdout:
