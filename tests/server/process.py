@@ -28,13 +28,13 @@ class Process:
 
     terminated = False
 
-    def __init__(self, model, *flags, before="", **settings):
+    def __init__(self, model, *flags, before="", popen=None, **settings):
         flags = [str(model), "--port", "0", *map(str, flags)]
         code = before + START.format(settings=settings, flags=flags)
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"PYTHONPATH": path}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+        more = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", code], **(more | (popen or {})))
         for line in self.process.stdout:
             if found := re.search(r"serving (.*) at (http://(.*):(\d+)) ", line):
                 self.name, self.url, self.host = found.group(1, 2, 3)

@@ -10,9 +10,9 @@ from npgpt.training import checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(*args, **more) -> subprocess.Popen:
-    """`npgpt ARGS...`, its output in pipes."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def start(*args, env=None, **more) -> subprocess.Popen:
+    """`npgpt ARGS...`, its output in pipes; `env`: variables besides those of this process."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     command = [sys.executable, "-m", "npgpt", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **(pipes | more))

@@ -87,7 +87,9 @@ async def turns(server, dice):
     assert status in (200, 429), data
     if status == 429:
         return
-    id = json.loads(data)["id"]
+    answer = json.loads(data)
+    assert answer["store"], answer  # it says why it could not be stored
+    id = answer["id"]
     more = {"input": "h", "max_output_tokens": 9, "previous_response_id": id, "stream": True, "store": False}
     status, data = await ask(server, "/v1/responses", more)
     assert status == 429 or b'"type": "response.' in data, (status, data[-200:])
@@ -132,59 +134,71 @@ async def tuner(server, end, counts):
         await call(f"/v1/files/{file['id']}", method="DELETE")
 
 
+KINDS = (
+    "left", "left", "stream", "whole", "chat", "embedding", "bad", "silent", "fixed", "form", "turns",
+    "shared",
+)  # fmt: skip
+
+
+async def visit(server, kind, number, dice, expected):
+    """Ask once what a client of this kind asks, and check what comes; `number` is the client's."""
+    many = {"prompt": "a" * dice.randint(1, 250), "max_tokens": dice.randint(1, 400), "ignore_eos": True}
+    if kind == "left":
+        many |= {"stream": True, "n": dice.randint(1, 3), "max_tokens": 4000}
+        await ask(server, "/v1/completions", many, leave=dice.randint(0, 20))
+    elif kind == "stream":
+        status, data = await ask(server, "/v1/completions", many | {"stream": True, "logprobs": 5})
+        assert status == 429 or b"data: [DONE]" in data, (status, data[-200:])
+    elif kind == "whole":
+        status, _ = await ask(server, "/v1/completions", many | {"logprobs": 2, "echo": True})
+        assert status in (200, 429), status
+    elif kind == "chat":
+        messages = [{"role": "user", "content": "b" * dice.randint(1, 200)}]
+        status, _ = await ask(server, "/v1/chat/completions", {"messages": messages, "max_tokens": 50})
+        assert status in (200, 429), status
+    elif kind == "embedding":
+        status, _ = await ask(server, "/v1/embeddings", {"input": ["c" * dice.randint(1, 250)] * 5})
+        assert status in (200, 429), status
+    elif kind == "bad":
+        status, _ = await ask(server, "/v1/completions", {"prompt": "d" * 300} if number % 2 else {"n": 99})
+        assert status == 400, status
+    elif kind == "form":
+        await held_to_a_form(server, dice)
+    elif kind == "turns":
+        await turns(server, dice)
+    elif kind == "shared":
+        asked = {"prompt": SHARED + "i" * dice.randint(0, 40), "max_tokens": 3, "n": dice.randint(1, 3)}
+        status, data = await ask(server, "/v1/completions", asked)
+        assert status in (200, 429), data
+    elif kind == "silent":
+        _, writer = await asyncio.open_connection(server.host, server.port)
+        await asyncio.sleep(dice.random() * 2)
+        writer.close()
+    else:
+        prompt = dice.choice([*expected])
+        status, data = await ask(server, "/v1/completions", FIXED | {"prompt": prompt})
+        assert status == 429 or json.loads(data)["choices"][0]["text"] == expected[prompt], data
+
+
 async def client(server, number, end, counts, expected):
+    """Visit the server until `end`, each time for something else."""
     dice = random.Random(number)
     while time.monotonic() < end:
-        kinds = ("left", "left", "stream", "whole", "chat", "embedding", "bad", "silent", "fixed")
-        kind = dice.choice((*kinds, "form", "turns", "shared"))
+        kind = dice.choice(KINDS)
         counts[kind] = counts.get(kind, 0) + 1
-        many = {"prompt": "a" * dice.randint(1, 250), "max_tokens": dice.randint(1, 400), "ignore_eos": True}
         try:
-            if kind == "left":
-                many |= {"stream": True, "n": dice.randint(1, 3), "max_tokens": 4000}
-                await ask(server, "/v1/completions", many, leave=dice.randint(0, 20))
-            elif kind == "stream":
-                status, data = await ask(server, "/v1/completions", many | {"stream": True, "logprobs": 5})
-                assert status == 429 or b"data: [DONE]" in data, (status, data[-200:])
-            elif kind == "whole":
-                status, _ = await ask(server, "/v1/completions", many | {"logprobs": 2, "echo": True})
-                assert status in (200, 429), status
-            elif kind == "chat":
-                messages = [{"role": "user", "content": "b" * dice.randint(1, 200)}]
-                status, _ = await ask(
-                    server, "/v1/chat/completions", {"messages": messages, "max_tokens": 50}
-                )
-                assert status in (200, 429), status
-            elif kind == "embedding":
-                status, _ = await ask(server, "/v1/embeddings", {"input": ["c" * dice.randint(1, 250)] * 5})
-                assert status in (200, 429), status
-            elif kind == "bad":
-                status, _ = await ask(
-                    server, "/v1/completions", {"prompt": "d" * 300} if number % 2 else {"n": 99}
-                )
-                assert status == 400, status
-            elif kind == "form":
-                await held_to_a_form(server, dice)
-            elif kind == "turns":
-                await turns(server, dice)
-            elif kind == "shared":
-                asked = {
-                    "prompt": SHARED + "i" * dice.randint(0, 40),
-                    "max_tokens": 3,
-                    "n": dice.randint(1, 3),
-                }
-                status, data = await ask(server, "/v1/completions", asked)
-                assert status in (200, 429), data
-            elif kind == "silent":
-                _, writer = await asyncio.open_connection(server.host, server.port)
-                await asyncio.sleep(dice.random() * 2)
-                writer.close()
-            else:
-                prompt = dice.choice([*expected])
-                status, data = await ask(server, "/v1/completions", FIXED | {"prompt": prompt})
-                assert status == 429 or json.loads(data)["choices"][0]["text"] == expected[prompt], data
+            await visit(server, kind, number, dice, expected)
         except ConnectionError:
             counts["reset"] = counts.get("reset", 0) + 1
+
+
+def served(n_layer=4, n_embd=128) -> tuple[npgpt.GPT, dict[str, str]]:
+    """A model with roles, and what it writes on each prompt that asks for the same text again."""
+    tokenizer = examples.add_roles(ByteTokenizer())
+    shape = {"n_layer": n_layer, "n_head": 4, "n_embd": n_embd, "block_size": 256}
+    model = npgpt.GPT(npgpt.GPTConfig(**shape, vocab_size=tokenizer.vocab_size), tokenizer=tokenizer)
+    fixed = {"temperature": 1.0, "seed": 1, "ignore_eos": True}
+    return model, {prompt: model.generate(prompt, 80, **fixed) for prompt in ("O sol", SHARED)}
 
 
 def state(server) -> dict:
@@ -196,11 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=3)
     minutes = parser.parse_args().minutes
-    tokenizer = examples.add_roles(ByteTokenizer())
-    config = npgpt.GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=256, vocab_size=tokenizer.vocab_size)
-    model = npgpt.GPT(config, tokenizer=tokenizer)
-    fixed = {"temperature": 1.0, "seed": 1, "ignore_eos": True}
-    expected = {prompt: model.generate(prompt, 80, **fixed) for prompt in ("O sol", SHARED)}
+    model, expected = served()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(Path(folder) / "soak")
         with Process(Path(folder) / "soak", "--sessions", 16, "--queue", 32, "--cache-mb", 8) as server:
