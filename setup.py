@@ -30,7 +30,8 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 SOURCES = sorted(str(p) for p in Path("csrc").glob("*/*.cpp"))  # sorted: builds are reproducible
 SOURCES = [s for s in SOURCES if X86 or "isa_avx" not in s]
 OTHERS = ("_posix.cpp", "_windows.cpp", "_none.cpp")  # for other systems
-SOURCES = [s for s in SOURCES if not s.endswith(OTHERS)]
+# csrc/training is in the one source alone
+SOURCES = [s for s in SOURCES if not s.endswith(OTHERS) and "/training/" not in s]
 # train.cpp and suffixes.cpp are the files there that inference has no use for
 LIBRARY = [s for s in SOURCES if re.search(r"csrc/(kernels|threads|text|runtime)/(?!train|suffixes)", s)]
 HEADERS = sorted(str(p) for pattern in ("*/*.h", "*/*.inl") for p in Path("csrc").glob(pattern))

@@ -2,6 +2,9 @@
 
     c++ -std=c++17 -O2 -pthread -c npgpt.cpp      with GCC or clang; no other flag is needed
 
+Training is a second source, npgpt_train.cpp with npgpt_train.h and train.c: both are compiled with
+-DNPGPT_TRAIN, by which npgpt.cpp keeps the kernels that training alone needs.
+
 With -Os GCC makes small what computes little, and the rest as fast as ever. OUT.tar.gz is packed, the same
 bytes each time: wheels hold it, and `python -m npgpt.embed --source` unpacks it.
 Every include of ours is put in its place. What setup.py says by flags for one file is said here by pragmas.
@@ -21,6 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FOLDERS = ("kernels", "threads", "text", "runtime")
+# Of these folders all, or the files named, are npgpt_train.cpp
+TRAINING = {"parallel": ("matmul", "ops"), "text": ("train",), "training": ()}
 TARGETS = {"avx2": "avx2,fma,f16c", "avx512vnni": "avx2,fma,f16c,avx512vl,avx512vnni"}
 SYSTEMS = {  # how a file's name ends, and for which number of NPGPT_SYSTEM it is
     "_none": "NPGPT_SYSTEM == 0",
@@ -30,7 +35,9 @@ SYSTEMS = {  # how a file's name ends, and for which number of NPGPT_SYSTEM it i
     "_threads": "NPGPT_SYSTEM",
 }
 # What opens files, checks arguments and leads a session computes little: with -Os this alone is small.
-SMALL = re.compile(r"/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm)\.cpp$")
+SMALL = re.compile(
+    r"/(runtime/(api|gguf|model|session|stream|vocabulary)|text/spm|training/(export|files\w*|train))\.cpp$"
+)
 FAST = """#if defined(__OPTIMIZE_SIZE__) && !defined(__clang__)
 #pragma GCC push_options
 #pragma GCC optimize("O2")
@@ -40,8 +47,12 @@ AS_BEFORE = """#if defined(__OPTIMIZE_SIZE__) && !defined(__clang__)
 #pragma GCC pop_options
 #endif
 """
+WRITTEN = "runtime/npgpt.h", "examples/generate.c", "runtime/npgpt_train.h", "examples/train.c"
+PUBLIC = ("npgpt.h", "npgpt_train.h")  # which stand beside the one source
 HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT licence.
+#if !defined(NPGPT_TRAIN)
 #define NPGPT_INFERENCE
+#endif
 #if defined(__clang__)
 #pragma clang diagnostic ignored "-Wunused-function"
 #pragma clang fp contract(off)
@@ -69,12 +80,12 @@ HEAD = """// libnpgpt in one file, made by csrc/amalgamate.py: do not edit. MIT 
 def inline(path: Path, once: set) -> str:
     """The text of a file with our own includes replaced by theirs."""
     text = path.read_text(encoding="utf-8")
-    if "#pragma once" in text or path.name == "npgpt.h":
+    if "#pragma once" in text or path.name in PUBLIC:
         if path in once:
             return ""
         once.add(path)
-    if path.name == "npgpt.h":
-        return '#include "npgpt.h"\n'
+    if path.name in PUBLIC:
+        return f'#include "{path.name}"\n'
 
     def put(match):
         return inline((path.parent / match[1]).resolve(), once)
@@ -115,14 +126,21 @@ def unit(path: Path, once: set) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write the three files."""
+    """Write the sources, their headers and a program for each."""
     found = [path for name in FOLDERS for path in sorted((HERE / name).glob("*.cpp"))]
     sources = [path for path in found if path.stem not in ("train", "suffixes")]
-    once: set = set()
-    text = HEAD + "".join(unit(path, once) for path in sources)
+    training = [
+        path
+        for name, files in TRAINING.items()
+        for path in sorted((HERE / name).glob("*.cpp"))
+        if not files or path.stem in files
+    ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "npgpt.cpp").write_text(text, encoding="utf-8", newline="\n")
-    for name in "runtime/npgpt.h", "examples/generate.c":
+    for name, paths in {"npgpt.cpp": sources, "npgpt_train.cpp": training}.items():
+        once: set = set()
+        text = HEAD + "".join(unit(path, once) for path in paths)
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    for name in WRITTEN:
         shutil.copyfile(HERE / name, folder / Path(name).name)
 
 

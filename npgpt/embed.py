@@ -18,8 +18,9 @@ HEAD = 40  # bytes with which npgpt.cpp and npgpt.h of every version begin
 
 
 def write_source(folder: Path) -> list[str]:
-    """Write npgpt.cpp, npgpt.h and, if there is none, generate.c; return the line that builds it.
+    """Write npgpt.cpp, npgpt_train.cpp, their headers and, where there is none, generate.c and train.c.
 
+    Return the line that builds generate.c.
     FileExistsError for a file of those names that is another's: nothing is written then.
     """
     with tarfile.open(HERE / "runtime" / "source.tar.gz") as archive:
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--source",
         metavar="FOLDER",
         help="write libnpgpt as one source, npgpt.cpp, with npgpt.h and a program, generate.c, and print the "
-        "line that builds it, for programs that hold everything and for other machines",
+        "line that builds it, for programs that hold everything and for other machines; training is in "
+        "npgpt_train.cpp, npgpt_train.h and train.c",
     )
     args = parser.parse_args(argv)
     if args.source and (args.cflags or args.libs):

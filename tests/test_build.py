@@ -87,6 +87,7 @@ def test_each_file_is_compiled_once(clone):
     assert done.returncode == 0, done.stderr
     compiled = sources(commands)
     there = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*/*.cpp")}
+    there = {name for name in there if "/training/" not in name}  # for the one source alone
     x86 = platform.machine() == "x86_64"
     assert compiled == sorted(
         name

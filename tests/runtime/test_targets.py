@@ -132,6 +132,43 @@ def test_a_program_of_each_target_writes_is_small_and_says_what_is_wrong(name, s
         assert failed.returncode == 1 and len(said) == 1 and failed.stdout == ""
 
 
+LEARN = PROGRAM.replace("generate.c npgpt.cpp", "-DNPGPT_TRAIN learn.c npgpt.cpp npgpt_train.cpp")
+
+
+def learns(target, source, state, stop):
+    """The losses up to step `stop` of the program that trains, built there."""
+    line = target.lines[0].replace(PROGRAM, LEARN)
+    if target.program.endswith(".exe"):
+        line = f"x86_64-w64-mingw32-g++-posix -std=c++17 -O2 -static {LEARN}.exe"
+    program = build(target._replace(lines=[line]), source, "learn")
+    done = run(
+        target, source, program, "text.txt", state, f"{state}.gguf", stop, 2, "n_embd=32", "dropout=0.1"
+    )
+    assert done.returncode == 0, done.stderr
+    return [float(line.split()[1]) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def learnt(source):
+    """The losses of steps 11 to 20 here; half.state is that of step 10."""
+    shutil.copy(ROOT / "tests/runtime/learn.c", source)
+    (source / "text.txt").write_text("O sol brilha, a lua vem, e o mar canta. " * 40, encoding="utf-8")
+    learns(TARGETS["x86-64 Linux, glibc"], source, "half.state", 10)
+    shutil.copy(source / "half.state", source / "whole.state")
+    return learns(TARGETS["x86-64 Linux, glibc"], source, "whole.state", 20)
+
+
+@pytest.mark.parametrize("name", [*TARGETS][1:], ids=lambda name: name.split(",")[0])
+def test_training_goes_on_on_each_target(name, source, learnt):
+    """It learns as here, but for how kernels and libraries round: a state is good on all of them."""
+    state = f"{name.split()[0]}.state"
+    shutil.copy(source / "half.state", source / state)
+    losses = learns(TARGETS[name], source, state, 20)
+    assert len(losses) == 10
+    assert np.abs(np.array(losses) - learnt).max() <= 1e-4
+    assert (source / f"{state}.gguf").stat().st_size == (source / "whole.state.gguf").stat().st_size
+
+
 def test_a_big_endian_machine_is_told(source):
     """The sentence, from a machine that is one."""
     line = f"s390x-linux-gnu-{GNU}".replace("-Os", "-O0")  # made sooner, and it says the same

@@ -1,0 +1,1 @@
+#include "files_posix.inl"
