@@ -371,6 +371,23 @@ def test_word_says_each_paragraph_once_and_no_tab_stops(tmp_path):
     assert text_of(tmp_path / "a.docx") == "a\tb\nin a box\n\n"
 
 
+def test_word_says_what_was_inserted_and_not_what_is_deleted_or_hidden(tmp_path):
+    hidden = "<w:r><w:rPr><w:vanish{}/></w:rPr><w:t>{}</w:t></w:r>"
+    with zipfile.ZipFile(tmp_path / "a.docx", "w") as archive:
+        archive.writestr(
+            "word/document.xml",
+            '<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"><w:body><w:p>'
+            "<w:r><w:t>O sol</w:t></w:r><w:ins><w:r><w:t> brilha</w:t></w:r></w:ins>"
+            "<w:del><w:r><w:delText> dorme</w:delText></w:r></w:del>"
+            + hidden.format("", " oculto")
+            + hidden.format(' w:val="true"', " oculto")
+            + hidden.format(' w:val="0"', " hoje")
+            + "</w:p><w:sdt><w:sdtContent><w:p><w:r><w:t>Em Lisboa.</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+            "</w:body></w:document>",
+        )
+    assert text_of(tmp_path / "a.docx") == "O sol brilha hoje\nEm Lisboa.\n"
+
+
 def test_a_pdf_has_its_text_layer_or_none(tmp_path, monkeypatch):
     pytest.importorskip("pypdf")
     pdf_file(tmp_path / "a.pdf", "First page.", "", "Third page.")

@@ -171,13 +171,19 @@ def _paragraph(element: ElementTree.Element) -> str:
             text.append(inner.text or "")
         elif name in SIGNS:
             text.append(SIGNS[name])
-        elif name not in (
-            "pPr",
-            "rPr",
-            "moveFrom",
-        ):  # how it looks, as its tab stops; and what moved elsewhere
+        # how it looks, as its tab stops; what moved elsewhere; what is not shown
+        elif name not in ("pPr", "rPr", "moveFrom") and not _is_hidden(inner):
             text.append(_paragraph(inner))
     return "".join(text)
+
+
+def _is_hidden(run: ElementTree.Element) -> bool:
+    """Return whether a run is formatted as hidden text."""
+    for space in (WORD, STRICT):
+        found = run.find(f"{space}rPr/{space}vanish")
+        if found is not None:
+            return found.get(f"{space}val", "true") not in ("0", "false", "off")
+    return False
 
 
 def pdf(path: str, file: IO[bytes], notes: Notes, otherwise: str) -> Iterator[tuple[int, str]]:
