@@ -32,6 +32,9 @@ void NewFile::keep() {
     fail_here();
 }
 
-void NewFile::fail_here() const { fail(NPGPT_BAD_FILE, "%s: %s", path.c_str(), std::strerror(errno)); }
+void NewFile::fail_here() const {
+    if (errno == ENOMEM) fail_memory();
+    fail(NPGPT_BAD_FILE, "%s: %s", path.c_str(), std::strerror(errno));
+}
 
 }  // namespace npgpt

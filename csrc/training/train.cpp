@@ -112,9 +112,9 @@ struct npgpt_train {
     }
 
     // As npgpt/training/schedule.py, in its order
-    double rate() const {
-        if (step <= config.warmup) return config.lr * step / config.warmup;
-        const double done = double(step - config.warmup) / std::fmax(1, double(config.steps - config.warmup));
+    double rate(int32_t at) const {
+        if (at <= config.warmup) return config.lr * at / config.warmup;
+        const double done = double(at - config.warmup) / std::fmax(1, double(config.steps - config.warmup));
         return config.lr + (config.min_lr - config.lr) * done;
     }
 
@@ -122,17 +122,23 @@ struct npgpt_train {
         if (step >= config.steps) fail(NPGPT_FULL, "train: all %d steps are done", config.steps);
         const Batch& batch = learnt.of_step(step);
         const double n = double(batch.counted());
-        step++, tokens += int64_t(n);
-        npgpt_train_progress now = {step, 0, rate(), std::nan(""), tokens};
-        now.loss = model.learn(batch, step) * n / n;
-        if (std::isfinite(now.loss)) now.grad_norm = global_norm(model.grads.data, model.size);
-        if (std::isfinite(now.grad_norm)) {
-            update(now);
-        } else {
-            std::memset(model.grads.data, 0, size_t(model.size) * sizeof(float));
+        npgpt_train_progress now = {step + 1, 0, rate(step + 1), std::nan(""), tokens + int64_t(n)};
+        try {
+            now.loss = model.learn(batch, now.step) * n / n;
+            if (std::isfinite(now.loss)) now.grad_norm = global_norm(model.grads.data, model.size);
+        } catch (...) {  // without memory: the step can be made again
+            forget_gradients();
+            throw;
         }
+        step = now.step, tokens = now.tokens;
+        if (std::isfinite(now.grad_norm))
+            update(now);
+        else
+            forget_gradients();
         return now;
     }
+
+    void forget_gradients() { std::memset(model.grads.data, 0, size_t(model.size) * sizeof(float)); }
 
     // As npgpt/engine/optim.py
     void update(const npgpt_train_progress& now) {
@@ -249,7 +255,10 @@ npgpt_status npgpt_train_load(const char* path, const char* text, size_t length,
     });
 }
 
-void npgpt_train_free(npgpt_train* train) { delete train; }
+void npgpt_train_free(npgpt_train* train) {
+    delete train;
+    release_blocks();
+}
 
 void npgpt_train_get_config(const npgpt_train* train, npgpt_train_config* config) {
     if (train && config) *config = train->config;

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import platform
 import re
 import resource
 import shutil
@@ -210,6 +211,17 @@ def test_a_loss_that_is_no_number_is_told_and_changes_no_weight(built, tmp_path)
     lines = one.c("before", 9)
     assert [line.split()[0] for line in lines[: 9 - first]] == ["skipped"] * (9 - first)
     assert (tmp_path / "all.state").read_bytes() == (tmp_path / "before.state").read_bytes()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="stands before glibc's malloc")
+def test_each_allocation_that_fails_is_told_and_costs_nothing(built, tmp_path):
+    flags = "-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-I{built}", f"-I{ROOT / 'tests/runtime'}"
+    object = tmp_path / "failing.o"
+    run("cc", *flags, "-c", ROOT / "tests/runtime/allocations_training.c", "-o", object)
+    run("g++", "-pthread", object, built / "npgpt.o", built / "npgpt_train.o", "-o", tmp_path / "failing")
+    found = re.fullmatch(r"(\d+) allocations failed, all holds\n", run(tmp_path / "failing", tmp_path))
+    assert found and int(found[1]) > 300
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_without_room_the_old_files_stay(built, tmp_path):
