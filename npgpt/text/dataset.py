@@ -15,14 +15,16 @@ import os
 import re
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from npgpt.distributed.world import SINGLE, World
+from npgpt.engine import kernels
 from npgpt.engine.names import missing, names_checked
 from npgpt.engine.notebooks import small_table
 from npgpt.engine.types import Integers, PathLike
@@ -35,9 +37,11 @@ DEFAULT_SPLIT = (0.8, 0.1, 0.1)  # train, validation, test
 CHUNKS_PER_RANK = 4  # at least, so that their unequal costs even out
 BLOCK = 1 << 24  # ids that are looked at together
 BEGINNING = 60  # tokens that a notebook shows
+PART = 1 << 20  # bytes that are encoded together
 TAIL = 4096  # bytes at the end of a chunk in which a boundary of words is looked for
 ENOUGH = 0.25  # of a part of the text, by which its ends may move to those of documents
 DOCUMENTS = ("apart", "joined")
+T = TypeVar("T")
 Split: TypeAlias = str | Sequence[float]
 Batch: TypeAlias = tuple[
     Integers, ...
@@ -89,16 +93,48 @@ def _write(path: Path, chunks: Iterable[Integers]) -> None:
 
 
 def _encode_chunks(corpus: Corpus, tokenizer: Tokenizer, world: World = SINGLE) -> Iterator[Integers]:
-    """Yield the ids of the corpus chunk by chunk; joined they are those of the documents."""
+    """Yield the ids of the corpus part by part; joined they are those of the documents."""
+    begin, end = (np.array(ids, tokenizer.dtype) for ids in (tokenizer.begin, [tokenizer.end_of_text]))
 
-    def encode(chunk: Chunk) -> Integers:
-        place = Place.BEGIN if chunk.begins else Place.INSIDE
-        begin = tokenizer.begin if chunk.begins else ()
-        end = (tokenizer.end_of_text,) if chunk.ends else ()
-        ids = tokenizer.encode(chunk.text, place=place)
-        return np.concatenate([np.array(begin), ids, np.array(end)]).astype(tokenizer.dtype)
+    def encode(chunks: Iterable[Chunk]) -> Integers:
+        arrays = []
+        for chunk in chunks:
+            place = Place.BEGIN if chunk.begins else Place.INSIDE
+            arrays += [begin] if chunk.begins else []
+            arrays.append(tokenizer.encode(chunk.text, place=place))
+            arrays += [end] if chunk.ends else []
+        return np.concatenate(arrays)
 
-    return world.map(encode, _text_chunks(corpus, tokenizer, world))
+    chunks = _text_chunks(corpus, tokenizer, world)
+    if world.size > 1:
+        return world.map(encode, ([chunk] for chunk in chunks))
+    return _ahead(encode, _gathered(chunks))
+
+
+def _gathered(chunks: Iterable["Chunk"]) -> Iterator[list["Chunk"]]:
+    """Yield chunks side by side, so many that they hold PART bytes: records are small."""
+    part, size = list[Chunk](), 0
+    for chunk in chunks:
+        part.append(chunk)
+        size += len(chunk.text)
+        if size >= PART:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _ahead(function: Callable[[T], Integers], items: Iterable[T]) -> Iterator[Integers]:
+    """Yield function(item) for all items in their order, by threads beside the one that makes the items."""
+    threads = kernels.get_num_threads()
+    with ThreadPoolExecutor(threads) as workers:
+        waiting = deque[Future[Integers]]()
+        for item in items:
+            waiting.append(workers.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
 
 class Chunk(NamedTuple):

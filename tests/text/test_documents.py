@@ -1,13 +1,18 @@
 """Documents are apart: in the windows of training, and in the parts of a text."""
 
+import gzip
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import npgpt
+from npgpt.text import dataset
 from npgpt.text.dataset import Batches, Dataset, cut_windows, evaluation_batches
-from npgpt.text.tokenizer import ByteTokenizer
+from npgpt.text.distinct import DistinctCorpus
+from npgpt.text.tokenizer import BPETokenizer, ByteTokenizer
 from npgpt.training.evaluation import evaluate, mean_loss
 from npgpt.training.trainer import prepare
 
@@ -136,3 +141,25 @@ def test_near_duplicates_are_on_one_side(tmp_path):
     assert len(Dataset.from_text(tmp_path, (0.7, 0.2, 0.1), documents="joined").test) > 0
     with pytest.raises(ValueError, match="documents must be one of apart, joined, got 'no'"):
         Dataset.from_text(tmp_path, documents="no")
+
+
+def test_records_over_several_parts_have_the_ids_of_each_alone(tmp_path):
+    """They are encoded by threads, some at a time: none is lost, none comes before another."""
+    texts = [f"{number}: " + "o mar e o sol " * (number % 300) for number in range(1500)]
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    assert sum(map(len, texts)) > 3 * dataset.PART
+    tokenizer = BPETokenizer.train([b"o mar e o sol 0123456789: " * 9], 270)
+    corpus = DistinctCorpus(tmp_path / "a.jsonl.gz", "none", True, encoding="auto")
+    chunks = [chunk for _, chunk in corpus.chunks()]
+    assert [chunk.split(b":")[0] for chunk in chunks] == [str(number).encode() for number in range(1500)]
+    alone = [[*tokenizer.encode(chunk).tolist(), tokenizer.end_of_text] for chunk in chunks]
+    assert dataset.encode(corpus, tokenizer).tolist() == [id for ids in alone for id in ids]
+
+
+def test_what_fails_in_a_thread_fails_the_text(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("o mar")
+    tokenizer = BPETokenizer.train([b"o mar, o mar"], 258)
+    monkeypatch.setattr(tokenizer, "_encode", lambda data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dataset.encode(DistinctCorpus(tmp_path / "a.txt", "none", True), tokenizer)
