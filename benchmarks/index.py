@@ -5,7 +5,6 @@ The real texts of NPGPT_DATA are repeated up to --megabytes, with 1 % of the byt
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -46,7 +45,7 @@ def main():
         found = index.stretches(passage)
         asked = time.perf_counter() - begun
         assert found[0].length == len(passage)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = record.peak_memory()
     row = {"megabytes": args.megabytes, "seconds": seconds, "asked": asked, "peak": peak, "disk": disk}
     record.save(args, "index", [row])
     sizes = f"{disk / 1e6:,.0f} MB on disk, peak {peak / 1e6:,.0f} MB"

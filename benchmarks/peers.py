@@ -8,12 +8,12 @@ tokens are as frequent as words (Zipf's law), on which the cost of npgpt's sampl
 """
 
 import math
-import resource
 import sys
 import time
 
 import numpy as np
 
+from benchmarks import record
 from benchmarks.cases import CASES
 from npgpt.measure import contender as process
 from npgpt.measure.training import BETAS, DECAY, LR, torch_gpt2, torch_step_of
@@ -117,7 +117,7 @@ def main():
     rng = np.random.default_rng(0)
     share = 1 / np.arange(1, case.vocab_size + 1)
     x, y = rng.choice(case.vocab_size, (2, case.batch, case.time), p=share / share.sum())
-    answer(lambda: step(x, y), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    answer(lambda: step(x, y), record.peak_memory)
 
 
 def answer(step, peak):

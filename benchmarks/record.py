@@ -41,6 +41,12 @@ def save(args, name, rows, peers=(), **more):
     write(args.save / f"{name}.json", record)
 
 
+def peak_memory() -> int:
+    """The bytes that this process had in memory at most. (getrusage's ru_maxrss begins at its parent's.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+
+
 def write(path, record):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -67,7 +66,7 @@ def contend(who: str, file: str, tokenizer: str) -> None:
     dedupe = "records" if "duplicates" in who else "none"
     ids = theirs(file, tokenizer) if who == "datasets" else ours(file, tokenizer, dedupe)
     assert isinstance(ids, np.memmap)
-    digest, peak = hashlib.sha256(ids).hexdigest(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    digest, peak = hashlib.sha256(ids).hexdigest(), record.peak_memory()
     print(json.dumps({"ids": len(ids), "digest": digest, "peak": peak}, allow_nan=False))
 
 
